@@ -1,1 +1,60 @@
-//! Placeholder.
+//! The engine of Pleach: prolly maps, typed rows, commits, branches, transactions, diff and merge over a chunk store.
+//!
+//! The one idea: a root is the hash of everything below it, so two states are compared in time proportional to what
+//! differs. [`Database`] is the door; it blocks, knows no network and no environment, and never prints.
+//!
+//! ```
+//! use pleach_engine::{Database, NewCommit, TransactionOutcome};
+//!
+//! # fn main() -> Result<(), pleach_engine::Error> {
+//! let database = Database::memory()?;
+//! let mut transaction = database.begin("main")?;
+//! transaction.create_table("fruit", None)?;
+//! transaction.put("fruit", b"apple", b"red")?;
+//! assert!(matches!(transaction.commit()?, TransactionOutcome::Committed(_)));
+//! let commit = database.commit("main", NewCommit { message: "first".into(), ..NewCommit::default() })?;
+//! let fruit = database.snapshot_of_root(commit.root)?.table("fruit")?;
+//! assert_eq!(fruit.and_then(|table| table.get(b"apple").ok()?), Some(b"red".to_vec()));
+//! # Ok(())
+//! # }
+//! ```
+
+mod blob;
+mod catalogue;
+mod chunks;
+mod commit;
+mod committer;
+mod conflict;
+mod database;
+mod definition;
+mod difference;
+mod error;
+mod history;
+mod kinds;
+mod map;
+mod merge;
+mod names;
+mod revision;
+pub mod row;
+mod snapshot;
+mod transaction;
+
+pub use blob::VALUE_BYTES_MAX;
+pub use commit::Commit;
+pub use conflict::{Conflict, Side};
+pub use database::{Branch, Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
+pub use definition::Definition;
+pub use difference::{Base, Difference, Sent, difference};
+pub use error::{Error, ErrorKind, Result};
+pub use history::Log;
+pub use kinds::check_chunk;
+pub use map::config::{KEY_BYTES_MAX, MapConfig};
+pub use merge::{MergeOptions, MergeOutcome};
+pub use pleach_chunkstore::{
+    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Options, Outcome, RefUpdate,
+    Stats, Store, Ticket,
+};
+pub use revision::Revision;
+pub use row::Schema;
+pub use snapshot::{Change, Changes, Scan, Snapshot, Table, TableChange, TableDiff, TableStat};
+pub use transaction::{BadToken, Token, Transaction, TransactionOutcome};

@@ -1,0 +1,140 @@
+//! The catalogue: the map from names to everything that a branch's root holds.
+//!
+//! A root of a branch, committed or not, is the root of such a map. Its keys begin with a letter that says what they name;
+//! its values are addresses alone (tag `Links`):
+//!
+//! ```text
+//! t NAME   a table: its definition, the root of its rows
+//! c NAME   rows of table NAME in conflict: the root of the map of conflicts (values: see `conflict`)
+//! m        the merge under way: the commit being merged
+//! ```
+//!
+//! Its configuration is fixed. Read and written by transactions, merge and the version commits.
+
+use std::ops::Bound;
+
+use pleach_chunkstore::Hash;
+
+use crate::{
+    chunks::{Read, Writer},
+    error::{Error, Result},
+    map::{
+        self,
+        config::MapConfig,
+        cursor::Rows,
+        edit::{self, Edit, Value},
+        node::{Stored, Tag},
+    },
+};
+
+/// How catalogues are cut into nodes.
+pub(crate) const CONFIG: MapConfig = MapConfig { leaf_mean: 32, inner_mean: 64, inline_bytes: 1024, salt: 0 };
+
+/// A table's entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TableEntry {
+    pub(crate) definition: Hash,
+    pub(crate) rows: Hash,
+}
+
+/// What a change of the catalogue sets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Table(TableEntry),
+    Conflicts(Hash),
+    Merge(Hash),
+}
+
+/// Which entry.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Name {
+    Conflicts(String),
+    Merge,
+    Table(String),
+}
+
+impl Name {
+    fn key(&self) -> Vec<u8> {
+        match self {
+            Name::Table(name) => [b"t", name.as_bytes()].concat(),
+            Name::Conflicts(name) => [b"c", name.as_bytes()].concat(),
+            Name::Merge => b"m".to_vec(),
+        }
+    }
+}
+
+impl Entry {
+    fn value(&self) -> Value {
+        let bytes = match self {
+            Entry::Table(table) => [table.definition.as_bytes(), table.rows.as_bytes()].concat(),
+            Entry::Conflicts(hash) | Entry::Merge(hash) => hash.as_bytes().to_vec(),
+        };
+        Value { tag: Tag::Links, bytes }
+    }
+}
+
+fn links<const N: usize>(root: &Hash, value: Stored<'_>) -> Result<[Hash; N]> {
+    if value.tag != Tag::Links || value.bytes.len() != N * Hash::LEN {
+        return Err(Error::malformed(root, format!("expected a catalogue entry of {N} addresses")));
+    }
+    let mut links = [Hash::from_bytes([0; Hash::LEN]); N];
+    for (link, bytes) in links.iter_mut().zip(value.bytes.chunks_exact(Hash::LEN)) {
+        if let Some(bytes) = bytes.first_chunk() {
+            *link = Hash::from_bytes(*bytes);
+        }
+    }
+    Ok(links)
+}
+
+/// The entry of table `name` in the catalogue at `root`.
+pub(crate) fn table(reader: &impl Read, root: &Hash, name: &str) -> Result<Option<TableEntry>> {
+    let Some(value) = map::get(reader, root, &Name::Table(name.to_owned()).key())? else { return Ok(None) };
+    let [definition, rows] = links(root, Stored { tag: value.tag, bytes: &value.bytes })?;
+    Ok(Some(TableEntry { definition, rows }))
+}
+
+/// All tables in the catalogue at `root`, by name.
+pub(crate) fn tables(reader: &impl Read, root: &Hash) -> Result<Vec<(String, TableEntry)>> {
+    entries(reader, root, b't', |value| {
+        let [definition, rows] = links(root, value)?;
+        Ok(TableEntry { definition, rows })
+    })
+}
+
+/// The maps of conflicts in the catalogue at `root`, by table.
+pub(crate) fn conflicts(reader: &impl Read, root: &Hash) -> Result<Vec<(String, Hash)>> {
+    entries(reader, root, b'c', |value| Ok(links::<1>(root, value)?[0]))
+}
+
+/// The commit whose merge is under way.
+pub(crate) fn merging(reader: &impl Read, root: &Hash) -> Result<Option<Hash>> {
+    let value = map::get(reader, root, &Name::Merge.key())?;
+    value.map(|value| Ok(links::<1>(root, Stored { tag: value.tag, bytes: &value.bytes })?[0])).transpose()
+}
+
+fn entries<T>(
+    reader: &impl Read,
+    root: &Hash,
+    kind: u8,
+    decode: impl Fn(Stored<'_>) -> Result<T>,
+) -> Result<Vec<(String, T)>> {
+    let (from, to) = ([kind], [kind + 1]);
+    let mut rows = Rows::new(reader, root, Bound::Included(&from), Bound::Excluded(&to))?;
+    let mut entries = Vec::new();
+    while let Some((key, value)) = rows.next_row()? {
+        let name = std::str::from_utf8(&key[1..])
+            .map_err(|_| Error::malformed(root, "expected names of tables to be UTF-8"))?;
+        entries.push((name.to_owned(), decode(value)?));
+    }
+    Ok(entries)
+}
+
+/// Applies changes to the catalogue at `root`; `None` removes an entry.
+pub(crate) fn change(writer: &mut Writer, root: Hash, changes: Vec<(Name, Option<Entry>)>) -> Result<Hash> {
+    let mut edits: Vec<_> = changes
+        .into_iter()
+        .map(|(name, entry)| Edit { key: name.key(), new: entry.map(|entry| entry.value()) })
+        .collect();
+    edits.sort_by(|a, b| a.key.cmp(&b.key));
+    edit::apply(writer, &CONFIG, root, &edits)
+}

@@ -1,0 +1,236 @@
+//! The committer: folds the transactions that wait into one edit, one append, one fsync.
+//!
+//! A transaction that commits joins the queue; whoever gets the order of writing next takes the whole queue, admits its
+//! members one after the other, and appends what they amount to. A member is admitted if nothing that it wrote has changed
+//! since its snapshot; one that is refused, or that fails, never fails another. While a group becomes durable, the next one is
+//! appended.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use pleach_chunkstore::{Hash, RefUpdate, Ticket};
+
+use crate::{
+    blob,
+    catalogue::{self, Entry, Name, TableEntry},
+    chunks::{Read, Writer},
+    database::Database,
+    definition::Definition,
+    error::{Error, Result},
+    map::{
+        self, build,
+        edit::{self, Edit},
+    },
+    names,
+    transaction::{TableEdits, Token, TransactionOutcome},
+};
+
+/// Transactions that wait to be committed.
+#[derive(Default)]
+pub(crate) struct Queue(Mutex<Vec<Arc<Waiting>>>);
+
+pub(crate) struct Waiting {
+    request: Mutex<Request>,
+    reply: Mutex<Option<Result<Reply>>>,
+}
+
+struct Request {
+    branch: String,
+    snapshot: Hash,
+    edits: BTreeMap<String, TableEdits>,
+}
+
+enum Reply {
+    Refused { table: String, key: Option<Vec<u8>> },
+    Appended { ticket: Arc<Ticket>, root: Hash, changed: bool },
+}
+
+impl Database {
+    pub(crate) fn commit_edits(
+        &self,
+        branch: String,
+        snapshot: Hash,
+        edits: BTreeMap<String, TableEdits>,
+    ) -> Result<TransactionOutcome> {
+        let request = Mutex::new(Request { branch, snapshot, edits });
+        let waiting = Arc::new(Waiting { request, reply: Mutex::new(None) });
+        self.queue().0.lock().push(waiting.clone());
+        self.in_order(|| {
+            if waiting.reply.lock().is_none() {
+                let group = std::mem::take(&mut *self.queue().0.lock());
+                self.run_group(&group);
+            }
+        });
+        let Some(reply) = waiting.reply.lock().take() else {
+            unreachable!("who holds the order of writing answers everybody in the queue")
+        };
+        match reply? {
+            Reply::Refused { table, key } => Ok(TransactionOutcome::Refused { table, key }),
+            Reply::Appended { ticket, root, changed } => {
+                ticket.wait()?;
+                let token = Token { epoch: self.epoch(), sequence: ticket.sequence(), root };
+                Ok(if changed { TransactionOutcome::Committed(token) } else { TransactionOutcome::Unchanged(token) })
+            }
+        }
+    }
+
+    fn run_group(&self, group: &[Arc<Waiting>]) {
+        match (self.try_group(group), group) {
+            (Ok(replies), _) => {
+                for (waiting, reply) in group.iter().zip(replies) {
+                    *waiting.reply.lock() = Some(Ok(reply));
+                }
+            }
+            (Err(error), [only]) => *only.reply.lock() = Some(Err(error)),
+            // Whose fault it was shows when each is tried alone.
+            (Err(_), _) => group.chunks(1).for_each(|alone| self.run_group(alone)),
+        }
+    }
+
+    fn try_group(&self, group: &[Arc<Waiting>]) -> Result<Vec<Reply>> {
+        let mut writer = Writer::new(self.store());
+        let mut branches: BTreeMap<String, BranchState> = BTreeMap::new();
+        let mut refusals = Vec::with_capacity(group.len());
+        for waiting in group {
+            let request = waiting.request.lock();
+            if !branches.contains_key(&request.branch) {
+                let root = self.appended_branch(&request.branch)?.work;
+                branches.insert(request.branch.clone(), BranchState { root, tables: BTreeMap::new() });
+            }
+            let Some(state) = branches.get_mut(&request.branch) else { continue };
+            refusals.push(state.admit(&mut writer, &request)?);
+        }
+        let mut updates = Vec::new();
+        let mut roots = BTreeMap::new();
+        for (branch, state) in branches {
+            let (old, new) = (state.root, state.fold(&mut writer)?);
+            if old != new {
+                updates.push(RefUpdate { name: names::work(&branch), old: Some(old), new: Some(new) });
+            }
+            roots.insert(branch, (new, old != new));
+        }
+        let ticket = Arc::new(self.append(writer.into_batch(), &updates)?);
+        let reply = |(waiting, refusal): (&Arc<Waiting>, Option<Refusal>)| match refusal {
+            Some(Refusal { table, key }) => Reply::Refused { table, key },
+            None => {
+                let (root, changed) = roots[&waiting.request.lock().branch];
+                Reply::Appended { ticket: ticket.clone(), root, changed }
+            }
+        };
+        Ok(group.iter().zip(refusals).map(reply).collect())
+    }
+}
+
+/// Why a member is not admitted.
+struct Refusal {
+    table: String,
+    key: Option<Vec<u8>>,
+}
+
+/// A branch's work with the changes of the members admitted so far.
+struct BranchState {
+    root: Hash,
+    tables: BTreeMap<String, TableState>,
+}
+
+/// A table of the group: what is appended, and what the group adds.
+struct TableState {
+    /// The entry before the rows below are applied; `None` if there is no such table.
+    entry: Option<TableEntry>,
+    /// Whether a member of the group changed the table itself.
+    restructured: bool,
+    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl BranchState {
+    /// Admits a request whole, or says what stands against it.
+    fn admit(&mut self, writer: &mut Writer, request: &Request) -> Result<Option<Refusal>> {
+        for (table, edits) in &request.edits {
+            let state = match self.tables.entry(table.clone()) {
+                std::collections::btree_map::Entry::Occupied(slot) => slot.into_mut(),
+                std::collections::btree_map::Entry::Vacant(slot) => {
+                    let entry = catalogue::table(writer, &self.root, table)?;
+                    slot.insert(TableState { entry, restructured: false, rows: BTreeMap::new() })
+                }
+            };
+            let seen = catalogue::table(writer, &request.snapshot, table)?;
+            if let Some(key) = state.refuses(writer, seen, edits)? {
+                return Ok(Some(Refusal { table: table.clone(), key }));
+            }
+        }
+        for (table, edits) in &request.edits {
+            if let Some(state) = self.tables.get_mut(table) {
+                state.apply(writer, edits)?;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Writes the admitted changes; returns the branch's new root.
+    fn fold(self, writer: &mut Writer) -> Result<Hash> {
+        let mut changes = Vec::with_capacity(self.tables.len());
+        for (table, state) in self.tables {
+            let entry = match state.entry {
+                Some(entry) => Some(Entry::Table(state.fold(writer, entry)?)),
+                None => None,
+            };
+            changes.push((Name::Table(table), entry));
+        }
+        catalogue::change(writer, self.root, changes)
+    }
+}
+
+impl TableState {
+    /// What stands against the edits of a transaction that saw `seen`: a row (`Some(Some(key))`) or the table (`Some(None)`).
+    fn refuses(
+        &self,
+        reader: &impl Read,
+        seen: Option<TableEntry>,
+        edits: &TableEdits,
+    ) -> Result<Option<Option<Vec<u8>>>> {
+        if edits.is_structural() {
+            let untouched = self.entry == seen && !self.restructured && self.rows.is_empty();
+            return Ok(if untouched { None } else { Some(None) });
+        }
+        let (Some(now), Some(seen)) = (self.entry, seen) else { return Ok(Some(None)) };
+        if self.restructured || now.definition != seen.definition {
+            return Ok(Some(None));
+        }
+        for key in edits.rows.keys() {
+            let written_in_group = self.rows.contains_key(key);
+            let changed = || Ok::<_, Error>(map::get(reader, &now.rows, key)? != map::get(reader, &seen.rows, key)?);
+            if written_in_group || (now.rows != seen.rows && changed()?) {
+                return Ok(Some(Some(key.clone())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn apply(&mut self, writer: &mut Writer, edits: &TableEdits) -> Result<()> {
+        self.restructured |= edits.is_structural();
+        if edits.dropped {
+            self.entry = None;
+        }
+        if let Some(definition) = &edits.created {
+            let chunk = definition.encode();
+            let entry = TableEntry { definition: *chunk.hash(), rows: build::empty(writer)? };
+            writer.put(chunk, None)?;
+            self.entry = Some(entry);
+        }
+        if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
+            entry.rows = rows;
+        }
+        self.rows.extend(edits.rows.iter().map(|(key, value)| (key.clone(), value.clone())));
+        Ok(())
+    }
+
+    fn fold(self, writer: &mut Writer, entry: TableEntry) -> Result<TableEntry> {
+        let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
+        let mut edits = Vec::with_capacity(self.rows.len());
+        for (key, value) in self.rows {
+            let new = value.map(|value| blob::store(writer, config.inline_bytes, &value)).transpose()?;
+            edits.push(Edit { key, new });
+        }
+        Ok(TableEntry { rows: edit::apply(writer, &config, entry.rows, &edits)?, ..entry })
+    }
+}

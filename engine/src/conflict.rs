@@ -1,0 +1,171 @@
+//! Rows in conflict, kept as data in the branch's work until somebody decides.
+//!
+//! A merge that finds conflicts leaves ours in the tables, and beside each table a map from the row's key to its three
+//! versions. A version commit is refused until the map is gone. A conflict's value:
+//!
+//! ```text
+//! 0 u8 presence: bit 0 base, bit 1 ours, bit 2 theirs · for each that is present: u8 tag · u32 length · bytes as in a leaf
+//! ```
+//!
+//! A blob named in it is held by the commits that are merged, which the work holds too.
+
+use std::ops::Bound;
+
+use pleach_chunkstore::{Hash, RefUpdate};
+
+use crate::{
+    blob,
+    catalogue::{self, Entry, Name, TableEntry},
+    chunks::{Read, Writer},
+    database::{Branch, Database},
+    definition::Definition,
+    error::{Error, Result},
+    map::{
+        self,
+        build::TreeBuilder,
+        cursor::Rows,
+        edit::{self, Edit, Value},
+        merge::RowConflict,
+        node::{Stored, Tag},
+    },
+    names,
+    snapshot::load_value,
+};
+
+/// One of the two sides of a merge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The branch that is merged into.
+    Ours,
+    /// What is merged.
+    Theirs,
+}
+
+/// A row that both sides of a merge changed, each in its own way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The table.
+    pub table: String,
+    /// The row's key.
+    pub key: Vec<u8>,
+    /// Its value in the common ancestor.
+    pub base: Option<Vec<u8>>,
+    /// Its value on the branch.
+    pub ours: Option<Vec<u8>>,
+    /// Its value in what is merged.
+    pub theirs: Option<Vec<u8>>,
+}
+
+fn encode(conflict: &RowConflict) -> Vec<u8> {
+    let sides = [&conflict.base, &conflict.ours, &conflict.theirs];
+    let presence = sides.iter().enumerate().map(|(i, side)| u8::from(side.is_some()) << i).sum();
+    let mut bytes = vec![presence];
+    for value in sides.into_iter().flatten() {
+        bytes.push(value.tag as u8);
+        bytes.extend_from_slice(&(value.bytes.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&value.bytes);
+    }
+    bytes
+}
+
+fn decode(key: &[u8], mut bytes: &[u8]) -> Option<RowConflict> {
+    let (presence, rest) = bytes.split_first()?;
+    bytes = rest;
+    let mut side = |bit: u8| {
+        if presence & (1 << bit) == 0 {
+            return Some(None);
+        }
+        let (tag, rest) = bytes.split_first()?;
+        let (len, rest) = rest.split_first_chunk::<4>()?;
+        let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+        bytes = rest;
+        let tag = [Tag::Inline, Tag::Blob].into_iter().find(|known| *known as u8 == *tag)?;
+        Some(Some(Value { tag, bytes: value.to_vec() }))
+    };
+    let (base, ours, theirs) = (side(0)?, side(1)?, side(2)?);
+    (presence & !7 == 0 && bytes.is_empty()).then(|| RowConflict { key: key.to_vec(), base, ours, theirs })
+}
+
+/// Writes a table's conflicts, which come in key order; returns the root of their map.
+pub(crate) fn write(writer: &mut Writer, conflicts: &[RowConflict]) -> Result<Hash> {
+    let mut builder = TreeBuilder::new(catalogue::CONFIG);
+    for conflict in conflicts {
+        let value = blob::store(writer, catalogue::CONFIG.inline_bytes, &encode(conflict))?;
+        builder.push(writer, &conflict.key, Stored { tag: value.tag, bytes: &value.bytes })?;
+    }
+    builder.finish(writer)
+}
+
+fn read(reader: &impl Read, root: &Hash) -> Result<Vec<RowConflict>> {
+    let mut rows = Rows::new(reader, root, Bound::Unbounded, Bound::Unbounded)?;
+    let mut conflicts = Vec::new();
+    while let Some((key, value)) = rows.next_row()? {
+        let decoded = decode(key, &blob::load(reader, value)?);
+        conflicts.push(decoded.ok_or_else(|| Error::malformed(root, "expected a conflict's three versions"))?);
+    }
+    Ok(conflicts)
+}
+
+impl Database {
+    /// The rows of a branch that wait for a decision, by table and key.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBranch`].
+    pub fn conflicts(&self, branch: &str) -> Result<Vec<Conflict>> {
+        let work = self.existing_branch(branch)?.work;
+        let load = |value: Option<Value>| value.map(|value| load_value(self.store(), value)).transpose();
+        let mut conflicts = Vec::new();
+        for (table, root) in catalogue::conflicts(self.store(), &work)? {
+            for row in read(self.store(), &root)? {
+                let (base, ours, theirs) = (load(row.base)?, load(row.ours)?, load(row.theirs)?);
+                conflicts.push(Conflict { table: table.clone(), key: row.key, base, ours, theirs });
+            }
+        }
+        Ok(conflicts)
+    }
+
+    pub(crate) fn count_conflicts(&self, work: &Hash) -> Result<usize> {
+        let mut count = 0;
+        for (_, root) in catalogue::conflicts(self.store(), work)? {
+            count += map::size(self.store(), &root)?.0 as usize;
+        }
+        Ok(count)
+    }
+
+    /// Decides all conflicts of a branch for one side; returns how many. The merge is finished by a version commit.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBranch`]; [`Error::NoMerge`] if no merge is under way.
+    pub fn resolve_conflicts(&self, branch: &str, side: Side) -> Result<usize> {
+        let (count, _) = self.write(|writer, updates| {
+            let Branch { name, work, .. } = self.appended_branch(branch)?;
+            if catalogue::merging(self.store(), &work)?.is_none() {
+                return Err(Error::NoMerge { branch: name });
+            }
+            let mut changes = Vec::new();
+            let mut count = 0;
+            for (table, root) in catalogue::conflicts(self.store(), &work)? {
+                let conflicts = read(self.store(), &root)?;
+                count += conflicts.len();
+                if side == Side::Theirs {
+                    let entry = catalogue::table(self.store(), &work, &table)?
+                        .ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
+                    let rows = take_theirs(writer, &entry, conflicts)?;
+                    changes.push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
+                }
+                changes.push((Name::Conflicts(table), None));
+            }
+            let new = catalogue::change(writer, work, changes)?;
+            updates.push(RefUpdate { name: names::work(&name), old: Some(work), new: Some(new) });
+            Ok(count)
+        })?;
+        Ok(count)
+    }
+}
+
+/// Sets the rows in conflict to what theirs has; returns the table's new root.
+pub(crate) fn take_theirs(writer: &mut Writer, entry: &TableEntry, conflicts: Vec<RowConflict>) -> Result<Hash> {
+    let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
+    let edits: Vec<_> = conflicts.into_iter().map(|row| Edit { key: row.key, new: row.theirs }).collect();
+    edit::apply(writer, &config, entry.rows, &edits)
+}

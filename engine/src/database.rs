@@ -1,0 +1,681 @@
+//! A database: one chunk store, its refs, and the order in which they change.
+//!
+//! Every change of refs goes through [`Database::write`], one at a time and in order, and is durable when the call returns;
+//! the wait for the disk happens after the next change may begin, so that concurrent callers share it. Readers see durable
+//! refs alone.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use parking_lot::Mutex;
+use pleach_chunkstore::{Batch, Hash, Options, Outcome, RefUpdate, Store, Ticket};
+
+use crate::{
+    catalogue,
+    chunks::{Read, Writer},
+    commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX},
+    error::{Error, Result},
+    history::{self, Log},
+    map::{self, build, cursor::Rows, edit},
+    names,
+    snapshot::{Snapshot, TableStat},
+    transaction::{Queue, Token, Transaction},
+};
+
+/// The name of the branch that a new database has.
+pub const DEFAULT_BRANCH: &str = "main";
+const CURRENT_BRANCH: &str = "branch.current";
+
+/// A versioned database. Cheap to clone; all clones are one database.
+#[derive(Clone)]
+pub struct Database {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    /// Held while a change is planned and appended; not while it becomes durable.
+    writing: Mutex<()>,
+    queue: Queue,
+    epoch: AtomicU64,
+}
+
+/// A branch: its last commit and its uncommitted root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Branch {
+    /// Its name.
+    pub name: String,
+    /// Its last commit; `None` before the first.
+    pub head: Option<Hash>,
+    /// The root of its work; equal to the head's root when there is nothing to commit.
+    pub work: Hash,
+}
+
+/// What a version commit is made with.
+#[derive(Debug, Clone, Default)]
+pub struct NewCommit {
+    /// Why.
+    pub message: String,
+    /// Who, as `NAME <MAIL>`.
+    pub author: String,
+    /// When, microseconds since 1970 UTC; `None` is now.
+    pub date_micros: Option<i64>,
+    /// Replace the branch's head instead of adding to it.
+    pub amend: bool,
+}
+
+/// A version commit just made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// The commit's address.
+    pub hash: Hash,
+    /// The root that was committed.
+    pub root: Hash,
+    /// The token of the change.
+    pub token: Token,
+}
+
+/// How a branch's work differs from its head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The branch.
+    pub branch: String,
+    /// Its last commit.
+    pub head: Option<Hash>,
+    /// The root of its work.
+    pub work: Hash,
+    /// Whether there is anything to commit.
+    pub dirty: bool,
+    /// Rows in conflict.
+    pub conflicts: usize,
+    /// The commit whose merge is under way.
+    pub merging: Option<Hash>,
+    /// Changed tables, by name.
+    pub tables: Vec<TableStat>,
+}
+
+impl Database {
+    /// Makes a database in `dir`, with the branch `main` and no commit.
+    ///
+    /// # Errors
+    /// The store's; one that is there already is refused.
+    pub fn init(dir: &Path, options: Options) -> Result<Database> {
+        Database::begin_history(Store::create(dir, options)?)
+    }
+
+    /// Opens the database in `dir` for reading and writing.
+    ///
+    /// # Errors
+    /// The store's: not found, locked by another process, damaged, of another version.
+    pub fn open(dir: &Path, options: Options) -> Result<Database> {
+        let store = Store::open(dir, options)?;
+        // A process that died while it made the store left one without refs; nothing was acknowledged there.
+        match store.get_ref(names::SETTINGS) {
+            Some(_) => Ok(Database::over(store)),
+            None => Database::begin_history(store),
+        }
+    }
+
+    /// Makes a database in memory.
+    ///
+    /// # Errors
+    /// None that depends on the outside.
+    pub fn memory() -> Result<Database> {
+        Database::begin_history(Store::memory(Options::default()))
+    }
+
+    fn over(store: Store) -> Database {
+        Database { inner: Arc::new(Inner { store, writing: Mutex::new(()), queue: Queue::default(), epoch: AtomicU64::new(0) }) }
+    }
+
+    fn begin_history(store: Store) -> Result<Database> {
+        let database = Database::over(store);
+        database.write(|writer, updates| {
+            let empty = build::empty(writer)?;
+            let current = setting_edit(CURRENT_BRANCH, Some(DEFAULT_BRANCH));
+            let settings = edit::apply(writer, &catalogue::CONFIG, empty, &[current])?;
+            updates.push(RefUpdate { name: names::work(DEFAULT_BRANCH), old: None, new: Some(empty) });
+            updates.push(RefUpdate { name: names::SETTINGS.to_owned(), old: None, new: Some(settings) });
+            Ok(())
+        })?;
+        Ok(database)
+    }
+
+    /// The chunk store below.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Closes the store, so that the next opening has nothing to recover. Other clones keep it open until they go.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn close(self) -> Result<()> {
+        match Arc::into_inner(self.inner) {
+            Some(inner) => Ok(inner.store.close()?),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.inner.queue
+    }
+
+    /// Runs `f` while nobody else changes refs.
+    pub(crate) fn in_order<T>(&self, f: impl FnOnce() -> T) -> T {
+        let _writing = self.inner.writing.lock();
+        f()
+    }
+
+    /// Plans a change on the appended state, appends it, and waits until it is durable.
+    pub(crate) fn write<T>(
+        &self,
+        plan: impl FnOnce(&mut Writer, &mut Vec<RefUpdate>) -> Result<T>,
+    ) -> Result<(T, u64)> {
+        let (planned, ticket) = self.in_order(|| {
+            let mut writer = Writer::new(self.store());
+            let mut updates = Vec::new();
+            let planned = plan(&mut writer, &mut updates)?;
+            Ok::<_, Error>((planned, self.append(writer.into_batch(), &updates)?))
+        })?;
+        ticket.wait()?;
+        Ok((planned, ticket.sequence()))
+    }
+
+    /// Appends under the order of [`Database::in_order`].
+    pub(crate) fn append(&self, batch: Batch, updates: &[RefUpdate]) -> Result<Ticket> {
+        match self.store().append(batch, updates)? {
+            Outcome::Appended(ticket) => Ok(ticket),
+            Outcome::Moved { name, .. } => Err(Error::Moved { name }),
+        }
+    }
+
+    // Refs.
+
+    /// The durable refs whose names begin with `prefix`, sorted.
+    pub fn refs(&self, prefix: &str) -> Vec<(String, Hash)> {
+        self.store().refs(prefix)
+    }
+
+    /// A durable ref.
+    pub fn get_ref(&self, name: &str) -> Option<Hash> {
+        self.store().get_ref(name)
+    }
+
+    /// Appends chunks and moves refs by compare-and-set, all or none; durable when it returns `Appended`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn update_refs(&self, batch: Batch, updates: &[RefUpdate]) -> Result<Outcome> {
+        let outcome = self.in_order(|| self.store().append(batch, updates))?;
+        if let Outcome::Appended(ticket) = &outcome {
+            ticket.wait()?;
+        }
+        Ok(outcome)
+    }
+
+    /// The number of the last durable change.
+    pub fn sequence(&self) -> u64 {
+        self.store().sequence()
+    }
+
+    /// The epoch that tokens carry; 0 outside a cluster.
+    pub fn epoch(&self) -> u64 {
+        self.inner.epoch.load(Ordering::Acquire)
+    }
+
+    /// Sets the epoch that tokens carry from now on. It is the caller's to keep.
+    pub fn set_epoch(&self, epoch: u64) {
+        self.inner.epoch.store(epoch, Ordering::Release);
+    }
+
+    /// Calls `f` with the number of the last durable change whenever refs became durable. It must not block.
+    pub fn watch(&self, f: impl Fn(u64) + Send + Sync + 'static) {
+        self.store().watch(Box::new(f));
+    }
+
+    /// The database root: the root of the map of all shared refs, which two copies compare.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn root(&self) -> Result<Hash> {
+        let mut writer = Writer::new(self.store());
+        let mut builder = build::TreeBuilder::new(catalogue::CONFIG);
+        // `heads/` < `tags/` < `work/`, each sorted.
+        for (name, hash) in names::SHARED.iter().flat_map(|prefix| self.refs(prefix)) {
+            let value = map::node::Stored { tag: map::node::Tag::Links, bytes: hash.as_bytes() };
+            builder.push(&mut writer, name.as_bytes(), value)?;
+        }
+        builder.finish(&mut writer)
+    }
+
+    // Branches and tags.
+
+    /// All branches, by name.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn branches(&self) -> Result<Vec<Branch>> {
+        let works = self.refs(names::WORK);
+        Ok(works
+            .into_iter()
+            .map(|(name, work)| {
+                let name = name[names::WORK.len()..].to_owned();
+                Branch { head: self.get_ref(&names::head(&name)), name, work }
+            })
+            .collect())
+    }
+
+    /// The branch called `name`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn branch(&self, name: &str) -> Result<Option<Branch>> {
+        let work = self.get_ref(&names::work(name));
+        Ok(work.map(|work| Branch { name: name.to_owned(), head: self.get_ref(&names::head(name)), work }))
+    }
+
+    pub(crate) fn existing_branch(&self, name: &str) -> Result<Branch> {
+        self.branch(name)?.ok_or_else(|| Error::UnknownBranch { name: name.to_owned() })
+    }
+
+    /// The branch as appended, which may not be durable yet. For plans of [`Database::write`].
+    pub(crate) fn appended_branch(&self, name: &str) -> Result<Branch> {
+        let work = self.store().appended_ref(&names::work(name));
+        let work = work.ok_or_else(|| Error::UnknownBranch { name: name.to_owned() })?;
+        Ok(Branch { name: name.to_owned(), head: self.store().appended_ref(&names::head(name)), work })
+    }
+
+    /// Makes a branch at a commit, or without any commit.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::BadName`].
+    pub fn create_branch(&self, name: &str, at: Option<Hash>) -> Result<()> {
+        names::check_ref("branch", name)?;
+        self.write(|writer, updates| {
+            if self.store().appended_ref(&names::work(name)).is_some() {
+                return Err(Error::Exists { what: "branch", name: name.to_owned() });
+            }
+            let work = match &at {
+                Some(commit) => self.commit_object(commit)?.root,
+                None => build::empty(writer)?,
+            };
+            if at.is_some() {
+                updates.push(RefUpdate { name: names::head(name), old: None, new: at });
+            }
+            updates.push(RefUpdate { name: names::work(name), old: None, new: Some(work) });
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Deletes a branch. What only it reached is kept under `recovery/`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBranch`]; [`Error::BranchInUse`] for the current one.
+    pub fn delete_branch(&self, name: &str) -> Result<()> {
+        if self.current_branch()? == name {
+            return Err(Error::BranchInUse { name: name.to_owned() });
+        }
+        self.write(|_, updates| {
+            let branch = self.appended_branch(name)?;
+            self.keep_for_recovery(&branch, updates)?;
+            updates.push(RefUpdate { name: names::work(name), old: Some(branch.work), new: None });
+            if branch.head.is_some() {
+                updates.push(RefUpdate { name: names::head(name), old: branch.head, new: None });
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Renames a branch, with its work.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBranch`], [`Error::Exists`], [`Error::BadName`].
+    pub fn rename_branch(&self, old: &str, new: &str) -> Result<()> {
+        names::check_ref("branch", new)?;
+        self.write(|writer, updates| {
+            let branch = self.appended_branch(old)?;
+            if self.store().appended_ref(&names::work(new)).is_some() {
+                return Err(Error::Exists { what: "branch", name: new.to_owned() });
+            }
+            for (from, to, at) in [
+                (names::work(old), names::work(new), Some(branch.work)),
+                (names::head(old), names::head(new), branch.head),
+            ] {
+                if at.is_some() {
+                    updates.push(RefUpdate { name: from, old: at, new: None });
+                    updates.push(RefUpdate { name: to, old: None, new: at });
+                }
+            }
+            if self.current_branch()? == old {
+                self.plan_setting(writer, updates, CURRENT_BRANCH, Some(new))?;
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Keeps what a change by force is about to make unreachable.
+    pub(crate) fn keep_for_recovery(&self, branch: &Branch, updates: &mut Vec<RefUpdate>) -> Result<()> {
+        let number = self.sequence();
+        let head_root = branch.head.map(|head| self.commit_object(&head)).transpose()?.map(|commit| commit.root);
+        let work = (Some(branch.work) != head_root).then_some(branch.work);
+        for (kind, lost) in [("heads", branch.head), ("work", work)] {
+            let name = format!("recovery/{kind}/{}/{number}", branch.name);
+            if lost.is_some() {
+                let old = self.store().appended_ref(&name);
+                updates.push(RefUpdate { name, old, new: lost });
+            }
+        }
+        Ok(())
+    }
+
+    /// All tags, by name, with their commits.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn tags(&self) -> Result<Vec<(String, Hash)>> {
+        let tags = self.refs(names::TAGS);
+        Ok(tags.into_iter().map(|(name, hash)| (name[names::TAGS.len()..].to_owned(), hash)).collect())
+    }
+
+    /// Tags a commit.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::BadName`].
+    pub fn create_tag(&self, name: &str, at: Hash) -> Result<()> {
+        names::check_ref("tag", name)?;
+        self.commit_object(&at)?;
+        self.write(|_, updates| {
+            if self.store().appended_ref(&names::tag(name)).is_some() {
+                return Err(Error::Exists { what: "tag", name: name.to_owned() });
+            }
+            updates.push(RefUpdate { name: names::tag(name), old: None, new: Some(at) });
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Deletes a tag.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTag`].
+    pub fn delete_tag(&self, name: &str) -> Result<()> {
+        self.write(|_, updates| {
+            let old = self.store().appended_ref(&names::tag(name));
+            let old = old.ok_or_else(|| Error::UnknownTag { name: name.to_owned() })?;
+            updates.push(RefUpdate { name: names::tag(name), old: Some(old), new: None });
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// The branch that commands use when none is named.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn current_branch(&self) -> Result<String> {
+        Ok(self.setting(CURRENT_BRANCH)?.unwrap_or_else(|| DEFAULT_BRANCH.to_owned()))
+    }
+
+    /// Makes `branch` the current one. Work stays with its branch.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBranch`].
+    pub fn switch(&self, branch: &str) -> Result<()> {
+        self.existing_branch(branch)?;
+        self.set_setting(CURRENT_BRANCH, Some(branch))
+    }
+
+    // Settings: local text, durable.
+
+    /// A local setting.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn setting(&self, key: &str) -> Result<Option<String>> {
+        let Some(root) = self.get_ref(names::SETTINGS) else { return Ok(None) };
+        let value = map::get(self.store(), &root, key.as_bytes())?;
+        value.map(|value| utf8(&root, value.bytes)).transpose()
+    }
+
+    /// The local settings whose keys begin with `prefix`, by key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn settings(&self, prefix: &str) -> Result<Vec<(String, String)>> {
+        let Some(root) = self.get_ref(names::SETTINGS) else { return Ok(Vec::new()) };
+        let from = std::ops::Bound::Included(prefix.as_bytes());
+        let mut rows = Rows::new(self.store(), &root, from, std::ops::Bound::Unbounded)?;
+        let mut settings = Vec::new();
+        while let Some((key, value)) = rows.next_row()? {
+            if !key.starts_with(prefix.as_bytes()) {
+                break;
+            }
+            settings.push((utf8(&root, key.to_vec())?, utf8(&root, value.bytes.to_vec())?));
+        }
+        Ok(settings)
+    }
+
+    /// Sets a local setting, or removes it.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`], [`Error::ValueTooLong`] over 1,024 bytes.
+    pub fn set_setting(&self, key: &str, value: Option<&str>) -> Result<()> {
+        self.write(|writer, updates| self.plan_setting(writer, updates, key, value))?;
+        Ok(())
+    }
+
+    fn plan_setting(
+        &self,
+        writer: &mut Writer,
+        updates: &mut Vec<RefUpdate>,
+        key: &str,
+        value: Option<&str>,
+    ) -> Result<()> {
+        let max = usize::from(catalogue::CONFIG.inline_bytes);
+        if let Some(value) = value.filter(|value| value.len() > max) {
+            return Err(Error::ValueTooLong { found: value.len(), max });
+        }
+        if key.len() > map::config::KEY_BYTES_MAX {
+            return Err(Error::KeyTooLong { found: key.len(), max: map::config::KEY_BYTES_MAX });
+        }
+        let old = self.store().appended_ref(names::SETTINGS);
+        let root = match old {
+            Some(root) => root,
+            None => build::empty(writer)?,
+        };
+        let new = edit::apply(writer, &catalogue::CONFIG, root, &[setting_edit(key, value)])?;
+        updates.push(RefUpdate { name: names::SETTINGS.to_owned(), old, new: Some(new) });
+        Ok(())
+    }
+
+    // Reading.
+
+    /// A read-only view of the catalogue at `root`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub fn snapshot_of_root(&self, root: Hash) -> Result<Snapshot> {
+        self.store().node(&root)?;
+        Ok(Snapshot::new(self.store(), root))
+    }
+
+    /// The commit at `hash`.
+    ///
+    /// # Errors
+    /// [`Error::Missing`]; [`Error::Malformed`] if it is no commit.
+    pub fn commit_object(&self, hash: &Hash) -> Result<Commit> {
+        history::load(self.store(), hash)
+    }
+
+    /// The commits that `from` reaches, itself first, newest first.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if there is no such commit.
+    pub fn log(&self, from: &Hash) -> Result<Log> {
+        Log::new(self.store().clone(), &[*from])
+    }
+
+    /// The best common ancestor of two commits; `None` if their histories are unrelated.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn merge_base(&self, a: &Hash, b: &Hash) -> Result<Option<Hash>> {
+        history::merge_base(self.store(), a, b)
+    }
+
+    /// Whether `ancestor` is `of` or one of its ancestors.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn is_ancestor(&self, ancestor: &Hash, of: &Hash) -> Result<bool> {
+        history::is_ancestor(self.store(), ancestor, of)
+    }
+
+    /// How a branch's work differs from its head.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBranch`].
+    pub fn status(&self, branch: &str) -> Result<Status> {
+        let Branch { name, head, work } = self.existing_branch(branch)?;
+        let committed = self.committed_root(head)?;
+        let merging = catalogue::merging(self.store(), &work)?;
+        let diffs = Snapshot::new(self.store(), committed).diff(&Snapshot::new(self.store(), work))?;
+        Ok(Status {
+            branch: name,
+            head,
+            work,
+            dirty: committed != work,
+            conflicts: self.count_conflicts(&work)?,
+            merging,
+            tables: diffs.iter().map(|diff| diff.stat()).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The root of a branch's head; the empty catalogue before the first commit.
+    pub(crate) fn committed_root(&self, head: Option<Hash>) -> Result<Hash> {
+        match head {
+            Some(head) => Ok(self.commit_object(&head)?.root),
+            None => {
+                let mut unwritten = Writer::new(self.store());
+                build::empty(&mut unwritten)
+            }
+        }
+    }
+
+    // Writing.
+
+    /// Begins a transaction on a branch's work, as it is now.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBranch`].
+    pub fn begin(&self, branch: &str) -> Result<Transaction> {
+        let branch = self.existing_branch(branch)?;
+        Ok(Transaction::new(self, branch))
+    }
+
+    /// Makes a version commit of a branch's work.
+    ///
+    /// # Errors
+    /// [`Error::NothingToCommit`], [`Error::NothingToAmend`], [`Error::UnresolvedConflicts`].
+    pub fn commit(&self, branch: &str, new: NewCommit) -> Result<Committed> {
+        for (what, len, max) in
+            [("author", new.author.len(), AUTHOR_BYTES_MAX), ("message", new.message.len(), MESSAGE_BYTES_MAX)]
+        {
+            if len > max {
+                let why = "it is too long: at most 1 KiB of author and 1 MiB of message";
+                return Err(Error::BadName { what, name: format!("{len} bytes"), why });
+            }
+        }
+        let ((hash, root), sequence) = self.write(|writer, updates| {
+            let branch = self.appended_branch(branch)?;
+            let count = self.count_conflicts(&branch.work)?;
+            if count > 0 {
+                return Err(Error::UnresolvedConflicts { branch: branch.name, count });
+            }
+            let merging = catalogue::merging(self.store(), &branch.work)?;
+            let root = catalogue::change(writer, branch.work, vec![(catalogue::Name::Merge, None)])?;
+            let parents = match (new.amend, branch.head) {
+                (true, None) => return Err(Error::NothingToAmend { branch: branch.name }),
+                (true, Some(head)) => {
+                    self.keep_for_recovery(&Branch { work: self.committed_root(branch.head)?, ..branch.clone() }, updates)?;
+                    self.commit_object(&head)?.parents
+                }
+                (false, head) => {
+                    if merging.is_none() && self.committed_root(head)? == root {
+                        return Err(Error::NothingToCommit { branch: branch.name });
+                    }
+                    head.into_iter().chain(merging).collect()
+                }
+            };
+            let hash = self.put_commit(writer, root, parents, &new)?;
+            updates.push(RefUpdate { name: names::head(&branch.name), old: branch.head, new: Some(hash) });
+            updates.push(RefUpdate { name: names::work(&branch.name), old: Some(branch.work), new: Some(root) });
+            Ok((hash, root))
+        })?;
+        Ok(Committed { hash, root, token: Token { epoch: self.epoch(), sequence, root } })
+    }
+
+    /// Writes a commit of `root`; the first parent is its likely base.
+    pub(crate) fn put_commit(
+        &self,
+        writer: &mut Writer,
+        root: Hash,
+        parents: Vec<Hash>,
+        new: &NewCommit,
+    ) -> Result<Hash> {
+        let mut generation = 1;
+        for parent in &parents {
+            generation = generation.max(self.commit_object(parent)?.generation + 1);
+        }
+        let base = parents.first().copied();
+        let date_micros = new.date_micros.unwrap_or_else(now_micros);
+        let (author, message) = (new.author.clone(), new.message.clone());
+        let chunk = Commit { root, parents, generation, author, date_micros, message }.encode();
+        let hash = *chunk.hash();
+        writer.put(chunk, base)?;
+        Ok(hash)
+    }
+
+    /// Moves a branch's head to a commit; its work too if `hard`. What that makes unreachable is kept under `recovery/`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBranch`]; [`Error::Missing`] if there is no such commit.
+    pub fn reset(&self, branch: &str, to: &Hash, hard: bool) -> Result<()> {
+        let commit = self.commit_object(to)?;
+        self.write(|_, updates| {
+            let branch = self.appended_branch(branch)?;
+            let lost_work = if hard { branch.work } else { self.committed_root(branch.head)? };
+            self.keep_for_recovery(&Branch { work: lost_work, ..branch.clone() }, updates)?;
+            updates.push(RefUpdate { name: names::head(&branch.name), old: branch.head, new: Some(*to) });
+            if hard {
+                let name = names::work(&branch.name);
+                updates.push(RefUpdate { name, old: Some(branch.work), new: Some(commit.root) });
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+fn setting_edit(key: &str, value: Option<&str>) -> edit::Edit<edit::Value> {
+    let new = value.map(|value| edit::Value { tag: map::node::Tag::Inline, bytes: value.as_bytes().to_vec() });
+    edit::Edit { key: key.as_bytes().to_vec(), new }
+}
+
+fn utf8(root: &Hash, bytes: Vec<u8>) -> Result<String> {
+    String::from_utf8(bytes).map_err(|_| Error::malformed(root, "expected settings to be UTF-8"))
+}
+
+pub(crate) fn now_micros() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
+}

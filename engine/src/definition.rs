@@ -1,0 +1,58 @@
+//! The definition of a table: how its map is cut into nodes, and its schema.
+//!
+//! A chunk of kind [`DEFINITION`], level 0, without references. Tables that are alike share it; it is written once.
+//!
+//! ```text
+//! 0 u8 version = 1 · map configuration (14 bytes, see `map::config`) · encoded schema (none in a raw table)
+//! ```
+
+use pleach_chunkstore::Chunk;
+
+use crate::{
+    error::{Error, Result},
+    kinds::DEFINITION,
+    map::config::{ENCODED_LEN, MapConfig},
+    row::Schema,
+};
+
+const VERSION: u8 = 1;
+
+/// What a table is: the configuration of its map, and its columns unless it holds raw keys and values.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Definition {
+    /// How the table's map is cut into nodes.
+    pub config: MapConfig,
+    /// The columns; `None` in a raw key-value table.
+    pub schema: Option<Schema>,
+}
+
+impl Definition {
+    pub(crate) fn encode(&self) -> Chunk {
+        let mut body = vec![VERSION];
+        body.extend_from_slice(&self.config.encode());
+        if let Some(schema) = &self.schema {
+            body.extend_from_slice(&schema.encode());
+        }
+        Chunk::build(DEFINITION, 0, &body, None, &[], 0)
+    }
+
+    pub(crate) fn decode(chunk: &Chunk) -> Result<Definition> {
+        let malformed = |what: &str| Error::malformed(chunk.hash(), what);
+        if chunk.kind() != DEFINITION || chunk.level() != 0 || chunk.child_count() + usize::from(chunk.weak_count()) > 0 {
+            return Err(malformed("expected a table definition without references"));
+        }
+        let (version, rest) = chunk.body().split_first().ok_or_else(|| malformed("expected a version byte"))?;
+        if *version != VERSION {
+            return Err(malformed(&format!("expected definition version {VERSION}, found {version}")));
+        }
+        let (config, schema) =
+            rest.split_first_chunk::<ENCODED_LEN>().ok_or_else(|| malformed("expected a map configuration"))?;
+        let config = MapConfig::decode(config)
+            .ok_or_else(|| malformed("expected means of 8 to 192 entries and 64 to 1,024 inline bytes"))?;
+        let schema = match schema {
+            [] => None,
+            bytes => Some(Schema::decode(bytes)?),
+        };
+        Ok(Definition { config, schema })
+    }
+}

@@ -1,0 +1,249 @@
+//! What a holder of some roots lacks to have others: the walk that fetch, push, replication and backup share.
+//!
+//! Commits that are missing come oldest first, each with its catalogue and all below as one *piece*, then catalogues asked for
+//! by themselves. Within a piece chunks come depth-first, parents before children. A subtree is passed over unread if the
+//! holder has it: if it stands in the same range of a *candidate*, an earlier version of the node, or was sent before. The
+//! first candidate is the likely base of a delta.
+//!
+//! The cost is the nodes that differ, on both sides: a candidate is opened only where its range holds something new.
+
+use std::collections::HashSet;
+
+use pleach_chunkstore::{Chunk, Hash, Store};
+
+use crate::{
+    chunks::Read,
+    database::Database,
+    error::Result,
+    history,
+    kinds::{COMMIT, MAP},
+    map::node::Node,
+};
+
+/// Most earlier versions that are compared with a node; more would cost more than they spare.
+const CANDIDATES_MAX: usize = 16;
+
+/// The earlier version from which a chunk's delta is likely small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// A chunk that the holder has, by address. At the top of a piece only.
+    Hash(Hash),
+    /// The child of that index ([`Chunk::child`]) of the base of the parent.
+    Child(u32),
+}
+
+/// A chunk that the holder lacks.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    /// The chunk.
+    pub chunk: Chunk,
+    /// Whether it begins a piece, and so is not a child of a chunk sent before.
+    pub top: bool,
+    /// Its likely base, if the holder has one.
+    pub base: Option<Base>,
+    /// The indexes of its children that come next, in order, each with all below it. The holder has the others, or got them
+    /// earlier.
+    pub follow: Vec<u32>,
+}
+
+/// Chunks that a holder lacks, parents before children.
+pub struct Difference {
+    store: Store,
+    /// Tops that are still to come, the next last.
+    tops: Vec<Top>,
+    stack: Vec<Open>,
+    sent: HashSet<Hash>,
+}
+
+struct Top {
+    hash: Hash,
+    candidates: Vec<Hash>,
+}
+
+/// A chunk that was sent, some of whose children are still to come.
+struct Open {
+    chunk: Chunk,
+    /// Earlier versions of it; the first is the base that was named with it, if `based`.
+    candidates: Vec<Chunk>,
+    based: bool,
+    follow: Vec<u32>,
+    next: usize,
+}
+
+/// What a holder of the closures of `bases` lacks to have those of `targets`. Both are commits or catalogue roots.
+///
+/// # Errors
+/// [`Error::Missing`](crate::Error::Missing) if a target or base is not here; the store's.
+pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Result<Difference> {
+    let store = database.store().clone();
+    let is_commit = |hash: &Hash| Ok::<_, crate::Error>(store.chunk(hash)?.kind() == COMMIT);
+    let split = |hashes: &[Hash]| {
+        let (mut commits, mut roots) = (Vec::new(), Vec::new());
+        for hash in hashes {
+            if is_commit(hash)? { commits.push(*hash) } else { roots.push(*hash) }
+        }
+        Ok::<_, crate::Error>((commits, roots))
+    };
+    let (target_commits, target_roots) = split(targets)?;
+    let (base_commits, mut held_roots) = split(bases)?;
+    let mut tops = Vec::new();
+    for hash in history::missing(&store, &target_commits, &base_commits)? {
+        let parents = history::load(&store, &hash)?.parents;
+        tops.push(Top { hash, candidates: parents });
+    }
+    for commit in base_commits.iter().chain(&target_commits) {
+        held_roots.push(history::load(&store, commit)?.root);
+    }
+    for hash in target_roots {
+        if !held_roots.contains(&hash) {
+            tops.push(Top { hash, candidates: held_roots.iter().copied().take(CANDIDATES_MAX).collect() });
+        }
+    }
+    tops.reverse();
+    Ok(Difference { store, tops, stack: Vec::new(), sent: HashSet::new() })
+}
+
+impl Difference {
+    fn advance(&mut self) -> Result<Option<Sent>> {
+        while let Some(open) = self.stack.last_mut() {
+            let Some(index) = open.follow.get(open.next).copied() else {
+                self.stack.pop();
+                continue;
+            };
+            open.next += 1;
+            let Some(hash) = open.chunk.child(index as usize) else { continue };
+            let chunk = self.store.chunk(&hash)?;
+            let pairs = pair(&self.store, &open.chunk, index, &open.candidates, chunk.level())?;
+            let base = pairs.base.filter(|_| open.based).map(Base::Child);
+            return self.send(chunk, false, base, pairs.candidates).map(Some);
+        }
+        while let Some(Top { hash, candidates }) = self.tops.pop() {
+            if self.sent.contains(&hash) {
+                continue;
+            }
+            let chunk = self.store.chunk(&hash)?;
+            let candidates: Vec<Chunk> =
+                candidates.iter().map(|hash| self.store.chunk(hash)).collect::<Result<_>>()?;
+            let base = candidates.first().map(|chunk| Base::Hash(*chunk.hash()));
+            return self.send(chunk, true, base, candidates).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn send(&mut self, chunk: Chunk, top: bool, base: Option<Base>, candidates: Vec<Chunk>) -> Result<Sent> {
+        self.sent.insert(*chunk.hash());
+        let held: HashSet<Hash> =
+            candidates.iter().flat_map(|chunk| chunk.children().chain([*chunk.hash()])).collect();
+        let mut follow = Vec::new();
+        let mut following = HashSet::new();
+        for (i, child) in chunk.children().enumerate() {
+            // A commit's parents are held or were sent as pieces of their own.
+            let parent_commit = chunk.kind() == COMMIT && i > 0;
+            if !parent_commit && !held.contains(&child) && !self.sent.contains(&child) && following.insert(child) {
+                follow.push(i as u32);
+            }
+        }
+        let sent = Sent { chunk: chunk.clone(), top, base, follow: follow.clone() };
+        if !follow.is_empty() {
+            self.stack.push(Open { chunk, candidates, based: base.is_some(), follow, next: 0 });
+        }
+        Ok(sent)
+    }
+}
+
+impl Iterator for Difference {
+    type Item = Result<Sent>;
+
+    fn next(&mut self) -> Option<Result<Sent>> {
+        self.advance().transpose()
+    }
+}
+
+/// The earlier versions of a child, found in its parent's.
+struct Pairs {
+    candidates: Vec<Chunk>,
+    /// The index of the first candidate among the children of the parent's first candidate, if it stands there.
+    base: Option<u32>,
+}
+
+/// Pairs child `index` of `parent`, whose level is `level`, with what stands in its place in the parent's candidates.
+fn pair(store: &Store, parent: &Chunk, index: u32, candidates: &[Chunk], level: u8) -> Result<Pairs> {
+    let mut pairs = Pairs { candidates: Vec::new(), base: None };
+    for (number, candidate) in candidates.iter().enumerate() {
+        if candidate.kind() == MAP && parent.kind() == MAP && candidate.level() < parent.level() {
+            // The tree grew: its old root stands lower than the new one, and below some child of it.
+            pairs.candidates.push(candidate.clone());
+        }
+        for place in places(parent, index, candidate)? {
+            let Some(hash) = candidate.child(place as usize) else { continue };
+            let chunk = store.chunk(&hash)?;
+            if number == 0 && pairs.candidates.is_empty() && chunk.level() == level {
+                pairs.base = Some(place);
+            }
+            add_at_level(store, chunk, level, &mut pairs.candidates)?;
+        }
+    }
+    pairs.candidates.truncate(CANDIDATES_MAX);
+    Ok(pairs)
+}
+
+/// Adds an earlier version, or, if its tree has lost levels since, what stands below it at the child's level.
+fn add_at_level(store: &Store, chunk: Chunk, level: u8, candidates: &mut Vec<Chunk>) -> Result<()> {
+    if chunk.kind() != MAP || chunk.level() <= level {
+        candidates.push(chunk);
+        return Ok(());
+    }
+    for child in chunk.children() {
+        if candidates.len() >= CANDIDATES_MAX {
+            break;
+        }
+        add_at_level(store, store.chunk(&child)?, level, candidates)?;
+    }
+    Ok(())
+}
+
+/// The indexes of the children of `candidate` that stand where child `index` of `parent` does.
+fn places(parent: &Chunk, index: u32, candidate: &Chunk) -> Result<Vec<u32>> {
+    if parent.kind() != candidate.kind() || parent.level() != candidate.level() {
+        return Ok(Vec::new());
+    }
+    match (parent.kind(), parent.level()) {
+        (COMMIT, _) => Ok(vec![0]),
+        (MAP, 0) => leaf_places(&Node::parse(parent.clone())?, index, &Node::parse(candidate.clone())?),
+        (MAP, _) => inner_places(&Node::parse(parent.clone())?, index as usize, &Node::parse(candidate.clone())?),
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// Children of the candidate whose ranges overlap that of the child.
+fn inner_places(parent: &Node, index: usize, candidate: &Node) -> Result<Vec<u32>> {
+    let first = match index.checked_sub(1) {
+        None => 0,
+        Some(before) => {
+            let key = parent.key(before);
+            let at = candidate.lower_bound(&key);
+            at + usize::from(candidate.key_is(at, &key))
+        }
+    };
+    let last = candidate.lower_bound(&parent.key(index)).min(candidate.len() - 1);
+    Ok((first..=last).map(|place| place as u32).collect())
+}
+
+/// The address at the same position in the value at the same key.
+fn leaf_places(parent: &Node, index: u32, candidate: &Node) -> Result<Vec<u32>> {
+    let mut before = 0;
+    for i in 0..parent.len() {
+        let links = parent.links(i) as u32;
+        if index < before + links {
+            let key = parent.key(i);
+            let at = candidate.lower_bound(&key);
+            if !candidate.key_is(at, &key) || candidate.links(at) as u32 != links {
+                return Ok(Vec::new());
+            }
+            let start: usize = (0..at).map(|j| candidate.links(j)).sum();
+            return Ok(vec![start as u32 + index - before]);
+        }
+        before += links;
+    }
+    Ok(Vec::new())
+}

@@ -1,0 +1,196 @@
+//! What can go wrong in the engine, and what the caller can do about it.
+//!
+//! Outcomes that are part of normal work (a refused transaction, a conflict, a moved ref) are types of their own, not
+//! errors. [`Error::kind`] sorts the rest by what helps.
+
+use pleach_chunkstore::{ChunkError, Hash};
+
+/// The result of an engine call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What the caller can do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// What was named is not there.
+    NotFound,
+    /// The request cannot be done as asked; nothing changed. The message says what to do first.
+    Refused,
+    /// The input breaks a limit or a rule; change it.
+    Invalid,
+    /// Stored bytes are not what they must be.
+    Damaged,
+    /// The disk or the store failed; see the source.
+    Store,
+}
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The chunk store failed.
+    #[error(transparent)]
+    Store(#[from] pleach_chunkstore::Error),
+    /// A chunk that something refers to is not in the store.
+    #[error("chunk {hash} is missing from the store; run fsck, and fetch again from a remote that has it")]
+    Missing {
+        /// The address of the absent chunk.
+        hash: Hash,
+    },
+    /// A chunk is not a canonical chunk of its kind.
+    #[error("chunk {hash} is malformed: {what}")]
+    Malformed {
+        /// The address of the chunk.
+        hash: Hash,
+        /// What was expected and what was found.
+        what: String,
+    },
+    /// The chunk's own header is malformed.
+    #[error(transparent)]
+    Chunk(#[from] ChunkError),
+    /// A typed row or schema is not valid.
+    #[error(transparent)]
+    Row(#[from] crate::row::RowError),
+    /// No branch of that name.
+    #[error("branch `{name}` not found; `branch` lists those that exist")]
+    UnknownBranch {
+        /// The name asked for.
+        name: String,
+    },
+    /// No table of that name.
+    #[error("table `{name}` not found; `table list` shows those that exist")]
+    UnknownTable {
+        /// The name asked for.
+        name: String,
+    },
+    /// No tag of that name.
+    #[error("tag `{name}` not found; `tag` lists those that exist")]
+    UnknownTag {
+        /// The name asked for.
+        name: String,
+    },
+    /// No revision of that spelling.
+    #[error("revision `{revision}` not found: expected {expected}")]
+    UnknownRevision {
+        /// The spelling asked for.
+        revision: String,
+        /// What a revision may be.
+        expected: String,
+    },
+    /// A branch, tag or table of that name is there already.
+    #[error("{what} `{name}` already exists; choose another name or delete it first")]
+    Exists {
+        /// `branch`, `tag` or `table`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// The name breaks the rules of names.
+    #[error("`{name}` is not a valid {what} name: {why}")]
+    BadName {
+        /// `branch`, `tag` or `table`.
+        what: &'static str,
+        /// The name as given.
+        name: String,
+        /// The rule that it breaks.
+        why: &'static str,
+    },
+    /// A key is longer than the limit.
+    #[error("key of {found} bytes: at most {max} bytes are allowed")]
+    KeyTooLong {
+        /// Length found, bytes.
+        found: usize,
+        /// Limit, bytes.
+        max: usize,
+    },
+    /// A value is longer than the limit.
+    #[error("value of {found} bytes: at most {max} bytes are allowed; split it over several keys")]
+    ValueTooLong {
+        /// Length found, bytes.
+        found: usize,
+        /// Limit, bytes.
+        max: usize,
+    },
+    /// Sorted input was not sorted.
+    #[error("keys must come in strictly ascending order; entry {entry} does not")]
+    Unsorted {
+        /// Index of the first entry out of order.
+        entry: u64,
+    },
+    /// The branch's work equals its head.
+    #[error("nothing to commit on branch `{branch}`: its work equals its head")]
+    NothingToCommit {
+        /// The branch.
+        branch: String,
+    },
+    /// There is no commit to amend.
+    #[error("branch `{branch}` has no commit to amend; commit first")]
+    NothingToAmend {
+        /// The branch.
+        branch: String,
+    },
+    /// A merge waits for its conflicts to be resolved.
+    #[error("branch `{branch}` has {count} unresolved conflicts; resolve them or abort the merge first")]
+    UnresolvedConflicts {
+        /// The branch.
+        branch: String,
+        /// How many rows conflict.
+        count: usize,
+    },
+    /// The operation needs a branch without uncommitted work.
+    #[error("branch `{branch}` has uncommitted work; commit it or reset it first")]
+    UncommittedWork {
+        /// The branch.
+        branch: String,
+    },
+    /// No merge is under way.
+    #[error("no merge is under way on branch `{branch}`")]
+    NoMerge {
+        /// The branch.
+        branch: String,
+    },
+    /// Both sides changed a table in ways that cannot be merged by row.
+    #[error("table `{table}` cannot be merged: {why}; make both sides agree on the table first")]
+    TableConflict {
+        /// The table.
+        table: String,
+        /// What both sides did.
+        why: &'static str,
+    },
+    /// The branch is in use.
+    #[error("branch `{name}` is the current branch; switch to another one first")]
+    BranchInUse {
+        /// The branch.
+        name: String,
+    },
+    /// A ref moved while it was being changed, more often than is worth trying.
+    #[error("ref `{name}` was moved by somebody else meanwhile; look at it and try again")]
+    Moved {
+        /// The ref.
+        name: String,
+    },
+}
+
+impl Error {
+    /// What the caller can do about it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Store(_) => ErrorKind::Store,
+            Error::Missing { .. } | Error::Malformed { .. } | Error::Chunk(_) => ErrorKind::Damaged,
+            Error::UnknownBranch { .. }
+            | Error::UnknownTable { .. }
+            | Error::UnknownTag { .. }
+            | Error::UnknownRevision { .. } => ErrorKind::NotFound,
+            Error::Row(_)
+            | Error::BadName { .. }
+            | Error::KeyTooLong { .. }
+            | Error::ValueTooLong { .. }
+            | Error::Unsorted { .. } => ErrorKind::Invalid,
+            _ => ErrorKind::Refused,
+        }
+    }
+
+    pub(crate) fn malformed(hash: &Hash, what: impl Into<String>) -> Error {
+        Error::Malformed { hash: *hash, what: what.into() }
+    }
+}

@@ -1,0 +1,49 @@
+//! Prolly maps: ordered byte keys to byte values, as a tree of chunks whose shape is a function of the content.
+//!
+//! So equal maps have equal roots, two maps are compared in time proportional to their difference, and a change rewrites
+//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `cursor`, `diff`, `merge`.
+
+pub(crate) mod build;
+pub mod config;
+pub(crate) mod cursor;
+pub(crate) mod diff;
+pub(crate) mod edit;
+pub(crate) mod merge;
+pub(crate) mod node;
+
+use pleach_chunkstore::Hash;
+
+use crate::{
+    chunks::Read,
+    error::Result,
+    map::{edit::Value, node::Node},
+};
+
+/// The value at `key` in the map at `root`, as stored.
+pub(crate) fn get(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<Value>> {
+    let mut node = reader.node(root)?;
+    loop {
+        let i = node.lower_bound(key);
+        if node.is_leaf() {
+            return Ok(node.key_is(i, key).then(|| {
+                let value = node.value(i);
+                Value { tag: value.tag, bytes: value.bytes.to_vec() }
+            }));
+        }
+        if i == node.len() {
+            return Ok(None);
+        }
+        let child = reader.node(&node.child_hash(i))?;
+        child.expect_level_below(&node)?;
+        node = child;
+    }
+}
+
+/// Rows and bytes of the map at `root`.
+pub(crate) fn size(reader: &impl Read, root: &Hash) -> Result<(u64, u64)> {
+    let node: Node = reader.node(root)?;
+    Ok((node.rows(), node.bytes()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! Building a map from entries in order: each node is written once, children before parents.
+//!
+//! One encoder a level; when a level's encoder closes a node, its entry goes to the level above. The root is the only
+//! node of the lowest level that has just one node, which is what [`edit`](super::edit) arrives at too.
+
+use pleach_chunkstore::Hash;
+
+use super::{
+    config::{KEY_BYTES_MAX, MapConfig},
+    node::{Child, Encoder, Node, Stored},
+};
+use crate::{
+    chunks::Writer,
+    error::{Error, Result},
+};
+
+/// Collects the entries of one level and closes nodes at boundaries.
+pub(crate) struct LevelBuilder {
+    config: MapConfig,
+    level: u8,
+    encoder: Encoder,
+    base: Option<Hash>,
+}
+
+/// A node just closed: the entry that the level above gets.
+pub(crate) struct Closed {
+    pub(crate) key: Vec<u8>,
+    pub(crate) child: Child,
+}
+
+impl LevelBuilder {
+    pub(crate) fn new(config: MapConfig, level: u8) -> LevelBuilder {
+        LevelBuilder { config, level, encoder: Encoder::new(level), base: None }
+    }
+
+    /// Whether the last entry closed a node.
+    pub(crate) fn is_at_boundary(&self) -> bool {
+        self.encoder.len() == 0
+    }
+
+    /// Adds an entry by `push`; `base` is the earlier node that it stood in.
+    pub(crate) fn add(
+        &mut self,
+        writer: &mut Writer,
+        key: &[u8],
+        base: Option<Hash>,
+        push: impl FnOnce(&mut Encoder),
+    ) -> Result<Option<Closed>> {
+        if self.encoder.len() == 0 {
+            self.base = base;
+        }
+        push(&mut self.encoder);
+        if self.config.ends_node(self.level, key, self.encoder.len()) {
+            return self.close(writer);
+        }
+        Ok(None)
+    }
+
+    /// Closes the node under way, if it has entries.
+    pub(crate) fn close(&mut self, writer: &mut Writer) -> Result<Option<Closed>> {
+        if self.encoder.len() == 0 {
+            return Ok(None);
+        }
+        let key = self.encoder.last_key().to_vec();
+        let chunk = self.encoder.finish();
+        let node = Node::parse(chunk.clone())?;
+        let child = Child { hash: *chunk.hash(), rows: node.rows(), bytes: node.bytes() };
+        writer.put(chunk, self.base.take())?;
+        Ok(Some(Closed { key, child }))
+    }
+}
+
+/// Builds a whole tree from sorted entries.
+pub(crate) struct TreeBuilder {
+    config: MapConfig,
+    first_level: u8,
+    levels: Vec<Level>,
+    last_key: Vec<u8>,
+    entries: u64,
+}
+
+struct Level {
+    builder: LevelBuilder,
+    /// How many nodes this level has closed, and the last of them.
+    closed: u64,
+    last: Option<Hash>,
+}
+
+impl TreeBuilder {
+    /// A builder of a map whose rows come through [`TreeBuilder::push`].
+    pub(crate) fn new(config: MapConfig) -> TreeBuilder {
+        TreeBuilder::above(config, 0)
+    }
+
+    /// A builder of the levels from `level` on, whose entries come through [`TreeBuilder::push_child`].
+    pub(crate) fn above(config: MapConfig, level: u8) -> TreeBuilder {
+        TreeBuilder { config, first_level: level, levels: Vec::new(), last_key: Vec::new(), entries: 0 }
+    }
+
+    /// Adds a row; keys come in strictly ascending order.
+    pub(crate) fn push(&mut self, writer: &mut Writer, key: &[u8], value: Stored<'_>) -> Result<()> {
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
+        }
+        if self.entries > 0 && key <= self.last_key.as_slice() {
+            return Err(Error::Unsorted { entry: self.entries });
+        }
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.entries += 1;
+        self.add(writer, 0, key, None, |encoder| encoder.push_value(key, value))
+    }
+
+    /// Adds a child to the first level.
+    pub(crate) fn push_child(
+        &mut self,
+        writer: &mut Writer,
+        key: &[u8],
+        child: Child,
+        base: Option<Hash>,
+    ) -> Result<()> {
+        self.add(writer, 0, key, base, |encoder| encoder.push_child(key, child))
+    }
+
+    fn add(
+        &mut self,
+        writer: &mut Writer,
+        at: usize,
+        key: &[u8],
+        base: Option<Hash>,
+        push: impl FnOnce(&mut Encoder),
+    ) -> Result<()> {
+        let level = self.level(at);
+        if let Some(closed) = level.builder.add(writer, key, base, push)? {
+            self.closed(writer, at, closed)?;
+        }
+        Ok(())
+    }
+
+    fn level(&mut self, at: usize) -> &mut Level {
+        while self.levels.len() <= at {
+            let level = self.first_level + self.levels.len() as u8;
+            let builder = LevelBuilder::new(self.config, level);
+            self.levels.push(Level { builder, closed: 0, last: None });
+        }
+        &mut self.levels[at]
+    }
+
+    fn closed(&mut self, writer: &mut Writer, at: usize, closed: Closed) -> Result<()> {
+        let level = self.level(at);
+        level.closed += 1;
+        level.last = Some(closed.child.hash);
+        let Closed { key, child } = closed;
+        self.add(writer, at + 1, &key, None, |encoder| encoder.push_child(&key, child))
+    }
+
+    /// Closes every level and returns the root.
+    pub(crate) fn finish(mut self, writer: &mut Writer) -> Result<Hash> {
+        let mut at = 0;
+        loop {
+            if let Some(closed) = self.level(at).builder.close(writer)? {
+                self.closed(writer, at, closed)?;
+            }
+            match (self.levels[at].closed, self.levels[at].last) {
+                (1, Some(root)) => return Ok(root),
+                (0, _) => return empty(writer),
+                _ => at += 1,
+            }
+        }
+    }
+}
+
+/// Writes the node of the empty map and returns its address.
+pub(crate) fn empty(writer: &mut Writer) -> Result<Hash> {
+    let chunk = Encoder::new(0).finish();
+    let hash = *chunk.hash();
+    writer.put(chunk, None)?;
+    Ok(hash)
+}

@@ -1,0 +1,139 @@
+//! Walking a map in key order.
+//!
+//! A [`Cursor`] stands on an *item*: a row, or a subtree that has not been opened. What to open is the caller's choice:
+//! a scan opens everything, diff and merge skip subtrees that both sides share.
+
+use std::ops::Bound;
+
+use pleach_chunkstore::Hash;
+
+use super::node::{Node, Stored};
+use crate::{chunks::Read, error::Result};
+
+/// Stands on one item of a map: a row (level 0) or a whole subtree (its node's level + 1).
+pub(crate) struct Cursor<R> {
+    reader: R,
+    path: Vec<(Node, usize)>,
+}
+
+impl<R: Read> Cursor<R> {
+    /// A cursor on the first item of the root node.
+    pub(crate) fn new(reader: R, root: &Hash) -> Result<Cursor<R>> {
+        let node = reader.node(root)?;
+        let mut cursor = Cursor { reader, path: vec![(node, 0)] };
+        cursor.climb();
+        Ok(cursor)
+    }
+
+    /// A cursor on the first row whose key is at least, or beyond, the bound.
+    pub(crate) fn seek(reader: R, root: &Hash, from: Bound<&[u8]>) -> Result<Cursor<R>> {
+        let mut cursor = Cursor { reader, path: Vec::new() };
+        let mut node = cursor.reader.node(root)?;
+        loop {
+            let i = match from {
+                Bound::Unbounded => 0,
+                Bound::Included(key) => node.lower_bound(key),
+                Bound::Excluded(key) => {
+                    let i = node.lower_bound(key);
+                    i + usize::from(node.is_leaf() && node.key_is(i, key))
+                }
+            };
+            let child = (!node.is_leaf() && i < node.len()).then(|| node.child_hash(i));
+            cursor.path.push((node, i));
+            match child {
+                Some(hash) => node = cursor.open(&hash)?,
+                None => break,
+            }
+        }
+        cursor.climb();
+        Ok(cursor)
+    }
+
+    fn open(&self, hash: &Hash) -> Result<Node> {
+        let child = self.reader.node(hash)?;
+        if let Some((parent, _)) = self.path.last() {
+            child.expect_level_below(parent)?;
+        }
+        Ok(child)
+    }
+
+    /// Leaves nodes whose items are used up.
+    fn climb(&mut self) {
+        while self.path.last().is_some_and(|(node, i)| *i >= node.len()) {
+            self.path.pop();
+            if let Some((_, i)) = self.path.last_mut() {
+                *i += 1;
+            }
+        }
+    }
+
+    /// The level of the item: 0 for a row, `n` for a subtree whose parent has level `n`; `None` at the end.
+    pub(crate) fn level(&self) -> Option<u8> {
+        self.path.last().map(|(node, _)| node.level())
+    }
+
+    /// The node and the index of the item in it.
+    pub(crate) fn item(&self) -> Option<(&Node, usize)> {
+        self.path.last().map(|(node, i)| (node, *i))
+    }
+
+    /// Passes over the item, unopened.
+    pub(crate) fn skip(&mut self) {
+        if let Some((_, i)) = self.path.last_mut() {
+            *i += 1;
+        }
+        self.climb();
+    }
+
+    /// Opens the subtree that the cursor stands on.
+    pub(crate) fn descend(&mut self) -> Result<()> {
+        let Some((node, i)) = self.item() else { return Ok(()) };
+        let child = self.open(&node.child_hash(i))?;
+        self.path.push((child, 0));
+        Ok(())
+    }
+
+    /// Opens subtrees until the item is a row; false at the end of the map.
+    pub(crate) fn to_row(&mut self) -> Result<bool> {
+        loop {
+            match self.level() {
+                None => return Ok(false),
+                Some(0) => return Ok(true),
+                Some(_) => self.descend()?,
+            }
+        }
+    }
+}
+
+/// Rows of a range in key order; owns its reader.
+pub(crate) struct Rows<R> {
+    cursor: Cursor<R>,
+    to: Bound<Vec<u8>>,
+    key: Vec<u8>,
+    started: bool,
+}
+
+impl<R: Read> Rows<R> {
+    pub(crate) fn new(reader: R, root: &Hash, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Rows<R>> {
+        let cursor = Cursor::seek(reader, root, from)?;
+        Ok(Rows { cursor, to: to.map(<[u8]>::to_vec), key: Vec::new(), started: false })
+    }
+
+    /// The next row, borrowed until the next call.
+    pub(crate) fn next_row(&mut self) -> Result<Option<(&[u8], Stored<'_>)>> {
+        if std::mem::replace(&mut self.started, true) {
+            self.cursor.skip();
+        }
+        if !self.cursor.to_row()? {
+            return Ok(None);
+        }
+        let Some((node, i)) = self.cursor.item() else { return Ok(None) };
+        node.key_into(i, &mut self.key);
+        let beyond = match &self.to {
+            Bound::Unbounded => false,
+            Bound::Included(to) => self.key > *to,
+            Bound::Excluded(to) => self.key >= *to,
+        };
+        Ok((!beyond).then(|| (self.key.as_slice(), node.value(i))))
+    }
+}

@@ -1,0 +1,294 @@
+//! Applying a sorted batch of changes to a map in one pass, level by level.
+//!
+//! A level of the tree is a sorted sequence of entries cut into nodes, and what a changed level asks of the level above
+//! is again a sorted batch of changes: the last keys of nodes that are gone, and those of the new ones. So one routine
+//! serves every level. It takes up the node in which a change falls, feeds old and new entries to a builder, and stops
+//! where the builder's boundary meets an old one; every other node is reused unread.
+//!
+//! Invariant (tests `edits_in_any_order_make_the_built_root`, `a_changed_value_rewrites_one_node_per_level`): the
+//! result is the root that building the same content from nothing gives.
+
+use pleach_chunkstore::Hash;
+
+use super::{
+    build::{self, Closed, LevelBuilder, TreeBuilder},
+    config::MapConfig,
+    node::{Child, Encoder, Node, Stored, Tag},
+};
+use crate::{
+    chunks::{Read, Writer},
+    error::{Error, Result},
+};
+
+/// A change of one key: its new payload, or none to delete it.
+pub(crate) struct Edit<P> {
+    pub(crate) key: Vec<u8>,
+    pub(crate) new: Option<P>,
+}
+
+/// A value to store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) tag: Tag,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// What an entry of a level holds beside its key.
+pub(crate) trait Payload {
+    fn push(&self, encoder: &mut Encoder, key: &[u8]);
+    fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]);
+}
+
+impl Payload for Value {
+    fn push(&self, encoder: &mut Encoder, key: &[u8]) {
+        encoder.push_value(key, Stored { tag: self.tag, bytes: &self.bytes });
+    }
+
+    fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]) {
+        encoder.push_value(key, node.value(i));
+    }
+}
+
+impl Payload for Child {
+    fn push(&self, encoder: &mut Encoder, key: &[u8]) {
+        encoder.push_child(key, *self);
+    }
+
+    fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]) {
+        encoder.push_child(key, node.child(i));
+    }
+}
+
+/// Applies `edits`, sorted by key and each key once, to the map at `root`; returns the new root.
+pub(crate) fn apply(
+    writer: &mut Writer,
+    config: &MapConfig,
+    root: Hash,
+    edits: &[Edit<Value>],
+) -> Result<Hash> {
+    let Some(unsorted) = edits.windows(2).position(|pair| pair[0].key >= pair[1].key) else {
+        return apply_sorted(writer, config, root, edits);
+    };
+    Err(Error::Unsorted { entry: unsorted as u64 + 1 })
+}
+
+fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Edit<Value>]) -> Result<Hash> {
+    if edits.is_empty() {
+        return Ok(root);
+    }
+    let top = writer.node(&root)?.level();
+    let mut ups = edit_level(writer, config, root, 0, edits)?;
+    for level in 1..=top {
+        if ups.is_empty() {
+            return Ok(root);
+        }
+        ups = edit_level(writer, config, root, level, &ups)?;
+    }
+    if ups.is_empty() {
+        return Ok(root);
+    }
+    let mut nodes = ups.into_iter().filter_map(|edit| edit.new.map(|child| (edit.key, child)));
+    match (nodes.next(), nodes.next()) {
+        (None, _) => build::empty(writer),
+        (Some((_, only)), None) => collapse(writer, only.hash),
+        (Some(first), Some(second)) => {
+            let mut builder = TreeBuilder::above(*config, top + 1);
+            for (key, child) in [first, second].into_iter().chain(nodes) {
+                builder.push_child(writer, &key, child, Some(root))?;
+            }
+            builder.finish(writer)
+        }
+    }
+}
+
+/// The root is the only node of the lowest level that has just one.
+fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
+    loop {
+        let node = writer.node(&root)?;
+        if node.is_leaf() || node.len() > 1 {
+            return Ok(root);
+        }
+        root = node.child_hash(0);
+    }
+}
+
+/// Applies `edits` to one level of the tree at `root`; returns the changes for the level above.
+fn edit_level<P: Payload>(
+    writer: &mut Writer,
+    config: &MapConfig,
+    root: Hash,
+    level: u8,
+    edits: &[Edit<P>],
+) -> Result<Vec<Edit<Child>>> {
+    let mut cursor = LevelCursor::new(root, level);
+    let mut changes = Changes::default();
+    let mut next = 0;
+    while next < edits.len() {
+        cursor.seek(writer, &edits[next].key)?;
+        next = rebuild_run(writer, config, &mut cursor, edits, next, &mut changes)?;
+    }
+    Ok(changes.into_edits())
+}
+
+/// Rebuilds nodes from the cursor's on until an old boundary is met; returns the index of the first edit not applied.
+fn rebuild_run<P: Payload>(
+    writer: &mut Writer,
+    config: &MapConfig,
+    cursor: &mut LevelCursor,
+    edits: &[Edit<P>],
+    mut next: usize,
+    changes: &mut Changes,
+) -> Result<usize> {
+    let mut builder = LevelBuilder::new(*config, cursor.level);
+    let mut key = Vec::new();
+    loop {
+        let node = cursor.node()?.clone();
+        let base = Some(*node.hash());
+        let last = cursor.is_last();
+        if let Some(last_key) = node.last_key() {
+            changes.gone(last_key, *node.hash());
+        }
+        for i in 0..node.len() {
+            node.key_into(i, &mut key);
+            while next < edits.len() && edits[next].key < key {
+                add_edit(writer, &mut builder, &edits[next], base, changes)?;
+                next += 1;
+            }
+            if next < edits.len() && edits[next].key == key {
+                add_edit(writer, &mut builder, &edits[next], base, changes)?;
+                next += 1;
+            } else {
+                let closed = builder.add(writer, &key, base, |encoder| P::push_old(&node, i, encoder, &key))?;
+                changes.extend(closed);
+            }
+        }
+        if last {
+            for edit in &edits[next..] {
+                add_edit(writer, &mut builder, edit, base, changes)?;
+            }
+            changes.extend(builder.close(writer)?);
+            return Ok(edits.len());
+        }
+        if builder.is_at_boundary() {
+            return Ok(next);
+        }
+        cursor.advance(writer)?;
+    }
+}
+
+fn add_edit<P: Payload>(
+    writer: &mut Writer,
+    builder: &mut LevelBuilder,
+    edit: &Edit<P>,
+    base: Option<Hash>,
+    changes: &mut Changes,
+) -> Result<()> {
+    if let Some(payload) = &edit.new {
+        changes.extend(builder.add(writer, &edit.key, base, |encoder| payload.push(encoder, &edit.key))?);
+    }
+    Ok(())
+}
+
+/// What a level asks of the level above: nodes gone and nodes made, both in key order.
+#[derive(Default)]
+struct Changes {
+    gone: Vec<(Vec<u8>, Hash)>,
+    made: Vec<Closed>,
+}
+
+impl Changes {
+    fn gone(&mut self, last_key: Vec<u8>, hash: Hash) {
+        self.gone.push((last_key, hash));
+    }
+
+    fn extend(&mut self, closed: Option<Closed>) {
+        self.made.extend(closed);
+    }
+
+    /// Merges both; a node made again as it was is no change.
+    fn into_edits(self) -> Vec<Edit<Child>> {
+        let mut edits = Vec::with_capacity(self.made.len());
+        let mut gone = self.gone.into_iter().peekable();
+        for Closed { key, child } in self.made {
+            while let Some((key, _)) = gone.next_if(|(old, _)| *old < key) {
+                edits.push(Edit { key, new: None });
+            }
+            let same_key = gone.next_if(|(old, _)| *old == key);
+            if same_key.is_none_or(|(_, hash)| hash != child.hash) {
+                edits.push(Edit { key, new: Some(child) });
+            }
+        }
+        edits.extend(gone.map(|(key, _)| Edit { key, new: None }));
+        edits
+    }
+}
+
+/// Stands on one node of one level, and moves forward only.
+struct LevelCursor {
+    level: u8,
+    root: Hash,
+    /// Inner nodes from the root down to the level above, each with the index of the child taken.
+    path: Vec<(Node, usize)>,
+    node: Option<Node>,
+}
+
+impl LevelCursor {
+    fn new(root: Hash, level: u8) -> LevelCursor {
+        LevelCursor { level, root, path: Vec::new(), node: None }
+    }
+
+    fn node(&self) -> Result<&Node> {
+        self.node.as_ref().ok_or(Error::Missing { hash: self.root })
+    }
+
+    /// Whether the node is the last of its level.
+    fn is_last(&self) -> bool {
+        self.path.iter().all(|(node, i)| i + 1 == node.len())
+    }
+
+    /// Moves to the first node whose last key is at least `key`, or to the last node of the level.
+    fn seek(&mut self, writer: &Writer, key: &[u8]) -> Result<()> {
+        // An ancestor serves as long as the key is not beyond it; the root serves always.
+        while self.path.len() > 1 && self.path.last().is_some_and(|(node, _)| node.lower_bound(key) == node.len())
+        {
+            self.path.pop();
+        }
+        let mut node = match self.path.pop() {
+            Some((node, _)) => node,
+            None => writer.node(&self.root)?,
+        };
+        while node.level() > self.level {
+            let i = node.lower_bound(key).min(node.len() - 1);
+            let child = writer.node(&node.child_hash(i))?;
+            self.descend(node, i, &child)?;
+            node = child;
+        }
+        self.node = Some(node);
+        Ok(())
+    }
+
+    /// Moves to the next node of the level.
+    fn advance(&mut self, writer: &Writer) -> Result<()> {
+        while self.path.last().is_some_and(|(node, i)| i + 1 == node.len()) {
+            self.path.pop();
+        }
+        let Some((mut node, taken)) = self.path.pop() else {
+            return Err(Error::malformed(&self.root, "expected another node on this level"));
+        };
+        let mut i = taken + 1;
+        while node.level() > self.level {
+            let child = writer.node(&node.child_hash(i))?;
+            self.descend(node, i, &child)?;
+            node = child;
+            i = 0;
+        }
+        self.node = Some(node);
+        Ok(())
+    }
+
+    fn descend(&mut self, node: Node, i: usize, child: &Node) -> Result<()> {
+        child.expect_level_below(&node)?;
+        self.path.push((node, i));
+        Ok(())
+    }
+}

@@ -1,0 +1,64 @@
+//! Three-way merge of maps: what theirs changed since the base, applied to ours.
+//!
+//! The two differences from the base are walked together in key order. A row that one side alone changed is taken; a row
+//! that both changed alike is no conflict; a row that both changed differently is kept as data for somebody to decide.
+
+use std::cmp::Ordering;
+
+use pleach_chunkstore::Hash;
+
+use super::{
+    config::MapConfig,
+    diff::{Diff, RowChange},
+    edit::{self, Edit, Value},
+};
+use crate::{
+    chunks::{Read, Writer},
+    error::Result,
+};
+
+/// A row that both sides changed, each in its own way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowConflict {
+    pub(crate) key: Vec<u8>,
+    pub(crate) base: Option<Value>,
+    pub(crate) ours: Option<Value>,
+    pub(crate) theirs: Option<Value>,
+}
+
+/// Merges `theirs` into `ours`; rows in conflict stay as they are in `ours`. Returns the merged root and the conflicts
+/// in key order.
+pub(crate) fn merge(
+    reader: &(impl Read + Clone),
+    writer: &mut Writer,
+    config: &MapConfig,
+    base: Option<&Hash>,
+    ours: &Hash,
+    theirs: &Hash,
+) -> Result<(Hash, Vec<RowConflict>)> {
+    let mut our_changes = Diff::new(reader.clone(), base, Some(ours))?;
+    let mut their_changes = Diff::new(reader.clone(), base, Some(theirs))?;
+    let (mut edits, mut conflicts) = (Vec::new(), Vec::new());
+    let mut our_change = our_changes.next_change()?;
+    let mut their_change = their_changes.next_change()?;
+    while let Some(change) = their_change.take() {
+        match our_change.as_ref().map(|ours| ours.key.cmp(&change.key)) {
+            Some(Ordering::Less) => {
+                our_change = our_changes.next_change()?;
+                their_change = Some(change);
+                continue;
+            }
+            Some(Ordering::Equal) => {
+                if let Some(RowChange { key, old, new }) = our_change.take()
+                    && new != change.new
+                {
+                    conflicts.push(RowConflict { key, base: old, ours: new, theirs: change.new });
+                }
+                our_change = our_changes.next_change()?;
+            }
+            _ => edits.push(Edit { key: change.key, new: change.new }),
+        }
+        their_change = their_changes.next_change()?;
+    }
+    Ok((edit::apply(writer, config, *ours, &edits)?, conflicts))
+}

@@ -1,0 +1,526 @@
+//! The bytes of a map node, readable in place.
+//!
+//! A node is a chunk of kind [`MAP`]; its level is its height. A leaf (level 0) holds rows, an inner node one entry for
+//! each child: the child's last key, its address, and the rows and bytes below it. All integers are little-endian:
+//!
+//! ```text
+//!  0 u16 count         entries; 0 only in the one node of an empty map
+//!  2 u16 prefix_len    bytes that all keys begin with, stored once
+//!  4 u8  key_width     0: all key suffixes are equally long; 2 or 4: width of their end offsets
+//!  5 u8  value_width   the same for values; 0 in inner nodes
+//!  6 u16 flags         bit 0: a tag for each value follows the keys (leaves only)
+//!  8 u32 key_bytes     total of the key suffixes
+//! 12 u32 value_bytes   total of the values; 0 in inner nodes
+//! 16 prefix · key ends (count × key_width) · key suffixes, then
+//!    leaf:  tags (count × u8, if flagged) · value ends (count × value_width) · values
+//!    inner: addresses (count × 32) · rows (count × u64) · bytes (count × u64)
+//! ```
+//!
+//! A value's tag says what its bytes are: 0 the value itself; 1 the address and the u64 length of a blob; 2 addresses of
+//! chunks and nothing else (the catalogue's entries). The chunk's header lists an inner node's addresses as its run,
+//! and a leaf's one by one.
+//!
+//! Canonical: the prefix is the longest; a width is 0 if all lengths are equal, else 2 if the total fits in 16 bits, else 4;
+//! tags are present only if one is not 0. So one content has one encoding.
+//!
+//! Read by cursors, diff, merge and the sync walk; written by the node builder alone.
+
+use pleach_chunkstore::{Chunk, Hash};
+
+use super::config::KEY_BYTES_MAX;
+use crate::{
+    error::{Error, Result},
+    kinds::MAP,
+};
+
+const HEADER: usize = 16;
+const FLAG_TAGS: u16 = 1;
+/// The highest level that a node may have; 8^16 children are out of reach.
+pub(crate) const LEVEL_MAX: u8 = 16;
+
+/// What the bytes stored with a key are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Tag {
+    Inline = 0,
+    Blob = 1,
+    Links = 2,
+}
+
+impl Tag {
+    fn from_u8(tag: u8) -> Option<Tag> {
+        [Tag::Inline, Tag::Blob, Tag::Links].into_iter().find(|t| *t as u8 == tag)
+    }
+
+    /// How many addresses the value's first bytes are.
+    fn links(self, value: &[u8]) -> usize {
+        match self {
+            Tag::Inline => 0,
+            Tag::Blob => 1,
+            Tag::Links => value.len() / Hash::LEN,
+        }
+    }
+
+    fn fits(self, value: &[u8]) -> bool {
+        match self {
+            Tag::Inline => true,
+            Tag::Blob => value.len() == Hash::LEN + 8,
+            Tag::Links => !value.is_empty() && value.len().is_multiple_of(Hash::LEN),
+        }
+    }
+}
+
+/// A value as it is stored in a leaf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stored<'a> {
+    pub(crate) tag: Tag,
+    pub(crate) bytes: &'a [u8],
+}
+
+/// An inner node's entry, without its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Child {
+    pub(crate) hash: Hash,
+    pub(crate) rows: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Where a sequence of byte strings stands in a node.
+#[derive(Debug, Clone, Copy)]
+struct Strings {
+    ends: usize,
+    data: usize,
+    total: usize,
+    /// 0: each string is `total / count` bytes long.
+    width: usize,
+    stride: usize,
+}
+
+impl Strings {
+    /// The range of string `i`. Clamped to the total, so that no bytes can make it reach outside.
+    #[inline]
+    fn range(&self, bytes: &[u8], i: usize) -> (usize, usize) {
+        let (start, end) = match self.width {
+            0 => (i * self.stride, (i + 1) * self.stride),
+            _ => (if i == 0 { 0 } else { self.end(bytes, i - 1) }, self.end(bytes, i)),
+        };
+        let end = end.min(self.total);
+        (self.data + start.min(end), self.data + end)
+    }
+
+    #[inline]
+    fn end(&self, bytes: &[u8], i: usize) -> usize {
+        let at = self.ends + i * self.width;
+        if self.width == 2 {
+            usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+        } else {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
+        }
+    }
+}
+
+/// A parsed view of a map node. Cheap to clone: it shares the chunk.
+#[derive(Clone)]
+pub(crate) struct Node {
+    chunk: Chunk,
+    count: usize,
+    prefix: usize,
+    keys: Strings,
+    values: Strings,
+    tags: Option<usize>,
+    children: usize,
+}
+
+impl Node {
+    /// Parses the node's frame in constant time. Offsets inside are clamped when they are used; their order is checked
+    /// by [`Node::check`] when a chunk arrives from outside.
+    pub(crate) fn parse(chunk: Chunk) -> Result<Node> {
+        let malformed = |what: &str| Error::malformed(chunk.hash(), what);
+        if chunk.kind() != MAP || chunk.level() > LEVEL_MAX {
+            let found = format!("kind {} level {}", chunk.kind(), chunk.level());
+            return Err(malformed(&format!("expected a map node, found {found}")));
+        }
+        let body = chunk.body();
+        let header: &[u8; HEADER] =
+            body.first_chunk().ok_or_else(|| malformed("expected a node header of 16 bytes"))?;
+        let u16_at = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
+        let u32_at = |at: usize| {
+            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize
+        };
+        let count = usize::from(u16_at(0));
+        let prefix = usize::from(u16_at(2));
+        let (key_width, value_width) = (usize::from(header[4]), usize::from(header[5]));
+        let flags = u16_at(6);
+        let (key_bytes, value_bytes) = (u32_at(8), u32_at(12));
+        if ![0, 2, 4].contains(&key_width) || ![0, 2, 4].contains(&value_width) || flags & !FLAG_TAGS != 0 {
+            return Err(malformed("expected widths 0, 2 or 4 and known flags"));
+        }
+        let leaf = chunk.level() == 0;
+        if !leaf && (count == 0 || value_bytes != 0 || value_width != 0 || flags != 0) {
+            return Err(malformed("expected an inner node with children and no values"));
+        }
+        let stride = |total: usize| total.checked_div(count).unwrap_or(0);
+        let keys = Strings {
+            ends: HEADER + prefix,
+            data: HEADER + prefix + count * key_width,
+            total: key_bytes,
+            width: key_width,
+            stride: stride(key_bytes),
+        };
+        let after_keys = keys.data + key_bytes;
+        let tags = (flags & FLAG_TAGS != 0).then_some(after_keys);
+        let value_ends = after_keys + if tags.is_some() { count } else { 0 };
+        let values = Strings {
+            ends: value_ends,
+            data: value_ends + count * value_width,
+            total: value_bytes,
+            width: value_width,
+            stride: stride(value_bytes),
+        };
+        let end = if leaf { values.data + value_bytes } else { after_keys + count * (Hash::LEN + 16) };
+        let uneven = |s: &Strings| s.width == 0 && s.stride * count != s.total;
+        if end != body.len() || uneven(&keys) || uneven(&values) {
+            return Err(malformed(&format!("expected a body of {end} bytes, found {}", body.len())));
+        }
+        Ok(Node { count, prefix, keys, values, tags, children: after_keys, chunk })
+    }
+
+    pub(crate) fn chunk(&self) -> &Chunk {
+        &self.chunk
+    }
+
+    pub(crate) fn hash(&self) -> &Hash {
+        self.chunk.hash()
+    }
+
+    pub(crate) fn level(&self) -> u8 {
+        self.chunk.level()
+    }
+
+    pub(crate) fn is_leaf(&self) -> bool {
+        self.chunk.level() == 0
+    }
+
+    /// Number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The bytes that all keys begin with.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.chunk.body()[HEADER..HEADER + self.prefix]
+    }
+
+    /// The rest of key `i`.
+    #[inline]
+    pub(crate) fn suffix(&self, i: usize) -> &[u8] {
+        let body = self.chunk.body();
+        let (start, end) = self.keys.range(body, i);
+        &body[start..end]
+    }
+
+    /// Key `i`, put together in `buffer`.
+    pub(crate) fn key_into(&self, i: usize, buffer: &mut Vec<u8>) {
+        buffer.clear();
+        buffer.extend_from_slice(self.prefix());
+        buffer.extend_from_slice(self.suffix(i));
+    }
+
+    /// Key `i`.
+    pub(crate) fn key(&self, i: usize) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.prefix + 32);
+        self.key_into(i, &mut key);
+        key
+    }
+
+    /// The last key; `None` in the empty map's node.
+    pub(crate) fn last_key(&self) -> Option<Vec<u8>> {
+        self.count.checked_sub(1).map(|i| self.key(i))
+    }
+
+    /// The index of the first entry whose key is at least `key`; `len()` if there is none.
+    pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
+        let prefix = self.prefix();
+        let common = prefix.len().min(key.len());
+        match key[..common].cmp(&prefix[..common]) {
+            std::cmp::Ordering::Less => return 0,
+            std::cmp::Ordering::Greater => return self.count,
+            std::cmp::Ordering::Equal if key.len() < prefix.len() => return 0,
+            std::cmp::Ordering::Equal => {}
+        }
+        let rest = &key[common..];
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = (low + high) / 2;
+            if self.suffix(middle) < rest {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// Whether entry `i` has exactly this key.
+    pub(crate) fn key_is(&self, i: usize, key: &[u8]) -> bool {
+        i < self.count && key.strip_prefix(self.prefix()).is_some_and(|rest| rest == self.suffix(i))
+    }
+
+    /// The value of leaf entry `i`.
+    #[inline]
+    pub(crate) fn value(&self, i: usize) -> Stored<'_> {
+        let body = self.chunk.body();
+        let (start, end) = self.values.range(body, i);
+        let tag = self.tags.and_then(|at| Tag::from_u8(body[at + i])).unwrap_or(Tag::Inline);
+        Stored { tag, bytes: &body[start..end] }
+    }
+
+    /// How many addresses the value of leaf entry `i` holds.
+    pub(crate) fn links(&self, i: usize) -> usize {
+        let value = self.value(i);
+        value.tag.links(value.bytes)
+    }
+
+    /// The child of inner entry `i`.
+    pub(crate) fn child(&self, i: usize) -> Child {
+        Child { hash: self.child_hash(i), rows: self.child_u64(i, 0), bytes: self.child_u64(i, 1) }
+    }
+
+    /// The address of the child of inner entry `i`.
+    #[inline]
+    pub(crate) fn child_hash(&self, i: usize) -> Hash {
+        let at = self.children + i * Hash::LEN;
+        let mut hash = [0; Hash::LEN];
+        hash.copy_from_slice(&self.chunk.body()[at..at + Hash::LEN]);
+        Hash::from_bytes(hash)
+    }
+
+    fn child_u64(&self, i: usize, array: usize) -> u64 {
+        let at = self.children + self.count * Hash::LEN + (array * self.count + i) * 8;
+        let mut bytes = [0; 8];
+        bytes.copy_from_slice(&self.chunk.body()[at..at + 8]);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// Rows in the subtree.
+    pub(crate) fn rows(&self) -> u64 {
+        match self.is_leaf() {
+            true => self.count as u64,
+            false => (0..self.count).fold(0, |sum: u64, i| sum.saturating_add(self.child_u64(i, 0))),
+        }
+    }
+
+    /// Bytes of keys and values in the subtree; an out-of-line value counts with its whole length.
+    pub(crate) fn bytes(&self) -> u64 {
+        if !self.is_leaf() {
+            return (0..self.count).fold(0, |sum: u64, i| sum.saturating_add(self.child_u64(i, 1)));
+        }
+        let keys = self.keys.total as u64 + (self.prefix * self.count) as u64;
+        match self.tags {
+            None => keys + self.values.total as u64,
+            Some(_) => (0..self.count).fold(keys, |sum, i| sum.saturating_add(value_bytes(&self.value(i)))),
+        }
+    }
+
+    /// A child stands one level below its parent; anything else is not a tree.
+    pub(crate) fn expect_level_below(&self, parent: &Node) -> Result<()> {
+        if self.level() + 1 == parent.level() && self.count > 0 {
+            return Ok(());
+        }
+        let what = format!("expected a node of level {} with entries, found level {}", parent.level() - 1, self.level());
+        Err(Error::malformed(self.hash(), what))
+    }
+
+    /// The whole check of a node from outside: sorted keys, canonical form, exact references.
+    pub(crate) fn check(chunk: &Chunk) -> Result<()> {
+        let node = Node::parse(chunk.clone())?;
+        let malformed = |what: &str| Error::malformed(chunk.hash(), what);
+        let mut encoder = Encoder::new(node.level());
+        let (mut key, mut last) = (Vec::new(), Vec::new());
+        for i in 0..node.count {
+            node.key_into(i, &mut key);
+            if key.len() > KEY_BYTES_MAX || (i > 0 && key <= last) {
+                return Err(malformed("expected strictly ascending keys of at most 1,024 bytes"));
+            }
+            if node.is_leaf() {
+                if let Some(at) = node.tags
+                    && Tag::from_u8(chunk.body()[at + i]).is_none()
+                {
+                    return Err(malformed("expected value tags 0 to 2"));
+                }
+                let value = node.value(i);
+                if !value.tag.fits(value.bytes) {
+                    return Err(malformed("expected a value that fits its tag"));
+                }
+                encoder.push_value(&key, value);
+            } else {
+                encoder.push_child(&key, node.child(i));
+            }
+            std::mem::swap(&mut key, &mut last);
+        }
+        if encoder.finish() != *chunk {
+            return Err(malformed("expected the canonical encoding of its entries"));
+        }
+        Ok(())
+    }
+}
+
+fn value_bytes(value: &Stored<'_>) -> u64 {
+    match (value.tag, value.bytes.last_chunk::<8>()) {
+        (Tag::Blob, Some(len)) => u64::from_le_bytes(*len),
+        _ => value.bytes.len() as u64,
+    }
+}
+
+/// Collects entries in order and encodes them as a node. Reusable: [`Encoder::finish`] leaves it empty.
+pub(crate) struct Encoder {
+    level: u8,
+    keys: Vec<u8>,
+    key_ends: Vec<u32>,
+    values: Vec<u8>,
+    value_ends: Vec<u32>,
+    tags: Vec<u8>,
+    children: Vec<Child>,
+}
+
+impl Encoder {
+    pub(crate) fn new(level: u8) -> Encoder {
+        Encoder {
+            level,
+            keys: Vec::new(),
+            key_ends: Vec::new(),
+            values: Vec::new(),
+            value_ends: Vec::new(),
+            tags: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+
+    /// Number of entries so far.
+    pub(crate) fn len(&self) -> usize {
+        self.key_ends.len()
+    }
+
+    pub(crate) fn push_value(&mut self, key: &[u8], value: Stored<'_>) {
+        self.push_key(key);
+        self.values.extend_from_slice(value.bytes);
+        self.value_ends.push(self.values.len() as u32);
+        self.tags.push(value.tag as u8);
+    }
+
+    pub(crate) fn push_child(&mut self, key: &[u8], child: Child) {
+        self.push_key(key);
+        self.children.push(child);
+    }
+
+    fn push_key(&mut self, key: &[u8]) {
+        self.keys.extend_from_slice(key);
+        self.key_ends.push(self.keys.len() as u32);
+    }
+
+    fn key(&self, i: usize) -> &[u8] {
+        let start = if i == 0 { 0 } else { self.key_ends[i - 1] as usize };
+        &self.keys[start..self.key_ends[i] as usize]
+    }
+
+    /// The last key pushed.
+    pub(crate) fn last_key(&self) -> &[u8] {
+        self.key(self.len() - 1)
+    }
+
+    /// Encodes the entries, and leaves the encoder empty.
+    pub(crate) fn finish(&mut self) -> Chunk {
+        let count = self.len();
+        assert!(count <= usize::from(u16::MAX), "a node's count fits in 16 bits");
+        // Keys are sorted, so what the first and the last share, all share.
+        let prefix = match count {
+            0 => 0,
+            _ => self.key(0).iter().zip(self.last_key()).take_while(|(a, b)| a == b).count(),
+        };
+        let mut suffix_ends = Vec::with_capacity(count);
+        let mut suffixes = Vec::with_capacity(self.keys.len() - prefix * count);
+        for i in 0..count {
+            suffixes.extend_from_slice(&self.key(i)[prefix..]);
+            suffix_ends.push(suffixes.len() as u32);
+        }
+        let leaf = self.level == 0;
+        let key_width = width(&suffix_ends);
+        let value_width = if leaf { width(&self.value_ends) } else { 0 };
+        let tagged = self.tags.iter().any(|tag| *tag != 0);
+
+        let mut body = Vec::with_capacity(HEADER + self.keys.len() + self.values.len() + count * 56);
+        body.extend_from_slice(&(count as u16).to_le_bytes());
+        body.extend_from_slice(&(prefix as u16).to_le_bytes());
+        body.extend_from_slice(&[key_width, value_width]);
+        body.extend_from_slice(&(if tagged { FLAG_TAGS } else { 0 }).to_le_bytes());
+        body.extend_from_slice(&(suffixes.len() as u32).to_le_bytes());
+        body.extend_from_slice(&(self.values.len() as u32).to_le_bytes());
+        body.extend_from_slice(if count == 0 { &[] } else { &self.key(0)[..prefix] });
+        push_ends(&mut body, &suffix_ends, key_width);
+        body.extend_from_slice(&suffixes);
+
+        let chunk = if leaf {
+            if tagged {
+                body.extend_from_slice(&self.tags);
+            }
+            push_ends(&mut body, &self.value_ends, value_width);
+            let list = if tagged { self.link_offsets(body.len() as u32) } else { Vec::new() };
+            body.extend_from_slice(&self.values);
+            Chunk::build(MAP, 0, &body, None, &list, 0)
+        } else {
+            let run = (body.len() as u32, count as u32);
+            self.children.iter().for_each(|child| body.extend_from_slice(child.hash.as_bytes()));
+            self.children.iter().for_each(|child| body.extend_from_slice(&child.rows.to_le_bytes()));
+            self.children.iter().for_each(|child| body.extend_from_slice(&child.bytes.to_le_bytes()));
+            Chunk::build(MAP, self.level, &body, Some(run), &[], 0)
+        };
+        self.clear();
+        chunk
+    }
+
+    /// Offsets in the body of the addresses in tagged values, which begin at `start`.
+    fn link_offsets(&self, start: u32) -> Vec<u32> {
+        let mut list = Vec::new();
+        let mut from = 0;
+        for (tag, end) in self.tags.iter().zip(&self.value_ends) {
+            let value = &self.values[from as usize..*end as usize];
+            let links = Tag::from_u8(*tag).map_or(0, |tag| tag.links(value));
+            list.extend((0..links as u32).map(|i| start + from + i * Hash::LEN as u32));
+            from = *end;
+        }
+        list
+    }
+
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.key_ends.clear();
+        self.values.clear();
+        self.value_ends.clear();
+        self.tags.clear();
+        self.children.clear();
+    }
+}
+
+fn width(ends: &[u32]) -> u8 {
+    let total = ends.last().copied().unwrap_or(0);
+    let first = ends.first().copied().unwrap_or(0);
+    if ends.iter().enumerate().all(|(i, end)| u64::from(*end) == (i as u64 + 1) * u64::from(first)) {
+        0
+    } else if total <= u32::from(u16::MAX) {
+        2
+    } else {
+        4
+    }
+}
+
+fn push_ends(body: &mut Vec<u8>, ends: &[u32], width: u8) {
+    match width {
+        0 => {}
+        2 => ends.iter().for_each(|end| body.extend_from_slice(&(*end as u16).to_le_bytes())),
+        _ => ends.iter().for_each(|end| body.extend_from_slice(&end.to_le_bytes())),
+    }
+}
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;

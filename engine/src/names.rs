@@ -1,0 +1,58 @@
+//! Names of refs, and where each kind of ref lives.
+//!
+//! ```text
+//! shared (replication compares them):  heads/BRANCH · tags/TAG → commit    work/BRANCH → root of the uncommitted catalogue
+//! local:                               remotes/REMOTE/BRANCH · recovery/… → commit    local/settings → root of a map of text
+//! ```
+
+use crate::error::{Error, Result};
+
+pub(crate) const HEADS: &str = "heads/";
+pub(crate) const TAGS: &str = "tags/";
+pub(crate) const WORK: &str = "work/";
+pub(crate) const SETTINGS: &str = "local/settings";
+/// The prefixes of the shared map of refs.
+pub(crate) const SHARED: [&str; 3] = [HEADS, TAGS, WORK];
+
+pub(crate) fn head(branch: &str) -> String {
+    format!("{HEADS}{branch}")
+}
+
+pub(crate) fn work(branch: &str) -> String {
+    format!("{WORK}{branch}")
+}
+
+pub(crate) fn tag(name: &str) -> String {
+    format!("{TAGS}{name}")
+}
+
+/// Checks a branch's or tag's name by git's rules.
+pub(crate) fn check_ref(what: &'static str, name: &str) -> Result<()> {
+    let bad = |why| Err(Error::BadName { what, name: name.to_owned(), why });
+    if name.is_empty() || name.len() > 250 {
+        return bad("expected 1 to 250 bytes");
+    }
+    if name == "HEAD" || name == "@" || name.starts_with('-') || name.contains("@{") {
+        return bad("`HEAD`, `@`, `@{` and a leading `-` are reserved");
+    }
+    if name.contains(|c: char| c.is_control() || " ~^:?*[\\".contains(c)) || name.contains("..") {
+        return bad("spaces, control characters, `..` and any of ~^:?*[\\ are not allowed");
+    }
+    let bad_part = |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
+    if name.split('/').any(bad_part) || name.ends_with('.') {
+        return bad("its parts between slashes must not be empty, begin or end with `.`, or end with `.lock`");
+    }
+    Ok(())
+}
+
+/// Checks a table's name: any text without `/`.
+pub(crate) fn check_table(name: &str) -> Result<()> {
+    let bad = |why| Err(Error::BadName { what: "table", name: name.to_owned(), why });
+    if name.is_empty() || name.len() > 250 {
+        return bad("expected 1 to 250 bytes");
+    }
+    if name.contains(|c: char| c == '/' || c.is_control()) {
+        return bad("`/` and control characters are not allowed");
+    }
+    Ok(())
+}

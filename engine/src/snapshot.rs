@@ -1,0 +1,298 @@
+//! Read-only views: a branch's root, its tables, and the differences between two roots.
+//!
+//! A snapshot owns what it reads from, so that it and its iterators can be kept, and sent to other threads, as long as
+//! wanted.
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use pleach_chunkstore::{Hash, Store};
+
+use crate::{
+    blob,
+    catalogue::{self, TableEntry},
+    chunks::Read,
+    definition::Definition,
+    error::Result,
+    map::{
+        self,
+        cursor::Rows,
+        diff::Diff,
+        edit::Value,
+        node::{Stored, Tag},
+    },
+    row::Schema,
+};
+
+/// A read-only view of one root of a branch.
+#[derive(Clone)]
+pub struct Snapshot {
+    store: Store,
+    root: Hash,
+}
+
+impl Snapshot {
+    pub(crate) fn new(store: &Store, root: Hash) -> Snapshot {
+        Snapshot { store: store.clone(), root }
+    }
+
+    /// The root that is viewed.
+    pub fn root(&self) -> Hash {
+        self.root
+    }
+
+    /// All tables, by name.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn tables(&self) -> Result<Vec<(String, Table)>> {
+        let entries = catalogue::tables(&self.store, &self.root)?;
+        entries.into_iter().map(|(name, entry)| Ok((name, Table::load(&self.store, entry)?))).collect()
+    }
+
+    /// The table called `name`; `None` if there is none.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn table(&self, name: &str) -> Result<Option<Table>> {
+        let entry = catalogue::table(&self.store, &self.root, name)?;
+        entry.map(|entry| Table::load(&self.store, entry)).transpose()
+    }
+
+    /// The tables that differ between this root and `to`, by name. Equal tables are not opened.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn diff(&self, to: &Snapshot) -> Result<Vec<TableDiff>> {
+        if self.root == to.root {
+            return Ok(Vec::new());
+        }
+        type Sides = (Option<TableEntry>, Option<TableEntry>);
+        let mut tables: BTreeMap<String, Sides> = BTreeMap::new();
+        for (name, entry) in catalogue::tables(&self.store, &self.root)? {
+            tables.entry(name).or_default().0 = Some(entry);
+        }
+        for (name, entry) in catalogue::tables(&to.store, &to.root)? {
+            tables.entry(name).or_default().1 = Some(entry);
+        }
+        let load = |entry: Option<TableEntry>| entry.map(|entry| Table::load(&self.store, entry)).transpose();
+        tables
+            .into_iter()
+            .filter(|(_, (from, to))| from != to)
+            .map(|(table, (from, to))| Ok(TableDiff { table, from: load(from)?, to: load(to)? }))
+            .collect()
+    }
+}
+
+/// A read-only view of one table.
+#[derive(Clone)]
+pub struct Table {
+    store: Store,
+    entry: TableEntry,
+    definition: Definition,
+}
+
+impl Table {
+    pub(crate) fn load(store: &Store, entry: TableEntry) -> Result<Table> {
+        let definition = Definition::decode(&store.chunk(&entry.definition)?)?;
+        Ok(Table { store: store.clone(), entry, definition })
+    }
+
+    /// What the table is.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// The columns; `None` in a raw key-value table.
+    pub fn schema(&self) -> Option<&Schema> {
+        self.definition.schema.as_ref()
+    }
+
+    /// The address of the root of its rows.
+    pub fn root(&self) -> Hash {
+        self.entry.rows
+    }
+
+    /// The value at `key`.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        map::get(&self.store, &self.entry.rows, key)?.map(|value| load_value(&self.store, value)).transpose()
+    }
+
+    /// Number of rows.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn rows(&self) -> Result<u64> {
+        Ok(map::size(&self.store, &self.entry.rows)?.0)
+    }
+
+    /// Bytes of keys and values.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn bytes(&self) -> Result<u64> {
+        Ok(map::size(&self.store, &self.entry.rows)?.1)
+    }
+
+    /// The rows from one key to another, in key order.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Scan> {
+        let rows = Rows::new(self.store.clone(), &self.entry.rows, from, to)?;
+        Ok(Scan { store: self.store.clone(), rows })
+    }
+}
+
+pub(crate) fn load_value(store: &Store, value: Value) -> Result<Vec<u8>> {
+    match value.tag {
+        Tag::Blob => blob::load(store, Stored { tag: value.tag, bytes: &value.bytes }),
+        Tag::Inline | Tag::Links => Ok(value.bytes),
+    }
+}
+
+/// Rows in key order. Owns its snapshot.
+pub struct Scan {
+    store: Store,
+    rows: Rows<Store>,
+}
+
+impl Scan {
+    /// Calls `f` with each row that is left, without copying keys and inline values.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn for_each(mut self, mut f: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        while let Some((key, value)) = self.rows.next_row()? {
+            match value.tag {
+                Tag::Blob => f(key, &blob::load(&self.store, value)?),
+                Tag::Inline | Tag::Links => f(key, value.bytes),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<(Vec<u8>, Vec<u8>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = match self.rows.next_row() {
+            Ok(row) => row?,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(blob::load(&self.store, row.1).map(|value| (row.0.to_vec(), value)))
+    }
+}
+
+/// What happened to a table between two roots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableChange {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Dropped,
+    /// Its rows or its definition changed.
+    Changed,
+}
+
+/// How a table differs between two roots.
+#[derive(Clone)]
+pub struct TableDiff {
+    /// The table's name.
+    pub table: String,
+    /// The table before; `None` if it is new.
+    pub from: Option<Table>,
+    /// The table after; `None` if it is gone.
+    pub to: Option<Table>,
+}
+
+impl TableDiff {
+    /// What happened to the table.
+    pub fn kind(&self) -> TableChange {
+        match (&self.from, &self.to) {
+            (None, _) => TableChange::Added,
+            (_, None) => TableChange::Dropped,
+            _ => TableChange::Changed,
+        }
+    }
+
+    /// Whether the table's definition changed, appeared or went.
+    pub fn schema_changed(&self) -> bool {
+        self.from.as_ref().map(Table::definition) != self.to.as_ref().map(Table::definition)
+    }
+
+    /// The changed rows, in key order.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn changes(&self) -> Result<Changes> {
+        let Some(either) = self.from.as_ref().or(self.to.as_ref()) else {
+            unreachable!("a table that differs is on one side at least")
+        };
+        let root = |table: &Option<Table>| table.as_ref().map(|table| table.entry.rows);
+        let diff = Diff::new(either.store.clone(), root(&self.from).as_ref(), root(&self.to).as_ref())?;
+        Ok(Changes { store: either.store.clone(), diff })
+    }
+
+    /// How many rows were inserted, updated and deleted. Reads no value that is out of line.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn stat(&self) -> Result<TableStat> {
+        let mut stat = TableStat { table: self.table.clone(), inserted: 0, updated: 0, deleted: 0 };
+        for change in self.changes()?.diff {
+            let change = change?;
+            match (change.old, change.new) {
+                (None, _) => stat.inserted += 1,
+                (_, None) => stat.deleted += 1,
+                _ => stat.updated += 1,
+            }
+        }
+        Ok(stat)
+    }
+}
+
+/// Numbers of changed rows of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableStat {
+    /// The table's name.
+    pub table: String,
+    /// Rows that are new.
+    pub inserted: u64,
+    /// Rows whose value changed.
+    pub updated: u64,
+    /// Rows that are gone.
+    pub deleted: u64,
+}
+
+/// A changed row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its value before; `None` if it was not there.
+    pub old: Option<Vec<u8>>,
+    /// Its value after; `None` if it is gone.
+    pub new: Option<Vec<u8>>,
+}
+
+/// Changed rows of a table, in key order. Owns its snapshots.
+pub struct Changes {
+    store: Store,
+    diff: Diff<Store>,
+}
+
+impl Iterator for Changes {
+    type Item = Result<Change>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let load = |value: Option<Value>| value.map(|value| load_value(&self.store, value)).transpose();
+        self.diff.next_change().transpose().map(|change| {
+            let change = change?;
+            Ok(Change { key: change.key, old: load(change.old)?, new: load(change.new)? })
+        })
+    }
+}

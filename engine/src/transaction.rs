@@ -1,0 +1,314 @@
+//! Transactions: edits against a snapshot of a branch's work, committed whole or not at all.
+//!
+//! Isolation is that of a snapshot; of two transactions that wrote one row, the first to commit wins and the other is
+//! refused by name of the row. Committing is the business of [`committer`](crate::committer).
+
+use std::{
+    collections::{BTreeMap, btree_map},
+    fmt,
+    str::FromStr,
+};
+
+use pleach_chunkstore::{Hash, Outcome};
+
+pub(crate) use crate::committer::Queue;
+use crate::{
+    blob::{self, VALUE_BYTES_MAX},
+    chunks::Writer,
+    database::{Branch, Database},
+    definition::Definition,
+    error::{Error, Result},
+    map::{
+        self,
+        build::TreeBuilder,
+        config::{KEY_BYTES_MAX, MapConfig},
+        node::Stored,
+    },
+    names,
+    row::Schema,
+    snapshot::{Snapshot, Table, load_value},
+};
+
+/// Says which change a write was, so that a later read, here or on a copy, can wait for it. As text: `EPOCH.SEQUENCE.ROOT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Token {
+    /// The epoch of the primary; 0 outside a cluster.
+    pub epoch: u64,
+    /// The number of the change.
+    pub sequence: u64,
+    /// The branch's root after it.
+    pub root: Hash,
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.epoch, self.sequence, self.root)
+    }
+}
+
+/// The text is no token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected a token EPOCH.SEQUENCE.ROOT as a write answers it, found `{0}`")]
+pub struct BadToken(String);
+
+impl FromStr for Token {
+    type Err = BadToken;
+
+    fn from_str(text: &str) -> Result<Token, BadToken> {
+        let bad = || BadToken(text.to_owned());
+        let mut parts = text.split('.');
+        let (Some(epoch), Some(sequence), Some(root), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(bad());
+        };
+        Ok(Token {
+            epoch: epoch.parse().map_err(|_| bad())?,
+            sequence: sequence.parse().map_err(|_| bad())?,
+            root: root.parse().map_err(|_| bad())?,
+        })
+    }
+}
+
+/// What became of a transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransactionOutcome {
+    /// It is durable.
+    Committed(Token),
+    /// It changed nothing; the token is that of the branch as it is.
+    Unchanged(Token),
+    /// Another transaction wrote the row, or changed the table, first. Nothing changed; begin again.
+    Refused {
+        /// The table.
+        table: String,
+        /// The row's key; `None` if the table itself was changed.
+        key: Option<Vec<u8>>,
+    },
+}
+
+/// The edits of one table.
+#[derive(Default)]
+pub(crate) struct TableEdits {
+    /// The table of the snapshot is dropped before anything else.
+    pub(crate) dropped: bool,
+    /// The table is made, with this definition.
+    pub(crate) created: Option<Definition>,
+    /// Rows given in bulk: the root of a map that replaces the table's rows.
+    pub(crate) loaded: Option<Hash>,
+    /// Rows by key; `None` deletes.
+    pub(crate) rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+}
+
+impl TableEdits {
+    /// Whether the table itself is changed, and not only rows of it.
+    pub(crate) fn is_structural(&self) -> bool {
+        self.dropped || self.created.is_some() || self.loaded.is_some()
+    }
+}
+
+/// A transaction on a branch's work. Dropped without [`Transaction::commit`], it leaves no trace.
+pub struct Transaction {
+    database: Database,
+    branch: String,
+    snapshot: Snapshot,
+    tables: BTreeMap<String, Option<Table>>,
+    edits: BTreeMap<String, TableEdits>,
+}
+
+impl Transaction {
+    pub(crate) fn new(database: &Database, branch: Branch) -> Transaction {
+        Transaction {
+            database: database.clone(),
+            branch: branch.name,
+            snapshot: Snapshot::new(database.store(), branch.work),
+            tables: BTreeMap::new(),
+            edits: BTreeMap::new(),
+        }
+    }
+
+    /// The branch.
+    pub fn branch(&self) -> &str {
+        &self.branch
+    }
+
+    /// The branch's work as it was when the transaction began.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Whether there is such a table, this transaction's changes included.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn has_table(&mut self, table: &str) -> Result<bool> {
+        Ok(self.definition(table)?.is_some())
+    }
+
+    /// The table's definition, this transaction's changes included.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn definition(&mut self, table: &str) -> Result<Option<Definition>> {
+        if let Some(edits) = self.edits.get(table) {
+            if let Some(created) = &edits.created {
+                return Ok(Some(created.clone()));
+            }
+            if edits.dropped {
+                return Ok(None);
+            }
+        }
+        Ok(self.snapshot_table(table)?.map(|table| table.definition().clone()))
+    }
+
+    fn snapshot_table(&mut self, table: &str) -> Result<Option<&Table>> {
+        let slot = match self.tables.entry(table.to_owned()) {
+            btree_map::Entry::Occupied(slot) => slot.into_mut(),
+            btree_map::Entry::Vacant(slot) => slot.insert(self.snapshot.table(table)?),
+        };
+        Ok(slot.as_ref())
+    }
+
+    /// Makes a table: typed with a schema, of raw keys and values without.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::BadName`].
+    pub fn create_table(&mut self, table: &str, schema: Option<Schema>) -> Result<()> {
+        // A cell takes about 12 bytes on average, its share of the key included.
+        let config = schema.as_ref().map_or_else(MapConfig::default, |schema| {
+            MapConfig::for_row_bytes(schema.columns().len() * 12)
+        });
+        self.create_table_with(table, Definition { config, schema })
+    }
+
+    /// Makes a table with a configuration of its own.
+    ///
+    /// # Errors
+    /// [`Error::Exists`], [`Error::BadName`].
+    pub fn create_table_with(&mut self, table: &str, definition: Definition) -> Result<()> {
+        names::check_table(table)?;
+        if self.has_table(table)? {
+            return Err(Error::Exists { what: "table", name: table.to_owned() });
+        }
+        self.edits.entry(table.to_owned()).or_default().created = Some(definition);
+        Ok(())
+    }
+
+    /// Drops a table.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn drop_table(&mut self, table: &str) -> Result<()> {
+        self.require(table)?;
+        let dropped = self.snapshot_table(table)?.is_some();
+        let edits = TableEdits { dropped, ..TableEdits::default() };
+        self.edits.insert(table.to_owned(), edits);
+        Ok(())
+    }
+
+    fn require(&mut self, table: &str) -> Result<Definition> {
+        self.definition(table)?.ok_or_else(|| Error::UnknownTable { name: table.to_owned() })
+    }
+
+    /// Sets the value at `key`.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::KeyTooLong`], [`Error::ValueTooLong`].
+    pub fn put(&mut self, table: &str, key: &[u8], value: &[u8]) -> Result<()> {
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(Error::ValueTooLong { found: value.len(), max: VALUE_BYTES_MAX });
+        }
+        self.edit(table, key, Some(value.to_vec()))
+    }
+
+    /// Deletes the row at `key`; false if there was none.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn delete(&mut self, table: &str, key: &[u8]) -> Result<bool> {
+        let there = self.get(table, key)?.is_some();
+        if there {
+            self.edit(table, key, None)?;
+        }
+        Ok(there)
+    }
+
+    fn edit(&mut self, table: &str, key: &[u8], value: Option<Vec<u8>>) -> Result<()> {
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
+        }
+        if let Some(edits) = self.edits.get_mut(table)
+            && (edits.created.is_some() || !edits.dropped)
+        {
+            edits.rows.insert(key.to_vec(), value);
+            return Ok(());
+        }
+        self.require(table)?;
+        self.edits.entry(table.to_owned()).or_default().rows.insert(key.to_vec(), value);
+        Ok(())
+    }
+
+    /// The value at `key`, this transaction's changes included.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn get(&mut self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        if let Some(edits) = self.edits.get(table) {
+            if let Some(value) = edits.rows.get(key) {
+                return Ok(value.clone());
+            }
+            if let Some(root) = edits.loaded {
+                let store = self.database.store();
+                return map::get(store, &root, key)?.map(|value| load_value(store, value)).transpose();
+            }
+            if edits.created.is_some() {
+                return Ok(None);
+            }
+        }
+        self.require(table)?;
+        match self.snapshot_table(table)? {
+            Some(table) => table.get(key),
+            None => Ok(None),
+        }
+    }
+
+    /// Replaces all rows of a table by `rows`, which come in strictly ascending order of keys. Each node is written once, in
+    /// bounded memory; what was put into the table before, in this transaction, is replaced too.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::Unsorted`], the limits on keys and values.
+    pub fn load<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &mut self,
+        table: &str,
+        rows: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<()> {
+        let config = self.require(table)?.config;
+        let mut writer = Writer::new(self.database.store());
+        let mut builder = TreeBuilder::new(config);
+        for (key, value) in rows {
+            let value = value.as_ref();
+            if value.len() <= usize::from(config.inline_bytes) {
+                builder.push(&mut writer, key.as_ref(), Stored { tag: map::node::Tag::Inline, bytes: value })?;
+            } else {
+                let value = blob::store(&mut writer, config.inline_bytes, value)?;
+                builder.push(&mut writer, key.as_ref(), Stored { tag: value.tag, bytes: &value.bytes })?;
+            }
+        }
+        let root = builder.finish(&mut writer)?;
+        if let Outcome::Moved { name, .. } = self.database.store().append(writer.into_batch(), &[])? {
+            return Err(Error::Moved { name });
+        }
+        let edits = self.edits.entry(table.to_owned()).or_default();
+        edits.rows.clear();
+        edits.loaded = Some(root);
+        Ok(())
+    }
+
+    /// Commits: durable when it returns `Committed`.
+    ///
+    /// # Errors
+    /// The store's. After an error of the disk the outcome is not known until the store is opened again.
+    pub fn commit(self) -> Result<TransactionOutcome> {
+        let Transaction { database, branch, snapshot, edits, .. } = self;
+        database.commit_edits(branch, snapshot.root(), edits)
+    }
+}
