@@ -76,7 +76,10 @@ pub(crate) fn load(reader: &impl Read, stored: Stored<'_>) -> Result<Vec<u8>> {
         }
     }
     if value.len() as u64 != len {
-        return Err(Error::malformed(&address, format!("expected a blob of {len} bytes, found {}", value.len())));
+        return Err(Error::malformed(
+            &address,
+            format!("expected a blob of {len} bytes, found {}", value.len()),
+        ));
     }
     Ok(value)
 }
@@ -102,14 +105,21 @@ pub(crate) fn check(chunk: &Chunk) -> Result<()> {
     let malformed = |what: &str| Err(Error::malformed(chunk.hash(), what));
     let body = chunk.body();
     match chunk.level() {
-        0 if chunk.child_count() > 0 || chunk.weak_count() > 0 => malformed("expected a piece without references"),
+        0 if chunk.child_count() > 0 || chunk.weak_count() > 0 => {
+            malformed("expected a piece without references")
+        }
         0 if body.len() > PIECE_MAX => malformed("expected a piece of at most 64 KiB"),
         0 => Ok(()),
         1 => {
             let pieces = chunk.run().len() / Hash::LEN;
-            let whole = pieces >= 2 && body.len() == pieces * ENTRY && chunk.run() == &body[..pieces * Hash::LEN];
+            let whole =
+                pieces >= 2 && body.len() == pieces * ENTRY && chunk.run() == &body[..pieces * Hash::LEN];
             let listed = chunk.child_count() == pieces && chunk.weak_count() == 0;
-            if whole && listed { Ok(()) } else { malformed("expected a list of pieces, each once in the run") }
+            if whole && listed {
+                Ok(())
+            } else {
+                malformed("expected a list of pieces, each once in the run")
+            }
         }
         _ => malformed("expected level 0 or 1"),
     }

@@ -66,7 +66,7 @@ impl Name {
 impl Entry {
     fn value(&self) -> Value {
         let bytes = match self {
-            Entry::Table(table) => [table.definition.as_bytes(), table.rows.as_bytes()].concat(),
+            Entry::Table(table) => [*table.definition.as_bytes(), *table.rows.as_bytes()].concat(),
             Entry::Conflicts(hash) | Entry::Merge(hash) => hash.as_bytes().to_vec(),
         };
         Value { tag: Tag::Links, bytes }

@@ -77,8 +77,14 @@ impl Commit {
         let message_len = u32::from_le_bytes(fields.take()?);
         let message = fields.text(message_len as usize)?;
         let rest = fields.rest;
-        if !rest.is_empty() || author.len() > AUTHOR_BYTES_MAX || message.len() > MESSAGE_BYTES_MAX || generation == 0 {
-            return Err(malformed("expected no bytes after the message, lengths in their limits, a generation"));
+        if !rest.is_empty()
+            || author.len() > AUTHOR_BYTES_MAX
+            || message.len() > MESSAGE_BYTES_MAX
+            || generation == 0
+        {
+            return Err(malformed(
+                "expected no bytes after the message, lengths in their limits, a generation",
+            ));
         }
         Ok(Commit { root, parents, generation, author, date_micros, message })
     }

@@ -69,7 +69,11 @@ impl Database {
             Reply::Appended { ticket, root, changed } => {
                 ticket.wait()?;
                 let token = Token { epoch: self.epoch(), sequence: ticket.sequence(), root };
-                Ok(if changed { TransactionOutcome::Committed(token) } else { TransactionOutcome::Unchanged(token) })
+                Ok(if changed {
+                    TransactionOutcome::Committed(token)
+                } else {
+                    TransactionOutcome::Unchanged(token)
+                })
             }
         }
     }
@@ -198,7 +202,8 @@ impl TableState {
         }
         for key in edits.rows.keys() {
             let written_in_group = self.rows.contains_key(key);
-            let changed = || Ok::<_, Error>(map::get(reader, &now.rows, key)? != map::get(reader, &seen.rows, key)?);
+            let changed =
+                || Ok::<_, Error>(map::get(reader, &now.rows, key)? != map::get(reader, &seen.rows, key)?);
             if written_in_group || (now.rows != seen.rows && changed()?) {
                 return Ok(Some(Some(key.clone())));
             }

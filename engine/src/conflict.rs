@@ -101,7 +101,8 @@ fn read(reader: &impl Read, root: &Hash) -> Result<Vec<RowConflict>> {
     let mut conflicts = Vec::new();
     while let Some((key, value)) = rows.next_row()? {
         let decoded = decode(key, &blob::load(reader, value)?);
-        conflicts.push(decoded.ok_or_else(|| Error::malformed(root, "expected a conflict's three versions"))?);
+        conflicts
+            .push(decoded.ok_or_else(|| Error::malformed(root, "expected a conflict's three versions"))?);
     }
     Ok(conflicts)
 }
@@ -151,7 +152,8 @@ impl Database {
                     let entry = catalogue::table(self.store(), &work, &table)?
                         .ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
                     let rows = take_theirs(writer, &entry, conflicts)?;
-                    changes.push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
+                    changes
+                        .push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
                 }
                 changes.push((Name::Conflicts(table), None));
             }
@@ -164,7 +166,11 @@ impl Database {
 }
 
 /// Sets the rows in conflict to what theirs has; returns the table's new root.
-pub(crate) fn take_theirs(writer: &mut Writer, entry: &TableEntry, conflicts: Vec<RowConflict>) -> Result<Hash> {
+pub(crate) fn take_theirs(
+    writer: &mut Writer,
+    entry: &TableEntry,
+    conflicts: Vec<RowConflict>,
+) -> Result<Hash> {
     let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
     let edits: Vec<_> = conflicts.into_iter().map(|row| Edit { key: row.key, new: row.theirs }).collect();
     edit::apply(writer, &config, entry.rows, &edits)

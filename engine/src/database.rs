@@ -131,7 +131,14 @@ impl Database {
     }
 
     fn over(store: Store) -> Database {
-        Database { inner: Arc::new(Inner { store, writing: Mutex::new(()), queue: Queue::default(), epoch: AtomicU64::new(0) }) }
+        Database {
+            inner: Arc::new(Inner {
+                store,
+                writing: Mutex::new(()),
+                queue: Queue::default(),
+                epoch: AtomicU64::new(0),
+            }),
+        }
     }
 
     fn begin_history(store: Store) -> Result<Database> {
@@ -366,7 +373,8 @@ impl Database {
     /// Keeps what a change by force is about to make unreachable.
     pub(crate) fn keep_for_recovery(&self, branch: &Branch, updates: &mut Vec<RefUpdate>) -> Result<()> {
         let number = self.sequence();
-        let head_root = branch.head.map(|head| self.commit_object(&head)).transpose()?.map(|commit| commit.root);
+        let head_root =
+            branch.head.map(|head| self.commit_object(&head)).transpose()?.map(|commit| commit.root);
         let work = (Some(branch.work) != head_root).then_some(branch.work);
         for (kind, lost) in [("heads", branch.head), ("work", work)] {
             let name = format!("recovery/{kind}/{}/{number}", branch.name);
@@ -588,9 +596,10 @@ impl Database {
     /// # Errors
     /// [`Error::NothingToCommit`], [`Error::NothingToAmend`], [`Error::UnresolvedConflicts`].
     pub fn commit(&self, branch: &str, new: NewCommit) -> Result<Committed> {
-        for (what, len, max) in
-            [("author", new.author.len(), AUTHOR_BYTES_MAX), ("message", new.message.len(), MESSAGE_BYTES_MAX)]
-        {
+        for (what, len, max) in [
+            ("author", new.author.len(), AUTHOR_BYTES_MAX),
+            ("message", new.message.len(), MESSAGE_BYTES_MAX),
+        ] {
             if len > max {
                 let why = "it is too long: at most 1 KiB of author and 1 MiB of message";
                 return Err(Error::BadName { what, name: format!("{len} bytes"), why });
@@ -607,7 +616,10 @@ impl Database {
             let parents = match (new.amend, branch.head) {
                 (true, None) => return Err(Error::NothingToAmend { branch: branch.name }),
                 (true, Some(head)) => {
-                    self.keep_for_recovery(&Branch { work: self.committed_root(branch.head)?, ..branch.clone() }, updates)?;
+                    self.keep_for_recovery(
+                        &Branch { work: self.committed_root(branch.head)?, ..branch.clone() },
+                        updates,
+                    )?;
                     self.commit_object(&head)?.parents
                 }
                 (false, head) => {
@@ -619,7 +631,11 @@ impl Database {
             };
             let hash = self.put_commit(writer, root, parents, &new)?;
             updates.push(RefUpdate { name: names::head(&branch.name), old: branch.head, new: Some(hash) });
-            updates.push(RefUpdate { name: names::work(&branch.name), old: Some(branch.work), new: Some(root) });
+            updates.push(RefUpdate {
+                name: names::work(&branch.name),
+                old: Some(branch.work),
+                new: Some(root),
+            });
             Ok((hash, root))
         })?;
         Ok(Committed { hash, root, token: Token { epoch: self.epoch(), sequence, root } })
@@ -668,7 +684,8 @@ impl Database {
 }
 
 fn setting_edit(key: &str, value: Option<&str>) -> edit::Edit<edit::Value> {
-    let new = value.map(|value| edit::Value { tag: map::node::Tag::Inline, bytes: value.as_bytes().to_vec() });
+    let new =
+        value.map(|value| edit::Value { tag: map::node::Tag::Inline, bytes: value.as_bytes().to_vec() });
     edit::Edit { key: key.as_bytes().to_vec(), new }
 }
 
@@ -679,3 +696,7 @@ fn utf8(root: &Hash, bytes: Vec<u8>) -> Result<String> {
 pub(crate) fn now_micros() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64)
 }
+
+#[cfg(test)]
+#[path = "database_tests.rs"]
+mod tests;

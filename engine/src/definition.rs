@@ -38,15 +38,20 @@ impl Definition {
 
     pub(crate) fn decode(chunk: &Chunk) -> Result<Definition> {
         let malformed = |what: &str| Error::malformed(chunk.hash(), what);
-        if chunk.kind() != DEFINITION || chunk.level() != 0 || chunk.child_count() + usize::from(chunk.weak_count()) > 0 {
+        if chunk.kind() != DEFINITION
+            || chunk.level() != 0
+            || chunk.child_count() + usize::from(chunk.weak_count()) > 0
+        {
             return Err(malformed("expected a table definition without references"));
         }
-        let (version, rest) = chunk.body().split_first().ok_or_else(|| malformed("expected a version byte"))?;
+        let (version, rest) =
+            chunk.body().split_first().ok_or_else(|| malformed("expected a version byte"))?;
         if *version != VERSION {
             return Err(malformed(&format!("expected definition version {VERSION}, found {version}")));
         }
-        let (config, schema) =
-            rest.split_first_chunk::<ENCODED_LEN>().ok_or_else(|| malformed("expected a map configuration"))?;
+        let (config, schema) = rest
+            .split_first_chunk::<ENCODED_LEN>()
+            .ok_or_else(|| malformed("expected a map configuration"))?;
         let config = MapConfig::decode(config)
             .ok_or_else(|| malformed("expected means of 8 to 192 entries and 64 to 1,024 inline bytes"))?;
         let schema = match schema {

@@ -139,7 +139,11 @@ impl Difference {
         for (i, child) in chunk.children().enumerate() {
             // A commit's parents are held or were sent as pieces of their own.
             let parent_commit = chunk.kind() == COMMIT && i > 0;
-            if !parent_commit && !held.contains(&child) && !self.sent.contains(&child) && following.insert(child) {
+            if !parent_commit
+                && !held.contains(&child)
+                && !self.sent.contains(&child)
+                && following.insert(child)
+            {
                 follow.push(i as u32);
             }
         }
@@ -210,7 +214,9 @@ fn places(parent: &Chunk, index: u32, candidate: &Chunk) -> Result<Vec<u32>> {
     match (parent.kind(), parent.level()) {
         (COMMIT, _) => Ok(vec![0]),
         (MAP, 0) => leaf_places(&Node::parse(parent.clone())?, index, &Node::parse(candidate.clone())?),
-        (MAP, _) => inner_places(&Node::parse(parent.clone())?, index as usize, &Node::parse(candidate.clone())?),
+        (MAP, _) => {
+            inner_places(&Node::parse(parent.clone())?, index as usize, &Node::parse(candidate.clone())?)
+        }
         _ => Ok(Vec::new()),
     }
 }

@@ -6,7 +6,7 @@
 use pleach_chunkstore::{ChunkError, Hash};
 
 /// The result of an engine call.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What the caller can do about an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub enum Error {
     Chunk(#[from] ChunkError),
     /// A typed row or schema is not valid.
     #[error(transparent)]
-    Row(#[from] crate::row::RowError),
+    Row(#[from] crate::row::Error),
     /// No branch of that name.
     #[error("branch `{name}` not found; `branch` lists those that exist")]
     UnknownBranch {

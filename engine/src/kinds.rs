@@ -6,7 +6,7 @@
 
 use pleach_chunkstore::Chunk;
 
-use crate::{blob, commit::Commit, definition::Definition, error::Result, map::node::Node, Error};
+use crate::{Error, blob, commit::Commit, definition::Definition, error::Result, map::node::Node};
 
 /// A node of a prolly map; the chunk's level is the height above the leaves.
 pub const MAP: u8 = 1;
@@ -27,6 +27,9 @@ pub fn check_chunk(chunk: &Chunk) -> Result<()> {
         BLOB => blob::check(chunk),
         DEFINITION => Definition::decode(chunk).map(drop),
         COMMIT => Commit::decode(chunk).map(drop),
-        kind => Err(Error::malformed(chunk.hash(), format!("kind {kind} is not known; this version reads 1 to 4"))),
+        kind => Err(Error::malformed(
+            chunk.hash(),
+            format!("kind {kind} is not known; this version reads 1 to 4"),
+        )),
     }
 }

@@ -51,8 +51,8 @@ pub use kinds::check_chunk;
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
 pub use pleach_chunkstore::{
-    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Options, Outcome, RefUpdate,
-    Stats, Store, Ticket,
+    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Options, Outcome,
+    RefUpdate, Stats, Store, Ticket,
 };
 pub use revision::Revision;
 pub use row::Schema;

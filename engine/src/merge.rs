@@ -167,7 +167,12 @@ impl Database {
     }
 
     /// The tables that theirs changed since the base and that differ from ours.
-    fn changed_by_theirs(&self, base: Option<Hash>, ours: Hash, theirs: Hash) -> Result<BTreeMap<String, Sides>> {
+    fn changed_by_theirs(
+        &self,
+        base: Option<Hash>,
+        ours: Hash,
+        theirs: Hash,
+    ) -> Result<BTreeMap<String, Sides>> {
         let mut tables: BTreeMap<String, Sides> = BTreeMap::new();
         if let Some(base) = base {
             for (name, entry) in catalogue::tables(self.store(), &base)? {

@@ -40,7 +40,9 @@ pub(crate) fn check_ref(what: &'static str, name: &str) -> Result<()> {
     }
     let bad_part = |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
     if name.split('/').any(bad_part) || name.ends_with('.') {
-        return bad("its parts between slashes must not be empty, begin or end with `.`, or end with `.lock`");
+        return bad(
+            "its parts between slashes must not be empty, begin or end with `.`, or end with `.lock`",
+        );
     }
     Ok(())
 }

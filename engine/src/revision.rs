@@ -57,7 +57,9 @@ impl Database {
         }
         if revision == "HEAD" {
             let head = self.existing_branch(branch)?.head;
-            return head.map(Revision::Commit).ok_or_else(|| unknown("a branch with a commit; this one has none yet"));
+            return head
+                .map(Revision::Commit)
+                .ok_or_else(|| unknown("a branch with a commit; this one has none yet"));
         }
         if let Some(found) = self.branch(revision)? {
             let head = found.head.map(Revision::Commit);

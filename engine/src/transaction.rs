@@ -174,9 +174,9 @@ impl Transaction {
     /// [`Error::Exists`], [`Error::BadName`].
     pub fn create_table(&mut self, table: &str, schema: Option<Schema>) -> Result<()> {
         // A cell takes about 12 bytes on average, its share of the key included.
-        let config = schema.as_ref().map_or_else(MapConfig::default, |schema| {
-            MapConfig::for_row_bytes(schema.columns().len() * 12)
-        });
+        let config = schema
+            .as_ref()
+            .map_or_else(MapConfig::default, |schema| MapConfig::for_row_bytes(schema.columns().len() * 12));
         self.create_table_with(table, Definition { config, schema })
     }
 
@@ -287,7 +287,11 @@ impl Transaction {
         for (key, value) in rows {
             let value = value.as_ref();
             if value.len() <= usize::from(config.inline_bytes) {
-                builder.push(&mut writer, key.as_ref(), Stored { tag: map::node::Tag::Inline, bytes: value })?;
+                builder.push(
+                    &mut writer,
+                    key.as_ref(),
+                    Stored { tag: map::node::Tag::Inline, bytes: value },
+                )?;
             } else {
                 let value = blob::store(&mut writer, config.inline_bytes, value)?;
                 builder.push(&mut writer, key.as_ref(), Stored { tag: value.tag, bytes: &value.bytes })?;

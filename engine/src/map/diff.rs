@@ -46,7 +46,11 @@ impl<R: Read> Diff<R> {
                 (None, None) => return Ok(None),
                 (Some(from), None) => {
                     from.to_row()?;
-                    return Ok(Some(one_sided(from, |key, old| RowChange { key, old: Some(old), new: None })));
+                    return Ok(Some(one_sided(from, |key, old| RowChange {
+                        key,
+                        old: Some(old),
+                        new: None,
+                    })));
                 }
                 (None, Some(to)) => {
                     to.to_row()?;
@@ -93,7 +97,11 @@ fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>) -> Result<Option<RowC
             };
             match order {
                 Ordering::Less => {
-                    return Ok(Some(one_sided(from, |key, old| RowChange { key, old: Some(old), new: None })));
+                    return Ok(Some(one_sided(from, |key, old| RowChange {
+                        key,
+                        old: Some(old),
+                        new: None,
+                    })));
                 }
                 Ordering::Greater => {
                     return Ok(Some(one_sided(to, |key, new| RowChange { key, old: None, new: Some(new) })));
@@ -116,10 +124,7 @@ fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>) -> Result<Option<RowC
 }
 
 /// The row that the cursor stands on as a change, and the cursor past it.
-fn one_sided<R: Read>(
-    cursor: &mut Cursor<R>,
-    change: impl FnOnce(Vec<u8>, Value) -> RowChange,
-) -> RowChange {
+fn one_sided<R: Read>(cursor: &mut Cursor<R>, change: impl FnOnce(Vec<u8>, Value) -> RowChange) -> RowChange {
     let (key, value) = match cursor.item() {
         Some((node, i)) => {
             let value = node.value(i);

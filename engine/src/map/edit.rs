@@ -158,7 +158,8 @@ fn rebuild_run<P: Payload>(
                 add_edit(writer, &mut builder, &edits[next], base, changes)?;
                 next += 1;
             } else {
-                let closed = builder.add(writer, &key, base, |encoder| P::push_old(&node, i, encoder, &key))?;
+                let closed =
+                    builder.add(writer, &key, base, |encoder| P::push_old(&node, i, encoder, &key))?;
                 changes.extend(closed);
             }
         }
@@ -249,7 +250,8 @@ impl LevelCursor {
     /// Moves to the first node whose last key is at least `key`, or to the last node of the level.
     fn seek(&mut self, writer: &Writer, key: &[u8]) -> Result<()> {
         // An ancestor serves as long as the key is not beyond it; the root serves always.
-        while self.path.len() > 1 && self.path.last().is_some_and(|(node, _)| node.lower_bound(key) == node.len())
+        while self.path.len() > 1
+            && self.path.last().is_some_and(|(node, _)| node.lower_bound(key) == node.len())
         {
             self.path.pop();
         }

@@ -327,7 +327,11 @@ impl Node {
         if self.level() + 1 == parent.level() && self.count > 0 {
             return Ok(());
         }
-        let what = format!("expected a node of level {} with entries, found level {}", parent.level() - 1, self.level());
+        let what = format!(
+            "expected a node of level {} with entries, found level {}",
+            parent.level() - 1,
+            self.level()
+        );
         Err(Error::malformed(self.hash(), what))
     }
 

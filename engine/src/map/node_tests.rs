@@ -13,7 +13,7 @@ fn leaf(rows: &[(&[u8], &[u8])]) -> Chunk {
 #[test]
 fn golden_leaf_bytes() {
     let chunk = leaf(&[(b"key1", b"a"), (b"key2", b"bb")]);
-    let mut expected = vec![2, 0, 3 + 0, 0, 0, 2, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0];
+    let mut expected = vec![2, 0, 3, 0, 0, 2, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0];
     expected.extend_from_slice(b"key12");
     expected.extend_from_slice(&[1, 0, 3, 0]);
     expected.extend_from_slice(b"abb");

@@ -50,10 +50,8 @@ impl Fixture {
 
     fn edit(&self, root: Hash, edits: &BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> Hash {
         let mut writer = Writer::new(&self.store);
-        let edits: Vec<_> = edits
-            .iter()
-            .map(|(key, new)| Edit { key: key.clone(), new: new.clone().map(inline) })
-            .collect();
+        let edits: Vec<_> =
+            edits.iter().map(|(key, new)| Edit { key: key.clone(), new: new.clone().map(inline) }).collect();
         let root = edit::apply(&mut writer, &SMALL, root, &edits).unwrap();
         self.keep(writer);
         root
@@ -230,7 +228,7 @@ fn an_insert_or_delete_rewrites_little_more_than_one_node_per_level() {
     }
     let per_level = rewritten as f64 / 400.0 / height as f64;
     println!("nodes rewritten per level by an insert or delete: {per_level:.3}");
-    assert!(per_level <= 1.3, "{per_level}");
+    assert!(per_level <= 1.1, "{per_level}");
 }
 
 #[test]
@@ -241,7 +239,10 @@ fn a_diff_reads_in_proportion_to_the_change() {
     let edits: BTreeMap<_, _> = (0..20).map(|n| (number(n * 2311), Some(b"changed".to_vec()))).collect();
     let changed = fixture.edit(root, &edits);
     let new = fixture.nodes(&changed).difference(&fixture.nodes(&root)).count();
-    let loads = || { let stats = fixture.store.stats(); stats.cache_hits + stats.cache_misses };
+    let loads = || {
+        let stats = fixture.store.stats();
+        stats.cache_hits + stats.cache_misses
+    };
     let before = loads();
     assert_eq!(Diff::new(&fixture.store, Some(&root), Some(&changed)).unwrap().count(), 20);
     let read = loads() - before;
@@ -253,7 +254,7 @@ fn golden_root_of_a_thousand_rows() {
     // The shape of maps changed if this fails: raise the chunk format and regenerate on purpose.
     let fixture = Fixture::new();
     let root = fixture.build(&numbered(1000));
-    assert_eq!(root.to_string(), "GOLDEN");
+    assert_eq!(root.to_string(), "97844540d9f2c5100b95cc8e875927c18fa79821aeee6d34eda16308c29dfc4c");
 }
 
 #[test]

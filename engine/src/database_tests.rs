@@ -1,0 +1,437 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{collections::HashSet, ops::Bound};
+
+use proptest::prelude::*;
+
+use crate::*;
+
+fn put(database: &Database, branch: &str, table: &str, rows: &[(&str, &str)]) -> Token {
+    let mut transaction = database.begin(branch).unwrap();
+    if !transaction.has_table(table).unwrap() {
+        transaction.create_table(table, None).unwrap();
+    }
+    for (key, value) in rows {
+        transaction.put(table, key.as_bytes(), value.as_bytes()).unwrap();
+    }
+    match transaction.commit().unwrap() {
+        TransactionOutcome::Committed(token) | TransactionOutcome::Unchanged(token) => token,
+        refused => panic!("{refused:?}"),
+    }
+}
+
+fn commit(database: &Database, branch: &str, message: &str) -> Hash {
+    let new =
+        NewCommit { message: message.into(), author: "A <a@b>".into(), date_micros: Some(1), amend: false };
+    database.commit(branch, new).unwrap().hash
+}
+
+fn get(database: &Database, branch: &str, table: &str, key: &str) -> Option<String> {
+    let work = database.branch(branch).unwrap().unwrap().work;
+    let table = database.snapshot_of_root(work).unwrap().table(table).unwrap()?;
+    table.get(key.as_bytes()).unwrap().map(|value| String::from_utf8(value).unwrap())
+}
+
+#[test]
+fn a_new_database_has_an_unborn_main() {
+    let database = Database::memory().unwrap();
+    let branches = database.branches().unwrap();
+    assert_eq!(branches.len(), 1);
+    assert_eq!((branches[0].name.as_str(), branches[0].head), ("main", None));
+    assert!(!database.status("main").unwrap().dirty);
+    let nothing = database.commit("main", NewCommit::default());
+    assert!(matches!(nothing, Err(Error::NothingToCommit { .. })));
+}
+
+#[test]
+fn a_transaction_is_seen_whole_and_survives_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("db");
+    let root = {
+        let database = Database::init(&path, Options::default()).unwrap();
+        put(&database, "main", "t", &[("a", "1"), ("b", "2")]);
+        commit(&database, "main", "first");
+        database.root().unwrap()
+    };
+    let database = Database::open(&path, Options::default()).unwrap();
+    assert_eq!(database.root().unwrap(), root);
+    assert_eq!(get(&database, "main", "t", "b").as_deref(), Some("2"));
+}
+
+#[test]
+fn the_first_committer_of_a_row_wins_and_others_may_write_other_rows() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "0"), ("b", "0")]);
+    let mut first = database.begin("main").unwrap();
+    let mut second = database.begin("main").unwrap();
+    let mut third = database.begin("main").unwrap();
+    first.put("t", b"a", b"1").unwrap();
+    second.put("t", b"a", b"2").unwrap();
+    third.put("t", b"b", b"3").unwrap();
+    assert!(matches!(first.commit().unwrap(), TransactionOutcome::Committed(_)));
+    let refused = TransactionOutcome::Refused { table: "t".into(), key: Some(b"a".to_vec()) };
+    assert_eq!(second.commit().unwrap(), refused);
+    assert!(matches!(third.commit().unwrap(), TransactionOutcome::Committed(_)));
+    assert_eq!(get(&database, "main", "t", "a").as_deref(), Some("1"));
+    assert_eq!(get(&database, "main", "t", "b").as_deref(), Some("3"));
+}
+
+#[test]
+fn concurrent_transactions_on_different_rows_all_commit() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("seed", "0")]);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let database = &database;
+            scope.spawn(move || {
+                for n in 0..20 {
+                    put(database, "main", "t", &[(&format!("{thread}-{n}"), "x")]);
+                }
+            });
+        }
+    });
+    let work = database.branch("main").unwrap().unwrap().work;
+    let table = database.snapshot_of_root(work).unwrap().table("t").unwrap().unwrap();
+    assert_eq!(table.rows().unwrap(), 161);
+}
+
+#[test]
+fn values_of_every_length_come_back() {
+    let database = Database::memory().unwrap();
+    let value = |len: usize| (0..len).map(|i| (i * i / 7) as u8).collect::<Vec<u8>>();
+    let lengths = [0, 1, 1024, 1025, 4096, 65_536, 70_000, 3_000_000];
+    let mut transaction = database.begin("main").unwrap();
+    transaction.create_table("t", None).unwrap();
+    for len in lengths {
+        transaction.put("t", &(len as u32).to_be_bytes(), &value(len)).unwrap();
+    }
+    transaction.commit().unwrap();
+    let work = database.branch("main").unwrap().unwrap().work;
+    let table = database.snapshot_of_root(work).unwrap().table("t").unwrap().unwrap();
+    let rows: Vec<_> =
+        table.scan(Bound::Unbounded, Bound::Unbounded).unwrap().map(|row| row.unwrap()).collect();
+    assert_eq!(rows.len(), lengths.len());
+    for (len, row) in lengths.iter().zip(rows) {
+        assert!(row.1 == value(*len), "value of {len} bytes");
+    }
+    assert_eq!(table.bytes().unwrap(), lengths.iter().map(|len| *len as u64 + 4).sum::<u64>());
+}
+
+#[test]
+fn a_bulk_load_makes_the_root_that_puts_make() {
+    let database = Database::memory().unwrap();
+    let rows: Vec<_> =
+        (0..3000u32).map(|n| (n.to_be_bytes().to_vec(), format!("v{n}").into_bytes())).collect();
+    let mut bulk = database.begin("main").unwrap();
+    bulk.create_table("t", None).unwrap();
+    bulk.load("t", rows.iter().map(|(k, v)| (k, v))).unwrap();
+    assert_eq!(bulk.get("t", &7u32.to_be_bytes()).unwrap().as_deref(), Some(b"v7".as_slice()));
+    bulk.commit().unwrap();
+    let loaded = database.branch("main").unwrap().unwrap().work;
+
+    let other = Database::memory().unwrap();
+    for part in rows.chunks(701).rev() {
+        let mut transaction = other.begin("main").unwrap();
+        if !transaction.has_table("t").unwrap() {
+            transaction.create_table("t", None).unwrap();
+        }
+        part.iter().for_each(|(key, value)| transaction.put("t", key, value).unwrap());
+        transaction.commit().unwrap();
+    }
+    assert_eq!(other.branch("main").unwrap().unwrap().work, loaded);
+}
+
+#[test]
+fn branches_keep_their_own_work() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    let first = commit(&database, "main", "first");
+    database.create_branch("feature", Some(first)).unwrap();
+    put(&database, "feature", "t", &[("a", "2")]);
+    assert_eq!(get(&database, "main", "t", "a").as_deref(), Some("1"));
+    assert_eq!(get(&database, "feature", "t", "a").as_deref(), Some("2"));
+    database.switch("feature").unwrap();
+    assert!(matches!(database.delete_branch("feature"), Err(Error::BranchInUse { .. })));
+    database.rename_branch("feature", "topic/x").unwrap();
+    assert_eq!(database.current_branch().unwrap(), "topic/x");
+    database.switch("main").unwrap();
+    database.delete_branch("topic/x").unwrap();
+    assert_eq!(database.refs("recovery/").len(), 2, "the head and the uncommitted work are kept");
+    assert!(matches!(database.create_branch("a..b", None), Err(Error::BadName { .. })));
+}
+
+#[test]
+fn a_merge_takes_both_sides_and_a_conflict_waits_as_data() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "0"), ("b", "0"), ("c", "0")]);
+    let base = commit(&database, "main", "base");
+    database.create_branch("side", Some(base)).unwrap();
+    put(&database, "side", "t", &[("a", "side"), ("b", "side")]);
+    let side = commit(&database, "side", "side");
+    put(&database, "main", "t", &[("b", "main"), ("c", "main")]);
+    let main = commit(&database, "main", "main");
+
+    let conflicted = database.merge("main", &side, MergeOptions::default()).unwrap();
+    assert_eq!(conflicted, MergeOutcome::Conflicts { count: 1 });
+    let conflicts = database.conflicts("main").unwrap();
+    assert_eq!(conflicts.len(), 1);
+    assert_eq!(conflicts[0].key, b"b");
+    assert_eq!(conflicts[0].theirs.as_deref(), Some(b"side".as_slice()));
+    assert!(matches!(database.commit("main", NewCommit::default()), Err(Error::UnresolvedConflicts { .. })));
+    assert_eq!(database.status("main").unwrap().conflicts, 1);
+
+    database.merge_abort("main").unwrap();
+    assert!(!database.status("main").unwrap().dirty);
+    database.merge("main", &side, MergeOptions::default()).unwrap();
+    assert_eq!(database.resolve_conflicts("main", Side::Theirs).unwrap(), 1);
+    let merged = commit(&database, "main", "merged");
+    assert_eq!(database.commit_object(&merged).unwrap().parents, [main, side]);
+    for (key, value) in [("a", "side"), ("b", "side"), ("c", "main")] {
+        assert_eq!(get(&database, "main", "t", key).as_deref(), Some(value));
+    }
+    assert_eq!(database.merge("main", &side, MergeOptions::default()).unwrap(), MergeOutcome::UpToDate);
+    let forward = database.merge("side", &merged, MergeOptions::default()).unwrap();
+    assert_eq!(forward, MergeOutcome::FastForward { head: merged });
+    assert_eq!(database.merge_base(&merged, &side).unwrap(), Some(side));
+}
+
+#[test]
+fn a_preferred_side_decides_conflicts_at_once() {
+    for (prefer, expected) in [(Side::Ours, "main"), (Side::Theirs, "side")] {
+        let database = Database::memory().unwrap();
+        put(&database, "main", "t", &[("a", "0")]);
+        let base = commit(&database, "main", "base");
+        database.create_branch("side", Some(base)).unwrap();
+        put(&database, "side", "t", &[("a", "side")]);
+        let side = commit(&database, "side", "side");
+        put(&database, "main", "t", &[("a", "main")]);
+        commit(&database, "main", "main");
+        let options = MergeOptions { prefer: Some(prefer), ..MergeOptions::default() };
+        assert!(matches!(database.merge("main", &side, options).unwrap(), MergeOutcome::Merged { .. }));
+        assert_eq!(get(&database, "main", "t", "a").as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn a_table_dropped_here_and_changed_there_is_refused() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "0")]);
+    let base = commit(&database, "main", "base");
+    database.create_branch("side", Some(base)).unwrap();
+    put(&database, "side", "t", &[("a", "1")]);
+    let side = commit(&database, "side", "side");
+    let mut transaction = database.begin("main").unwrap();
+    transaction.drop_table("t").unwrap();
+    transaction.commit().unwrap();
+    commit(&database, "main", "dropped");
+    let before = database.root().unwrap();
+    let refused = database.merge("main", &side, MergeOptions::default());
+    assert!(matches!(refused, Err(Error::TableConflict { .. })));
+    assert_eq!(database.root().unwrap(), before);
+}
+
+#[test]
+fn revisions_are_found_by_every_spelling() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    let first = commit(&database, "main", "first");
+    put(&database, "main", "t", &[("a", "2")]);
+    let second = commit(&database, "main", "second");
+    database.create_tag("v1", first).unwrap();
+    let found = |revision: &str| database.resolve(revision, "main");
+    let hex = second.to_string();
+    for (revision, expected) in [
+        ("HEAD", second),
+        ("main", second),
+        ("HEAD~1", first),
+        ("main~", first),
+        ("v1", first),
+        (&hex, second),
+        (&hex[..8], second),
+    ] {
+        assert_eq!(found(revision).unwrap(), Revision::Commit(expected), "{revision}");
+    }
+    assert!(matches!(found("@work").unwrap(), Revision::Work { .. }));
+    for revision in ["nope", "HEAD~2", "abcdef01", "@work~1", &hex[..7]] {
+        assert!(matches!(found(revision), Err(Error::UnknownRevision { .. })), "{revision}");
+    }
+    let log: Vec<Hash> = database.log(&second).unwrap().map(|entry| entry.unwrap().0).collect();
+    assert_eq!(log.len(), 2);
+}
+
+#[test]
+fn reset_and_amend_keep_what_they_overwrite() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    let first = commit(&database, "main", "first");
+    put(&database, "main", "t", &[("a", "2")]);
+    let second = commit(&database, "main", "second");
+    database.reset("main", &first, false).unwrap();
+    assert_eq!(get(&database, "main", "t", "a").as_deref(), Some("2"));
+    assert!(database.status("main").unwrap().dirty);
+    database.reset("main", &first, true).unwrap();
+    assert_eq!(get(&database, "main", "t", "a").as_deref(), Some("1"));
+    let kept: HashSet<Hash> = database.refs("recovery/").into_iter().map(|(_, hash)| hash).collect();
+    assert!(kept.contains(&second));
+    let amended = NewCommit { message: "better".into(), amend: true, ..NewCommit::default() };
+    let amended = database.commit("main", amended).unwrap().hash;
+    assert_eq!(database.commit_object(&amended).unwrap().parents, []);
+}
+
+#[test]
+fn settings_are_durable_text() {
+    let database = Database::memory().unwrap();
+    database.set_setting("remote.origin.url", Some("http://h/db")).unwrap();
+    database.set_setting("remote.backup.url", Some("http://h/b")).unwrap();
+    assert_eq!(database.settings("remote.").unwrap().len(), 2);
+    database.set_setting("remote.backup.url", None).unwrap();
+    assert_eq!(database.setting("remote.backup.url").unwrap(), None);
+    assert_eq!(database.setting("remote.origin.url").unwrap().as_deref(), Some("http://h/db"));
+}
+
+#[test]
+fn a_token_reads_as_it_prints() {
+    let token = put(&Database::memory().unwrap(), "main", "t", &[("a", "1")]);
+    assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
+    assert!("1.2".parse::<Token>().is_err());
+}
+
+/// Applies a difference to a copy as a receiver would; fails if the closure of a chunk would be incomplete.
+fn transfer(from: &Database, to: &Database, targets: &[Hash], bases: &[Hash]) -> usize {
+    let sent: Vec<Sent> = difference(from, targets, bases).unwrap().map(|sent| sent.unwrap()).collect();
+    let mut index = 0;
+    let mut batch = Batch::default();
+    while index < sent.len() {
+        assert!(sent[index].top);
+        receive(to, &sent, &mut index, None, &mut batch);
+    }
+    to.update_refs(batch, &[]).unwrap();
+    sent.len()
+}
+
+fn receive(to: &Database, sent: &[Sent], index: &mut usize, parent_base: Option<&Chunk>, batch: &mut Batch) {
+    let Sent { chunk, base, follow, .. } = &sent[*index];
+    *index += 1;
+    check_chunk(chunk).unwrap();
+    let base = match base {
+        None => None,
+        Some(Base::Hash(hash)) => Some(to.store().get(hash).unwrap().or(batch.get(hash).cloned()).unwrap()),
+        Some(Base::Child(i)) => {
+            let hash = parent_base.unwrap().child(*i as usize).unwrap();
+            let base = to.store().get(&hash).unwrap().or(batch.get(&hash).cloned()).unwrap();
+            assert_eq!((base.kind(), base.level()), (chunk.kind(), chunk.level()));
+            Some(base)
+        }
+    };
+    for (i, child) in chunk.children().enumerate() {
+        if follow.contains(&(i as u32)) {
+            assert_eq!(*sent[*index].chunk.hash(), child);
+            assert!(!sent[*index].top);
+            receive(to, sent, index, base.as_ref(), batch);
+        } else {
+            assert!(
+                to.store().contains(&child) || batch.contains(&child),
+                "child {i} is neither sent nor held"
+            );
+        }
+    }
+    batch.put(chunk.clone(), base.map(|base| *base.hash()));
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put { branch: u8, key: u16, value: u8 },
+    Fill { branch: u8, from: u16 },
+    Delete { branch: u8, from: u16 },
+    Commit { branch: u8 },
+    Branch { from: u8 },
+    Merge { into: u8, from: u8 },
+    Send,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let branch = 0u8..3;
+    let step = prop_oneof![
+        4 => (branch.clone(), 0u16..2000, any::<u8>()).prop_map(|(branch, key, value)| Step::Put { branch, key, value }),
+        1 => (branch.clone(), 0u16..2000).prop_map(|(branch, from)| Step::Fill { branch, from }),
+        1 => (branch.clone(), 0u16..2000).prop_map(|(branch, from)| Step::Delete { branch, from }),
+        3 => branch.clone().prop_map(|branch| Step::Commit { branch }),
+        1 => branch.clone().prop_map(|from| Step::Branch { from }),
+        2 => (branch.clone(), branch).prop_map(|(into, from)| Step::Merge { into, from }),
+        2 => Just(Step::Send),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+fn run(database: &Database, step: &Step) {
+    let branches = database.branches().unwrap();
+    let name = |n: &u8| branches[usize::from(*n) % branches.len()].name.clone();
+    let edit = |branch: &u8, rows: &[(Vec<u8>, Option<Vec<u8>>)]| {
+        let mut transaction = database.begin(&name(branch)).unwrap();
+        if !transaction.has_table("t").unwrap() {
+            transaction.create_table("t", None).unwrap();
+        }
+        for (key, value) in rows {
+            match value {
+                Some(value) => transaction.put("t", key, value).unwrap(),
+                None => drop(transaction.delete("t", key).unwrap()),
+            }
+        }
+        transaction.commit().unwrap();
+    };
+    let key = |n: u16| format!("key {n:05}").into_bytes();
+    match step {
+        Step::Put { branch, key: n, value } => {
+            edit(branch, &[(key(*n), Some(vec![*value; usize::from(*value) * 20]))]);
+        }
+        Step::Fill { branch, from } => {
+            let rows: Vec<_> = (*from..from + 700).map(|n| (key(n), Some(vec![1; 50]))).collect();
+            edit(branch, &rows);
+        }
+        Step::Delete { branch, from } => {
+            let rows: Vec<_> = (*from..from + 500).map(|n| (key(n), None)).collect();
+            edit(branch, &rows);
+        }
+        Step::Commit { branch } => {
+            let _ =
+                database.commit(&name(branch), NewCommit { date_micros: Some(0), ..NewCommit::default() });
+        }
+        Step::Branch { from } => {
+            let at = database.branch(&name(from)).unwrap().unwrap().head;
+            if branches.len() < 3 {
+                database.create_branch(&format!("b{}", branches.len()), at).unwrap();
+            }
+        }
+        Step::Merge { into, from } => {
+            if let Some(head) = database.branch(&name(from)).unwrap().unwrap().head {
+                let options = MergeOptions {
+                    prefer: Some(Side::Ours),
+                    date_micros: Some(0),
+                    ..MergeOptions::default()
+                };
+                let _ = database.merge(&name(into), &head, options);
+            }
+        }
+        Step::Send => {}
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_difference_completes_a_copy_of_any_history(steps in steps()) {
+        let (source, copy) = (Database::memory().unwrap(), Database::memory().unwrap());
+        let mut held: Vec<Hash> = Vec::new();
+        for step in steps.iter().chain([&Step::Send]) {
+            run(&source, step);
+            if matches!(step, Step::Send) {
+                let targets: Vec<Hash> = ["heads/", "work/"].iter()
+                    .flat_map(|prefix| source.refs(prefix)).map(|(_, hash)| hash).collect();
+                transfer(&source, &copy, &targets, &held);
+                held.extend(&targets);
+                prop_assert_eq!(transfer(&source, &copy, &targets, &held), 0, "nothing is sent twice");
+            }
+        }
+    }
+}
