@@ -38,10 +38,7 @@ impl Definition {
 
     pub(crate) fn decode(chunk: &Chunk) -> Result<Definition> {
         let malformed = |what: &str| Error::malformed(chunk.hash(), what);
-        if chunk.kind() != DEFINITION
-            || chunk.level() != 0
-            || chunk.child_count() + usize::from(chunk.weak_count()) > 0
-        {
+        if chunk.kind() != DEFINITION || chunk.level() != 0 || chunk.child_count() + chunk.weak_count() > 0 {
             return Err(malformed("expected a table definition without references"));
         }
         let (version, rest) =

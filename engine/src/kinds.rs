@@ -9,13 +9,13 @@ use pleach_chunkstore::Chunk;
 use crate::{Error, blob, commit::Commit, definition::Definition, error::Result, map::node::Node};
 
 /// A node of a prolly map; the chunk's level is the height above the leaves.
-pub const MAP: u8 = 1;
+pub(crate) const MAP: u8 = 1;
 /// A piece of a large value, or at level 1 the list of its pieces.
-pub const BLOB: u8 = 2;
+pub(crate) const BLOB: u8 = 2;
 /// The definition of a table: map configuration and schema.
-pub const DEFINITION: u8 = 3;
+pub(crate) const DEFINITION: u8 = 3;
 /// A version commit.
-pub const COMMIT: u8 = 4;
+pub(crate) const COMMIT: u8 = 4;
 
 /// Checks that a chunk is the canonical form of its kind and lists exactly its references.
 ///

@@ -40,7 +40,7 @@ mod snapshot;
 mod transaction;
 
 pub use blob::VALUE_BYTES_MAX;
-pub use commit::Commit;
+pub use commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX};
 pub use conflict::{Conflict, Side};
 pub use database::{Branch, Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
 pub use definition::Definition;

@@ -4,7 +4,7 @@
 //! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `cursor`, `diff`, `merge`.
 
 pub(crate) mod build;
-pub mod config;
+pub(crate) mod config;
 pub(crate) mod cursor;
 pub(crate) mod diff;
 pub(crate) mod edit;

@@ -59,7 +59,8 @@ impl MapConfig {
         }
         // The first eligible entry is number mean/4, so a chance of 1/(mean - mean/4 + 1) makes the mean.
         let seed = self.salt ^ (u64::from(level) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        count >= mean * 8 || xxh3_64_with_seed(key, seed) <= u64::MAX / (mean - mean / 4 + 1)
+        count >= self.entries_max(level) as u64
+            || xxh3_64_with_seed(key, seed) <= u64::MAX / (mean - mean / 4 + 1)
     }
 
     pub(crate) fn encode(&self) -> [u8; ENCODED_LEN] {

@@ -94,7 +94,7 @@ impl<R: Read> Cursor<R> {
     }
 
     /// Opens subtrees until the item is a row; false at the end of the map.
-    pub(crate) fn to_row(&mut self) -> Result<bool> {
+    pub(crate) fn reach_row(&mut self) -> Result<bool> {
         loop {
             match self.level() {
                 None => return Ok(false),
@@ -124,7 +124,7 @@ impl<R: Read> Rows<R> {
         if std::mem::replace(&mut self.started, true) {
             self.cursor.skip();
         }
-        if !self.cursor.to_row()? {
+        if !self.cursor.reach_row()? {
             return Ok(None);
         }
         let Some((node, i)) = self.cursor.item() else { return Ok(None) };

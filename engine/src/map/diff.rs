@@ -45,7 +45,7 @@ impl<R: Read> Diff<R> {
             match (from.filter(|_| from_level.is_some()), to.filter(|_| to_level.is_some())) {
                 (None, None) => return Ok(None),
                 (Some(from), None) => {
-                    from.to_row()?;
+                    from.reach_row()?;
                     return Ok(Some(one_sided(from, |key, old| RowChange {
                         key,
                         old: Some(old),
@@ -53,7 +53,7 @@ impl<R: Read> Diff<R> {
                     })));
                 }
                 (None, Some(to)) => {
-                    to.to_row()?;
+                    to.reach_row()?;
                     return Ok(Some(one_sided(to, |key, new| RowChange { key, old: None, new: Some(new) })));
                 }
                 (Some(from), Some(to)) => {

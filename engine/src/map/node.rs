@@ -185,10 +185,6 @@ impl Node {
         Ok(Node { count, prefix, keys, values, tags, children: after_keys, chunk })
     }
 
-    pub(crate) fn chunk(&self) -> &Chunk {
-        &self.chunk
-    }
-
     pub(crate) fn hash(&self) -> &Hash {
         self.chunk.hash()
     }

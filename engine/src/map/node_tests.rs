@@ -90,14 +90,15 @@ proptest! {
     fn no_bytes_make_the_decoder_panic(
         body in prop::collection::vec(any::<u8>(), 0..400), level in 0u8..3, i in 0usize..8,
     ) {
-        if let Ok(node) = Node::parse(Chunk::build(MAP, level, &body, None, &[], 0)) {
+        let chunk = Chunk::build(MAP, level, &body, None, &[], 0);
+        let _ = Node::check(&chunk);
+        if let Ok(node) = Node::parse(chunk) {
             if i < node.len() {
                 node.key(i);
                 if node.is_leaf() { let _ = node.value(i); } else { node.child(i); }
             }
             node.lower_bound(&body);
             let _ = (node.rows(), node.bytes());
-            let _ = Node::check(node.chunk());
         }
     }
 }

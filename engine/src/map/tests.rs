@@ -227,7 +227,6 @@ fn an_insert_or_delete_rewrites_little_more_than_one_node_per_level() {
         rewritten += fixture.nodes(&changed).difference(&before).count();
     }
     let per_level = rewritten as f64 / 400.0 / height as f64;
-    println!("nodes rewritten per level by an insert or delete: {per_level:.3}");
     assert!(per_level <= 1.1, "{per_level}");
 }
 
