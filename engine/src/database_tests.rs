@@ -305,7 +305,7 @@ fn transfer(from: &Database, to: &Database, targets: &[Hash], bases: &[Hash]) ->
         assert!(sent[index].top);
         receive(to, &sent, &mut index, None, &mut batch);
     }
-    to.update_refs(batch, &[]).unwrap();
+    assert!(matches!(to.update_refs(batch, &[]).unwrap(), Outcome::Appended(_)));
     sent.len()
 }
 
