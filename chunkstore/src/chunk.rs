@@ -1,0 +1,321 @@
+//! A chunk: immutable bytes under their hash, whose header says where the addresses of its children stand.
+//!
+//! One idea: the store, a collection, fsck and the protocol walk any graph without knowing what a chunk means, because the header
+//! lists every address in the body. The header is hashed with the body, so it cannot be changed without changing the address.
+//!
+//! ```text
+//! offset  size  field (little-endian)
+//!      0     1  format      = 1
+//!      1     1  kind        what the body is; 0 is invalid, the meaning is the engine's
+//!      2     1  level       height in a tree, or whatever the kind says
+//!      3     1  zero
+//!      4     4  run_start   start of the run, from the start of the body; 0 when the run is empty
+//!      8     4  run_count   the run is run_count addresses of 32 bytes, side by side
+//!     12     2  list_count  number of single addresses
+//!     14     2  weak_count  how many of the list's last addresses are weak: named, never followed
+//!     16     4×list_count   offset of each single address, from the start of the body
+//!      …                    body
+//! ```
+//!
+//! Invariants, all checked by [`Chunk::from_bytes`] and asserted by [`Chunk::build`]:
+//! 1. Every address lies inside the body; no two overlap (`an_address_outside_the_body_or_over_another_is_refused`).
+//! 2. List offsets ascend; `weak_count ≤ list_count`.
+//! 3. A chunk is at most [`CHUNK_BYTES_MAX`] bytes long, header included.
+//!
+//! Built by the engine, carried by everything else.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::bytes::Fields;
+use crate::hash::Hash;
+
+/// The longest chunk, in bytes, header included.
+pub const CHUNK_BYTES_MAX: usize = 4 << 20;
+
+/// Length of the fixed part of a chunk's header.
+const HEADER_BYTES: usize = 16;
+const FORMAT: u8 = 1;
+
+/// Why bytes are not the chunk that they should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChunkError {
+    /// The bytes hash to something else than their address.
+    #[error("chunk {expected} has the hash {found}: its bytes were changed")]
+    HashMismatch {
+        /// The address that was asked for.
+        expected: Hash,
+        /// The hash of the bytes that were found.
+        found: Hash,
+    },
+    /// The header breaks a rule of the layout.
+    #[error("malformed chunk header at byte {offset}: {what}")]
+    Malformed {
+        /// Byte of the chunk at which the rule is broken.
+        offset: usize,
+        /// The rule.
+        what: &'static str,
+    },
+    /// The chunk is longer than [`CHUNK_BYTES_MAX`].
+    #[error("a chunk of {bytes} bytes is longer than the {CHUNK_BYTES_MAX} allowed")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+/// Immutable bytes whose hash was computed or checked. Cloning shares them.
+#[derive(Clone)]
+pub struct Chunk(Arc<Inner>);
+
+struct Inner {
+    hash: Hash,
+    bytes: Vec<u8>,
+    header: Header,
+}
+
+#[derive(Clone, Copy)]
+struct Header {
+    kind: u8,
+    level: u8,
+    run_start: usize,
+    run_count: usize,
+    list_count: usize,
+    weak_count: usize,
+}
+
+impl Chunk {
+    /// Builds a chunk. `run` is the start in `body` and the count of addresses side by side; `list` holds the offsets in `body` of
+    /// single addresses, ascending, the last `weak` of which are weak.
+    ///
+    /// # Panics
+    /// If the result would break an invariant of the layout: the caller's bug.
+    pub fn build(
+        kind: u8,
+        level: u8,
+        body: &[u8],
+        run: Option<(u32, u32)>,
+        list: &[u32],
+        weak: u16,
+    ) -> Chunk {
+        let (run_start, run_count) = run.filter(|&(_, count)| count > 0).unwrap_or((0, 0));
+        assert!(list.len() <= usize::from(u16::MAX), "a chunk lists at most 65,535 single addresses");
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + 4 * list.len() + body.len());
+        bytes.extend([FORMAT, kind, level, 0]);
+        bytes.extend(run_start.to_le_bytes());
+        bytes.extend(run_count.to_le_bytes());
+        bytes.extend((list.len() as u16).to_le_bytes());
+        bytes.extend(weak.to_le_bytes());
+        list.iter().for_each(|offset| bytes.extend(offset.to_le_bytes()));
+        bytes.extend(body);
+        let parsed = Header::parse(&bytes);
+        assert!(parsed.is_ok(), "chunk breaks the layout: {:?}", parsed.err());
+        let header = parsed.unwrap_or(Header::EMPTY);
+        Chunk(Arc::new(Inner { hash: Hash::of(&bytes), bytes, header }))
+    }
+
+    /// The chunk with these bytes, whose hash must be `expected`.
+    pub fn verify(bytes: Vec<u8>, expected: &Hash) -> Result<Chunk, ChunkError> {
+        let found = Hash::of(&bytes);
+        if found != *expected {
+            return Err(ChunkError::HashMismatch { expected: *expected, found });
+        }
+        let header = Header::parse(&bytes)?;
+        Ok(Chunk(Arc::new(Inner { hash: found, bytes, header })))
+    }
+
+    /// The chunk with these bytes, under whatever hash they have.
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Chunk, ChunkError> {
+        let header = Header::parse(&bytes)?;
+        Ok(Chunk(Arc::new(Inner { hash: Hash::of(&bytes), bytes, header })))
+    }
+
+    /// Its address.
+    pub fn hash(&self) -> &Hash {
+        &self.0.hash
+    }
+
+    /// All its bytes, header and body: what the hash is the hash of.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// What the body is; the meaning is the engine's. Never 0.
+    pub fn kind(&self) -> u8 {
+        self.0.header.kind
+    }
+
+    /// Height in a tree, or whatever the kind says.
+    pub fn level(&self) -> u8 {
+        self.0.header.level
+    }
+
+    /// The bytes after the header.
+    pub fn body(&self) -> &[u8] {
+        &self.0.bytes[self.0.header.body_start()..]
+    }
+
+    /// The addresses that stand side by side, 32 bytes each; empty if there are none.
+    pub fn run(&self) -> &[u8] {
+        let header = &self.0.header;
+        &self.body()[header.run_start..header.run_start + Hash::LEN * header.run_count]
+    }
+
+    /// The strong children: the run, then the list without its weak end.
+    pub fn children(&self) -> impl Iterator<Item = Hash> + '_ {
+        (0..self.child_count()).filter_map(|index| self.child(index))
+    }
+
+    /// Number of strong children.
+    pub fn child_count(&self) -> usize {
+        let header = &self.0.header;
+        header.run_count + header.list_count - header.weak_count
+    }
+
+    /// The strong child at `index`, in the order of [`Chunk::children`].
+    pub fn child(&self, index: usize) -> Option<Hash> {
+        if index >= self.child_count() {
+            return None;
+        }
+        match index.checked_sub(self.0.header.run_count) {
+            None => self.address(self.0.header.run_start + Hash::LEN * index),
+            Some(listed) => self.address(self.list_offset(listed)? as usize),
+        }
+    }
+
+    /// Offsets in the body of the single addresses, weak ones included.
+    pub fn list_offsets(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.0.header.list_count).filter_map(|index| self.list_offset(index))
+    }
+
+    /// How many of the list's last addresses are weak.
+    pub fn weak_count(&self) -> usize {
+        self.0.header.weak_count
+    }
+
+    /// The addresses that are named and never followed.
+    pub fn weak_children(&self) -> impl Iterator<Item = Hash> + '_ {
+        let header = &self.0.header;
+        (header.list_count - header.weak_count..header.list_count)
+            .filter_map(|index| self.address(self.list_offset(index)? as usize))
+    }
+
+    fn list_offset(&self, index: usize) -> Option<u32> {
+        let at = HEADER_BYTES + 4 * index;
+        Some(u32::from_le_bytes(self.0.bytes.get(at..at + 4)?.try_into().ok()?))
+    }
+
+    fn address(&self, offset: usize) -> Option<Hash> {
+        Hash::from_slice(self.body().get(offset..offset + Hash::LEN)?)
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chunk")
+            .field("hash", self.hash())
+            .field("kind", &self.kind())
+            .field("level", &self.level())
+            .field("bytes", &self.bytes().len())
+            .finish()
+    }
+}
+
+/// Chunks are equal when their addresses are.
+impl PartialEq for Chunk {
+    fn eq(&self, other: &Chunk) -> bool {
+        self.hash() == other.hash()
+    }
+}
+
+impl Eq for Chunk {}
+
+impl Header {
+    const EMPTY: Header =
+        Header { kind: 0, level: 0, run_start: 0, run_count: 0, list_count: 0, weak_count: 0 };
+
+    fn body_start(&self) -> usize {
+        HEADER_BYTES + 4 * self.list_count
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Header, ChunkError> {
+        if bytes.len() > CHUNK_BYTES_MAX {
+            return Err(ChunkError::TooLong { bytes: bytes.len() });
+        }
+        let malformed = |offset, what| ChunkError::Malformed { offset, what };
+        let Some((fixed, rest)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
+            return Err(malformed(bytes.len(), "a header is at least 16 bytes long"));
+        };
+        let u32_at =
+            |at: usize| u32::from_le_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]) as usize;
+        let u16_at = |at: usize| usize::from(u16::from_le_bytes([fixed[at], fixed[at + 1]]));
+        let header = Header {
+            kind: fixed[1],
+            level: fixed[2],
+            run_start: u32_at(4),
+            run_count: u32_at(8),
+            list_count: u16_at(12),
+            weak_count: u16_at(14),
+        };
+        if fixed[0] != FORMAT {
+            return Err(malformed(0, "the format is not 1: made by a newer Pleach?"));
+        }
+        if header.kind == 0 {
+            return Err(malformed(1, "kind 0 is invalid"));
+        }
+        if fixed[3] != 0 {
+            return Err(malformed(3, "a reserved byte is not zero"));
+        }
+        if header.weak_count > header.list_count {
+            return Err(malformed(14, "more weak addresses than listed ones"));
+        }
+        let Some((offsets, body)) = rest.split_at_checked(4 * header.list_count) else {
+            return Err(malformed(12, "the list is longer than the chunk"));
+        };
+        header.check_run(body.len())?;
+        header.check_list(offsets, body.len())?;
+        Ok(header)
+    }
+
+    fn run_end(&self) -> usize {
+        // Cannot overflow: both are at most 2^32 and usize has 64 bits on every platform supported.
+        self.run_start.saturating_add(self.run_count.saturating_mul(Hash::LEN))
+    }
+
+    fn check_run(&self, body_len: usize) -> Result<(), ChunkError> {
+        if self.run_count == 0 && self.run_start != 0 {
+            return Err(ChunkError::Malformed { offset: 4, what: "an empty run starts at 0" });
+        }
+        if self.run_end() > body_len {
+            return Err(ChunkError::Malformed { offset: 8, what: "the run ends after the body" });
+        }
+        Ok(())
+    }
+
+    fn check_list(&self, offsets: &[u8], body_len: usize) -> Result<(), ChunkError> {
+        let mut fields = Fields::new(offsets);
+        let mut free_from = 0;
+        while let Some(offset) = fields.u32() {
+            let at = HEADER_BYTES + fields.at() - 4;
+            let (start, end) = (offset as usize, offset as usize + Hash::LEN);
+            if start < free_from {
+                return Err(ChunkError::Malformed {
+                    offset: at,
+                    what: "list offsets must ascend by 32 or more",
+                });
+            }
+            if end > body_len {
+                return Err(ChunkError::Malformed {
+                    offset: at,
+                    what: "a listed address ends after the body",
+                });
+            }
+            if start < self.run_end() && end > self.run_start {
+                return Err(ChunkError::Malformed { offset: at, what: "a listed address lies in the run" });
+            }
+            free_from = end;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,272 @@
+//! A frame: how one chunk lies in a file.
+//!
+//! One idea: a new version of a node differs little from the one before it, so it is kept as a *delta*: zstd with the earlier
+//! version as prefix. A delta names its base by place, and its step is one more than its base's, so a chain always ends, at most
+//! [`STEPS_MAX`] deltas later, in a frame that needs no other.
+//!
+//! ```text
+//! size    field
+//!    1    encoding     1 raw · 2 zstd · 3 (kept: zstd with a dictionary) · 4 delta
+//!    1    cipher       0 none; other values are kept for encryption
+//!    1    step         0, or for a delta its base's step + 1
+//!  1–5    raw_len      varint: length of the chunk
+//!  1–5    payload_len  varint: length of the payload
+//!   32    hash         of the chunk
+//!                      -- a delta only --
+//!  1–5    base_file    varint: number of the file that holds the base's frame; 0 = this file
+//!  1–5    base_offset  varint: start of the base's frame; if base_file is 0, how many bytes before this frame's start
+//!  1–5    base_len     varint: length of the base's frame, header included
+//!                      --
+//!    …    payload      raw: the chunk · zstd and delta: one zstd frame without its magic number
+//! ```
+//!
+//! Lengths are checked against the bytes that are there and against `CHUNK_BYTES_MAX` before anything is allocated. What comes out is
+//! still to be hashed: the store does so before it makes a [`Chunk`](crate::Chunk).
+//!
+//! Frames do not say where they stand, so that they can be made outside every lock.
+
+use std::cell::RefCell;
+
+use zstd::zstd_safe::{CCtx, DCtx, DParameter, FrameFormat};
+
+use crate::bytes::{Fields, put_varint};
+use crate::chunk::CHUNK_BYTES_MAX;
+use crate::hash::Hash;
+
+/// Most deltas between a frame and the full frame that its chain ends in.
+pub const STEPS_MAX: u8 = 16;
+
+/// zstd's level for deltas: what differs is short, so a deeper search finds nothing more.
+const DELTA_LEVEL: i32 = 1;
+/// The number at the start of a standard zstd frame, which is not stored.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// A delta is kept if it is shorter than this share of the chunk.
+const DELTA_SHARE: (usize, usize) = (3, 4);
+
+/// Where a frame lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Location {
+    /// Number of the file.
+    pub file: u32,
+    /// Start of the frame, in bytes from the start of the file.
+    pub offset: u32,
+    /// Length of the frame, in bytes, header included.
+    pub len: u32,
+    /// Deltas between this frame and a full one.
+    pub step: u8,
+}
+
+/// How a payload is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Encoding {
+    /// The chunk's bytes.
+    Raw,
+    /// zstd.
+    Zstd,
+    /// zstd with the base chunk as prefix.
+    Delta {
+        /// Number of the base's file; 0 = the file of this frame.
+        file: u32,
+        /// Start of the base's frame, or its distance before this frame if `file` is 0.
+        offset: u32,
+        /// Length of the base's frame.
+        len: u32,
+    },
+}
+
+const RAW: u8 = 1;
+const ZSTD: u8 = 2;
+const DELTA: u8 = 4;
+
+/// A frame's header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// How the payload is encoded.
+    pub encoding: Encoding,
+    /// Deltas between this frame and a full one.
+    pub step: u8,
+    /// Length of the chunk.
+    pub raw_len: u32,
+    /// Length of the payload.
+    pub payload_len: u32,
+    /// The chunk's address.
+    pub hash: Hash,
+}
+
+/// Why bytes are not a frame, or why a frame does not give a chunk: the rule that is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct FrameError {
+    /// The rule.
+    pub what: &'static str,
+}
+
+fn refuse<T>(what: &'static str) -> Result<T, FrameError> {
+    Err(FrameError { what })
+}
+
+/// Splits the frame at the start of `bytes` into its header and its payload; bytes after it are left alone.
+pub fn parse(bytes: &[u8]) -> Result<(FrameHeader, &[u8]), FrameError> {
+    parse_next(&mut Fields::new(bytes))
+}
+
+/// Reads one frame.
+pub(crate) fn parse_next<'a>(fields: &mut Fields<'a>) -> Result<(FrameHeader, &'a [u8]), FrameError> {
+    let header = parse_header(fields).ok_or(FrameError { what: "the frame's header is cut short" })??;
+    let Some(payload) = fields.take(header.payload_len as usize) else {
+        return refuse("the frame's payload is cut short");
+    };
+    Ok((header, payload))
+}
+
+fn parse_header(fields: &mut Fields<'_>) -> Option<Result<FrameHeader, FrameError>> {
+    let (encoding, cipher, step) = (fields.u8()?, fields.u8()?, fields.u8()?);
+    let (raw_len, payload_len, hash) = (fields.varint()?, fields.varint()?, fields.hash()?);
+    let encoding = match encoding {
+        RAW => Encoding::Raw,
+        ZSTD => Encoding::Zstd,
+        DELTA => Encoding::Delta { file: fields.varint()?, offset: fields.varint()?, len: fields.varint()? },
+        _ => return Some(refuse("a frame's encoding is unknown")),
+    };
+    if cipher != 0 {
+        return Some(refuse("a frame is encrypted, which this version cannot read"));
+    }
+    if raw_len as usize > CHUNK_BYTES_MAX {
+        return Some(refuse("a frame is longer than a chunk may be"));
+    }
+    match encoding {
+        Encoding::Raw if raw_len != payload_len => {
+            return Some(refuse("a raw frame's two lengths differ"));
+        }
+        Encoding::Delta { .. } if step == 0 || step > STEPS_MAX => {
+            return Some(refuse("a delta's step is out of range"));
+        }
+        Encoding::Raw | Encoding::Zstd if step != 0 => {
+            return Some(refuse("a full frame's step is not 0"));
+        }
+        _ => {}
+    }
+    Some(Ok(FrameHeader { encoding, step, raw_len, payload_len, hash }))
+}
+
+/// Appends a frame to `out` and returns its length.
+///
+/// # Panics
+/// If the header and the payload contradict each other: the caller's bug.
+pub fn put(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) -> u32 {
+    assert_eq!(header.payload_len as usize, payload.len(), "a frame's payload_len is its payload's length");
+    let start = out.len();
+    let code = match header.encoding {
+        Encoding::Raw => RAW,
+        Encoding::Zstd => ZSTD,
+        Encoding::Delta { .. } => DELTA,
+    };
+    out.extend([code, 0, header.step]);
+    put_varint(out, header.raw_len);
+    put_varint(out, header.payload_len);
+    out.extend(header.hash.as_bytes());
+    if let Encoding::Delta { file, offset, len } = header.encoding {
+        put_varint(out, file);
+        put_varint(out, offset);
+        put_varint(out, len);
+    }
+    out.extend(payload);
+    debug_assert!(parse(&out[start..]).is_ok_and(|(read, _)| read == *header), "a frame reads back");
+    (out.len() - start) as u32
+}
+
+/// The chunk's bytes, from its frame at `at`. `read` gives the bytes at a location; it is called once for each step of the chain.
+/// The result has the length that the frame states, and is not hashed yet.
+pub fn decode<E: From<FrameError>>(
+    at: Location,
+    mut read: impl FnMut(Location) -> Result<Vec<u8>, E>,
+) -> Result<Vec<u8>, E> {
+    let mut deltas: Vec<(Vec<u8>, u32)> = Vec::new();
+    let mut place = at;
+    let mut chunk = loop {
+        let frame = read(place)?;
+        let (header, payload) = parse(&frame)?;
+        if header.step != place.step {
+            return Err(FrameError { what: "a frame's step is not the one that its place promises" }.into());
+        }
+        match header.encoding {
+            Encoding::Raw => break payload.to_vec(),
+            Encoding::Zstd => break unzip(payload, &[], header.raw_len)?,
+            Encoding::Delta { file, offset, len } => {
+                let base = base_of(place, header.step, file, offset, len)?;
+                deltas.push((payload.to_vec(), header.raw_len));
+                place = base;
+            }
+        }
+    };
+    for (payload, raw_len) in deltas.iter().rev() {
+        chunk = unzip(payload, &chunk, *raw_len)?;
+    }
+    Ok(chunk)
+}
+
+/// Where the base of a delta at `place` lies. Its step is one less, so a chain of places cannot turn in a circle.
+fn base_of(place: Location, step: u8, file: u32, offset: u32, len: u32) -> Result<Location, FrameError> {
+    let step = step.checked_sub(1).ok_or(FrameError { what: "a delta's step is 0" })?;
+    if len as usize > FRAME_BYTES_MAX {
+        return refuse("a delta's base is longer than a frame may be");
+    }
+    if file != 0 {
+        return Ok(Location { file, offset, len, step });
+    }
+    match place.offset.checked_sub(offset) {
+        Some(start) if offset > 0 => Ok(Location { file: place.file, offset: start, len, step }),
+        _ => refuse("a delta's base does not lie before it"),
+    }
+}
+
+/// No frame is longer: the longest chunk, kept raw, and the longest header.
+pub(crate) const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 64;
+
+thread_local! {
+    static ENCODER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
+    static DECODER: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+}
+
+/// The payload of a delta from `base` to `chunk`, if it is worth keeping.
+pub fn delta(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
+    zip(chunk, base, chunk.len() / DELTA_SHARE.1 * DELTA_SHARE.0)
+}
+
+/// The payload of a zstd frame of `chunk`, if it is shorter.
+pub fn compress(chunk: &[u8]) -> Option<Vec<u8>> {
+    zip(chunk, &[], chunk.len())
+}
+
+fn zip(bytes: &[u8], prefix: &[u8], len_max: usize) -> Option<Vec<u8>> {
+    // zstd takes a prefix that begins with its dictionary number for a trained dictionary: a chunk begins with its format.
+    debug_assert!(!prefix.starts_with(&[0x37, 0xa4, 0x30, 0xec]));
+    let mut out = Vec::with_capacity(len_max + ZSTD_MAGIC.len());
+    ENCODER.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            *slot = CCtx::try_create();
+        }
+        // An output that does not fit is an error of zstd's, and the answer that the frame is not worth keeping.
+        slot.as_mut()?.compress_using_dict(&mut out, bytes, prefix, DELTA_LEVEL).ok()
+    })?;
+    out.strip_prefix(&ZSTD_MAGIC).filter(|payload| payload.len() < len_max).map(<[u8]>::to_vec)
+}
+
+fn unzip(payload: &[u8], prefix: &[u8], raw_len: u32) -> Result<Vec<u8>, FrameError> {
+    let raw_len = raw_len as usize;
+    let mut out = Vec::with_capacity(raw_len);
+    let unzipped = DECODER.with_borrow_mut(|slot| {
+        if slot.is_none() {
+            let mut decoder = DCtx::try_create()?;
+            decoder.set_parameter(DParameter::Format(FrameFormat::Magicless)).ok()?;
+            *slot = Some(decoder);
+        }
+        slot.as_mut()?.decompress_using_dict(&mut out, payload, prefix).ok()
+    });
+    match unzipped {
+        Some(len) if len == raw_len => Ok(out),
+        Some(_) => refuse("a frame's payload has another length than it states"),
+        None => refuse("a frame's payload is not valid zstd"),
+    }
+}

@@ -1,0 +1,70 @@
+//! The index: where each chunk lies.
+//!
+//! One idea: a hash is uniform, so its bytes serve as shard number and table hash as they are. The door is narrow (`get`, `contains`,
+//! `insert`), so that a more compact index can take this one's place. Read by every load, written by appends and by opening.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
+use parking_lot::RwLock;
+
+use crate::frame::Location;
+use crate::hash::Hash;
+
+const SHARDS: usize = 64;
+
+/// Takes the eight bytes that a [`Hash`] offers as they are.
+#[derive(Default, Clone)]
+pub(crate) struct Uniform(u64);
+
+impl Hasher for Uniform {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
+pub(crate) type Uniformly = BuildHasherDefault<Uniform>;
+
+/// Where each chunk lies.
+pub(crate) struct Index {
+    shards: Vec<RwLock<HashMap<Hash, Location, Uniformly>>>,
+}
+
+impl Index {
+    pub(crate) fn new() -> Index {
+        Index { shards: (0..SHARDS).map(|_| RwLock::default()).collect() }
+    }
+
+    fn shard(&self, hash: &Hash) -> &RwLock<HashMap<Hash, Location, Uniformly>> {
+        // The last byte: the table inside uses the first eight.
+        &self.shards[usize::from(hash.as_bytes()[31]) % SHARDS]
+    }
+
+    pub(crate) fn get(&self, hash: &Hash) -> Option<Location> {
+        self.shard(hash).read().get(hash).copied()
+    }
+
+    pub(crate) fn contains(&self, hash: &Hash) -> bool {
+        self.shard(hash).read().contains_key(hash)
+    }
+
+    /// Notes where a chunk lies, unless another place is known: the first stays.
+    pub(crate) fn insert(&self, hash: Hash, location: Location) {
+        self.shard(&hash).write().entry(hash).or_insert(location);
+    }
+
+    /// Number of chunks.
+    pub(crate) fn len(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.read().len() as u64).sum()
+    }
+}

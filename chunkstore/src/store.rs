@@ -1,0 +1,268 @@
+//! The store: a durable set of chunks and one chain of roots. The crate's door.
+//!
+//! One idea: a chunk never changes, so reading needs no lock that is held while anything is read from disk; only appends stand in line
+//! ([`append`]), and only for as long as one write takes. Opening is in [`recovery`], waiting for the disk in [`sync`].
+//!
+//! Invariants:
+//! 1. A [`Chunk`] leaves the store only after its hash was checked since its file was opened, or was computed here.
+//! 2. Absent is `None`; unreadable is an error.
+//! 3. [`Store::get_ref`] and [`Store::refs`] show durable refs only (under [`Durability::Eventual`]: appended ones).
+//!
+//! **Whoever appends keeps this one**: a chunk in the store implies that its strong children are. Append children before or with parents.
+
+mod append;
+mod recovery;
+mod sync;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::chunk::{Chunk, ChunkError};
+use crate::error::{Error, Result};
+use crate::frame::{self, FrameError, Location};
+use crate::hash::Hash;
+use crate::index::{Index, Uniformly};
+use crate::io::Io;
+use crate::io::disk::Disk;
+use crate::io::memory::Memory;
+use crate::journal::Journal;
+use crate::lock::Lock;
+use crate::refs;
+use crate::stats::{Counters, Stats, count};
+use crate::watermark::Watermark;
+
+pub use append::Outcome;
+pub use sync::Ticket;
+
+/// When an append is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// [`Ticket::wait`] returns when the append is on disk. An acknowledged append survives any crash.
+    Full,
+    /// [`Ticket::wait`] returns at once, refs show at once, and the disk follows after `interval` at the latest. A crash may take the
+    /// appends of the last `interval`: the last ones, whole, and nothing else.
+    Eventual {
+        /// Longest time between an append and its sync.
+        interval: Duration,
+    },
+}
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Bytes of chunks to keep in memory.
+    pub cache_bytes: u64,
+    /// When an append is acknowledged.
+    pub durability: Durability,
+    /// Whether chunks are kept as their difference from an earlier version where that is shorter.
+    pub delta: bool,
+    /// Length, in bytes, at which a journal is sealed and another one begun.
+    pub journal_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { cache_bytes: 256 << 20, durability: Durability::Full, delta: true, journal_bytes: 64 << 20 }
+    }
+}
+
+/// A store, open for reading and writing. Cloning shares it; when the last clone and the last [`Ticket`] are dropped it is closed.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+/// Called with the sequence of the last durable root record.
+type Watcher = Arc<dyn Fn(u64) + Send + Sync>;
+
+/// What the clones of a store share. Locks are taken in the order: turn, appender, any other.
+struct Shared {
+    io: Arc<dyn Io>,
+    options: Options,
+    index: Index,
+    cache: Cache<Hash, Chunk, ByBytes, Uniformly>,
+    journals: RwLock<HashMap<u32, Arc<Journal>>>,
+    appender: Mutex<append::Appender>,
+    turn: Mutex<sync::Turn>,
+    turned: Condvar,
+    durable: RwLock<Durable>,
+    watchers: Mutex<Vec<Watcher>>,
+    watermark: Mutex<Watermark>,
+    /// The first failure after which nothing more may be written.
+    poison: OnceLock<String>,
+    lock: Mutex<Option<Lock>>,
+    /// Told when the store is closed, so that the syncing thread of an eventual store ends.
+    closing: Arc<(Mutex<bool>, Condvar)>,
+    counters: Arc<Counters>,
+}
+
+/// What readers may see.
+#[derive(Default)]
+struct Durable {
+    refs: BTreeMap<String, Hash>,
+    sequence: u64,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Hash, Chunk> for ByBytes {
+    fn weight(&self, _: &Hash, chunk: &Chunk) -> u64 {
+        chunk.bytes().len() as u64 + 128
+    }
+}
+
+impl Store {
+    /// Makes a store in `dir`, which is made if need be, and opens it.
+    pub fn create(dir: &Path, options: Options) -> Result<Store> {
+        let disk = Disk::create_dir(dir).map_err(Error::io("create", &dir.display().to_string()))?;
+        Store::create_with_io(Arc::new(disk), options)
+    }
+
+    /// Opens the store in `dir` and takes its lock.
+    pub fn open(dir: &Path, options: Options) -> Result<Store> {
+        Store::open_with_io(Arc::new(Disk::new(dir)), options)
+    }
+
+    /// A store that lives in memory and dies with it: the same code, on files in memory.
+    pub fn memory(options: Options) -> Store {
+        match Store::create_with_io(Arc::new(Memory::default()), options) {
+            Ok(store) => store,
+            Err(error) => unreachable!("an empty directory in memory takes a store: {error}"),
+        }
+    }
+
+    /// [`Store::create`] in a directory of any kind.
+    pub fn create_with_io(io: Arc<dyn Io>, options: Options) -> Result<Store> {
+        recovery::create(io, options)
+    }
+
+    /// [`Store::open`] in a directory of any kind.
+    pub fn open_with_io(io: Arc<dyn Io>, options: Options) -> Result<Store> {
+        recovery::open(io, options)
+    }
+
+    /// The chunk with this hash; `None` if the store does not have it.
+    pub fn get(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        self.shared.get(hash)
+    }
+
+    /// Whether the store has the chunk.
+    pub fn contains(&self, hash: &Hash) -> bool {
+        self.shared.index.contains(hash)
+    }
+
+    /// What a durable ref names.
+    pub fn get_ref(&self, name: &str) -> Option<Hash> {
+        self.shared.durable.read().refs.get(name).copied()
+    }
+
+    /// The durable refs whose names begin with `prefix`, by name.
+    pub fn refs(&self, prefix: &str) -> Vec<(String, Hash)> {
+        refs::with_prefix(&self.shared.durable.read().refs, prefix)
+    }
+
+    /// Sequence of the last durable root record; 0 before the first.
+    pub fn sequence(&self) -> u64 {
+        self.shared.durable.read().sequence
+    }
+
+    /// What a ref names once everything appended is durable: for whoever appends next, not for readers.
+    pub fn appended_ref(&self, name: &str) -> Option<Hash> {
+        self.shared.appender.lock().refs.get(name).copied()
+    }
+
+    /// As [`Store::refs`], once everything appended is durable.
+    pub fn appended_refs(&self, prefix: &str) -> Vec<(String, Hash)> {
+        refs::with_prefix(&self.shared.appender.lock().refs, prefix)
+    }
+
+    /// Calls `f` with the durable sequence each time after refs became durable. It must not block, nor wait for this store. Under
+    /// [`Durability::Eventual`] concurrent appends may call it out of order.
+    pub fn watch(&self, f: Box<dyn Fn(u64) + Send + Sync>) {
+        self.shared.watchers.lock().push(Arc::from(f));
+    }
+
+    /// What the store holds, and what it did since it was opened.
+    pub fn stats(&self) -> Stats {
+        let shared = &self.shared;
+        let mut stats = shared.counters.stats();
+        stats.chunks = shared.index.len();
+        stats.cache_bytes = shared.cache.weight();
+        stats.sequence = self.sequence();
+        let appender = shared.appender.lock();
+        stats.journals = appender.manifest.sealed.len() as u64 + 1;
+        let sealed: u64 = appender.manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
+        stats.journal_bytes = sealed + appender.end;
+        stats
+    }
+
+    /// Makes everything durable and gives the lock back. Other clones can still read.
+    pub fn close(self) -> Result<()> {
+        self.shared.close()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // Whoever wants to know of a failure calls `close`.
+        let _ = self.close();
+    }
+}
+
+impl Shared {
+    fn get(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        if let Some(chunk) = self.cache.get(hash) {
+            count(&self.counters.cache_hits, 1);
+            return Ok(Some(chunk));
+        }
+        let Some(location) = self.index.get(hash) else { return Ok(None) };
+        count(&self.counters.cache_misses, 1);
+        let chunk = self.load(hash, location)?;
+        self.cache.insert(*hash, chunk.clone());
+        Ok(Some(chunk))
+    }
+
+    fn load(&self, hash: &Hash, location: Location) -> Result<Chunk> {
+        count(&self.counters.chunk_loads, 1);
+        let damaged = |what: String| Error::Damaged {
+            file: crate::journal::file_name(location.file),
+            offset: u64::from(location.offset),
+            hash: Some(*hash),
+            what,
+        };
+        let bytes = frame::decode(location, |place| self.read_frame(place)).map_err(|error| match error {
+            LoadError::Frame(error) => damaged(error.to_string()),
+            LoadError::Store(error) => error.of(hash),
+        })?;
+        Chunk::verify(bytes, hash).map_err(|error: ChunkError| damaged(error.to_string()))
+    }
+
+    fn read_frame(&self, place: Location) -> Result<Vec<u8>, LoadError> {
+        let journal = self.journals.read().get(&place.file).cloned();
+        let Some(journal) = journal else {
+            return Err(
+                FrameError { what: "a delta's base lies in a file that is not part of the store" }.into()
+            );
+        };
+        journal.read(u64::from(place.offset), place.len as usize).map_err(LoadError::Store)
+    }
+}
+
+/// Why a chunk cannot be loaded.
+enum LoadError {
+    Frame(FrameError),
+    Store(Error),
+}
+
+impl From<FrameError> for LoadError {
+    fn from(error: FrameError) -> LoadError {
+        LoadError::Frame(error)
+    }
+}

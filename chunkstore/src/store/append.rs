@@ -1,0 +1,355 @@
+//! Appending: what stands in line, and what does not.
+//!
+//! One idea: a group is made, compressed and hashed outside every lock; under the appender's lock it only gets its place: the updates are compared
+//! with the refs as appended, the header is filled in, and one write puts it at the journal's end. Readers learn of its refs when it is
+//! durable ([`super::sync`]).
+//!
+//! When a write fails, nothing of its group is noted, and the journal is abandoned: the next append seals it at its last good end and
+//! begins another. The same path seals a journal that is long enough.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::{Durability, Shared, Store, Ticket};
+use crate::batch::Batch;
+use crate::chunk::Chunk;
+use crate::error::{Error, Result};
+use crate::frame::{self, Encoding, FrameHeader, Location, STEPS_MAX};
+use crate::hash::Hash;
+use crate::index::Uniformly;
+use crate::io::Io;
+use crate::journal::group::{BODY_BYTES_MAX, Finished, Group, Kind, Place};
+use crate::journal::{self, Check, Journal, StoreId, seal};
+use crate::manifest::{self, Manifest, Sealed};
+use crate::refs::{self, Change, Moved, RefUpdate};
+use crate::stats::count;
+
+/// What became of an append.
+#[must_use]
+pub enum Outcome {
+    /// It has its place in the order of appends; the ticket tells when it is durable.
+    Appended(Ticket),
+    /// A ref is not what an update expects; nothing was appended.
+    Moved {
+        /// The ref.
+        name: String,
+        /// What the update expects.
+        expected: Option<Hash>,
+        /// What the ref is.
+        found: Option<Hash>,
+    },
+}
+
+/// The end of the active journal, and what was appended.
+pub(super) struct Appender {
+    pub(super) manifest: Manifest,
+    pub(super) journal: Arc<Journal>,
+    /// End of the last group.
+    pub(super) end: u64,
+    /// Check of the last group.
+    pub(super) check: Check,
+    /// End of the last group of this journal known to be durable.
+    pub(super) synced_end: u64,
+    pub(super) sequence: u64,
+    pub(super) refs: BTreeMap<String, Hash>,
+    /// Groups appended since the store was opened.
+    pub(super) group: u64,
+    /// Groups with records that readers have not seen.
+    pub(super) pending: VecDeque<Pending>,
+    /// What the journal's index will list.
+    pub(super) entries: Vec<(Hash, Location)>,
+    /// A write failed: this journal takes no more.
+    pub(super) abandoned: bool,
+    pub(super) closed: bool,
+}
+
+/// Records waiting to be durable.
+pub(super) struct Pending {
+    pub(super) group: u64,
+    pub(super) sequence: u64,
+    pub(super) changes: Vec<Change>,
+}
+
+impl Store {
+    /// Appends the chunks of `batch`, skipping those present, and makes `updates`, all or nothing. Every update is compared with the refs
+    /// as appended so far. Without updates it only brings chunks.
+    pub fn append(&self, batch: Batch, updates: &[RefUpdate]) -> Result<Outcome> {
+        let shared = &self.shared;
+        refs::check_names(updates)?;
+        let changes: Vec<Change> =
+            updates.iter().filter(|update| update.old != update.new).cloned().collect();
+        let mut finished = shared.prepare(&batch, &changes)?;
+        loop {
+            let mut appender = shared.appender.lock();
+            shared.check_writable(&appender)?;
+            if let Err(Moved { name, expected, found }) = refs::compare(&appender.refs, updates) {
+                return Ok(Outcome::Moved { name, expected, found });
+            }
+            if !finished.group.is_empty() {
+                if appender.abandoned || appender.end >= shared.options.journal_bytes {
+                    drop(appender);
+                    shared.rotate()?;
+                    continue;
+                }
+                appender.write(&mut finished)?;
+                shared.note(&mut appender, &finished, changes);
+            }
+            let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
+            drop(appender);
+            for (chunk, _) in batch.iter() {
+                shared.cache.insert(*chunk.hash(), chunk.clone());
+            }
+            if matches!(shared.options.durability, Durability::Eventual { .. }) && !updates.is_empty() {
+                shared.call_watchers();
+            }
+            return Ok(Outcome::Appended(ticket));
+        }
+    }
+}
+
+impl Appender {
+    /// Puts a group at the journal's end. After an error the appender is as before, and the journal abandoned.
+    fn write(&mut self, finished: &mut Finished) -> Result<()> {
+        let place = Place {
+            offset: self.end,
+            previous: self.check,
+            sequence: self.sequence + u64::from(finished.group.has_records()),
+            synced_end: self.synced_end,
+        };
+        let (bytes, check) = finished.place(&self.journal.key, &place);
+        if let Err(error) = self.journal.file.write_at(bytes, self.end) {
+            self.abandoned = true;
+            return Err(Error::io("append to", &self.journal.name)(error));
+        }
+        let (file, base) = (self.journal.number, self.end as u32);
+        self.end += bytes.len() as u64;
+        (self.check, self.sequence) = (check, place.sequence);
+        self.group += 1;
+        self.entries.extend(
+            finished
+                .group
+                .frames()
+                .iter()
+                .map(|&(hash, start, len, step)| (hash, Location { file, offset: base + start, len, step })),
+        );
+        Ok(())
+    }
+}
+
+impl Shared {
+    pub(super) fn check_writable(&self, appender: &Appender) -> Result<()> {
+        match self.poison.get() {
+            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+            None if appender.closed => Err(Error::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a group of what the store lacks.
+    fn prepare(&self, batch: &Batch, changes: &[Change]) -> Result<Finished> {
+        let mut group = Group::new(Kind::Changes);
+        let mut placed: HashMap<Hash, (u32, u32, u8), Uniformly> = HashMap::default();
+        for (chunk, base) in batch.iter() {
+            if self.index.contains(chunk.hash()) {
+                continue;
+            }
+            let delta = match base {
+                Some(base) if self.options.delta => self.delta(batch, &group, &placed, chunk, base),
+                _ => None,
+            };
+            let (encoding, step, payload) = match &delta {
+                Some((encoding, step, payload)) => (*encoding, *step, payload.as_slice()),
+                None => (Encoding::Raw, 0, chunk.bytes()),
+            };
+            let header = FrameHeader {
+                encoding,
+                step,
+                raw_len: chunk.bytes().len() as u32,
+                payload_len: payload.len() as u32,
+                hash: *chunk.hash(),
+            };
+            let counter =
+                if delta.is_some() { &self.counters.frames_delta } else { &self.counters.frames_raw };
+            count(counter, 1);
+            group.put_frame(&header, payload);
+            if let Some(&(hash, start, len, step)) = group.frames().last() {
+                placed.insert(hash, (start, len, step));
+            }
+            check_length(&group)?;
+        }
+        changes.iter().for_each(|change| group.put_record(change));
+        check_length(&group)?;
+        Ok(group.finish())
+    }
+
+    /// The chunk as a difference from `base`, if that is known, near enough a full frame, and worth it.
+    fn delta(
+        &self,
+        batch: &Batch,
+        group: &Group,
+        placed: &HashMap<Hash, (u32, u32, u8), Uniformly>,
+        chunk: &Chunk,
+        base: &Hash,
+    ) -> Option<(Encoding, u8, Vec<u8>)> {
+        let (encoding, base_step, base) = match placed.get(base) {
+            Some(&(start, len, step)) => {
+                let offset = group.next_offset() as u32 - start;
+                (Encoding::Delta { file: 0, offset, len }, step, batch.get(base)?.clone())
+            }
+            None => {
+                let Location { file, offset, len, step } = self.index.get(base)?;
+                // A base that cannot be read is no reason to refuse the chunk: it is written whole.
+                (Encoding::Delta { file, offset, len }, step, self.get(base).ok()??)
+            }
+        };
+        if base_step >= STEPS_MAX {
+            return None;
+        }
+        Some((encoding, base_step + 1, frame::delta(chunk.bytes(), base.bytes())?))
+    }
+
+    /// Makes a written group known: its chunks at once, its refs when durable (at once, if the store is eventual).
+    fn note(&self, appender: &mut Appender, finished: &Finished, changes: Vec<Change>) {
+        count(&self.counters.groups, 1);
+        let from = appender.entries.len() - finished.group.frames().len();
+        for (hash, location) in &appender.entries[from..] {
+            self.index.insert(*hash, *location);
+        }
+        if changes.is_empty() {
+            return;
+        }
+        for change in &changes {
+            // They were compared under this lock.
+            let applied = refs::apply(&mut appender.refs, change);
+            debug_assert!(applied.is_ok());
+        }
+        appender.pending.push_back(Pending { group: appender.group, sequence: appender.sequence, changes });
+        if matches!(self.options.durability, Durability::Eventual { .. }) {
+            let group = appender.group;
+            self.publish(appender, group);
+        }
+    }
+
+    /// Seals the active journal and begins another, if it is abandoned or long enough.
+    fn rotate(&self) -> Result<()> {
+        let turn = self.take_turn();
+        // Most of what is unsynced goes to the disk here, while others can still append.
+        self.sync_appended(&turn)?;
+        let mut appender = self.appender.lock();
+        self.check_writable(&appender)?;
+        if !appender.abandoned && appender.end < self.options.journal_bytes {
+            return Ok(());
+        }
+        let index_len = self.write_index(&appender);
+        if let Err(error) = appender.journal.file.sync_data() {
+            return Err(self.poison("a sync of a full journal failed", &error));
+        }
+        appender.synced_end = appender.end;
+        let group = appender.group;
+        self.publish(&mut appender, group);
+        let mut manifest = appender.manifest.clone();
+        manifest.generation += 1;
+        manifest.sealed.push(Sealed {
+            number: appender.journal.number,
+            end: appender.end,
+            index_len,
+            sequence: appender.sequence,
+            check: appender.check,
+        });
+        manifest.active += 1;
+        let begun = Begun::write(&*self.io, &manifest, &appender.refs, appender.sequence)?;
+        if let Err(error) = Manifest::replace(&*self.io) {
+            return Err(self.poison("the manifest could not be replaced", &error));
+        }
+        let journal = Arc::new(begun.journal);
+        self.journals.write().insert(journal.number, journal.clone());
+        appender.manifest = manifest;
+        appender.journal = journal;
+        (appender.end, appender.synced_end, appender.check) = (begun.end, begun.end, begun.check);
+        appender.entries.clear();
+        appender.abandoned = false;
+        drop(appender);
+        self.set_durable(&turn, group);
+        self.call_watchers();
+        Ok(())
+    }
+
+    /// Writes the index at the end of the active journal and returns its length; 0 if it could not be written, which only costs time later.
+    fn write_index(&self, appender: &Appender) -> u64 {
+        // Behind the end of an abandoned journal lies what a failed write left: that is never overwritten.
+        if appender.abandoned {
+            return 0;
+        }
+        let index = seal::encode(&appender.entries, &appender.journal.key);
+        match appender.journal.file.write_at(&index, appender.end) {
+            Ok(()) => index.len() as u64,
+            Err(_) => 0,
+        }
+    }
+}
+
+fn check_length(group: &Group) -> Result<()> {
+    match group.next_offset() > BODY_BYTES_MAX {
+        true => {
+            Err(Error::BatchTooLarge { bytes: group.next_offset() as u64, bytes_max: BODY_BYTES_MAX as u64 })
+        }
+        false => Ok(()),
+    }
+}
+
+/// A new journal, durable, that no manifest in force lists yet.
+pub(super) struct Begun {
+    pub(super) journal: Journal,
+    pub(super) end: u64,
+    pub(super) check: Check,
+}
+
+impl Begun {
+    /// Makes the active journal of `manifest`, holding all refs, and writes the manifest under its temporary name; both are durable
+    /// afterwards, and neither counts. After an error what was made is removed, as far as possible.
+    pub(super) fn write(
+        io: &dyn Io,
+        manifest: &Manifest,
+        refs: &BTreeMap<String, Hash>,
+        sequence: u64,
+    ) -> Result<Begun> {
+        let begun = manifest.write_new(io).and_then(|()| {
+            // Whoever finds the journal without its manifest must find the temporary one, and so know that the journal is not in use.
+            io.sync_dir().map_err(Error::io("sync the directory of", manifest::NEW_FILE))?;
+            let begun = Begun::write_journal(io, manifest.active, &manifest.store, refs, sequence)?;
+            io.sync_dir().map_err(Error::io("sync the directory of", &begun.journal.name))?;
+            Ok(begun)
+        });
+        if begun.is_err() {
+            // On a full disk these few bytes matter; if they cannot be removed either, they are overwritten the next time.
+            let _ = io.remove(&journal::file_name(manifest.active));
+            let _ = io.remove(manifest::NEW_FILE);
+        }
+        begun
+    }
+
+    fn write_journal(
+        io: &dyn Io,
+        number: u32,
+        store: &StoreId,
+        refs: &BTreeMap<String, Hash>,
+        sequence: u64,
+    ) -> Result<Begun> {
+        let name = journal::file_name(number);
+        let header = journal::header(number, store);
+        let key = journal::key_of(&header);
+        let mut group = Group::new(Kind::Checkpoint);
+        for (name, hash) in refs {
+            group.put_record(&Change { name: name.clone(), old: None, new: Some(*hash) });
+        }
+        let offset = header.len() as u64;
+        let place = Place { offset, previous: journal::first_check(&key), sequence, synced_end: 0 };
+        let mut finished = group.finish();
+        let (bytes, check) = finished.place(&key, &place);
+        let whole = [&header[..], bytes].concat();
+        let file = io.create(&name).map_err(Error::io("create", &name))?;
+        file.write_at(&whole, 0).map_err(Error::io("write", &name))?;
+        file.sync_data().map_err(Error::io("sync", &name))?;
+        Ok(Begun { journal: Journal { number, name, file, key }, end: whole.len() as u64, check })
+    }
+}

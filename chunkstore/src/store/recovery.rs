@@ -1,0 +1,284 @@
+//! Making and opening a store.
+//!
+//! One idea: opening reads what the manifest lists and nothing else decides; what a crash left is either the torn tail of the active
+//! journal, which is cut by sealing that journal in a new manifest, or a file that no manifest lists, which is not part of the store. Doing
+//! it again after another crash gives the same.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use quick_cache::sync::Cache;
+
+use super::append::{Appender, Begun};
+use super::sync::{Turn, sync_every};
+use super::{ByBytes, Durability, Durable, Options, Shared, Store};
+use crate::error::{Error, Result};
+use crate::frame::Location;
+use crate::hash::Hash;
+use crate::index::{Index, Uniformly};
+use crate::io::{Counted, Io};
+use crate::journal::replay::{Expect, Replay, replay};
+use crate::journal::{self, Journal, StoreId, seal};
+use crate::lock::Lock;
+use crate::manifest::{self, Manifest, Sealed};
+use crate::stats::Counters;
+use crate::watermark::{Mark, Watermark};
+
+/// What lies in the directory.
+enum Found {
+    Store(Manifest),
+    /// Nothing, or what an interrupted creation left.
+    Nothing,
+}
+
+fn look(io: &dyn Io) -> Result<Found> {
+    if let Some(manifest) = Manifest::read(io, manifest::FILE)? {
+        return Ok(Found::Store(manifest));
+    }
+    let names = io.list().map_err(Error::io("list", "the directory"))?;
+    let Some(journal) = names.iter().find(|name| journal::number_of(name).is_some()) else {
+        return Ok(Found::Nothing);
+    };
+    // A creation makes its manifest, under the temporary name, durable before its journal.
+    match Manifest::read(io, manifest::NEW_FILE) {
+        Ok(Some(new)) if new.generation == 1 => Ok(Found::Nothing),
+        _ => Err(Error::damaged(manifest::FILE, 0, format!("the manifest is missing beside {journal}"))),
+    }
+}
+
+pub(super) fn create(io: Arc<dyn Io>, options: Options) -> Result<Store> {
+    let counters = Arc::new(Counters::default());
+    let io: Arc<dyn Io> = Arc::new(Counted { io, counters: counters.clone() });
+    let lock = Lock::take(&*io)?;
+    match look(&*io) {
+        Ok(Found::Nothing) => {}
+        Ok(Found::Store(_)) | Err(Error::Damaged { .. } | Error::Version { .. }) => {
+            return Err(Error::AlreadyExists { dir: io.place() });
+        }
+        Err(error) => return Err(error),
+    }
+    let manifest = Manifest { store: new_store_id(), generation: 1, sealed: Vec::new(), active: 1 };
+    let watermark = Watermark::create(&*io, manifest.store)?;
+    let begun = Begun::write(&*io, &manifest, &Default::default(), 0)?;
+    Manifest::replace(&*io)?;
+    let opening =
+        Opening { io, options, counters, lock, watermark, index: Index::new(), journals: HashMap::new() };
+    opening.finish(manifest, begun.into_end())
+}
+
+pub(super) fn open(io: Arc<dyn Io>, options: Options) -> Result<Store> {
+    let counters = Arc::new(Counters::default());
+    let io: Arc<dyn Io> = Arc::new(Counted { io, counters: counters.clone() });
+    // Looked for before the lock is taken, so that no lock file is left where no store is; read again under the lock.
+    if matches!(look(&*io)?, Found::Nothing) {
+        return Err(Error::NotFound { dir: io.place() });
+    }
+    let lock = Lock::take(&*io)?;
+    let Found::Store(manifest) = look(&*io)? else {
+        return Err(Error::NotFound { dir: io.place() });
+    };
+    let watermark = Watermark::open(&*io, manifest.store)?;
+    let mut opening =
+        Opening { io, options, counters, lock, watermark, index: Index::new(), journals: HashMap::new() };
+    opening.check_newer(&manifest)?;
+    for sealed in &manifest.sealed {
+        opening.load_sealed(&manifest.store, sealed)?;
+    }
+    let (manifest, end) = opening.load_active(manifest)?;
+    opening.finish(manifest, end)
+}
+
+/// A store being opened.
+struct Opening {
+    io: Arc<dyn Io>,
+    options: Options,
+    counters: Arc<Counters>,
+    lock: Lock,
+    watermark: Watermark,
+    index: Index,
+    journals: HashMap<u32, Arc<Journal>>,
+}
+
+/// The end of the active journal: where appending goes on.
+struct End {
+    journal: Journal,
+    replay: Replay,
+}
+
+impl Begun {
+    fn into_end(self) -> End {
+        let replay = Replay {
+            end: self.end,
+            file_len: self.end,
+            check: self.check,
+            sequence: 0,
+            groups: 1,
+            entries: Vec::new(),
+            refs: Default::default(),
+        };
+        End { journal: self.journal, replay }
+    }
+}
+
+impl Opening {
+    /// Refuses a manifest that is older than what lies beside it.
+    fn check_newer(&self, manifest: &Manifest) -> Result<()> {
+        let old = |what: String| Error::damaged(manifest::FILE, 0, what);
+        if let Some(mark) = self.watermark.mark() {
+            let ends = manifest.sealed.iter().find(|sealed| sealed.number == mark.number);
+            if mark.number > manifest.active || ends.is_some_and(|sealed| mark.end > sealed.end) {
+                let (number, end) = (mark.number, mark.end);
+                return Err(old(format!(
+                    "the manifest is older than journal {number}, durable up to byte {end}"
+                )));
+            }
+        }
+        for name in self.io.list().map_err(Error::io("list", "the directory"))? {
+            let Some(number) = journal::number_of(&name).filter(|number| *number > manifest.active) else {
+                continue;
+            };
+            // An interrupted seal leaves a journal with nothing but its checkpoint, or less. One that was in use has more.
+            let used = Journal::open(&*self.io, number, &manifest.store)
+                .and_then(|journal| replay(&journal, Expect::Active(0)))
+                .is_ok_and(|replay| replay.groups > 1);
+            if used {
+                return Err(old(format!("the manifest is older than {name}, which was in use")));
+            }
+        }
+        Ok(())
+    }
+
+    fn load_sealed(&mut self, store: &StoreId, sealed: &Sealed) -> Result<()> {
+        let journal = Journal::open(&*self.io, sealed.number, store)?;
+        let len = journal.file.len().map_err(Error::io("measure", &journal.name))?;
+        if len < sealed.end {
+            return Err(Error::damaged(&journal.name, len, "the journal is shorter than when it was sealed"));
+        }
+        let index = match sealed.index_len {
+            0 => None,
+            index_len if sealed.end.checked_add(index_len).is_none_or(|end| end > len) => None,
+            index_len => {
+                let bytes = journal.read(sealed.end, index_len as usize)?;
+                seal::decode(&bytes, journal.number, &journal.key)
+            }
+        };
+        let entries = match index {
+            Some(entries) => entries,
+            None => replay(&journal, Expect::Sealed(sealed.end, sealed.check))?.entries,
+        };
+        self.add(journal, &entries);
+        Ok(())
+    }
+
+    fn add(&mut self, journal: Journal, entries: &[(Hash, Location)]) {
+        entries.iter().for_each(|(hash, location)| self.index.insert(*hash, *location));
+        self.journals.insert(journal.number, Arc::new(journal));
+    }
+
+    /// Replays the active journal; if its tail is torn, seals it there and begins another.
+    fn load_active(&mut self, mut manifest: Manifest) -> Result<(Manifest, End)> {
+        let journal = Journal::open(&*self.io, manifest.active, &manifest.store)?;
+        let mark = self.watermark.mark().filter(|mark| mark.number == journal.number);
+        let replay = replay(&journal, Expect::Active(mark.map_or(0, |mark| mark.end)))?;
+        let sealed_sequence = manifest.sealed.last().map_or(0, |sealed| sealed.sequence);
+        if replay.sequence < sealed_sequence {
+            return Err(Error::damaged(
+                &journal.name,
+                replay.end,
+                "the journal's sequence is less than the one before it",
+            ));
+        }
+        let known = mark.is_some_and(|mark| mark.end == replay.end);
+        if !known {
+            // What was read may be in the operating system's memory only: it must not be shown before it is durable.
+            journal.file.sync_data().map_err(Error::io("sync", &journal.name))?;
+        }
+        if replay.end == replay.file_len {
+            let _ = self.watermark.write(Mark { number: journal.number, end: replay.end });
+            return Ok((manifest, End { journal, replay }));
+        }
+        manifest.generation += 1;
+        manifest.sealed.push(Sealed {
+            number: journal.number,
+            end: replay.end,
+            index_len: 0,
+            sequence: replay.sequence,
+            check: replay.check,
+        });
+        manifest.active += 1;
+        let begun = Begun::write(&*self.io, &manifest, &replay.refs, replay.sequence)?;
+        Manifest::replace(&*self.io)?;
+        self.add(journal, &replay.entries);
+        let mut end = begun.into_end();
+        (end.replay.sequence, end.replay.refs) = (replay.sequence, replay.refs);
+        Ok((manifest, end))
+    }
+
+    fn finish(mut self, manifest: Manifest, end: End) -> Result<Store> {
+        let End { journal, replay } = end;
+        let journal = Arc::new(journal);
+        replay.entries.iter().for_each(|(hash, location)| self.index.insert(*hash, *location));
+        self.journals.insert(journal.number, journal.clone());
+        let appender = Appender {
+            manifest,
+            journal,
+            end: replay.end,
+            check: replay.check,
+            synced_end: replay.end,
+            sequence: replay.sequence,
+            refs: replay.refs.clone(),
+            group: 0,
+            pending: VecDeque::new(),
+            entries: replay.entries,
+            abandoned: false,
+            closed: false,
+        };
+        let durability = self.options.durability;
+        let items = usize::try_from(self.options.cache_bytes / 4096).unwrap_or(usize::MAX).clamp(64, 1 << 22);
+        let cache = Cache::with(
+            items,
+            self.options.cache_bytes,
+            ByBytes,
+            Uniformly::default(),
+            quick_cache::sync::DefaultLifecycle::default(),
+        );
+        let shared = Arc::new(Shared {
+            io: self.io,
+            options: self.options,
+            index: self.index,
+            cache,
+            journals: RwLock::new(self.journals),
+            appender: Mutex::new(appender),
+            turn: Mutex::new(Turn::default()),
+            turned: Condvar::new(),
+            durable: RwLock::new(Durable { refs: replay.refs, sequence: replay.sequence }),
+            watchers: Mutex::new(Vec::new()),
+            watermark: Mutex::new(self.watermark),
+            poison: OnceLock::new(),
+            lock: Mutex::new(Some(self.lock)),
+            closing: Arc::default(),
+            counters: self.counters,
+        });
+        if let Durability::Eventual { interval } = durability {
+            sync_every(interval, Arc::downgrade(&shared), shared.closing.clone())
+                .map_err(Error::io("start the syncing thread of", "the store"))?;
+        }
+        Ok(Store { shared })
+    }
+}
+
+/// 16 bytes that no one can guess and no two stores share, from the operating system's random numbers by way of `std`.
+fn new_store_id() -> StoreId {
+    let mut hasher = blake3::Hasher::new();
+    for _ in 0..4 {
+        hasher.update(&RandomState::new().build_hasher().finish().to_le_bytes());
+    }
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    hasher.update(&time.as_nanos().to_le_bytes()).update(&std::process::id().to_le_bytes());
+    let mut id = [0; 16];
+    hasher.finalize_xof().fill(&mut id);
+    id
+}
