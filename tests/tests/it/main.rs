@@ -1,0 +1,14 @@
+//! Integration tests: the real binary on real files and sockets. A test of a row of `docs/conformance.md` begins with its id.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod architecture;
+mod bad_input;
+mod branches;
+mod cluster;
+mod crash;
+mod remotes;
+mod replica;
+mod server;
+mod tables;
+mod tour;
