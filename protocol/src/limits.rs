@@ -52,6 +52,9 @@ pub const REF_NAME_BYTES_MAX: usize = 1024;
 /// Answers to pushes that a server remembers for callers who lost them.
 pub const ANSWERS_KEPT: usize = 1024;
 
+/// Refs in an answer that is remembered.
+pub const ANSWER_REFS_MAX: usize = 64;
+
 /// Messages that a server reads and drops after it refused a push, until the caller has seen the refusal.
 pub const DRAIN_MESSAGES_MAX: usize = 256;
 
@@ -69,3 +72,12 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often an idle connection with a stream on it is asked for a sign of life, and how long that may take.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
+/// How long a server waits for the next message of a push.
+pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Transfers that one server works on at the same time; more wait for their turn.
+pub const TRANSFERS_MAX: usize = 64;
+
+/// How often refs are read again because they moved between reading and moving them.
+pub const MOVE_ATTEMPTS: usize = 8;

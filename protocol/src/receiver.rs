@@ -50,6 +50,16 @@ pub struct Received {
     pub stored: u64,
 }
 
+impl Received {
+    /// Appends the last chunks without moving a ref.
+    pub fn append(self, database: &Database) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        append(database, self.batch)
+    }
+}
+
 impl Receiver {
     /// A receiver that stores into `database`, and reads bases from it.
     pub fn new(database: &Database) -> Result<Receiver> {
@@ -221,15 +231,19 @@ impl Receiver {
         if self.batch.bytes() < BATCH_BYTES {
             return Ok(());
         }
-        let full = std::mem::take(&mut self.batch);
-        match self.database.store().append(full, &[]).map_err(pleach_engine::Error::from)? {
-            Outcome::Appended(_) => Ok(()),
-            Outcome::Moved { name, .. } => Err(Error::Moved { name }),
-        }
+        append(&self.database, std::mem::take(&mut self.batch))
     }
 
     fn holds(&self, hash: &Hash) -> bool {
         self.batch.contains(hash) || self.database.store().contains(hash)
+    }
+}
+
+/// Appends closed chunks. They are durable when the refs that need them are.
+fn append(database: &Database, batch: Batch) -> Result<()> {
+    match database.store().append(batch, &[]).map_err(pleach_engine::Error::from)? {
+        Outcome::Appended(_) => Ok(()),
+        Outcome::Moved { name, .. } => Err(Error::Moved { name }),
     }
 }
 
