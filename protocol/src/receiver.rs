@@ -1,7 +1,7 @@
 //! Takes messages apart and stores what they hold, trusting nothing in them. Blocking. Called by `server` (push), `fetch`, and by
 //! replication.
 //!
-//! Invariants, each held by a test in `receiver/hostile.rs` or below:
+//! Invariants, each held by tests in `tests/hostile.rs`:
 //! 1. A chunk is stored only if its bytes hash to what a verified parent, or the top, says; if its kind's decoder finds it
 //!    canonical; and if every child that does not follow is stored already.
 //! 2. Chunks are stored in post-order, a node after all that it reaches: so a chunk in the store implies its closure, at every

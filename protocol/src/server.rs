@@ -140,8 +140,7 @@ async fn pump(mut stream: Streaming<proto::PushRequest>, messages: mpsc::Sender<
     let mut dropped = 0;
     while dropped < DRAIN_MESSAGES_MAX {
         match tokio::time::timeout(MESSAGE_TIMEOUT, stream.message()).await {
-            Ok(Ok(Some(message))) if messages.send(message).await.is_ok() => {}
-            Ok(Ok(Some(_))) => dropped += 1,
+            Ok(Ok(Some(message))) => dropped += usize::from(messages.send(message).await.is_err()),
             // The end, a broken connection, or silence: the thread sees that no more comes.
             _ => break,
         }

@@ -195,7 +195,8 @@ fn plan(database: &Database, updates: &[Update]) -> Result<Planned> {
     })
 }
 
-type Refusal = (Reason, String);
+/// What is planned for one ref, or why it cannot move, for programs and for people.
+type OrRefusal<T> = std::result::Result<T, (Reason, String)>;
 
 /// Plans one ref: appends what it takes to `moves`, or says why it cannot be moved.
 fn plan_one(
@@ -203,7 +204,7 @@ fn plan_one(
     update: &Update,
     found: Option<Hash>,
     moves: &mut Vec<RefUpdate>,
-) -> Result<Result<RefStatus, Refusal>> {
+) -> Result<OrRefusal<RefStatus>> {
     let name = &update.name;
     if found == update.new {
         return Ok(Ok(RefStatus::Unchanged));
@@ -258,7 +259,7 @@ fn plan_work(
     database: &Database,
     branch: &str,
     new: Option<Hash>,
-) -> Result<Result<Option<RefUpdate>, Refusal>> {
+) -> Result<OrRefusal<Option<RefUpdate>>> {
     let found = database.branch(branch)?;
     if let Some(found) = &found
         && is_dirty(database, found)?
