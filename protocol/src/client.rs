@@ -1,0 +1,22 @@
+//! The asking side: fetch, push, pull and clone of a local database. Async at the edge; chunks are read and written on a blocking
+//! thread for each transfer, with a channel of [`MESSAGES_AHEAD`](crate::limits::MESSAGES_AHEAD) messages between.
+
+mod clone;
+mod fetch;
+mod pull;
+mod push;
+
+pub use self::clone::clone_database;
+pub use self::fetch::fetch;
+pub use self::pull::pull;
+pub use self::push::{Force, PushUpdate, push};
+
+use crate::error::{Error, Result};
+
+/// Runs `f`, which blocks, on a thread made for it.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result,
+        Err(lost) => Err(Error::Lost { what: lost.to_string() }),
+    }
+}

@@ -1,0 +1,111 @@
+//! Clone: a new database with a remote's branches and tags, and that remote under the name `origin`.
+
+use std::path::Path;
+
+use pleach_engine::{DEFAULT_BRANCH, Database, Options, RefUpdate};
+
+use super::blocking;
+use super::fetch::{RemoteRefs, fetch_and, tracking};
+use crate::error::{Error, Result};
+use crate::refs::{HEADS, RefPatterns};
+use crate::remote::{Remote, RemoteUrl};
+use crate::transfer::Transfer;
+
+/// The name that a clone gives to where it came from.
+const ORIGIN: &str = "origin";
+
+/// Makes a database in `dir` with the branches and tags at `url`; of the branches only those in `branches` (patterns, `*` for any
+/// characters) unless there are none in it. Every branch is made here with its work, and the remote's default branch is current.
+/// `dir` is made; if it exists it must be empty. If anything fails, nothing is left there.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::UnknownBranch`] if no branch matches; those of a fetch.
+pub async fn clone_database(
+    url: &RemoteUrl,
+    dir: &Path,
+    options: Options,
+    branches: &[String],
+) -> Result<(Database, Transfer)> {
+    let patterns = RefPatterns::branches(branches)?;
+    let remote = Remote::connect(url).await?;
+    let (path, existed) = (dir.to_owned(), dir.exists());
+    let database = blocking(move || {
+        if std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
+            return Err(Error::Exists { path });
+        }
+        Ok(Database::init(&path, options)?)
+    })
+    .await?;
+    match fill(&database, &remote, &patterns, branches).await {
+        Ok(transfer) => Ok((database, transfer)),
+        Err(error) => {
+            let path = dir.to_owned();
+            // The error that matters is the first one.
+            let _ = blocking(move || {
+                let _ = database.close();
+                remove(&path, existed);
+                Ok(())
+            })
+            .await;
+            Err(error)
+        }
+    }
+}
+
+async fn fill(
+    database: &Database,
+    remote: &Remote,
+    patterns: &RefPatterns,
+    branches: &[String],
+) -> Result<Transfer> {
+    let (known, wanted) = (patterns.clone(), branches.to_vec());
+    let settle = Box::new(move |database: &Database, refs: &RemoteRefs| {
+        if !wanted.is_empty() && !refs.keys().any(|name| name.starts_with(HEADS)) {
+            return Err(Error::UnknownBranch { remote: ORIGIN.to_owned(), branch: wanted.join(", ") });
+        }
+        let (mut moves, results) = tracking(database, ORIGIN, &known, refs)?;
+        moves.extend(own_branches(database, refs)?);
+        Ok((moves, results))
+    });
+    let (transfer, default_branch) = fetch_and(database, remote, ORIGIN, patterns, settle).await?;
+    let (database, url) = (database.clone(), remote.url().to_string());
+    blocking(move || {
+        database.set_setting(&format!("remote.{ORIGIN}.url"), Some(&url))?;
+        if !default_branch.is_empty() && default_branch != DEFAULT_BRANCH {
+            database.switch(&default_branch)?;
+            // The branch that every new database has is no branch of the remote, unless that says so.
+            if database.branch(DEFAULT_BRANCH)?.is_some_and(|branch| branch.head.is_none()) {
+                database.delete_branch(DEFAULT_BRANCH)?;
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(transfer)
+}
+
+/// Every branch of the remote as a branch here: its head, and work that equals it.
+fn own_branches(database: &Database, refs: &RemoteRefs) -> Result<Vec<RefUpdate>> {
+    let mut moves = Vec::new();
+    for (name, &head) in refs {
+        if let Some(branch) = name.strip_prefix(HEADS) {
+            let work = format!("work/{branch}");
+            let root = database.commit_object(&head)?.root;
+            moves.push(RefUpdate { name: name.clone(), old: None, new: Some(head) });
+            moves.push(RefUpdate { old: database.get_ref(&work), name: work, new: Some(root) });
+        }
+    }
+    Ok(moves)
+}
+
+/// Removes what was made: the directory, or what is in it if it was there before.
+fn remove(dir: &Path, keep: bool) {
+    if !keep {
+        let _ = std::fs::remove_dir_all(dir);
+        return;
+    }
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+    }
+}

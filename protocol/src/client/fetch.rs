@@ -1,0 +1,238 @@
+//! Fetch: brings what a remote's branches and tags reach, and remembers where they are.
+//!
+//! One request, one stream of answers. Refs here move only when the last record was verified and stored, all by one
+//! compare-and-set. A second request is made only if the server knew nothing of what was offered and there is more to offer.
+
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
+use pleach_engine::{Batch, Database, Hash, Outcome, RefUpdate};
+use tokio::sync::mpsc;
+use tonic::Streaming;
+
+use super::blocking;
+use crate::error::{Error, Result, within};
+use crate::haves;
+use crate::limits::{MESSAGES_AHEAD, MOVE_ATTEMPTS, REFS_MAX};
+use crate::proto::{FetchRequest, FetchResponse, Plan, fetch_response::Message};
+use crate::receiver::Receiver;
+use crate::refs::{HEADS, RefPatterns, check_name, hash_from, hashes_to_bytes, local_name, refs_digest};
+use crate::remote::Remote;
+use crate::transfer::{RefResult, RefStatus, Transfer};
+use crate::{check_format, format_digest};
+
+/// The remote's refs that were asked for, as its plan says, by name.
+pub(super) type RemoteRefs = BTreeMap<String, Hash>;
+
+/// Which refs here follow from the remote's: the moves, and what to report of them. Called again if a ref moved meanwhile.
+pub(super) type Settle = Box<dyn Fn(&Database, &RemoteRefs) -> Result<(Vec<RefUpdate>, Vec<RefResult>)> + Send>;
+
+/// Brings the branches and tags of `remote` that match `patterns`. Its branches become `remotes/NAME/BRANCH` here, those that are
+/// gone there go here too; tags that are not here yet are made. A tag that is another commit here is left, and reported.
+///
+/// # Errors
+/// Nothing moved then. [`Error::kind`] says what to do.
+pub async fn fetch(database: &Database, remote: &Remote, name: &str, patterns: &RefPatterns) -> Result<Transfer> {
+    let (settle_name, settle_patterns) = (name.to_owned(), patterns.clone());
+    let settle = Box::new(move |database: &Database, refs: &RemoteRefs| {
+        tracking(database, &settle_name, &settle_patterns, refs)
+    });
+    Ok(fetch_and(database, remote, name, patterns, settle).await?.0)
+}
+
+/// Fetches, then moves the refs that `settle` says. Also gives the remote's default branch, if it was told.
+pub(super) async fn fetch_and(
+    database: &Database,
+    remote: &Remote,
+    name: &str,
+    patterns: &RefPatterns,
+    settle: Settle,
+) -> Result<(Transfer, String)> {
+    let mut transfer = Transfer::default();
+    let (mut stream, mut plan, offered) = ask(database, remote, name, patterns, false, &mut transfer).await?;
+    if plan.haves_known == 0 && offered > 0 && !plan.unchanged {
+        // Worth asking again only if there is something older to offer.
+        let (database_, name_) = (database.clone(), name.to_owned());
+        let more = blocking(move || Ok(haves::with_ancestors(&database_, &name_)?.len())).await?;
+        if more > offered {
+            drop(stream);
+            (stream, plan, _) = ask(database, remote, name, patterns, true, &mut transfer).await?;
+        }
+    }
+    check_format(remote, plan.format_digest);
+    if plan.unchanged {
+        return Ok((transfer, plan.default_branch));
+    }
+    let refs = remote_refs(&plan, patterns)?;
+    let (messages, received) = mpsc::channel(MESSAGES_AHEAD);
+    let thread = {
+        let database = database.clone();
+        tokio::task::spawn_blocking(move || store(&database, &refs, received, &settle))
+    };
+    let pumped = pump(remote, &mut stream, messages, &mut transfer).await;
+    let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
+    // The thread's error says more than a stream that it did not read to the end; a broken stream more than what is missing then.
+    let stored = match (pumped, stored) {
+        (Err(broken), Err(Error::Cut { .. })) => return Err(broken),
+        (_, stored) => stored?,
+    };
+    transfer.chunks = stored.0;
+    transfer.refs = stored.1;
+    Ok((transfer, plan.default_branch))
+}
+
+/// Sends the request and reads the plan. Also gives how many commits were offered.
+async fn ask(
+    database: &Database,
+    remote: &Remote,
+    name: &str,
+    patterns: &RefPatterns,
+    ancestors: bool,
+    transfer: &mut Transfer,
+) -> Result<(Streaming<FetchResponse>, Plan, usize)> {
+    let (database, name, patterns) = (database.clone(), name.to_owned(), patterns.clone());
+    let target = remote.url().database().to_owned();
+    let (request, offered) = blocking(move || {
+        let haves = match ancestors {
+            false => haves::newest(&database, &name),
+            true => haves::with_ancestors(&database, &name)?,
+        };
+        let known = patterns.known(&database, &name);
+        let request = FetchRequest {
+            database: target,
+            wants: patterns.wants(),
+            haves: hashes_to_bytes(&haves),
+            known_refs: Bytes::copy_from_slice(refs_digest(&known).as_bytes()),
+            format_digest: format_digest(),
+            features: 0,
+        };
+        Ok((request, haves.len()))
+    })
+    .await?;
+    transfer.sent(&request);
+    transfer.round_trips += 1;
+    let response = remote.client().fetch(request).await.map_err(|status| remote.error(status))?;
+    let mut stream = response.into_inner();
+    let first = stream.message().await.map_err(|status| remote.error(status))?;
+    if let Some(first) = &first {
+        transfer.received(first);
+    }
+    match first.and_then(|first| first.message) {
+        Some(Message::Plan(plan)) => Ok((stream, plan, offered)),
+        _ => Err(Error::protocol("the answer to a fetch begins with a Plan")),
+    }
+}
+
+/// Checks the refs of a plan: names that can be refs, that were asked for, each once.
+fn remote_refs(plan: &Plan, patterns: &RefPatterns) -> Result<RemoteRefs> {
+    within("refs in a plan", plan.refs.len(), REFS_MAX)?;
+    let mut refs = RemoteRefs::new();
+    for one in &plan.refs {
+        check_name(&one.name)?;
+        if !patterns.matches(&one.name) {
+            return Err(Error::protocol(format!("{} was not asked for", one.name)));
+        }
+        if refs.insert(one.name.clone(), hash_from(&one.hash, "hash")?).is_some() {
+            return Err(Error::protocol(format!("{} stands twice in the plan", one.name)));
+        }
+    }
+    Ok(refs)
+}
+
+/// Passes the messages after the plan on to the thread that stores.
+async fn pump(
+    remote: &Remote,
+    stream: &mut Streaming<FetchResponse>,
+    messages: mpsc::Sender<Message>,
+    transfer: &mut Transfer,
+) -> Result<()> {
+    while let Some(response) = stream.message().await.map_err(|status| remote.error(status))? {
+        transfer.received(&response);
+        let Some(message) = response.message else { return Err(Error::protocol("an empty answer")) };
+        if messages.send(message).await.is_err() {
+            // The thread found an error and says so itself.
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Verifies and stores what arrives, then moves the refs. Gives the number of records, and what became of the refs.
+fn store(
+    database: &Database,
+    refs: &RemoteRefs,
+    mut messages: mpsc::Receiver<Message>,
+    settle: &Settle,
+) -> Result<(u64, Vec<RefResult>)> {
+    let mut receiver = Receiver::new(database)?;
+    let received = loop {
+        match messages.blocking_recv() {
+            Some(Message::Data(data)) => receiver.receive(&data)?,
+            Some(Message::End(end)) => {
+                let wanted: Vec<Hash> = refs.values().copied().collect();
+                break receiver.finish(end.records, &wanted)?;
+            }
+            Some(Message::Plan(_)) => return Err(Error::protocol("a fetch has one Plan")),
+            None => return Err(Error::Cut { records: receiver.records() }),
+        }
+    };
+    if messages.blocking_recv().is_some() {
+        return Err(Error::protocol("a message after the End"));
+    }
+    let records = received.records;
+    received.append(database)?;
+    for (name, hash) in refs {
+        database.commit_object(hash).map_err(|error| Error::protocol(format!("{name}: {error}")))?;
+    }
+    let mut moved = String::new();
+    for _ in 0..MOVE_ATTEMPTS {
+        let (moves, results) = settle(database, refs)?;
+        if moves.is_empty() {
+            return Ok((records, results));
+        }
+        match database.update_refs(Batch::default(), &moves)? {
+            Outcome::Appended(_) => return Ok((records, results)),
+            Outcome::Moved { name, .. } => moved = name,
+        }
+    }
+    Err(Error::Moved { name: moved })
+}
+
+/// The tracking refs and tags that follow from the remote's refs.
+pub(super) fn tracking(
+    database: &Database,
+    remote: &str,
+    patterns: &RefPatterns,
+    refs: &RemoteRefs,
+) -> Result<(Vec<RefUpdate>, Vec<RefResult>)> {
+    let (mut moves, mut results) = (Vec::new(), Vec::new());
+    let mut note = |name: String, old: Option<Hash>, new: Option<Hash>, status: RefStatus| {
+        if !matches!(status, RefStatus::Rejected { .. }) {
+            moves.push(RefUpdate { name: name.clone(), old, new });
+        }
+        results.push(RefResult { name, old, new, status });
+    };
+    for (name, &new) in refs {
+        let local = local_name(remote, name);
+        let status = match database.get_ref(&local) {
+            Some(old) if old == new => continue,
+            None => (None, RefStatus::New),
+            Some(old) if name.starts_with(HEADS) => match database.is_ancestor(&old, &new)? {
+                true => (Some(old), RefStatus::Updated),
+                false => (Some(old), RefStatus::Forced),
+            },
+            Some(old) => {
+                let reason = "the tag is another commit here; delete or rename it here to take the remote's".to_owned();
+                (Some(old), RefStatus::Rejected { reason })
+            }
+        };
+        note(local, status.0, Some(new), status.1);
+    }
+    let there: HashSet<&String> = refs.keys().collect();
+    for (name, old) in patterns.known(database, remote) {
+        if name.starts_with(HEADS) && !there.contains(&name) {
+            note(local_name(remote, &name), Some(old), None, RefStatus::Deleted);
+        }
+    }
+    Ok((moves, results))
+}

@@ -1,0 +1,342 @@
+//! Push: sends what the remote lacks of some commits, and has it move its refs to them, all or none.
+//!
+//! Nothing is asked first: the difference is to what the remote had when it was last seen, and is on its way when the remote may
+//! still refuse. If the remote is elsewhere than thought, but that is known here too, a second push is made from there.
+
+use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use pleach_engine::{Batch, Database, Hash, Outcome, difference};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::blocking;
+use crate::error::{Error, Result};
+use crate::format_digest;
+use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS};
+use crate::proto::{
+    self, Begin, Finish, PushRequest, PushResult, Reason, Rejected, push_request, push_response, ref_update,
+};
+use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, local_name, tracking_prefix};
+use crate::remote::Remote;
+use crate::sender::Sender;
+use crate::transfer::{RefResult, RefStatus, Transfer, framed};
+
+/// What one ref of the remote is to become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushUpdate {
+    /// Its name there: `heads/BRANCH` or `tags/TAG`.
+    pub name: String,
+    /// The commit; `None` deletes the ref.
+    pub new: Option<Hash>,
+}
+
+/// How much a push may override.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// Branches go forward, tags stay.
+    No,
+    /// A branch may move anywhere from where it was when it was last pushed or fetched: an amended commit passes, what somebody
+    /// else pushed is not overwritten.
+    Known,
+    /// Whatever is there is replaced; the remote keeps it under `recovery/`.
+    Yes,
+}
+
+/// Moves refs of `remote`, known here as `name`. Branches that moved there move the tracking refs here.
+///
+/// A refusal is no error: the refs in the result are then `rejected`, and none moved.
+///
+/// # Errors
+/// The transfer failed; whether the refs moved is told by pushing again.
+pub async fn push(
+    database: &Database,
+    remote: &Remote,
+    name: &str,
+    updates: &[PushUpdate],
+    force: Force,
+) -> Result<Transfer> {
+    let mut transfer = Transfer::default();
+    if updates.is_empty() {
+        return Ok(transfer);
+    }
+    updates.iter().try_for_each(|update| check_name(&update.name))?;
+    let mut attempt = Attempt::first(database, remote, name, updates, force)?;
+    let mut again = true;
+    loop {
+        match attempt.send(database, remote, &mut transfer).await? {
+            push_response::Message::Result(result) => {
+                transfer.refs = moved(&result)?;
+                let (database, name, refs) = (database.clone(), name.to_owned(), transfer.refs.clone());
+                blocking(move || remember(&database, &name, &refs)).await?;
+                return Ok(transfer);
+            }
+            push_response::Message::Rejected(rejected) => match attempt.after(database, &rejected, updates, force)? {
+                Some(next) if again => {
+                    attempt = next;
+                    again = false;
+                }
+                _ => {
+                    transfer.refs = refused(updates, &rejected)?;
+                    return Ok(transfer);
+                }
+            },
+        }
+    }
+}
+
+/// One push as it is sent: what is expected of the remote, and which commits are taken as held there.
+struct Attempt {
+    begin: Begin,
+    bases: Vec<Hash>,
+    targets: Vec<Hash>,
+}
+
+impl Attempt {
+    fn first(
+        database: &Database,
+        remote: &Remote,
+        name: &str,
+        updates: &[PushUpdate],
+        force: Force,
+    ) -> Result<Attempt> {
+        let tracked = |update: &PushUpdate| match update.name.starts_with(HEADS) {
+            true => database.get_ref(&local_name(name, &update.name)),
+            // What the remote's tags are is not remembered.
+            false => None,
+        };
+        // What the pushed branches were comes first: of many refs, only so many are named.
+        let mut bases: Vec<Hash> = updates.iter().filter_map(tracked).collect();
+        bases.extend(database.refs(&tracking_prefix(name)).into_iter().map(|(_, hash)| hash));
+        let begin = Begin {
+            database: remote.url().database().to_owned(),
+            idempotency_key: idempotency_key(),
+            updates: updates.iter().map(|update| ref_update(update, tracked(update), force)).collect(),
+            bases: Bytes::new(),
+            format_digest: format_digest(),
+            features: 0,
+        };
+        let targets = updates.iter().filter_map(|update| update.new).collect();
+        Ok(Attempt { begin, bases: Vec::new(), targets }.with_bases(bases))
+    }
+
+    fn with_bases(mut self, mut bases: Vec<Hash>) -> Attempt {
+        let mut seen = std::collections::HashSet::new();
+        bases.retain(|base| seen.insert(*base));
+        bases.truncate(HAVES_MAX);
+        self.begin.bases = hashes_to_bytes(&bases);
+        self.bases = bases;
+        self
+    }
+
+    /// A better attempt, if the refusal came from not knowing what the remote has, and what it has is known here.
+    fn after(
+        &self,
+        database: &Database,
+        rejected: &Rejected,
+        updates: &[PushUpdate],
+        force: Force,
+    ) -> Result<Option<Attempt>> {
+        let unknown = hashes_from(&rejected.unknown_bases, "unknown_bases", HAVES_MAX)?;
+        let found = found(rejected)?;
+        let mut bases: Vec<Hash> = found.values().filter_map(|(hash, _)| *hash).collect();
+        bases.extend(&self.bases);
+        bases.retain(|base| !unknown.contains(base) && database.commit_object(base).is_ok());
+        let mut begin = Begin { idempotency_key: idempotency_key(), ..self.begin.clone() };
+        for (update, sent) in updates.iter().zip(&mut begin.updates) {
+            match found.get(&update.name) {
+                Some((now, Reason::Moved)) => {
+                    if !goes_on_from(database, *now, update, force)? {
+                        return Ok(None);
+                    }
+                    *sent = ref_update(update, *now, force);
+                }
+                Some((_, Reason::Unspecified)) | None => {}
+                Some(_) => return Ok(None),
+            }
+        }
+        Ok(Some(Attempt { begin, bases: Vec::new(), targets: self.targets.clone() }.with_bases(bases)))
+    }
+
+    /// Sends it all without waiting, unless the answer comes earlier.
+    async fn send(
+        &self,
+        database: &Database,
+        remote: &Remote,
+        transfer: &mut Transfer,
+    ) -> Result<push_response::Message> {
+        let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
+        let answered = Arc::new(AtomicBool::new(false));
+        let sending = {
+            let (database, answered) = (database.clone(), answered.clone());
+            let (begin, targets, bases) = (self.begin.clone(), self.targets.clone(), self.bases.clone());
+            tokio::task::spawn_blocking(move || produce(&database, begin, &targets, &bases, &messages, &answered))
+        };
+        let answer = answer(remote, stream, transfer).await;
+        answered.store(true, Ordering::Relaxed);
+        let sent = sending.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
+        transfer.round_trips += 1;
+        // What broke here is why the remote saw no end.
+        let sent = sent?;
+        transfer.bytes_sent += sent.bytes;
+        transfer.chunks += sent.records;
+        answer
+    }
+}
+
+/// Whether a push whose ref is elsewhere than thought may go on from there.
+fn goes_on_from(database: &Database, now: Option<Hash>, update: &PushUpdate, force: Force) -> Result<bool> {
+    let is_branch = update.name.starts_with(HEADS);
+    match (now, update.new, force) {
+        (None, ..) => Ok(true),
+        (Some(now), Some(new), _) if now == new => Ok(true),
+        (_, _, Force::Known) if is_branch => Ok(false),
+        // A tag's place was never known; the remote says whether it may move.
+        (Some(_), ..) if !is_branch => Ok(true),
+        (Some(now), Some(new), _) => Ok(database.commit_object(&now).is_ok() && database.is_ancestor(&now, &new)?),
+        // What somebody else put there is not deleted unseen.
+        (Some(_), None, _) => Ok(false),
+    }
+}
+
+struct Produced {
+    bytes: u64,
+    records: u64,
+}
+
+/// Gives the messages of a push to `messages`, until there is an answer.
+fn produce(
+    database: &Database,
+    begin: Begin,
+    targets: &[Hash],
+    bases: &[Hash],
+    messages: &mpsc::Sender<PushRequest>,
+    answered: &AtomicBool,
+) -> Result<Produced> {
+    let mut bytes = 0;
+    let mut emit = |message: push_request::Message| {
+        let request = PushRequest { message: Some(message) };
+        let len = framed(&request);
+        let taken = messages.blocking_send(request).is_ok() && !answered.load(Ordering::Relaxed);
+        bytes += len;
+        taken
+    };
+    let mut going = emit(push_request::Message::Begin(begin));
+    let mut sender = Sender::new(database, difference(database, targets, bases)?)?;
+    while going {
+        match sender.next_message()? {
+            Some(data) => going = emit(push_request::Message::Data(data)),
+            None => {
+                emit(push_request::Message::Finish(Finish { records: sender.records() }));
+                going = false;
+            }
+        }
+    }
+    Ok(Produced { bytes, records: sender.records() })
+}
+
+/// Opens the push and waits for its one answer.
+async fn answer(
+    remote: &Remote,
+    messages: mpsc::Receiver<PushRequest>,
+    transfer: &mut Transfer,
+) -> Result<push_response::Message> {
+    let mut client = remote.client();
+    let response = client.push(ReceiverStream::new(messages)).await.map_err(|status| remote.error(status))?;
+    let mut answers = response.into_inner();
+    let answer = answers.message().await.map_err(|status| remote.error(status))?;
+    let answer = answer.ok_or_else(|| Error::protocol("a push was not answered"))?;
+    transfer.received(&answer);
+    answer.message.ok_or_else(|| Error::protocol("a push was answered with nothing"))
+}
+
+fn ref_update(update: &PushUpdate, expected: Option<Hash>, force: Force) -> proto::RefUpdate {
+    let expected = match (force, expected) {
+        (Force::Yes, _) => ref_update::Expected::Any(true),
+        (_, Some(old)) => ref_update::Expected::Old(Bytes::copy_from_slice(old.as_bytes())),
+        (_, None) => ref_update::Expected::Absent(true),
+    };
+    proto::RefUpdate {
+        name: update.name.clone(),
+        new: update.new.map(|new| Bytes::copy_from_slice(new.as_bytes())).unwrap_or_default(),
+        expected: Some(expected),
+        force: force != Force::No,
+    }
+}
+
+/// What the remote found, by ref.
+fn found(rejected: &Rejected) -> Result<BTreeMap<String, (Option<Hash>, Reason)>> {
+    let mut found = BTreeMap::new();
+    for one in &rejected.refs {
+        found.insert(one.name.clone(), (optional(&one.found)?, one.reason()));
+    }
+    Ok(found)
+}
+
+fn refused(updates: &[PushUpdate], rejected: &Rejected) -> Result<Vec<RefResult>> {
+    let details: BTreeMap<&String, &proto::RefRejection> = rejected.refs.iter().map(|one| (&one.name, one)).collect();
+    let result = |update: &PushUpdate| {
+        let one = details.get(&update.name);
+        let reason = match one {
+            Some(one) if !one.detail.is_empty() => one.detail.clone(),
+            _ => "it could have moved, but the push is one whole and another ref was refused".to_owned(),
+        };
+        let old = one.map(|one| optional(&one.found)).transpose()?.flatten();
+        Ok(RefResult { name: update.name.clone(), old, new: update.new, status: RefStatus::Rejected { reason } })
+    };
+    updates.iter().map(result).collect()
+}
+
+fn moved(result: &PushResult) -> Result<Vec<RefResult>> {
+    let one = |moved: &proto::RefMoved| {
+        let status = match moved.status() {
+            proto::RefStatus::Unchanged => RefStatus::Unchanged,
+            proto::RefStatus::New => RefStatus::New,
+            proto::RefStatus::Updated => RefStatus::Updated,
+            proto::RefStatus::Forced => RefStatus::Forced,
+            proto::RefStatus::Deleted => RefStatus::Deleted,
+        };
+        Ok(RefResult { name: moved.name.clone(), old: optional(&moved.old)?, new: optional(&moved.new)?, status })
+    };
+    result.refs.iter().map(one).collect()
+}
+
+/// Moves the tracking refs to what the remote now has.
+fn remember(database: &Database, name: &str, refs: &[RefResult]) -> Result<()> {
+    for _ in 0..MOVE_ATTEMPTS {
+        let mut moves = Vec::new();
+        for one in refs.iter().filter(|one| one.name.starts_with(HEADS)) {
+            let local = local_name(name, &one.name);
+            let old = database.get_ref(&local);
+            // A commit of the remote that is not here has no tracking ref until it is fetched.
+            if old != one.new && one.new.is_none_or(|new| database.store().contains(&new)) {
+                moves.push(pleach_engine::RefUpdate { name: local, old, new: one.new });
+            }
+        }
+        if moves.is_empty() {
+            return Ok(());
+        }
+        if let Outcome::Appended(_) = database.update_refs(Batch::default(), &moves)? {
+            return Ok(());
+        }
+    }
+    // The next fetch puts it right.
+    Ok(())
+}
+
+fn optional(bytes: &Bytes) -> Result<Option<Hash>> {
+    if bytes.is_empty() { Ok(None) } else { hash_from(bytes, "hash").map(Some) }
+}
+
+/// Sixteen bytes that no other push has.
+fn idempotency_key() -> Bytes {
+    // Each state is keyed by the system's random source.
+    let random = || RandomState::new().build_hasher().finish().to_le_bytes();
+    let seed = [random(), random(), random(), random()].concat();
+    let mixed = Hash::of(&[&seed[..], &std::process::id().to_le_bytes()].concat());
+    Bytes::copy_from_slice(&mixed.as_bytes()[..16])
+}

@@ -1,0 +1,168 @@
+//! How a chunk's bytes travel: as they are, compressed, or as a delta: compressed with an earlier version of the same node before
+//! it. The sender tries what it has and takes the smallest. Called by `sender` and `receiver`.
+//!
+//! Compressed payloads are zstd frames without the magic number, checksum and dictionary id: the record around them says the
+//! length, and the chunk's hash is the checksum.
+
+use std::io;
+
+use zstd::zstd_safe::{CCtx, CParameter, DCtx, DParameter, FrameFormat, compress_bound, get_error_name};
+
+use crate::limits::ZSTD_WINDOW_LOG_MAX;
+
+/// zstd level for whole chunks: clone is bound by the processor, and what is left in a node to compress is little.
+const FULL_LEVEL: i32 = 1;
+/// zstd level for deltas.
+const DELTA_LEVEL: i32 = 3;
+/// A delta that is smaller than this part of the chunk is taken without trying the other encodings.
+const DELTA_GOOD: usize = 4;
+/// The magic number of a zstd frame, which the one-shot dictionary call always writes and no payload carries.
+const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// How the payload of a record is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// The chunk's bytes.
+    Raw,
+    /// A zstd frame.
+    Zstd,
+    /// A zstd frame with the base's bytes as its prefix.
+    Delta,
+}
+
+/// Encodes chunks one after another.
+pub(crate) struct Encoder {
+    context: CCtx<'static>,
+    delta: Vec<u8>,
+    full: Vec<u8>,
+}
+
+impl Encoder {
+    pub(crate) fn new() -> io::Result<Encoder> {
+        let mut context = CCtx::create();
+        context.set_parameter(CParameter::CompressionLevel(FULL_LEVEL)).map_err(zstd_error)?;
+        context.set_parameter(CParameter::Format(FrameFormat::Magicless)).map_err(zstd_error)?;
+        context.set_parameter(CParameter::ChecksumFlag(false)).map_err(zstd_error)?;
+        Ok(Encoder { context, delta: Vec::new(), full: Vec::new() })
+    }
+
+    /// The smallest encoding of `bytes`, with or without `base`.
+    pub(crate) fn encode<'a>(&'a mut self, bytes: &'a [u8], base: Option<&[u8]>) -> io::Result<(Encoding, &'a [u8])> {
+        let mut best = (Encoding::Raw, bytes.len());
+        if let Some(base) = base {
+            self.delta.clear();
+            self.delta.reserve(compress_bound(bytes.len()));
+            self.context.compress_using_dict(&mut self.delta, bytes, base, DELTA_LEVEL).map_err(zstd_error)?;
+            assert!(self.delta.starts_with(&MAGIC), "the one-shot dictionary call writes the magic number");
+            let len = self.delta.len() - MAGIC.len();
+            if len < best.1 {
+                best = (Encoding::Delta, len);
+            }
+        }
+        if best.1 > bytes.len() / DELTA_GOOD {
+            self.full.clear();
+            self.full.reserve(compress_bound(bytes.len()));
+            self.context.compress2(&mut self.full, bytes).map_err(zstd_error)?;
+            if self.full.len() < best.1 {
+                best = (Encoding::Zstd, self.full.len());
+            }
+        }
+        Ok(match best.0 {
+            Encoding::Raw => (Encoding::Raw, bytes),
+            Encoding::Zstd => (Encoding::Zstd, &self.full),
+            Encoding::Delta => (Encoding::Delta, &self.delta[MAGIC.len()..]),
+        })
+    }
+}
+
+/// Decodes payloads one after another.
+pub(crate) struct Decoder {
+    context: DCtx<'static>,
+}
+
+impl Decoder {
+    pub(crate) fn new() -> io::Result<Decoder> {
+        let mut context = DCtx::create();
+        context.set_parameter(DParameter::Format(FrameFormat::Magicless)).map_err(zstd_error)?;
+        context.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX)).map_err(zstd_error)?;
+        Ok(Decoder { context })
+    }
+
+    /// The chunk of `raw_len` bytes that `payload` encodes. Never allocates more than `raw_len`; what does not come out at exactly
+    /// that length is an error, in words.
+    pub(crate) fn decode(
+        &mut self,
+        encoding: Encoding,
+        payload: &[u8],
+        raw_len: usize,
+        base: &[u8],
+    ) -> Result<Vec<u8>, String> {
+        if encoding == Encoding::Raw {
+            return match payload.len() == raw_len {
+                true => Ok(payload.to_vec()),
+                false => Err(format!("raw payload of {} bytes, expected {raw_len}", payload.len())),
+            };
+        }
+        let prefix = if encoding == Encoding::Delta { base } else { &[] };
+        let mut bytes = Vec::with_capacity(raw_len);
+        self.context
+            .decompress_using_dict(&mut bytes, payload, prefix)
+            .map_err(|code| format!("zstd: {}", get_error_name(code)))?;
+        match bytes.len() == raw_len {
+            true => Ok(bytes),
+            false => Err(format!("payload decodes to {} bytes, expected {raw_len}", bytes.len())),
+        }
+    }
+}
+
+fn zstd_error(code: usize) -> io::Error {
+    io::Error::other(format!("zstd: {}", get_error_name(code)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn text(n: usize) -> Vec<u8> {
+        (0..n).flat_map(|i| format!("row {:08x};", i.wrapping_mul(2_654_435_761)).into_bytes()).collect()
+    }
+
+    #[test]
+    fn each_encoding_is_chosen_where_it_is_smallest_and_decodes_to_the_same_bytes() {
+        let old = text(300);
+        let mut new = old.clone();
+        new[1500] ^= 1;
+        let noise: Vec<u8> = (0..64u32).flat_map(|i| *pleach_engine::Hash::of(&i.to_le_bytes()).as_bytes()).collect();
+        let cases = [(&new, Some(&old), Encoding::Delta), (&new, None, Encoding::Zstd), (&noise, None, Encoding::Raw)];
+        let (mut encoder, mut decoder) = (Encoder::new().unwrap(), Decoder::new().unwrap());
+        for (bytes, base, expected) in cases {
+            let (encoding, payload) = encoder.encode(bytes, base.map(Vec::as_slice)).unwrap();
+            assert_eq!(encoding, expected);
+            let decoded = decoder.decode(encoding, payload, bytes.len(), base.map_or(&[], Vec::as_slice)).unwrap();
+            assert_eq!(&decoded, bytes);
+        }
+    }
+
+    #[test]
+    fn one_changed_byte_in_a_node_is_a_delta_of_a_few_dozen_bytes() {
+        let old = text(300);
+        let mut new = old.clone();
+        new[1500] ^= 1;
+        let mut encoder = Encoder::new().unwrap();
+        let (_, payload) = encoder.encode(&new, Some(&old)).unwrap();
+        assert!(payload.len() < 64, "{} bytes", payload.len());
+    }
+
+    #[test]
+    fn a_payload_that_inflates_beyond_its_stated_length_is_refused() {
+        let zeros = vec![0u8; 1 << 20];
+        let mut encoder = Encoder::new().unwrap();
+        let (encoding, payload) = encoder.encode(&zeros, None).unwrap();
+        assert_eq!(encoding, Encoding::Zstd);
+        let mut decoder = Decoder::new().unwrap();
+        assert!(decoder.decode(encoding, payload, 4096, &[]).is_err());
+        assert!(decoder.decode(encoding, payload, (1 << 20) + 1, &[]).is_err());
+        assert!(decoder.decode(encoding, payload, 1 << 20, &[]).is_ok());
+    }
+}

@@ -1,0 +1,41 @@
+//! What a fetch offers as known: commits whose closure is here, so that the server sends the difference to them.
+//!
+//! The refs that this remote had when it was last seen come first: the server has almost always gone on from there. Branches made
+//! here follow. Older commits are offered only when the server knew none of these (it was restored from a backup, or is another
+//! server): then at growing distances, so that at most three times the difference travels.
+
+use std::collections::HashSet;
+
+use pleach_engine::{Database, Hash};
+
+use crate::error::Result;
+use crate::limits::{HAVES_DISTANCE_MAX, HAVES_MAX};
+use crate::refs::{HEADS, tracking_prefix};
+
+/// The newest commits known of `remote`, then those of this database's branches; at most [`HAVES_MAX`].
+pub(crate) fn newest(database: &Database, remote: &str) -> Vec<Hash> {
+    let tracking = database.refs(&tracking_prefix(remote));
+    let mut seen = HashSet::new();
+    let tips = tracking.into_iter().chain(database.refs(HEADS)).map(|(_, hash)| hash);
+    tips.filter(|hash| seen.insert(*hash)).take(HAVES_MAX).collect()
+}
+
+/// The commits of [`newest`], and first parents of them at distances 1, 4, 16, 64.
+pub(crate) fn with_ancestors(database: &Database, remote: &str) -> Result<Vec<Hash>> {
+    let mut haves = newest(database, remote);
+    let mut seen: HashSet<Hash> = haves.iter().copied().collect();
+    for tip in haves.clone() {
+        let mut commit = tip;
+        for distance in 1..=HAVES_DISTANCE_MAX {
+            match database.commit_object(&commit)?.parents.first() {
+                Some(parent) => commit = *parent,
+                None => break,
+            }
+            let offered = distance.is_power_of_two() && distance.trailing_zeros().is_multiple_of(2);
+            if offered && haves.len() < HAVES_MAX && seen.insert(commit) {
+                haves.push(commit);
+            }
+        }
+    }
+    Ok(haves)
+}

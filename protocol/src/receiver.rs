@@ -1,0 +1,254 @@
+//! Takes messages apart and stores what they hold, trusting nothing in them. Blocking. Called by `server` (push), `fetch`, and by
+//! replication.
+//!
+//! Invariants, each held by tests in `tests/hostile.rs`:
+//! 1. A chunk is stored only if its bytes hash to what a verified parent, or the top, says; if its kind's decoder finds it
+//!    canonical; and if every child that does not follow is stored already.
+//! 2. Chunks are stored in post-order, a node after all that it reaches: so a chunk in the store implies its closure, at every
+//!    moment, and a transfer that is cut leaves only whole subtrees.
+//! 3. Memory is one message, the path of chunks that wait for their children, and one batch, whatever the size of the transfer.
+//! 4. Nothing moves a ref but the caller, with the batch that [`Receiver::finish`] returns after the last record.
+//! 5. At the end, each top is a wanted commit, or was named by a later one: what nobody asked for ends in an error.
+
+use std::collections::{HashMap, HashSet};
+
+use pleach_engine::{Batch, Chunk, ChunkError, Database, Hash, Outcome, check_chunk};
+
+use crate::encoding::Decoder;
+use crate::error::{Error, Result, within};
+use crate::limits::{BATCH_BYTES, DEPTH_MAX, LOOSE_TOPS_MAX, PATH_BYTES_MAX};
+use crate::record::{BaseName, Follow, Record};
+
+/// Verifies and stores the records of one transfer.
+pub struct Receiver {
+    database: Database,
+    decoder: Decoder,
+    path: Vec<Step>,
+    path_bytes: usize,
+    batch: Batch,
+    /// Tops that no later commit named yet, with the number of their record.
+    loose: HashMap<Hash, u64>,
+    records: u64,
+    stored: u64,
+}
+
+/// A chunk on the path: verified, not stored before its followed children are.
+struct Step {
+    chunk: Chunk,
+    base: Option<Chunk>,
+    /// The followed children that have not arrived yet, the next one last.
+    missing: Vec<u32>,
+}
+
+/// A transfer whose closure is complete, not yet in any ref.
+pub struct Received {
+    /// The last chunks, to be appended together with the refs that need them.
+    pub batch: Batch,
+    /// Records in the transfer.
+    pub records: u64,
+    /// Chunks that were not here before.
+    pub stored: u64,
+}
+
+impl Received {
+    /// Appends the last chunks without moving a ref.
+    pub fn append(self, database: &Database) -> Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        append(database, self.batch)
+    }
+}
+
+impl Receiver {
+    /// A receiver that stores into `database`, and reads bases from it.
+    pub fn new(database: &Database) -> Result<Receiver> {
+        Ok(Receiver {
+            database: database.clone(),
+            decoder: Decoder::new().map_err(|error| Error::Lost { what: error.to_string() })?,
+            path: Vec::new(),
+            path_bytes: 0,
+            batch: Batch::default(),
+            loose: HashMap::new(),
+            records: 0,
+            stored: 0,
+        })
+    }
+
+    /// Records taken so far.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Takes the records of one message. After an error nothing more may be given: drop the receiver.
+    pub fn receive(&mut self, message: &[u8]) -> Result<()> {
+        let mut offset = 0;
+        while offset < message.len() {
+            let (record, end) = Record::parse(message, offset).map_err(|malformed| Error::Record {
+                record: self.records,
+                offset: malformed.offset,
+                what: malformed.what,
+            })?;
+            self.take(&record, offset)?;
+            self.records += 1;
+            offset = end;
+        }
+        Ok(())
+    }
+
+    /// Ends the transfer: `records` is how many the peer says that it sent, `wanted` the commits or roots that it was for.
+    pub fn finish(self, records: u64, wanted: &[Hash]) -> Result<Received> {
+        if let Some(step) = self.path.last() {
+            return Err(Error::protocol(format!(
+                "the transfer ends while {} children of chunk {} are missing",
+                step.missing.len(),
+                step.chunk.hash()
+            )));
+        }
+        if records != self.records {
+            return Err(Error::protocol(format!("{} records arrived, {records} were sent", self.records)));
+        }
+        let wanted_set: HashSet<&Hash> = wanted.iter().collect();
+        if let Some((_, &record)) = self.loose.iter().find(|(hash, _)| !wanted_set.contains(hash)) {
+            return Err(Error::Unasked { record });
+        }
+        if let Some(missing) = wanted.iter().find(|hash| !self.holds(hash)) {
+            return Err(Error::protocol(format!("{missing} is wanted, but was not sent")));
+        }
+        Ok(Received { batch: self.batch, records: self.records, stored: self.stored })
+    }
+
+    fn take(&mut self, record: &Record<'_>, offset: usize) -> Result<()> {
+        let expected = self.expected(record)?;
+        let base = self.base(record)?;
+        let base_bytes = base.as_ref().map_or(&[][..], Chunk::bytes);
+        let bytes = self
+            .decoder
+            .decode(record.encoding, record.payload, record.raw_len, base_bytes)
+            .map_err(|what| Error::Record { record: self.records, offset, what })?;
+        let malformed = |what: String| Error::Record { record: self.records, offset, what };
+        let chunk = Chunk::verify(bytes, &expected).map_err(|error| match error {
+            ChunkError::HashMismatch { expected, found } => Error::WrongHash { record: self.records, expected, found },
+            other => malformed(other.to_string()),
+        })?;
+        check_chunk(&chunk).map_err(|error| malformed(error.to_string()))?;
+        let missing = self.missing(record, &chunk)?;
+        if record.top.is_some() {
+            self.top(&chunk)?;
+        }
+        self.push(Step { chunk, base, missing })
+    }
+
+    /// The hash that the next chunk must have.
+    fn expected(&mut self, record: &Record<'_>) -> Result<Hash> {
+        let unasked = Error::Unasked { record: self.records };
+        match (self.path.last_mut(), record.top) {
+            (None, Some(hash)) => Ok(hash),
+            (Some(parent), None) => {
+                let child = parent.missing.pop().and_then(|index| parent.chunk.child(index as usize));
+                child.ok_or(unasked)
+            }
+            _ => Err(unasked),
+        }
+    }
+
+    fn base(&self, record: &Record<'_>) -> Result<Option<Chunk>> {
+        let unknown = |what: String| Error::UnknownBase { record: self.records, what };
+        let hash = match record.base {
+            None => return Ok(None),
+            Some(BaseName::Hash(hash)) => hash,
+            Some(BaseName::Child(index)) => {
+                let base = self.path.last().and_then(|parent| parent.base.as_ref());
+                let base = base.ok_or_else(|| unknown("its parent has no base".into()))?;
+                base.child(index as usize)
+                    .ok_or_else(|| unknown(format!("child {index} of {}, which has {}", base.hash(), base.child_count())))?
+            }
+        };
+        if let Some(chunk) = self.batch.get(&hash) {
+            return Ok(Some(chunk.clone()));
+        }
+        match self.database.store().get(&hash).map_err(pleach_engine::Error::from)? {
+            Some(chunk) => Ok(Some(chunk)),
+            None => Err(unknown(hash.to_string())),
+        }
+    }
+
+    /// The indexes of the children that follow, the next one last; the others must be here.
+    fn missing(&self, record: &Record<'_>, chunk: &Chunk) -> Result<Vec<u32>> {
+        let count = chunk.child_count();
+        let mut missing: Vec<u32> = match &record.follow {
+            Follow::None => Vec::new(),
+            Follow::All => (0..count as u32).collect(),
+            Follow::Listed(indexes) => indexes.clone(),
+        };
+        if missing.last().is_some_and(|&last| last as usize >= count) {
+            let what = format!("child {:?} follows, the chunk has {count}", missing.last());
+            return Err(Error::Record { record: self.records, offset: 0, what });
+        }
+        let mut followed = missing.iter().peekable();
+        let mut repeated: Option<HashSet<Hash>> = None;
+        for (index, child) in chunk.children().enumerate() {
+            if followed.next_if(|&&next| next as usize == index).is_some() || self.holds(&child) {
+                continue;
+            }
+            // A child that stands twice follows once.
+            let follows = || missing.iter().filter_map(|&index| chunk.child(index as usize)).collect();
+            if !repeated.get_or_insert_with(follows).contains(&child) {
+                return Err(Error::MissingChild { record: self.records, parent: *chunk.hash(), child });
+            }
+        }
+        missing.reverse();
+        Ok(missing)
+    }
+
+    /// Notes a top: it is loose until a later one names it.
+    fn top(&mut self, chunk: &Chunk) -> Result<()> {
+        for child in chunk.children() {
+            self.loose.remove(&child);
+        }
+        self.loose.insert(*chunk.hash(), self.records);
+        within("commits that nothing names", self.loose.len(), LOOSE_TOPS_MAX)
+    }
+
+    fn push(&mut self, step: Step) -> Result<()> {
+        self.path_bytes += step.bytes();
+        self.path.push(step);
+        within("depth of a tree", self.path.len(), DEPTH_MAX)?;
+        within("bytes of a path", self.path_bytes, PATH_BYTES_MAX)?;
+        while let Some(step) = self.path.pop_if(|step| step.missing.is_empty()) {
+            self.path_bytes -= step.bytes();
+            self.store(step)?;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, step: Step) -> Result<()> {
+        if self.holds(step.chunk.hash()) {
+            return Ok(());
+        }
+        self.stored += 1;
+        self.batch.put(step.chunk, step.base.map(|base| *base.hash()));
+        if self.batch.bytes() < BATCH_BYTES {
+            return Ok(());
+        }
+        append(&self.database, std::mem::take(&mut self.batch))
+    }
+
+    fn holds(&self, hash: &Hash) -> bool {
+        self.batch.contains(hash) || self.database.store().contains(hash)
+    }
+}
+
+/// Appends closed chunks. They are durable when the refs that need them are.
+fn append(database: &Database, batch: Batch) -> Result<()> {
+    match database.store().append(batch, &[]).map_err(pleach_engine::Error::from)? {
+        Outcome::Appended(_) => Ok(()),
+        Outcome::Moved { name, .. } => Err(Error::Moved { name }),
+    }
+}
+
+impl Step {
+    fn bytes(&self) -> usize {
+        self.chunk.bytes().len() + self.base.as_ref().map_or(0, |base| base.bytes().len())
+    }
+}

@@ -1,0 +1,173 @@
+//! The serving side: a tonic service over [`Databases`], to be put on the embedder's own router.
+//!
+//! Network and chunks are apart: async code moves messages, one blocking thread for each transfer reads or writes chunks, and a
+//! channel of [`MESSAGES_AHEAD`] messages between them passes back-pressure on, so that memory is bounded on a slow connection as
+//! on a slow disk.
+//!
+//! ```no_run
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! use pleach_protocol::{Databases, SyncService, transport};
+//! use tonic::transport::server::TcpIncoming;
+//!
+//! let databases = Databases::new("data".as_ref(), pleach_engine::Options::default())?;
+//! // Without nodelay on the accepted sockets, pushes are more than ten times slower.
+//! let incoming = TcpIncoming::bind("127.0.0.1:7420".parse()?)?.with_nodelay(Some(true));
+//! transport().add_service(SyncService::new(databases).into_server()).serve_with_incoming(incoming).await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod fetch;
+mod push;
+
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use self::push::Answers;
+use crate::databases::Databases;
+use crate::error::Error;
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, DRAIN_MESSAGES_MAX, KEEP_ALIVE, MESSAGE_BYTES_MAX, MESSAGE_TIMEOUT, MESSAGES_AHEAD,
+    STREAM_WINDOW_BYTES, STREAMS_MAX, TRANSFERS_MAX,
+};
+use crate::proto::{self, sync_server::SyncServer};
+
+/// Says whether pushes are taken: a standby or a read replica refuses them.
+pub trait PushGate: Send + Sync + 'static {
+    /// The reason why nothing may be pushed to `database` now, for people; `None` if it may. Asked before anything else.
+    fn refusal(&self, database: &str) -> Option<String>;
+}
+
+impl<F: Fn(&str) -> Option<String> + Send + Sync + 'static> PushGate for F {
+    fn refusal(&self, database: &str) -> Option<String> {
+        self(database)
+    }
+}
+
+/// Answers Fetch and Push.
+#[derive(Clone)]
+pub struct SyncService {
+    databases: Databases,
+    gate: Arc<dyn PushGate>,
+    answers: Arc<Answers>,
+    turns: Arc<Semaphore>,
+}
+
+impl SyncService {
+    /// A service over `databases` that takes pushes.
+    pub fn new(databases: Databases) -> SyncService {
+        SyncService {
+            databases,
+            gate: Arc::new(|_: &str| None),
+            answers: Arc::default(),
+            turns: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+        }
+    }
+
+    /// The same service, asking `gate` before each push.
+    pub fn with_gate(self, gate: impl PushGate) -> SyncService {
+        SyncService { gate: Arc::new(gate), ..self }
+    }
+
+    /// The service for a tonic router, with its limits set.
+    pub fn into_server(self) -> SyncServer<SyncService> {
+        SyncServer::new(self)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+/// A transport with the windows and limits that the exchange needs. The listener must set TCP_NODELAY on what it accepts
+/// (`TcpIncoming::with_nodelay(Some(true))`): the setting of this builder has no effect on a listener that is given to it.
+pub fn transport() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .tcp_nodelay(true)
+}
+
+#[tonic::async_trait]
+impl proto::sync_server::Sync for SyncService {
+    type FetchStream = ReceiverStream<Result<proto::FetchResponse, Status>>;
+    type PushStream = ReceiverStream<Result<proto::PushResponse, Status>>;
+
+    async fn fetch(&self, request: Request<proto::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
+        let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
+        let databases = self.databases.clone();
+        tokio::task::spawn_blocking(move || {
+            let served = fetch::serve(&databases, &request.into_inner(), &mut |message| {
+                let message = proto::FetchResponse { message: Some(message) };
+                messages.blocking_send(Ok(message)).is_ok()
+            });
+            if let Err(error) = served {
+                // The caller may be gone; then nobody waits for the error.
+                let _ = messages.blocking_send(Err(status(&error)));
+            }
+            drop(turn);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn push(
+        &self,
+        request: Request<Streaming<proto::PushRequest>>,
+    ) -> Result<Response<Self::PushStream>, Status> {
+        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
+        let (messages, mut received) = mpsc::channel(MESSAGES_AHEAD);
+        let (answer, stream) = mpsc::channel(1);
+        let service = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let answered = push::serve(&service, &mut || received.blocking_recv());
+            let answered = answered.map_err(|error| status(&error));
+            let _ = answer.blocking_send(answered.map(|message| proto::PushResponse { message: Some(message) }));
+            drop(turn);
+        });
+        tokio::spawn(pump(request.into_inner(), messages));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Passes the messages of a push on to its thread. When the thread has answered, what the caller had sent already is read and
+/// dropped, so that the answer reaches it instead of a reset stream.
+async fn pump(mut stream: Streaming<proto::PushRequest>, messages: mpsc::Sender<proto::PushRequest>) {
+    let mut dropped = 0;
+    while dropped < DRAIN_MESSAGES_MAX {
+        match tokio::time::timeout(MESSAGE_TIMEOUT, stream.message()).await {
+            Ok(Ok(Some(message))) => dropped += usize::from(messages.send(message).await.is_err()),
+            // The end, a broken connection, or silence: the thread sees that no more comes.
+            _ => break,
+        }
+    }
+}
+
+/// An error as the caller may see it: what went wrong inside the server stays in its log.
+fn status(error: &Error) -> Status {
+    let code = match error {
+        Error::UnknownDatabase { .. } | Error::BadDatabaseName { .. } => Code::NotFound,
+        Error::NotAllowed { what, .. } => return Status::permission_denied(what),
+        Error::Limit { .. } => Code::ResourceExhausted,
+        Error::Moved { .. } => Code::Aborted,
+        Error::Cut { .. } => Code::Cancelled,
+        Error::BadRef { .. }
+        | Error::Protocol { .. }
+        | Error::Record { .. }
+        | Error::WrongHash { .. }
+        | Error::Unasked { .. }
+        | Error::UnknownBase { .. }
+        | Error::MissingChild { .. } => Code::InvalidArgument,
+        inside => {
+            tracing::error!(error = %inside, "a transfer failed in the local store");
+            let damaged = matches!(inside, Error::Engine(error) if error.kind() == pleach_engine::ErrorKind::Damaged);
+            let code = if damaged { Code::DataLoss } else { Code::Internal };
+            return Status::new(code, "the server's store failed; its log says more");
+        }
+    };
+    Status::new(code, error.to_string())
+}

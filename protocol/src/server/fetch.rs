@@ -1,0 +1,61 @@
+//! Answers one Fetch: what the wanted refs are, and the difference between them and what the caller has. Blocking.
+
+use pleach_engine::{Database, Hash, difference};
+
+use crate::databases::Databases;
+use crate::error::{Error, Result};
+use crate::format_digest;
+use crate::limits::HAVES_MAX;
+use crate::proto::{End, FetchRequest, Plan, Ref, fetch_response::Message};
+use crate::refs::{HEADS, RefPatterns, hashes_from, refs_digest};
+use crate::sender::Sender;
+
+/// Gives the messages of the answer to `emit`, in order, until it returns false: the caller is gone.
+pub(super) fn serve(
+    databases: &Databases,
+    request: &FetchRequest,
+    emit: &mut dyn FnMut(Message) -> bool,
+) -> Result<()> {
+    let patterns = RefPatterns::new(&request.wants)?;
+    let haves = hashes_from(&request.haves, "haves", HAVES_MAX)?;
+    let unknown = || Error::UnknownDatabase { url: request.database.clone() };
+    let database = databases.get(&request.database)?.ok_or_else(unknown)?;
+    let refs = patterns.of(&database)?;
+    let mut plan = Plan { format_digest: format_digest(), ..Plan::default() };
+    if request.known_refs == refs_digest(&refs).as_bytes()[..] {
+        plan.unchanged = true;
+        emit(Message::Plan(plan));
+        return Ok(());
+    }
+    // A hash that is no commit here is one that this database does not know.
+    let bases: Vec<Hash> = haves.into_iter().filter(|have| database.commit_object(have).is_ok()).collect();
+    plan.haves_known = bases.len() as u32;
+    plan.default_branch = default_branch(&database, &refs)?;
+    plan.refs = refs
+        .iter()
+        .map(|(name, hash)| Ref { name: name.clone(), hash: bytes::Bytes::copy_from_slice(hash.as_bytes()) })
+        .collect();
+    if !emit(Message::Plan(plan)) {
+        return Ok(());
+    }
+    let mut targets: Vec<Hash> = refs.into_iter().map(|(_, hash)| hash).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    let mut sender = Sender::new(&database, difference(&database, &targets, &bases)?)?;
+    while let Some(data) = sender.next_message()? {
+        if !emit(Message::Data(data)) {
+            return Ok(());
+        }
+    }
+    emit(Message::End(End { records: sender.records() }));
+    Ok(())
+}
+
+/// The branch to work on after a clone: `main`, else the current one, else the first; of those that the caller gets.
+fn default_branch(database: &Database, refs: &[(String, Hash)]) -> Result<String> {
+    let heads = || refs.iter().filter_map(|(name, _)| name.strip_prefix(HEADS));
+    let current = database.current_branch()?;
+    let preferred = [pleach_engine::DEFAULT_BRANCH, &current];
+    let preferred = preferred.into_iter().find(|wanted| heads().any(|head| head == *wanted));
+    Ok(preferred.or_else(|| heads().next()).unwrap_or_default().to_owned())
+}

@@ -1,0 +1,311 @@
+//! Answers one Push: refuses early what cannot succeed, verifies and stores the chunks, and moves all refs or none. Blocking.
+
+use std::collections::{HashSet, VecDeque};
+
+use parking_lot::Mutex;
+use pleach_engine::{Batch, Branch, Commit, Database, Hash, Outcome, RefUpdate};
+
+use super::SyncService;
+use crate::error::{Error, Result, within};
+use crate::limits::{ANSWER_REFS_MAX, ANSWERS_KEPT, HAVES_MAX, MOVE_ATTEMPTS, REFS_MAX};
+use crate::proto::{
+    Begin, PushRequest, PushResult, Reason, RefMoved, RefRejection, RefStatus, Rejected, push_request,
+    push_response::Message, ref_update,
+};
+use crate::receiver::{Received, Receiver};
+use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes};
+
+/// Length of an idempotency key, in bytes.
+const KEY_BYTES: usize = 16;
+
+/// Answers to the last pushes, for callers who lost theirs.
+#[derive(Default)]
+pub(super) struct Answers(Mutex<VecDeque<(Hash, PushResult)>>);
+
+/// Reads the messages of one push from `next` until it gives none, and answers it.
+pub(super) fn serve(service: &SyncService, next: &mut dyn FnMut() -> Option<PushRequest>) -> Result<Message> {
+    let begin = match next().and_then(|request| request.message) {
+        Some(push_request::Message::Begin(begin)) => begin,
+        Some(_) => return Err(Error::protocol("a push begins with Begin")),
+        None => return Err(Error::Cut { records: 0 }),
+    };
+    if let Some(what) = service.gate.refusal(&begin.database) {
+        return Err(Error::NotAllowed { url: begin.database, what });
+    }
+    let updates = updates(&begin)?;
+    let bases = hashes_from(&begin.bases, "bases", HAVES_MAX)?;
+    let unknown = || Error::UnknownDatabase { url: begin.database.clone() };
+    let database = service.databases.get(&begin.database)?.ok_or_else(unknown)?;
+    let identity = identity(&begin)?;
+    if let Some(answer) = service.answers.find(&identity) {
+        return Ok(Message::Result(answer));
+    }
+    if let Some(rejected) = early_refusal(&database, &updates, &bases)? {
+        return Ok(Message::Rejected(rejected));
+    }
+    let received = receive(&database, &updates, next)?;
+    let answer = settle(&database, &updates, received)?;
+    if let Message::Result(result) = &answer {
+        service.answers.keep(identity, result.clone());
+    }
+    Ok(answer)
+}
+
+/// What the caller wants to become of one ref.
+struct Update {
+    name: String,
+    new: Option<Hash>,
+    expected: Expected,
+    force: bool,
+}
+
+enum Expected {
+    Is(Option<Hash>),
+    Any,
+}
+
+fn updates(begin: &Begin) -> Result<Vec<Update>> {
+    within("refs in a push", begin.updates.len(), REFS_MAX)?;
+    let mut names = HashSet::new();
+    let mut updates = Vec::with_capacity(begin.updates.len());
+    for update in &begin.updates {
+        check_name(&update.name)?;
+        if !names.insert(&update.name) {
+            return Err(Error::protocol(format!("{} stands twice in one push", update.name)));
+        }
+        let new = (!update.new.is_empty()).then(|| hash_from(&update.new, "new")).transpose()?;
+        let expected = match &update.expected {
+            Some(ref_update::Expected::Old(old)) => Expected::Is(Some(hash_from(old, "old")?)),
+            Some(ref_update::Expected::Absent(true)) => Expected::Is(None),
+            Some(ref_update::Expected::Any(true)) if update.force => Expected::Any,
+            _ => return Err(Error::protocol(format!("{}: expected old, absent, or any with force", update.name))),
+        };
+        updates.push(Update { name: update.name.clone(), new, expected, force: update.force });
+    }
+    if updates.is_empty() {
+        return Err(Error::protocol("a push moves one ref at least"));
+    }
+    Ok(updates)
+}
+
+/// What makes two pushes the same: the key, the database and the updates.
+fn identity(begin: &Begin) -> Result<Hash> {
+    if begin.idempotency_key.len() != KEY_BYTES {
+        let found = begin.idempotency_key.len();
+        return Err(Error::protocol(format!("idempotency_key has {found} bytes, expected {KEY_BYTES}")));
+    }
+    let whole = Begin { bases: Default::default(), ..begin.clone() };
+    Ok(Hash::of(&prost::Message::encode_to_vec(&whole)))
+}
+
+/// Refuses a push before its data arrives, if it can be known that it will be refused.
+fn early_refusal(database: &Database, updates: &[Update], bases: &[Hash]) -> Result<Option<Rejected>> {
+    let unknown: Vec<Hash> = bases.iter().filter(|base| database.commit_object(base).is_err()).copied().collect();
+    let mut rejected = match plan(database, updates)? {
+        Planned::Refused(rejected) => rejected,
+        Planned::Moves { .. } if unknown.is_empty() => return Ok(None),
+        Planned::Moves { .. } => Rejected { refs: Vec::new(), unknown_bases: Default::default() },
+    };
+    rejected.unknown_bases = hashes_to_bytes(&unknown);
+    Ok(Some(rejected))
+}
+
+fn receive(
+    database: &Database,
+    updates: &[Update],
+    next: &mut dyn FnMut() -> Option<PushRequest>,
+) -> Result<Received> {
+    let mut receiver = Receiver::new(database)?;
+    loop {
+        match next().and_then(|request| request.message) {
+            Some(push_request::Message::Data(data)) => receiver.receive(&data)?,
+            Some(push_request::Message::Finish(finish)) => {
+                let wanted: Vec<Hash> = updates.iter().filter_map(|update| update.new).collect();
+                return receiver.finish(finish.records, &wanted);
+            }
+            Some(push_request::Message::Begin(_)) => return Err(Error::protocol("a push begins once")),
+            None => return Err(Error::Cut { records: receiver.records() }),
+        }
+    }
+}
+
+/// Moves the refs by one compare-and-set. What moved between planning and moving is planned again.
+fn settle(database: &Database, updates: &[Update], received: Received) -> Result<Message> {
+    // The chunks are closed, and harmless if the push is refused now.
+    received.append(database)?;
+    for new in updates.iter().filter_map(|update| update.new) {
+        commit(database, &new)?;
+    }
+    let mut moved = String::new();
+    for _ in 0..MOVE_ATTEMPTS {
+        let (moves, refs) = match plan(database, updates)? {
+            Planned::Refused(rejected) => return Ok(Message::Rejected(rejected)),
+            Planned::Moves { moves, refs } => (moves, refs),
+        };
+        if moves.is_empty() {
+            return Ok(Message::Result(PushResult { refs }));
+        }
+        match database.update_refs(Batch::default(), &moves)? {
+            Outcome::Appended(_) => return Ok(Message::Result(PushResult { refs })),
+            Outcome::Moved { name, .. } => moved = name,
+        }
+    }
+    Err(Error::Moved { name: moved })
+}
+
+/// The commit that a ref is to name. What is not one is the caller's mistake.
+fn commit(database: &Database, hash: &Hash) -> Result<Commit> {
+    database.commit_object(hash).map_err(|error| match error {
+        pleach_engine::Error::Malformed { .. } => Error::protocol(format!("{hash} is no commit")),
+        other => other.into(),
+    })
+}
+
+enum Planned {
+    Moves { moves: Vec<RefUpdate>, refs: Vec<RefMoved> },
+    Refused(Rejected),
+}
+
+/// What the updates amount to, as the refs are now. Before the data has arrived, what depends on it is left open.
+fn plan(database: &Database, updates: &[Update]) -> Result<Planned> {
+    let (mut moves, mut refs, mut rejections, mut refused) = (Vec::new(), Vec::new(), Vec::new(), false);
+    for update in updates {
+        let found = database.get_ref(&update.name);
+        let (reason, detail) = match plan_one(database, update, found, &mut moves)? {
+            Ok(status) => {
+                refs.push(RefMoved {
+                    name: update.name.clone(),
+                    old: to_bytes(found),
+                    new: to_bytes(update.new),
+                    status: status.into(),
+                });
+                (Reason::Unspecified, String::new())
+            }
+            Err((reason, detail)) => {
+                refused = true;
+                (reason, detail)
+            }
+        };
+        let name = update.name.clone();
+        rejections.push(RefRejection { name, found: to_bytes(found), reason: reason.into(), detail });
+    }
+    Ok(match refused {
+        false => Planned::Moves { moves, refs },
+        true => Planned::Refused(Rejected { refs: rejections, unknown_bases: Default::default() }),
+    })
+}
+
+/// What is planned for one ref, or why it cannot move, for programs and for people.
+type OrRefusal<T> = std::result::Result<T, (Reason, String)>;
+
+/// Plans one ref: appends what it takes to `moves`, or says why it cannot be moved.
+fn plan_one(
+    database: &Database,
+    update: &Update,
+    found: Option<Hash>,
+    moves: &mut Vec<RefUpdate>,
+) -> Result<OrRefusal<RefStatus>> {
+    let name = &update.name;
+    if found == update.new {
+        return Ok(Ok(RefStatus::Unchanged));
+    }
+    if let Expected::Is(expected) = update.expected
+        && expected != found
+    {
+        let detail = "it is not what it was when it was last fetched; `fetch` it, merge (or `pull`), then push again";
+        return Ok(Err((Reason::Moved, detail.to_owned())));
+    }
+    let branch = name.strip_prefix(HEADS);
+    let work = match branch {
+        Some(branch) => match plan_work(database, branch, update.new)? {
+            Ok(work) => work,
+            Err(refusal) => return Ok(Err(refusal)),
+        },
+        None => None,
+    };
+    // Absent only before the data has arrived.
+    let new = update.new.filter(|new| database.store().contains(new));
+    let status = match (found, new) {
+        (None, _) => RefStatus::New,
+        (Some(_), None) if update.new.is_none() => RefStatus::Deleted,
+        (Some(_), None) => RefStatus::Updated,
+        (Some(old), Some(new)) if branch.is_some() && database.is_ancestor(&old, &new)? => RefStatus::Updated,
+        (Some(_), Some(_)) => RefStatus::Forced,
+    };
+    if status == RefStatus::Forced && !update.force {
+        return Ok(Err(match branch {
+            Some(_) => {
+                let detail = "no fast-forward: the remote has commits that are not in what was pushed; `pull` them and push \
+                              again, or push with `--force` (the remote keeps the old head under recovery/)";
+                (Reason::NotFastForward, detail.to_owned())
+            }
+            None => {
+                let detail = "the tag exists on the remote and is another commit; choose another name, or push with `--force`";
+                (Reason::TagExists, detail.to_owned())
+            }
+        }));
+    }
+    if matches!(status, RefStatus::Forced | RefStatus::Deleted) {
+        let kept = format!("recovery/{name}/{}", database.sequence());
+        moves.push(RefUpdate { old: database.get_ref(&kept), name: kept, new: found });
+    }
+    moves.push(RefUpdate { name: name.clone(), old: found, new: update.new });
+    moves.extend(work);
+    Ok(Ok(status))
+}
+
+/// A branch's work moves with its head, and only if there is nothing in it that was not committed.
+fn plan_work(
+    database: &Database,
+    branch: &str,
+    new: Option<Hash>,
+) -> Result<OrRefusal<Option<RefUpdate>>> {
+    let found = database.branch(branch)?;
+    if let Some(found) = &found
+        && is_dirty(database, found)?
+    {
+        let detail = format!(
+            "branch `{branch}` has uncommitted work on the remote; commit or reset it there, or push to another branch"
+        );
+        return Ok(Err((Reason::UncommittedWork, detail)));
+    }
+    if new.is_none() && database.current_branch()? == branch {
+        let detail = format!("`{branch}` is the remote's current branch and cannot be deleted; switch there first");
+        return Ok(Err((Reason::CurrentBranch, detail)));
+    }
+    let root = match new.filter(|new| database.store().contains(new)) {
+        Some(new) => Some(commit(database, &new)?.root),
+        None => None,
+    };
+    let work = RefUpdate { name: format!("work/{branch}"), old: found.map(|found| found.work), new: root };
+    // The work may be what it must become already: then it is only checked.
+    Ok(Ok(Some(work).filter(|work| work.old.is_some() || work.new.is_some())))
+}
+
+fn is_dirty(database: &Database, branch: &Branch) -> Result<bool> {
+    match branch.head {
+        Some(head) => Ok(database.commit_object(&head)?.root != branch.work),
+        None => Ok(database.status(&branch.name)?.dirty),
+    }
+}
+
+fn to_bytes(hash: Option<Hash>) -> bytes::Bytes {
+    hash.map(|hash| bytes::Bytes::copy_from_slice(hash.as_bytes())).unwrap_or_default()
+}
+
+impl Answers {
+    fn find(&self, identity: &Hash) -> Option<PushResult> {
+        self.0.lock().iter().find(|(kept, _)| kept == identity).map(|(_, answer)| answer.clone())
+    }
+
+    fn keep(&self, identity: Hash, answer: PushResult) {
+        // An answer that is lost and no longer kept costs nothing but words: a second push finds the refs where they must be.
+        if answer.refs.len() <= ANSWER_REFS_MAX {
+            let mut answers = self.0.lock();
+            answers.push_back((identity, answer));
+            if answers.len() > ANSWERS_KEPT {
+                answers.pop_front();
+            }
+        }
+    }
+}
