@@ -1,3 +1,4 @@
-//! Placeholder.
-
-pub mod tabular;
+//! The `pleach` command line and daemon.
+pub mod config;
+pub mod error;
+pub mod proto;
