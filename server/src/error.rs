@@ -141,6 +141,11 @@ impl Failure {
         Failure { hint: Some(hint.into()), ..self }
     }
 
+    /// This failure's kind and code with another's words.
+    pub(crate) fn reworded(self, words: Failure) -> Failure {
+        Failure { message: words.message, hint: words.hint, ..self }
+    }
+
     /// A failed file operation, with the file's name.
     pub fn file(what: impl fmt::Display, error: &io::Error) -> Failure {
         match error.kind() {

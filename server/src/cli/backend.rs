@@ -2,6 +2,7 @@
 //! messages, so that a command is written once and prints once.
 
 use std::io::Read;
+use std::path::Path;
 
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -10,6 +11,7 @@ use super::args::After;
 use crate::error::{Failure, Result};
 use crate::ops::{self, Session, Sink};
 use crate::proto::{data_client::DataClient, *};
+use crate::tabular::Source;
 
 /// Bytes of a file that travel in one message of an import.
 const PIECE_BYTES: usize = 256 << 10;
@@ -98,11 +100,24 @@ impl Backend {
         matches!(self, Backend::Remote(_))
     }
 
-    /// Imports a file.
-    pub(crate) fn import(&mut self, start: ImportStart, file: &mut (dyn Read + Send)) -> Result<ImportResponse> {
+    /// Imports the file at `path`; `-` is the standard input.
+    pub(crate) fn import(&mut self, start: ImportStart, path: &Path) -> Result<ImportResponse> {
+        let is_stdin = path == Path::new("-");
         match self {
-            Backend::Local(session) => ops::import::import(session, &start, file),
-            Backend::Remote(remote) => remote.import(start, file),
+            Backend::Local(session) => {
+                let format = ops::import::format(&start);
+                let source = match is_stdin {
+                    true => Source::keep(&start.file, std::io::stdin(), format),
+                    false => Source::open(path, Some(format)),
+                };
+                ops::import::import(session, &start, &source?)
+            }
+            Backend::Remote(remote) if is_stdin => remote.import(start, &mut std::io::stdin()),
+            Backend::Remote(remote) => {
+                let file = std::fs::File::open(path);
+                let mut file = file.map_err(|error| Failure::file(path.display(), &error))?;
+                remote.import(start, &mut file)
+            }
         }
     }
 }

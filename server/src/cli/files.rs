@@ -1,8 +1,6 @@
 //! import and export.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -13,7 +11,7 @@ use crate::error::{Failure, Result};
 use crate::proto::{ExportRequest, Format, ImportMode, ImportStart};
 
 pub(super) fn import(context: &mut Context, arguments: Import) -> Result<()> {
-    let (name, mut file) = open(&arguments.file)?;
+    check_file(&arguments.file)?;
     let mut backend = context.backend()?;
     let mode = match (arguments.replace, arguments.upsert) {
         (true, _) => ImportMode::Replace,
@@ -29,7 +27,7 @@ pub(super) fn import(context: &mut Context, arguments: Import) -> Result<()> {
     let start = ImportStart {
         target: backend.target(),
         table: arguments.table,
-        file: name,
+        file: arguments.file.display().to_string(),
         format: format.into(),
         mode: mode.into(),
         key: arguments.key,
@@ -38,7 +36,7 @@ pub(super) fn import(context: &mut Context, arguments: Import) -> Result<()> {
         author: super::history::author(arguments.author),
     };
     let wants_commit = start.commit.is_some();
-    let done = backend.import(start, &mut file)?;
+    let done = backend.import(start, &arguments.file)?;
     if !context.output.json {
         context.output.line(format!(
             "{} inserted, {} updated, {} deleted, {} unchanged",
@@ -61,17 +59,17 @@ pub(super) fn import(context: &mut Context, arguments: Import) -> Result<()> {
     context.written(document, &done.token)
 }
 
-/// The file's name for messages, and its bytes.
-fn open(path: &Path) -> Result<(String, Box<dyn Read + Send>)> {
+/// Says early, and without a database, that there is no such file.
+fn check_file(path: &Path) -> Result<()> {
     if path == Path::new("-") {
-        return Ok(("<stdin>".into(), Box::new(io::stdin())));
+        return Ok(());
     }
-    let name = path.display().to_string();
-    let file = File::open(path).map_err(|error| Failure::file(&name, &error))?;
-    if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+    let name = path.display();
+    let metadata = std::fs::metadata(path).map_err(|error| Failure::file(name, &error))?;
+    if metadata.is_dir() {
         return Err(Failure::refused(format!("{name}: is a directory")).hint("give a CSV, TSV or JSON Lines file"));
     }
-    Ok((name, Box::new(file)))
+    Ok(())
 }
 
 /// `COL=TYPE,…`. A comma inside the parentheses of `decimal(P,S)` separates nothing.
@@ -139,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_refused_by_name() {
-        let Err(failure) = open(Path::new("/nonexistent/x.csv")) else { panic!() };
+        let failure = check_file(Path::new("/nonexistent/x.csv")).unwrap_err();
         assert!(failure.message.starts_with("/nonexistent/x.csv: no such file"));
         assert_eq!(failure.kind.exit_status(), 1);
     }

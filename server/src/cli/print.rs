@@ -24,7 +24,11 @@ impl Rows {
     /// One line: a CSV record, or `KEY<TAB>VALUE` with tab, newline and backslash escaped.
     pub(super) fn line(&self, row: &Row) -> Result<Vec<u8>> {
         match &self.schema {
-            Some(schema) => tabular::csv_record(schema, &convert::values_from_message(schema, row)?),
+            Some(schema) => {
+                let mut line = String::new();
+                tabular::row_to_csv(&mut line, schema, &convert::values_from_message(schema, row)?);
+                Ok(line.into_bytes())
+            }
             None => {
                 let mut line = self.raw(&row.key);
                 line.push(b'\t');
@@ -48,7 +52,7 @@ impl Rows {
         match &self.schema {
             Some(schema) => {
                 let values = convert::values_from_message(schema, row)?;
-                tabular::key_record(schema, &key_values(schema, &values))
+                Ok(tabular::key_to_csv(schema, &key_values(schema, &values)).into_bytes())
             }
             None => Ok(self.raw(&row.key)),
         }
@@ -57,24 +61,23 @@ impl Rows {
     /// The whole row: `{"key","value"}`, or an object of column → value.
     pub(super) fn json(&self, row: &Row) -> Result<Value> {
         match &self.schema {
-            Some(schema) => Ok(tabular::row_to_json(schema, &convert::values_from_message(schema, row)?)),
-            None => Ok(json!({"key": bytes_to_json(&row.key), "value": bytes_to_json(&row.value)})),
+            Some(schema) => Ok(Value::Object(tabular::row_to_json(schema, &convert::values_from_message(schema, row)?))),
+            None => Ok(json!({"key": tabular::bytes_to_json(&row.key), "value": tabular::bytes_to_json(&row.value)})),
         }
     }
 
     /// The key: a string, or an object of the key columns.
     pub(super) fn key_json(&self, row: &Row) -> Result<Value> {
-        let Some(schema) = &self.schema else { return Ok(bytes_to_json(&row.key)) };
-        let Value::Object(mut all) = self.json(row)? else { return Ok(Value::Null) };
-        let columns = schema.key_columns();
-        Ok(Value::Object(columns.filter_map(|column| all.remove_entry(&column.name)).collect()))
+        let Some(schema) = &self.schema else { return Ok(tabular::bytes_to_json(&row.key)) };
+        let values = convert::values_from_message(schema, row)?;
+        Ok(Value::Object(tabular::key_to_json(schema, &key_values(schema, &values))))
     }
 
     /// One side of a change: a raw row's value, or a typed one's object; null when it is absent.
     pub(super) fn side_json(&self, row: Option<&Row>) -> Result<Value> {
         match (row, &self.schema) {
             (None, _) => Ok(Value::Null),
-            (Some(row), None) => Ok(bytes_to_json(&row.value)),
+            (Some(row), None) => Ok(tabular::bytes_to_json(&row.value)),
             (Some(row), Some(_)) => self.json(row),
         }
     }
@@ -99,14 +102,6 @@ impl Rows {
 fn key_values(schema: &row::Schema, values: &[row::Value]) -> Vec<row::Value> {
     let positions = schema.key().iter().filter_map(|id| schema.position(*id));
     positions.filter_map(|position| values.get(position).cloned()).collect()
-}
-
-/// Text as a string; other bytes as `{"hex"}`.
-pub(super) fn bytes_to_json(bytes: &[u8]) -> Value {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.into(),
-        Err(_) => json!({"hex": convert::hex_digits(bytes)}),
-    }
 }
 
 /// A schema as `{"columns": {NAME: TYPE, …}, "key": [NAME, …]}`; a raw table's is `{"raw": true}`.

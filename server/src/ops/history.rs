@@ -1,6 +1,6 @@
 //! History: commit, status, log, show, diff, reset.
 
-use pleach_engine::{Commit, Hash, NewCommit, Snapshot, Table, TableChange};
+use pleach_engine::{Commit, Committed, Hash, NewCommit, Snapshot, Table, TableChange};
 
 use super::{Session, Sink, hex};
 use crate::convert;
@@ -22,13 +22,16 @@ pub fn commit(session: &Session, request: &CommitRequest) -> Result<CommitRespon
         message = session.database.commit_object(&head)?.message;
     }
     let new = NewCommit { message, author: author(&request.author), date_micros: None, amend: request.amend };
-    let committed = session.database.commit(branch, new)?;
-    Ok(CommitResponse {
-        hash: committed.hash.to_string(),
+    Ok(committed(branch, &session.database.commit(branch, new)?))
+}
+
+pub(super) fn committed(branch: &str, made: &Committed) -> CommitResponse {
+    CommitResponse {
+        hash: made.hash.to_string(),
         branch: branch.to_owned(),
-        root: committed.root.to_string(),
-        token: committed.token.to_string(),
-    })
+        root: made.root.to_string(),
+        token: made.token.to_string(),
+    }
 }
 
 /// Who a commit is by: as given, else this process's user and host.
@@ -64,7 +67,7 @@ pub fn log(session: &Session, request: &LogRequest, sink: Sink<'_, LogResponse>)
         revision => session.commit_at(revision)?,
     };
     let limit = if request.limit == 0 { u64::MAX } else { request.limit };
-    for (entry, _) in session.database.log(&from).zip(0..limit) {
+    for (entry, _) in session.database.log(&from)?.zip(0..limit) {
         let (hash, commit) = entry?;
         sink(LogResponse { commit: Some(info(&hash, commit)) })?;
     }
