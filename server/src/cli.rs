@@ -4,10 +4,9 @@
 //! machine or a server. Commands that only make sense on one side say so as usage errors.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use pleach_engine::{Database, Options};
+use pleach_engine::{Database, Error, Options, StoreError};
 
 use crate::error::{Failure, Result};
 use crate::ops::Session;
@@ -143,11 +142,10 @@ impl Context {
         if self.global.database.is_some() {
             return Err(Failure::usage("--database needs --server URL").hint("a local database is chosen with -C DIR"));
         }
-        let directory = match &self.global.directory {
-            Some(directory) => directory.clone(),
-            None => nearest()?,
-        };
-        Ok(Database::open(&directory, Options::default())?)
+        match &self.global.directory {
+            Some(directory) => Ok(Database::open(directory, Options::default())?),
+            None => nearest(),
+        }
     }
 
     /// Ends a write: `--json` prints the document; a server's token is told either way.
@@ -165,16 +163,15 @@ impl Context {
     }
 }
 
-/// The nearest directory at or above the current one that is a database.
-fn nearest() -> Result<PathBuf> {
+/// The database in the nearest directory at or above the current one that holds one.
+fn nearest() -> Result<Database> {
     let current = std::env::current_dir().map_err(|error| Failure::file("the current directory", &error))?;
-    let found = current.ancestors().find(|directory| is_database(directory)).map(Path::to_owned);
-    found.ok_or_else(|| {
-        Failure::not_found(format!("no database in {} or above it", current.display()))
-            .hint("make one with `pleach init`, or name its directory with -C DIR")
-    })
-}
-
-fn is_database(directory: &Path) -> bool {
-    Database::exists(directory)
+    for directory in current.ancestors() {
+        match Database::open(directory, Options::default()) {
+            Err(Error::Store(StoreError::NotFound { .. })) => {}
+            opened => return Ok(opened?),
+        }
+    }
+    Err(Failure::not_found(format!("no database in {} or above it", current.display()))
+        .hint("make one with `pleach init`, or name its directory with -C DIR"))
 }

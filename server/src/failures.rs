@@ -102,3 +102,29 @@ impl From<pleach_engine::row::Error> for Failure {
         EngineError::from(error).into()
     }
 }
+
+impl From<pleach_protocol::Error> for Failure {
+    fn from(error: pleach_protocol::Error) -> Failure {
+        use pleach_protocol::{Error, ErrorKind};
+        let message = error.to_string();
+        match error {
+            Error::Engine(error) => error.into(),
+            Error::Io { path, source } => Failure::file(path.display(), &source),
+            Error::BadUrl { .. } => split(Kind::Usage, &message),
+            Error::BadRef { .. } => Failure::usage(message).hint("names follow git's rules"),
+            Error::BadDatabaseName { .. } => Failure::usage(message)
+                .hint("begin with a small letter, a digit or `_`, and go on with these and `-`"),
+            Error::Exists { .. } => Failure::exists("").reworded(split(Kind::Refused, &message)),
+            Error::UnknownBranch { .. } => Failure::not_found(message)
+                .hint("`pleach fetch` brings what is there; `pleach branch --server URL --database NAME` lists it"),
+            ref error => match error.kind() {
+                ErrorKind::Input => split(Kind::Usage, &message),
+                ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),
+                ErrorKind::NotAllowed => Failure::not_allowed(message)
+                    .hint("write on the primary, or on the server that this one follows"),
+                ErrorKind::Network | ErrorKind::Peer => split(Kind::Remote, &message),
+                ErrorKind::Store => split(Kind::Refused, &message),
+            },
+        }
+    }
+}

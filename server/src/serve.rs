@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_engine::{Durability, Options};
-use pleach_protocol::Databases;
+use pleach_protocol::{Databases, SyncService};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::{Address, Config, Store};
@@ -21,9 +20,6 @@ use crate::gate::{Alone, Gate};
 use crate::proto::{self, data_server::DataServer};
 use crate::service::{DataService, MESSAGE_BYTES_MAX};
 
-/// HTTP/2 windows, bytes: what may be under way on one stream, and on one connection.
-const STREAM_WINDOW_BYTES: u32 = 8 << 20;
-const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 /// How long running requests may take to end after a signal.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
@@ -71,14 +67,17 @@ async fn serve(config: &Config, databases: &Databases) -> Result<()> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
+    let pushes = gate.clone();
+    let sync = SyncService::new(databases.clone())
+        .with_gate(move |_: &str| pushes.writable().err().map(|failure| failure.message))
+        .into_server();
     let data = DataServer::new(DataService::new(databases.clone(), gate))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+    let server = pleach_protocol::transport()
         .add_service(data)
+        .add_service(sync)
         .add_service(health_service)
         .add_service(reflection)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {

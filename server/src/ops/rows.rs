@@ -9,7 +9,7 @@ use super::{Session, Sink};
 use crate::convert;
 use crate::error::{Failure, Result};
 use crate::proto::{
-    DeleteRequest, DeleteResponse, GetRequest, GetResponse, Key, PutRequest, PutResponse, Row, ScanRequest, ScanResponse,
+    DeleteRequest, DeleteResponse, GetRequest, GetResponse, Key, PutRequest, PutResponse, ScanRequest, ScanResponse,
     key,
 };
 
@@ -20,12 +20,12 @@ const MESSAGE_BYTES: usize = 64 << 10;
 pub fn put(session: &Session, request: &PutRequest) -> Result<PutResponse> {
     let table = &request.table;
     let mut transaction = session.database.begin(session.branch()?)?;
-    match transaction.schema(table)? {
-        Some(Some(_)) => {
+    match transaction.definition(table)? {
+        Some(definition) if definition.schema.is_some() => {
             return Err(Failure::refused(format!("table `{table}` has typed columns: put writes raw tables only"))
                 .hint(format!("write the row to a file and run `pleach import {table} FILE --upsert`")));
         }
-        Some(None) => {}
+        Some(_) => {}
         None => transaction.create_table(table, None)?,
     }
     transaction.put(table, &request.key, &request.value)?;
@@ -47,7 +47,8 @@ pub fn get(session: &Session, request: &GetRequest) -> Result<GetResponse> {
 pub fn delete(session: &Session, request: &DeleteRequest) -> Result<DeleteResponse> {
     let table = &request.table;
     let mut transaction = session.database.begin(session.branch()?)?;
-    let schema = transaction.schema(table)?.ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
+    let definition = transaction.definition(table)?;
+    let schema = definition.ok_or_else(|| Error::UnknownTable { name: table.clone() })?.schema;
     let key = bytes_of(schema.as_ref(), request.key.as_ref())?;
     if !transaction.delete(table, &key)? {
         return Err(no_key(table, request.key.as_ref()));
@@ -115,14 +116,9 @@ pub(super) fn finish(transaction: Transaction) -> Result<String> {
     match transaction.commit()? {
         TransactionOutcome::Committed(token) | TransactionOutcome::Unchanged(token) => Ok(token.to_string()),
         TransactionOutcome::Refused { table, key } => Err(Failure::refused(format!(
-            "another transaction changed the row with key `{}` in table `{table}` meanwhile; nothing was written",
-            String::from_utf8_lossy(&key)
+            "another transaction changed {} table `{table}` meanwhile: nothing was written",
+            if key.is_some() { "the same row of" } else { "the" }
         ))
         .hint("run the command again")),
     }
-}
-
-/// A row as a message holds it, in a table without a schema.
-pub(super) fn raw(key: Vec<u8>, value: Vec<u8>) -> Row {
-    Row { key, value, cells: Vec::new() }
 }
