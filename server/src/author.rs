@@ -1,7 +1,7 @@
 //! Who a commit is by when nobody says so: `user@host`. Never an error.
 
 /// The user and host that this process runs as.
-pub fn default() -> String {
+pub(crate) fn default() -> String {
     let user = ["USER", "LOGNAME", "USERNAME"].iter().find_map(|name| text(std::env::var(name).ok()));
     let host = text(std::fs::read_to_string("/proc/sys/kernel/hostname").ok())
         .or_else(|| text(std::fs::read_to_string("/etc/hostname").ok()))

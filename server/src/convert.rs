@@ -8,7 +8,7 @@ use crate::proto::{Column, Row, Schema, Value, value::Kind};
 use crate::tabular;
 
 /// A schema as a message.
-pub fn schema_to_message(schema: &row::Schema) -> Schema {
+pub(crate) fn schema_to_message(schema: &row::Schema) -> Schema {
     let columns = schema.columns().iter();
     Schema {
         columns: columns
@@ -19,7 +19,7 @@ pub fn schema_to_message(schema: &row::Schema) -> Schema {
 }
 
 /// A schema from a message.
-pub fn schema_from_message(message: &Schema) -> Result<row::Schema> {
+pub(crate) fn schema_from_message(message: &Schema) -> Result<row::Schema> {
     let column = |column: &Column| {
         let ty: Type = column.r#type.parse().map_err(|error| strange(format!("column type: {error}")))?;
         Ok(row::Column { id: column.id, name: column.name.clone(), ty })
@@ -29,7 +29,7 @@ pub fn schema_from_message(message: &Schema) -> Result<row::Schema> {
 }
 
 /// A stored row as a message.
-pub fn row_to_message(schema: Option<&row::Schema>, key: Vec<u8>, value: Vec<u8>) -> Result<Row> {
+pub(crate) fn row_to_message(schema: Option<&row::Schema>, key: Vec<u8>, value: Vec<u8>) -> Result<Row> {
     let Some(schema) = schema else { return Ok(Row { key, value, cells: Vec::new() }) };
     let values = schema.decode_row(&key, &value).map_err(damaged)?;
     let cells = schema.columns().iter().zip(values).map(|(column, value)| cell(value, &column.ty)).collect();
@@ -37,7 +37,7 @@ pub fn row_to_message(schema: Option<&row::Schema>, key: Vec<u8>, value: Vec<u8>
 }
 
 /// A stored key as a message: a row with nothing else in it.
-pub fn key_to_message(schema: Option<&row::Schema>, key: Vec<u8>) -> Result<Row> {
+pub(crate) fn key_to_message(schema: Option<&row::Schema>, key: Vec<u8>) -> Result<Row> {
     let Some(schema) = schema else { return Ok(Row { key, ..Row::default() }) };
     let values = schema.decode_key(&key).map_err(damaged)?;
     let mut cells = vec![Value::default(); schema.columns().len()];
@@ -51,7 +51,7 @@ pub fn key_to_message(schema: Option<&row::Schema>, key: Vec<u8>) -> Result<Row>
 }
 
 /// The cells of a typed row's message, in column order.
-pub fn values_from_message(schema: &row::Schema, row: &Row) -> Result<Vec<row::Value>> {
+pub(crate) fn values_from_message(schema: &row::Schema, row: &Row) -> Result<Vec<row::Value>> {
     if row.cells.len() != schema.columns().len() {
         return Err(strange(format!("expected {} cells in a row, found {}", schema.columns().len(), row.cells.len())));
     }
@@ -59,13 +59,13 @@ pub fn values_from_message(schema: &row::Schema, row: &Row) -> Result<Vec<row::V
 }
 
 /// The stored key that a CSV record of the key columns means.
-pub fn key_bytes(schema: &row::Schema, text: &str) -> Result<Vec<u8>> {
+pub(crate) fn key_bytes(schema: &row::Schema, text: &str) -> Result<Vec<u8>> {
     let values = tabular::parse_key(schema, text)?;
     Ok(schema.encode_key(&values).map_err(pleach_engine::Error::from)?)
 }
 
 /// Bytes as lowercase hexadecimal digits.
-pub fn hex_digits(bytes: &[u8]) -> String {
+pub(crate) fn hex_digits(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut digits, byte| {
         // Writing to a String cannot fail.

@@ -96,10 +96,6 @@ impl Backend {
         }
     }
 
-    pub(crate) fn is_remote(&self) -> bool {
-        matches!(self, Backend::Remote(_))
-    }
-
     /// Imports the file at `path`; `-` is the standard input.
     pub(crate) fn import(&mut self, start: ImportStart, path: &Path) -> Result<ImportResponse> {
         let is_stdin = path == Path::new("-");

@@ -64,8 +64,8 @@ fn check_file(path: &Path) -> Result<()> {
     if path == Path::new("-") {
         return Ok(());
     }
-    let name = path.display();
-    let metadata = std::fs::metadata(path).map_err(|error| Failure::file(name, &error))?;
+    let name = path.display().to_string();
+    let metadata = std::fs::metadata(path).map_err(|error| Failure::file(&name, &error))?;
     if metadata.is_dir() {
         return Err(Failure::refused(format!("{name}: is a directory")).hint("give a CSV, TSV or JSON Lines file"));
     }

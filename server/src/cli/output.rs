@@ -1,7 +1,7 @@
 //! Where results are printed: one locked, buffered stdout; all else goes to stderr. A reader that goes away ends the
 //! command quietly ([`Kind::Closed`](crate::error::Kind)).
 
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, StdoutLock, Write};
 
 use serde_json::Value;
 
@@ -46,11 +46,6 @@ impl Output {
         if !self.quiet {
             let _ = writeln!(io::stderr(), "{}", note.as_ref());
         }
-    }
-
-    /// Progress is shown: stderr is a terminal, and nobody asked for quiet.
-    pub(crate) fn shows_progress(&self) -> bool {
-        !self.quiet && io::stderr().is_terminal()
     }
 }
 

@@ -29,7 +29,7 @@ struct Entry {
 /// Imports all rows of `source`.
 pub fn import(session: &Session, start: &ImportStart, source: &Source) -> Result<ImportResponse> {
     let branch = session.branch()?;
-    let mut transaction = session.database.begin(branch)?;
+    let transaction = session.database.begin(branch)?;
     let table = transaction.snapshot().table(&start.table)?;
     let schema = match &table {
         Some(table) => existing_schema(start, table)?,
