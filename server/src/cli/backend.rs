@@ -1,0 +1,216 @@
+//! Where a command runs: on a database of this machine, or on a server. Both sides have the same calls with the same
+//! messages, so that a command is written once and prints once.
+
+use std::io::Read;
+use std::path::Path;
+
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+
+use super::args::After;
+use crate::error::{Failure, Result};
+use crate::ops::{self, Session, Sink};
+use crate::proto::{data_client::DataClient, *};
+use crate::tabular::Source;
+
+/// Bytes of a file that travel in one message of an import.
+const PIECE_BYTES: usize = 256 << 10;
+
+pub(crate) enum Backend {
+    Local(Box<Session>),
+    Remote(Box<Remote>),
+}
+
+/// A connection to a server, and what its requests are about.
+pub(crate) struct Remote {
+    pub(super) runtime: Runtime,
+    pub(super) client: DataClient<Channel>,
+    target: Target,
+}
+
+impl Remote {
+    /// Connects to the server at `url`; `database` is NAME[@REF].
+    pub(crate) fn connect(url: &str, database: &str) -> Result<Remote> {
+        let (database, reference) = database.split_once('@').unwrap_or((database, ""));
+        let target = Target { database: database.to_owned(), reference: reference.to_owned(), after: String::new() };
+        let runtime = runtime()?;
+        let channel = runtime.block_on(connect(url))?;
+        let client = DataClient::new(channel)
+            .max_decoding_message_size(crate::service::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(crate::service::MESSAGE_BYTES_MAX);
+        Ok(Remote { runtime, client, target })
+    }
+}
+
+/// A runtime for one command's calls.
+pub(crate) fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::refused(format!("cannot start the network: {error}")))
+}
+
+async fn connect(url: &str) -> Result<Channel> {
+    let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+    let Some(authority) = authority.filter(|rest| !rest.is_empty() && !rest.contains('/')) else {
+        return Err(Failure::usage(format!("--server: expected http://HOST:PORT, found `{url}`"))
+            .hint("name the database with --database NAME, not in the URL; only http:// is supported"));
+    };
+    let endpoint = Channel::from_shared(format!("http://{authority}"))
+        .map_err(|error| Failure::usage(format!("--server: `{url}` is not a URL: {error}")))?
+        .tcp_nodelay(true)
+        .connect_timeout(std::time::Duration::from_secs(10));
+    endpoint.connect().await.map_err(|error| {
+        Failure::remote(format!("cannot reach the server {url}: {}", innermost(&error)))
+            .hint("check the address, and that `pleach serve` runs there")
+    })
+}
+
+/// The cause at the bottom, which says "connection refused" where the ones above say "transport error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+impl Backend {
+    /// What a write is about.
+    pub(crate) fn target(&self) -> Option<Target> {
+        match self {
+            Backend::Local(_) => None,
+            Backend::Remote(remote) => Some(remote.target.clone()),
+        }
+    }
+
+    /// What a read is about, with its `--after`.
+    pub(crate) fn target_after(&self, after: &After) -> Result<Option<Target>> {
+        match (self, &after.after) {
+            (Backend::Local(_), Some(_)) => Err(Failure::usage("--after needs --server")
+                .hint("a local database is read as it is now: leave --after out")),
+            (Backend::Local(_), None) => Ok(None),
+            (Backend::Remote(remote), after) => {
+                Ok(Some(Target { after: after.clone().unwrap_or_default(), ..remote.target.clone() }))
+            }
+        }
+    }
+
+    /// Imports the file at `path`; `-` is the standard input.
+    pub(crate) fn import(&mut self, start: ImportStart, path: &Path) -> Result<ImportResponse> {
+        let is_stdin = path == Path::new("-");
+        match self {
+            Backend::Local(session) => {
+                let format = ops::import::format(&start);
+                let source = match is_stdin {
+                    true => Source::keep(&start.file, std::io::stdin(), format),
+                    false => Source::open(path, Some(format)),
+                };
+                ops::import::import(session, &start, &source?)
+            }
+            Backend::Remote(remote) if is_stdin => remote.import(start, &mut std::io::stdin()),
+            Backend::Remote(remote) => {
+                let file = std::fs::File::open(path);
+                let mut file = file.map_err(|error| Failure::file(path.display(), &error))?;
+                remote.import(start, &mut file)
+            }
+        }
+    }
+}
+
+impl Remote {
+    fn import(&mut self, start: ImportStart, file: &mut (dyn Read + Send)) -> Result<ImportResponse> {
+        let name = start.file.clone();
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let request = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let Remote { runtime, client, .. } = self;
+        // The file is read on a thread of its own; when reading fails, `end` is never sent and nothing is imported.
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(move || {
+                let part = |part| ImportRequest { part: Some(part) };
+                let gone = |_| Failure::closed();
+                sender.blocking_send(part(import_request::Part::Start(start))).map_err(gone)?;
+                let mut piece = vec![0; PIECE_BYTES];
+                loop {
+                    let length = file.read(&mut piece).map_err(|error| Failure::file(&name, &error))?;
+                    if length == 0 {
+                        return sender.blocking_send(part(import_request::Part::End(ImportEnd {}))).map_err(gone);
+                    }
+                    let data = piece.get(..length).unwrap_or_default().to_vec();
+                    sender.blocking_send(part(import_request::Part::Data(data))).map_err(gone)?;
+                }
+            });
+            let answer = runtime.block_on(client.import(request));
+            match (reader.join(), answer) {
+                (Ok(Err(failure)), _) if failure.kind != crate::error::Kind::Closed => Err(failure),
+                (_, Ok(response)) => Ok(response.into_inner()),
+                (_, Err(status)) => Err(Failure::from_status(&status)),
+            }
+        })
+    }
+}
+
+/// Calls with one answer, or with answers that go to a sink.
+macro_rules! calls {
+    ($($name:ident: $request:ident -> $response:ident = $op:path;)*; $($stream:ident: $from:ident -> stream $to:ident = $stream_op:path;)*) => {
+        impl Backend {
+            $(pub(crate) fn $name(&mut self, request: $request) -> Result<$response> {
+                match self {
+                    Backend::Local(session) => $op(session, &request),
+                    Backend::Remote(remote) => {
+                        let Remote { runtime, client, .. } = &mut **remote;
+                        let answer = runtime.block_on(client.$name(request));
+                        answer.map(tonic::Response::into_inner).map_err(|status| Failure::from_status(&status))
+                    }
+                }
+            })*
+            $(pub(crate) fn $stream(&mut self, request: $from, sink: Sink<'_, $to>) -> Result<()> {
+                match self {
+                    Backend::Local(session) => $stream_op(session, &request, sink),
+                    Backend::Remote(remote) => {
+                        let Remote { runtime, client, .. } = &mut **remote;
+                        runtime.block_on(async {
+                            let failed = |status: tonic::Status| Failure::from_status(&status);
+                            let mut answers = client.$stream(request).await.map_err(failed)?.into_inner();
+                            while let Some(answer) = answers.message().await.map_err(failed)? {
+                                sink(answer)?;
+                            }
+                            Ok(())
+                        })
+                    }
+                }
+            })*
+        }
+    };
+}
+
+calls! {
+    put: PutRequest -> PutResponse = ops::rows::put;
+    get: GetRequest -> GetResponse = ops::rows::get;
+    delete: DeleteRequest -> DeleteResponse = ops::rows::delete;
+    list_tables: ListTablesRequest -> ListTablesResponse = ops::tables::list;
+    show_table: ShowTableRequest -> ShowTableResponse = ops::tables::show;
+    drop_table: DropTableRequest -> DropTableResponse = ops::tables::drop;
+    commit: CommitRequest -> CommitResponse = ops::history::commit;
+    status: StatusRequest -> StatusResponse = ops::history::status;
+    show: ShowRequest -> ShowResponse = ops::history::show;
+    diff_stat: DiffStatRequest -> DiffStatResponse = ops::history::diff_stat;
+    reset: ResetRequest -> ResetResponse = ops::history::reset;
+    list_branches: ListBranchesRequest -> ListBranchesResponse = ops::refs::list_branches;
+    create_branch: CreateBranchRequest -> CreateBranchResponse = ops::refs::create_branch;
+    delete_branch: DeleteBranchRequest -> DeleteBranchResponse = ops::refs::delete_branch;
+    rename_branch: RenameBranchRequest -> RenameBranchResponse = ops::refs::rename_branch;
+    list_tags: ListTagsRequest -> ListTagsResponse = ops::refs::list_tags;
+    create_tag: CreateTagRequest -> CreateTagResponse = ops::refs::create_tag;
+    delete_tag: DeleteTagRequest -> DeleteTagResponse = ops::refs::delete_tag;
+    merge: MergeRequest -> MergeResponse = ops::merge::merge;
+    abort_merge: AbortMergeRequest -> AbortMergeResponse = ops::merge::abort;
+    resolve_conflicts: ResolveConflictsRequest -> ResolveConflictsResponse = ops::merge::resolve;
+    stats: StatsRequest -> StatsResponse = ops::stats::stats;
+    ;
+    scan: ScanRequest -> stream ScanResponse = ops::rows::scan;
+    export: ExportRequest -> stream ExportResponse = ops::export::export;
+    log: LogRequest -> stream LogResponse = ops::history::log;
+    diff: DiffRequest -> stream DiffResponse = ops::history::diff;
+    list_conflicts: ListConflictsRequest -> stream ListConflictsResponse = ops::merge::conflicts;
+}

@@ -1,0 +1,43 @@
+//! stats and chunk cat.
+
+use serde_json::{Value, json};
+
+use super::args::After;
+use super::{Context, tables};
+use crate::error::{Failure, Result};
+use crate::proto::StatsRequest;
+
+pub(super) fn stats(context: &mut Context, after: &After) -> Result<()> {
+    let mut backend = context.backend()?;
+    let target = backend.target_after(after)?;
+    let stats = backend.stats(StatsRequest { target })?;
+    let mut store: Vec<(String, u64)> = stats.store.into_iter().collect();
+    store.sort();
+    if context.output.json {
+        let tables: Vec<Value> = stats.tables.iter().map(tables::to_json).collect();
+        let store: serde_json::Map<String, Value> =
+            store.into_iter().map(|(name, figure)| (name, figure.into())).collect();
+        return context.output.document(&json!({"tables": tables, "store": store}));
+    }
+    for table in &stats.tables {
+        context.output.line(format!("table {}\t{} rows\t{} bytes", table.name, table.rows, table.bytes))?;
+    }
+    for (name, figure) in store {
+        context.output.line(format!("{name}\t{figure}"))?;
+    }
+    Ok(())
+}
+
+/// Prints the chunk's bytes as they are hashed.
+pub(super) fn chunk_cat(context: &mut Context, hash: &str) -> Result<()> {
+    let address = hash.parse::<pleach_engine::Hash>().map_err(|_| {
+        Failure::usage(format!("expected 64 hexadecimal digits, found `{hash}`"))
+            .hint("`pleach log --json` and `pleach commit --json` print addresses in full")
+    })?;
+    let database = context.local("chunk cat")?;
+    match database.store().get(&address).map_err(pleach_engine::Error::from)? {
+        Some(chunk) => context.output.bytes(chunk.bytes()),
+        None => Err(Failure::not_found(format!("no chunk {address} in this database"))
+            .hint("it may be in a remote: `pleach fetch`")),
+    }
+}

@@ -1,0 +1,355 @@
+//! The server's configuration: `config.yaml` read, checked and resolved into a [`Config`] that holds no mistakes.
+//!
+//! `file` holds the shapes of the YAML, where an unknown key is an error that suggests the nearest known one; this file holds
+//! what the values mean and which combinations make sense. A path in the file is relative to the file. Flags win: `serve`
+//! applies them with [`Flags`] before anything is checked, so that a flag can mend a wrong file.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Failure, Result};
+
+mod file;
+mod units;
+
+/// Everything that `pleach serve` goes by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Directory of the databases, one sub-directory each.
+    pub data_dir: PathBuf,
+    /// Where the data API, fetch and push are served.
+    pub listener: Address,
+    /// How databases are opened.
+    pub store: Store,
+    /// Replication through a remote; none without the stanza.
+    pub replication: Option<Replication>,
+    /// Replication direct to standbys; none without the stanza.
+    pub cluster: Option<Cluster>,
+}
+
+/// A host name or address, and a port; port 0 takes a free one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// A name or an IP address, without brackets.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Address {
+    /// Only this machine can connect.
+    pub fn is_loopback(&self) -> bool {
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    }
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// How a server opens its databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// None: an acknowledged transaction survives any crash. Some: all but those of the last interval do.
+    pub flush_interval: Option<Duration>,
+    /// Bytes of the chunk cache, for each open database.
+    pub cache_bytes: u64,
+}
+
+/// Mode 1: following a remote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replication {
+    /// Name of the remote that each database follows, read-only.
+    pub read_replica_remote: String,
+    /// Patterns (`*` matches any text) of the branches that are followed; empty with `all_heads`.
+    pub heads: Vec<String>,
+    /// Every branch is followed.
+    pub all_heads: bool,
+    /// A branch that is no fast-forward of the replica's is taken all the same.
+    pub force_pull: bool,
+}
+
+/// Mode 2: direct to standbys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// The other nodes; at least one.
+    pub standby_remotes: Vec<StandbyRemote>,
+    /// The role of a node that has none yet.
+    pub bootstrap_role: Role,
+    /// The epoch of a node that has none yet.
+    pub bootstrap_epoch: u64,
+    /// Where peers connect.
+    pub remotesapi: Address,
+}
+
+/// One other node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandbyRemote {
+    /// Its name, in the status and in logs.
+    pub name: String,
+    /// Its URL, with `{database}` for the name of a database.
+    pub remote_url_template: String,
+}
+
+/// What a node may be told to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Takes writes and replicates them.
+    Primary,
+    /// Takes a primary's writes only.
+    Standby,
+}
+
+/// What the command line says over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--data-dir`, relative to the current directory.
+    pub data_dir: Option<PathBuf>,
+    /// `--listen HOST:PORT`.
+    pub listen: Option<String>,
+    /// `--insecure`: a listener beyond loopback is meant.
+    pub insecure: bool,
+}
+
+impl Config {
+    /// Reads and checks the configuration in `file`, or the defaults without one.
+    pub fn read(file: Option<&Path>, flags: &Flags) -> Result<Config> {
+        let Some(path) = file else { return Config::parse("", Path::new("config.yaml"), flags) };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!("cannot read the configuration {}: {error}", path.display()))
+                .hint("give an existing file with --config, or leave it out for the defaults")
+        })?;
+        Config::parse(&text, path, flags)
+    }
+
+    /// As [`Config::read`], from the file's text; `path` is for messages and relative paths.
+    pub fn parse(text: &str, path: &Path, flags: &Flags) -> Result<Config> {
+        let file = file::parse(text, path)?;
+        let wrong = |message: String| Failure::usage(format!("{}: {message}", path.display()));
+        let listener = match &flags.listen {
+            Some(listen) => parse_listen(listen)?,
+            None => Address {
+                host: file.listener.host.clone(),
+                port: port("listener.port", file.listener.port, true).map_err(wrong)?,
+            },
+        };
+        if !listener.is_loopback() && !flags.insecure {
+            return Err(Failure::usage(format!("the listener {listener} is reachable from other machines, and has no users"))
+                .hint("listen on 127.0.0.1, or give --insecure if everyone who can connect may read and write everything"));
+        }
+        let data_dir = match &flags.data_dir {
+            Some(dir) => dir.clone(),
+            None => path.parent().unwrap_or(Path::new("")).join(&file.data_dir),
+        };
+        let store = store(&file.store).map_err(wrong)?;
+        let replication = file.replication.map(replication).transpose().map_err(wrong)?;
+        let cluster = file.cluster.map(cluster).transpose().map_err(wrong)?;
+        if cluster.is_some() && store.flush_interval.is_some() {
+            return Err(wrong("a cluster needs store.durability: full".into())
+                .hint("a standby can keep only what the primary made durable; remove store.durability"));
+        }
+        if let (Some(cluster), Some(_)) = (&cluster, &replication)
+            && cluster.bootstrap_role == Role::Standby
+        {
+            return Err(wrong("replication.read_replica_remote and cluster exclude each other".into())
+                .hint("a standby follows its primary only; remove one of the two stanzas"));
+        }
+        Ok(Config { data_dir, listener, store, replication, cluster })
+    }
+}
+
+/// `HOST:PORT`, `[V6]:PORT`.
+fn parse_listen(text: &str) -> Result<Address> {
+    let wrong = || {
+        Failure::usage(format!("--listen: expected HOST:PORT, found `{text}`"))
+            .hint("for example --listen 127.0.0.1:7420; port 0 takes a free one")
+    };
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    if host.is_empty() {
+        return Err(wrong());
+    }
+    Ok(Address { host: host.to_owned(), port: port.parse().map_err(|_| wrong())? })
+}
+
+/// The result of checking one value; the message names its key.
+type Checked<T> = std::result::Result<T, String>;
+
+fn port(key: &str, value: i64, zero: bool) -> Checked<u16> {
+    match u16::try_from(value) {
+        Ok(port) if port > 0 || zero => Ok(port),
+        _ => Err(format!("{key}: expected a port from {} to 65535, found {value}", u8::from(!zero))),
+    }
+}
+
+fn store(file: &file::Store) -> Checked<Store> {
+    let interval = units::duration(&file.flush_interval).map_err(|error| format!("store.flush_interval: {error}"))?;
+    let flush_interval = match file.durability.as_str() {
+        "full" => None,
+        "eventual" => Some(interval),
+        other => return Err(format!("store.durability: expected full or eventual, found `{other}`")),
+    };
+    let cache_bytes = units::bytes(&file.cache).map_err(|error| format!("store.cache: {error}"))?;
+    Ok(Store { flush_interval, cache_bytes })
+}
+
+fn replication(file: file::Replication) -> Checked<Replication> {
+    let Some(remote) = file.read_replica_remote.filter(|name| !name.is_empty()) else {
+        return Err("replication: expected read_replica_remote, the name of the remote to follow".into());
+    };
+    let heads: Vec<String> = file
+        .replicate_heads
+        .as_deref()
+        .unwrap_or_default()
+        .split(',')
+        .map(|head| head.trim().to_owned())
+        .filter(|head| !head.is_empty())
+        .collect();
+    if file.replicate_all_heads && !heads.is_empty() {
+        return Err("replication: replicate_heads and replicate_all_heads: true exclude each other".into());
+    }
+    if !file.replicate_all_heads && heads.is_empty() {
+        return Err("replication: expected replicate_heads (for example `main,feature-*`) or replicate_all_heads: true".into());
+    }
+    Ok(Replication { read_replica_remote: remote, heads, all_heads: file.replicate_all_heads, force_pull: file.force_pull })
+}
+
+fn cluster(file: file::Cluster) -> Checked<Cluster> {
+    if file.standby_remotes.is_empty() {
+        return Err("cluster.standby_remotes: expected at least one standby, found none".into());
+    }
+    let mut standby_remotes: Vec<StandbyRemote> = Vec::new();
+    for file::StandbyRemote { name, remote_url_template } in file.standby_remotes {
+        if name.is_empty() {
+            return Err("cluster.standby_remotes: expected a name, found an empty one".into());
+        }
+        if standby_remotes.iter().any(|other| other.name == name) {
+            return Err(format!("cluster.standby_remotes: the name `{name}` is there twice"));
+        }
+        if !remote_url_template.contains("{database}") {
+            return Err(format!(
+                "cluster.standby_remotes: {name}: expected a remote_url_template that contains {{database}}, found `{remote_url_template}`"
+            ));
+        }
+        if !remote_url_template.starts_with("http://") {
+            return Err(format!(
+                "cluster.standby_remotes: {name}: expected a remote_url_template that begins with http://, found `{remote_url_template}`"
+            ));
+        }
+        standby_remotes.push(StandbyRemote { name, remote_url_template });
+    }
+    let bootstrap_role = match file.bootstrap_role.as_str() {
+        "primary" => Role::Primary,
+        "standby" => Role::Standby,
+        other => return Err(format!("cluster.bootstrap_role: expected primary or standby, found `{other}`")),
+    };
+    let bootstrap_epoch = u64::try_from(file.bootstrap_epoch)
+        .map_err(|_| format!("cluster.bootstrap_epoch: expected a number from 0, found {}", file.bootstrap_epoch))?;
+    let remotesapi = Address {
+        host: file.remotesapi.address.unwrap_or_else(|| "0.0.0.0".into()),
+        port: port("cluster.remotesapi.port", file.remotesapi.port, true)?,
+    };
+    if !remotesapi.is_loopback() {
+        return Err(format!(
+            "cluster.remotesapi: {remotesapi} is reachable from other machines, but peers are not authenticated in this version: \
+             expected address: 127.0.0.1"
+        ));
+    }
+    Ok(Cluster { standby_remotes, bootstrap_role, bootstrap_epoch, remotesapi })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+    use crate::error::Kind;
+
+    fn parse(text: &str) -> Result<Config> {
+        Config::parse(text, Path::new("/etc/pleach/config.yaml"), &Flags::default())
+    }
+
+    fn message(text: &str) -> String {
+        let failure = parse(text).unwrap_err();
+        assert_eq!(failure.kind, Kind::Usage);
+        failure.message
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_documented_defaults() {
+        let config = parse("").unwrap();
+        assert_eq!(config.data_dir, Path::new("/etc/pleach/./data"));
+        assert_eq!(config.listener.to_string(), "127.0.0.1:7420");
+        assert_eq!(config.store, Store { flush_interval: None, cache_bytes: 256 << 20 });
+        assert_eq!((config.replication, config.cluster), (None, None));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_known_one_and_its_place() {
+        let text = message("data_dir: x\nlistner: {port: 1}\n");
+        assert!(text.starts_with("/etc/pleach/config.yaml:2:1: unknown key `listner`"), "{text}");
+        let failure = parse("listener: {prot: 1}").unwrap_err();
+        assert!(failure.hint.unwrap().contains("`port`"));
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let flags = Flags { data_dir: Some("here".into()), listen: Some("[::1]:0".into()), insecure: false };
+        let config = Config::parse("data_dir: x\nlistener: {port: 1}", Path::new("c.yaml"), &flags).unwrap();
+        assert_eq!((config.data_dir.to_str().unwrap(), config.listener.to_string().as_str()), ("here", "[::1]:0"));
+    }
+
+    #[test]
+    fn a_listener_beyond_loopback_needs_insecure() {
+        assert!(message("listener: {host: 0.0.0.0}").contains("0.0.0.0:7420"));
+        let flags = Flags { insecure: true, ..Flags::default() };
+        assert!(Config::parse("listener: {host: 0.0.0.0}", Path::new("c"), &flags).is_ok());
+    }
+
+    const STANDBY: &str = r#"standby_remotes: [{name: b, remote_url_template: "http://h:1/{database}"}]"#;
+
+    #[test]
+    fn a_documented_cluster_stanza_is_read() {
+        let text = format!(
+            "cluster:\n  {STANDBY}\n  bootstrap_role: standby\n  bootstrap_epoch: 10\n  remotesapi: {{address: 127.0.0.1, port: 50051}}"
+        );
+        let cluster = parse(&text).unwrap().cluster.unwrap();
+        assert_eq!((cluster.bootstrap_role, cluster.bootstrap_epoch), (Role::Standby, 10));
+        assert_eq!(cluster.remotesapi.to_string(), "127.0.0.1:50051");
+        assert_eq!(cluster.standby_remotes.len(), 1);
+    }
+
+    #[test]
+    fn each_bad_cluster_is_named() {
+        let with = |rest: &str| message(&format!("cluster: {{{rest}}}"));
+        let api = "remotesapi: {address: 127.0.0.1}";
+        assert!(with(&format!("standby_remotes: [], {api}")).contains("at least one standby"));
+        assert!(with(&format!(r#"standby_remotes: [{{name: "", remote_url_template: x}}], {api}"#)).contains("empty"));
+        assert!(with(&format!("standby_remotes: [{{name: a, remote_url_template: 'http://x'}}], {api}")).contains("{database}"));
+        assert!(with(&format!("{STANDBY}, bootstrap_role: king, {api}")).contains("`king`"));
+        assert!(with(&format!("{STANDBY}, bootstrap_epoch: -1, {api}")).contains("found -1"));
+        assert!(with(&format!("{STANDBY}, remotesapi: {{address: 127.0.0.1, port: 70000}}")).contains("70000"));
+        assert!(with(STANDBY).contains("not authenticated"));
+    }
+
+    #[test]
+    fn a_cluster_needs_full_durability() {
+        let text = format!("store: {{durability: eventual}}\ncluster: {{{STANDBY}, remotesapi: {{address: 127.0.0.1}}}}");
+        assert!(message(&text).contains("durability: full"));
+    }
+
+    #[test]
+    fn a_read_replica_says_what_it_follows() {
+        let replication = parse("replication: {read_replica_remote: origin, replicate_heads: 'main, feature-*'}").unwrap();
+        assert_eq!(replication.replication.unwrap().heads, ["main", "feature-*"]);
+        assert!(message("replication: {read_replica_remote: origin}").contains("replicate_heads"));
+        assert!(message("replication: {replicate_all_heads: true}").contains("read_replica_remote"));
+    }
+}

@@ -1,0 +1,152 @@
+//! The shapes of `config.yaml`, as written: every stanza refuses keys that it does not know.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Failure, Result};
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) data_dir: PathBuf,
+    pub(super) listener: Listener,
+    pub(super) store: Store,
+    pub(super) replication: Option<Replication>,
+    pub(super) cluster: Option<Cluster>,
+}
+
+impl Default for File {
+    fn default() -> File {
+        File {
+            data_dir: "./data".into(),
+            listener: Listener::default(),
+            store: Store::default(),
+            replication: None,
+            cluster: None,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Listener {
+    pub(super) host: String,
+    pub(super) port: i64,
+}
+
+impl Default for Listener {
+    fn default() -> Listener {
+        Listener { host: "127.0.0.1".into(), port: 7420 }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Store {
+    pub(super) durability: String,
+    pub(super) flush_interval: String,
+    pub(super) cache: String,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store { durability: "full".into(), flush_interval: "100ms".into(), cache: "256MiB".into() }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Replication {
+    pub(super) read_replica_remote: Option<String>,
+    pub(super) replicate_heads: Option<String>,
+    pub(super) replicate_all_heads: bool,
+    pub(super) force_pull: bool,
+}
+
+impl Default for Replication {
+    fn default() -> Replication {
+        Replication { read_replica_remote: None, replicate_heads: None, replicate_all_heads: false, force_pull: true }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cluster {
+    #[serde(default)]
+    pub(super) standby_remotes: Vec<StandbyRemote>,
+    #[serde(default = "primary")]
+    pub(super) bootstrap_role: String,
+    #[serde(default = "one")]
+    pub(super) bootstrap_epoch: i64,
+    #[serde(default)]
+    pub(super) remotesapi: RemotesApi,
+}
+
+fn primary() -> String {
+    "primary".into()
+}
+
+fn one() -> i64 {
+    1
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StandbyRemote {
+    pub(super) name: String,
+    pub(super) remote_url_template: String,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RemotesApi {
+    /// Left out: all interfaces.
+    pub(super) address: Option<String>,
+    pub(super) port: i64,
+}
+
+impl Default for RemotesApi {
+    fn default() -> RemotesApi {
+        RemotesApi { address: None, port: 50051 }
+    }
+}
+
+/// Parses the file's text; failures name `path`, line and column.
+pub(super) fn parse(text: &str, path: &Path) -> Result<File> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(File::default());
+    }
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| failure(&error, path))
+}
+
+fn failure(error: &serde_saphyr::Error, path: &Path) -> Failure {
+    let place = match error.location() {
+        Some(at) => format!("{}:{}:{}", path.display(), at.line(), at.column()),
+        None => path.display().to_string(),
+    };
+    match error {
+        serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
+            let nearest = expected.iter().max_by(|a, b| {
+                strsim::jaro_winkler(a, field).total_cmp(&strsim::jaro_winkler(b, field))
+            });
+            let known = expected.join(", ");
+            Failure::usage(format!("{place}: unknown key `{field}`")).hint(match nearest {
+                Some(nearest) => format!("did you mean `{nearest}`? the keys here are: {known}"),
+                None => "no key is known here".to_owned(),
+            })
+        }
+        other => Failure::usage(format!("{place}: {}", message(other)))
+            .hint("`pleach serve --check --config FILE` checks a configuration without serving it"),
+    }
+}
+
+/// The error's message without its place, which stands before it.
+fn message(error: &serde_saphyr::Error) -> String {
+    let text = error.to_string();
+    match text.split_once(" at line ") {
+        Some((message, _)) => message.to_owned(),
+        None => text,
+    }
+}

@@ -1,0 +1,130 @@
+//! How the errors of the layers below read to a user: which exit status, and what to do next.
+//!
+//! Their messages say what is wrong and, after the last `; `, what to do; a few get better words here, where commands and
+//! flags have names.
+
+use pleach_engine::{Error as EngineError, ErrorKind, StoreError};
+
+use crate::error::{Failure, Kind};
+use crate::tabular::TabularError;
+
+/// A message that says what to do next after a semicolon, as a failure.
+fn split(kind: Kind, message: &str) -> Failure {
+    match message.rsplit_once("; ") {
+        Some((message, hint)) => Failure::new(kind, message).hint(hint),
+        None => Failure::new(kind, message),
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Failure {
+        let failure = match error {
+            EngineError::Store(error) => return error.into(),
+            ref error => {
+                let message = error.to_string();
+                match error.kind() {
+                    ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),
+                    ErrorKind::Damaged => split(Kind::Damaged, &message),
+                    _ => split(Kind::Refused, &message),
+                }
+            }
+        };
+        match error {
+            EngineError::UnknownBranch { .. } => failure.hint("`pleach branch` lists branches"),
+            EngineError::UnknownTable { .. } => failure.hint("`pleach table list` lists tables"),
+            EngineError::UnknownTag { .. } => failure.hint("`pleach tag` lists tags"),
+            EngineError::UnknownRevision { .. } => {
+                failure.hint("`pleach log`, `pleach branch` and `pleach tag` show what there is")
+            }
+            EngineError::NothingToCommit { .. } => failure.hint("`pleach status` shows what is uncommitted"),
+            EngineError::UnresolvedConflicts { .. } => failure.hint(
+                "`pleach conflicts` lists them, `pleach conflicts --resolve ours|theirs` takes a side; \
+                 `pleach merge --abort` gives up",
+            ),
+            EngineError::UncommittedWork { .. } => {
+                failure.hint("`pleach commit -m MSG` keeps it, `pleach reset HEAD --hard` throws it away")
+            }
+            EngineError::Missing { .. } | EngineError::Malformed { .. } | EngineError::Chunk(_) => {
+                failure.hint("clone the database again from a remote that is whole")
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        let message = error.to_string();
+        // Without the advice, which follows the last colon.
+        let what = message.rsplit_once(": ").map_or(message.as_str(), |(what, _)| what).to_owned();
+        match error {
+            StoreError::NotFound { dir } => Failure::not_found(format!("no database in {dir}"))
+                .hint("check the path, or make a database there with `pleach init`"),
+            StoreError::AlreadyExists { dir } => Failure::exists(format!("{dir} holds a database already"))
+                .hint("use it as it is, or choose another directory"),
+            StoreError::Locked { dir, pid, host } => {
+                Failure::refused(format!("the database in {dir} is in use by process {pid} on {host}")).hint(
+                    "stop that process; if it is a `pleach serve`, use the database through it with --server and --database",
+                )
+            }
+            StoreError::Damaged { .. } => {
+                Failure::damaged(message).hint("restore the database from a backup, or clone it again from a remote")
+            }
+            StoreError::Version { .. } => {
+                Failure::refused(what).hint("use the version of pleach that wrote it, or a newer one")
+            }
+            StoreError::DiskFull { .. } => {
+                Failure::refused(what).hint("free some space and run the command again; nothing acknowledged is lost")
+            }
+            StoreError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+                Failure::not_allowed(message).hint("run as a user who may use this directory, or change its permissions")
+            }
+            _ => Failure::refused(message),
+        }
+    }
+}
+
+impl From<TabularError> for Failure {
+    fn from(error: TabularError) -> Failure {
+        let message = error.to_string();
+        match error {
+            TabularError::BadInput { .. } | TabularError::Refused { .. } => {
+                Failure::refused(message).hint("nothing was imported: mend that place and run the import again")
+            }
+            TabularError::NoKey { .. } => Failure::refused(message).hint("for example --key id, or --key country,year"),
+            TabularError::Io { file, error } => Failure::file(file, &error),
+        }
+    }
+}
+
+impl From<pleach_engine::row::Error> for Failure {
+    fn from(error: pleach_engine::row::Error) -> Failure {
+        EngineError::from(error).into()
+    }
+}
+
+impl From<pleach_protocol::Error> for Failure {
+    fn from(error: pleach_protocol::Error) -> Failure {
+        use pleach_protocol::{Error, ErrorKind};
+        let message = error.to_string();
+        match error {
+            Error::Engine(error) => error.into(),
+            Error::Io { path, source } => Failure::file(path.display(), &source),
+            Error::BadUrl { .. } => split(Kind::Usage, &message),
+            Error::BadRef { .. } => Failure::usage(message).hint("names follow git's rules"),
+            Error::BadDatabaseName { .. } => Failure::usage(message)
+                .hint("begin with a small letter, a digit or `_`, and go on with these and `-`"),
+            Error::Exists { .. } => Failure::exists("").reworded(split(Kind::Refused, &message)),
+            Error::UnknownBranch { .. } => Failure::not_found(message)
+                .hint("`pleach fetch` brings what is there; `pleach branch --server URL --database NAME` lists it"),
+            ref error => match error.kind() {
+                ErrorKind::Input => split(Kind::Usage, &message),
+                ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),
+                ErrorKind::NotAllowed => Failure::not_allowed(message)
+                    .hint("write on the primary, or on the server that this one follows"),
+                ErrorKind::Network | ErrorKind::Peer => split(Kind::Remote, &message),
+                ErrorKind::Store => split(Kind::Refused, &message),
+            },
+        }
+    }
+}

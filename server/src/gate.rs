@@ -1,0 +1,57 @@
+//! What replication says about this server's requests: whether it may write, what a read must wait for, which role it has.
+//!
+//! The service asks before it looks a database up, so that a standby refuses a write to a database that it does not have.
+//! [`Alone`] is the gate of a server without replication.
+
+use pleach_engine::{Database, Token};
+
+use crate::error::{Failure, Result};
+use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse};
+
+/// Held while a write runs; a change of role waits until all are gone.
+pub type Permit = Box<dyn Send>;
+
+/// Between the requests of clients and the replication of this server. Blocking.
+pub trait Gate: Send + Sync + 'static {
+    /// Lets a write in; a standby and a read replica answer "not allowed" and name who takes writes, if they know.
+    fn writable(&self) -> Result<Permit>;
+
+    /// Brings `database` up to what a read must see.
+    fn before_read(&self, name: &str, database: &Database) -> Result<()>;
+
+    /// The write of `token` is in `database`.
+    fn has_reached(&self, _name: &str, database: &Database, token: &Token) -> bool {
+        database.sequence() >= token.sequence
+    }
+
+    /// Role, epoch, and every database on every standby.
+    fn status(&self) -> Result<ClusterStatusResponse>;
+
+    /// Takes a role; returns when it is in force and durable.
+    fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse>;
+}
+
+/// A server that replicates with nobody: every write is let in.
+pub struct Alone;
+
+impl Gate for Alone {
+    fn writable(&self) -> Result<Permit> {
+        Ok(Box::new(()))
+    }
+
+    fn before_read(&self, _name: &str, _database: &Database) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> Result<ClusterStatusResponse> {
+        Err(no_cluster())
+    }
+
+    fn assume_role(&self, _request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
+        Err(no_cluster())
+    }
+}
+
+fn no_cluster() -> Failure {
+    Failure::refused("this server is in no cluster").hint("add a `cluster:` stanza to its config.yaml and restart it")
+}

@@ -1,0 +1,142 @@
+//! What every command and every call of the data API does: one function each, over an open [`Database`], in the data
+//! API's message types.
+//!
+//! They are the only implementation. The service calls them for a remote client, the command line calls them on a local
+//! database, so that both answer alike. They block, print nothing, and know no sockets. Answers of any length go to a sink
+//! that is called with a message at a time and may stop them.
+
+use pleach_engine::{Database, Hash, Revision, Snapshot, Table};
+
+use crate::error::{Failure, Result};
+
+pub mod export;
+pub mod history;
+pub mod import;
+pub mod merge;
+pub mod refs;
+pub mod rows;
+pub mod stats;
+pub mod tables;
+
+/// Takes the messages of an answer one by one; an error ends the operation.
+pub type Sink<'a, T> = &'a mut dyn FnMut(T) -> Result<()>;
+
+/// A database, and the place in it that a request is about.
+#[derive(Clone)]
+pub struct Session {
+    /// The database.
+    pub database: Database,
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    Branch(String),
+    /// A tag or a hash: read-only.
+    Fixed {
+        reference: String,
+        commit: Hash,
+    },
+}
+
+impl Session {
+    /// A session on the database's current branch.
+    pub fn local(database: Database) -> Result<Session> {
+        let branch = database.current_branch()?;
+        Ok(Session { database, place: Place::Branch(branch) })
+    }
+
+    /// A session at `reference`: a branch, else a tag or a commit hash. Empty: `main`.
+    pub fn at(database: Database, reference: &str) -> Result<Session> {
+        let reference = if reference.is_empty() { "main" } else { reference };
+        if database.branch(reference)?.is_some() {
+            return Ok(Session { database, place: Place::Branch(reference.to_owned()) });
+        }
+        let tag = database.tags()?.into_iter().find(|(name, _)| name == reference);
+        let is_hash = reference.len() >= 8 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let commit = match tag {
+            Some((_, commit)) => Some(commit),
+            None if is_hash => match database.resolve(reference, "main") {
+                Ok(Revision::Commit(commit)) => Some(commit),
+                Ok(Revision::Work { .. }) | Err(_) => None,
+            },
+            None => None,
+        };
+        let Some(commit) = commit else {
+            return Err(Failure::not_found(format!("no branch, tag or commit `{reference}` in this database"))
+                .hint("name an existing one after the @ of --database NAME@REF; `pleach branch` lists branches"));
+        };
+        Ok(Session { database, place: Place::Fixed { reference: reference.to_owned(), commit } })
+    }
+
+    /// The branch to write to; a tag or hash is read-only.
+    pub fn branch(&self) -> Result<&str> {
+        match &self.place {
+            Place::Branch(branch) => Ok(branch),
+            Place::Fixed { reference, .. } => Err(Failure::not_allowed(format!(
+                "`{reference}` is no branch: a tag or commit is read-only"
+            ))
+            .hint(format!("make a branch of it, `pleach branch NAME {reference}`, and write there"))),
+        }
+    }
+
+    /// The branch to name in an answer; the tag or hash when there is none.
+    pub fn place(&self) -> &str {
+        match &self.place {
+            Place::Branch(name) => name,
+            Place::Fixed { reference, .. } => reference,
+        }
+    }
+
+    /// Resolves a REV as seen from here. At a tag or hash, `HEAD` and `@work` are that commit.
+    pub fn resolve(&self, revision: &str) -> Result<Revision> {
+        match &self.place {
+            Place::Branch(branch) => Ok(self.database.resolve(revision, branch)?),
+            Place::Fixed { commit, .. } => {
+                let here = ["HEAD", "@work"].into_iter().find_map(|name| revision.strip_prefix(name));
+                let revision = match here {
+                    Some(rest) if rest.is_empty() || rest.starts_with('~') => format!("{commit}{rest}"),
+                    _ => revision.to_owned(),
+                };
+                Ok(self.database.resolve(&revision, "main")?)
+            }
+        }
+    }
+
+    /// As [`Session::resolve`], where only a commit will do.
+    pub fn commit_at(&self, revision: &str) -> Result<Hash> {
+        match self.resolve(revision)? {
+            Revision::Commit(commit) => Ok(commit),
+            Revision::Work { .. } => Err(Failure::refused(format!("`{revision}` is uncommitted work, not a commit"))
+                .hint("commit it first: `pleach commit -m MSG`")),
+        }
+    }
+
+    /// The head of the place; `None` before the first commit.
+    pub fn head(&self) -> Result<Option<Hash>> {
+        match &self.place {
+            Place::Fixed { commit, .. } => Ok(Some(*commit)),
+            Place::Branch(name) => match self.database.branch(name)? {
+                Some(branch) => Ok(branch.head),
+                None => Err(pleach_engine::Error::UnknownBranch { name: name.clone() }.into()),
+            },
+        }
+    }
+
+    /// What `revision` looks like; empty: the uncommitted work.
+    pub fn snapshot(&self, revision: &str) -> Result<Snapshot> {
+        let revision = self.resolve(if revision.is_empty() { "@work" } else { revision })?;
+        Ok(self.database.snapshot(&revision)?)
+    }
+
+    /// The table called `name` at `revision`.
+    pub fn table(&self, name: &str, revision: &str) -> Result<Table> {
+        let table = self.snapshot(revision)?.table(name)?;
+        table.ok_or_else(|| pleach_engine::Error::UnknownTable { name: name.to_owned() }.into())
+    }
+}
+
+/// A hash as messages carry it; empty: none.
+pub(crate) fn hex(hash: Option<Hash>) -> String {
+    hash.map(|hash| hash.to_string()).unwrap_or_default()
+}

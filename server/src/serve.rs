@@ -1,0 +1,135 @@
+//! The daemon: one port for the data API, fetch and push, health and reflection, over the databases of one data directory.
+//!
+//! It accepts only when everything else is in place, says where on stderr (`listening on ADDRESS:PORT`), and on SIGTERM or
+//! SIGINT stops accepting, lets running requests end, and closes its databases, so that the next start recovers nothing.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pleach_engine::{Durability, Options};
+use pleach_protocol::{Databases, SyncService};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::transport::server::TcpIncoming;
+
+use crate::config::{Address, Config, Store};
+use crate::error::{Failure, Result};
+use crate::gate::{Alone, Gate};
+use crate::proto::{self, data_server::DataServer};
+use crate::service::{DataService, MESSAGE_BYTES_MAX};
+
+/// How long running requests may take to end after a signal.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Serves until a signal says to stop.
+pub fn run(config: &Config) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::refused(format!("cannot start the server's threads: {error}")))?;
+    let databases = Databases::new(&config.data_dir, options(&config.store))?;
+    let served = runtime.block_on(serve(config, &databases));
+    // Blocking operations that outlived the drain are left behind; what they had not acknowledged may be lost.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    let closed = databases.close();
+    served?;
+    Ok(closed?)
+}
+
+/// What the engine opens databases with.
+fn options(store: &Store) -> Options {
+    let durability = match store.flush_interval {
+        None => Durability::Full,
+        Some(interval) => Durability::Eventual { interval },
+    };
+    Options { cache_bytes: store.cache_bytes, durability, ..Options::default() }
+}
+
+/// Who decides about writes and roles.
+fn gate(config: &Config) -> Result<Arc<dyn Gate>> {
+    if config.replication.is_some() || config.cluster.is_some() {
+        return Err(Failure::usage("this build serves without replication")
+            .hint("remove the `replication:` and `cluster:` stanzas"));
+    }
+    Ok(Arc::new(Alone))
+}
+
+async fn serve(config: &Config, databases: &Databases) -> Result<()> {
+    let gate = gate(config)?;
+    let stop = stop_signal()?;
+    let (listener, address) = bind(&config.listener).await?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<DataServer<DataService>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
+    let pushes = gate.clone();
+    let sync = SyncService::new(databases.clone())
+        .with_gate(move |_: &str| pushes.writable().err().map(|failure| failure.message))
+        .into_server();
+    let data = DataServer::new(DataService::new(databases.clone(), gate))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = pleach_protocol::transport()
+        .add_service(data)
+        .add_service(sync)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+            // An error means that the sender is gone, which is a reason to stop as well.
+            let _ = stopped.await;
+        });
+    let server = tokio::spawn(server);
+    announce(address)?;
+    stop.await;
+    tracing::info!("stopping");
+    let _ = stopping.send(());
+    match tokio::time::timeout(DRAIN_MAX, server).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Err(error))) => Err(Failure::refused(format!("the listener failed: {error}"))),
+        Ok(Err(error)) => Err(Failure::refused(format!("the listener failed: {error}"))),
+        Err(_) => {
+            tracing::warn!("requests still run after {DRAIN_MAX:?}: stopping without them");
+            Ok(())
+        }
+    }
+}
+
+/// Binds the listener; port 0 takes a free one.
+async fn bind(address: &Address) -> Result<(TcpListener, SocketAddr)> {
+    let bound = match TcpListener::bind((address.host.as_str(), address.port)).await {
+        Ok(listener) => listener.local_addr().map(|bound| (listener, bound)),
+        Err(error) => Err(error),
+    };
+    bound.map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => Failure::refused(format!("{address} is in use by another process"))
+            .hint("stop that process, or choose another port with --listen HOST:PORT; port 0 takes a free one"),
+        std::io::ErrorKind::PermissionDenied => Failure::not_allowed(format!("not allowed to listen on {address}"))
+            .hint("choose a port above 1023 with --listen HOST:PORT"),
+        _ => Failure::refused(format!("cannot listen on {address}: {error}"))
+            .hint("choose an address of this machine with --listen HOST:PORT"),
+    })
+}
+
+/// The line that scripts wait for.
+fn announce(address: SocketAddr) -> Result<()> {
+    writeln!(std::io::stderr(), "listening on {address}").map_err(|error| Failure::file("standard error", &error))
+}
+
+/// Resolves at the first SIGTERM or SIGINT. Listens from now on.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let failed = |error: std::io::Error| Failure::refused(format!("cannot listen for signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

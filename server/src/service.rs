@@ -1,0 +1,342 @@
+//! The data API as a gRPC service: finds the database, asks the gate, and hands each request to its operation in `ops` on a
+//! blocking thread. Answers of any length go through a bounded channel, so that a slow reader slows the operation and nothing
+//! piles up.
+
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pleach_engine::{Database, Token};
+use pleach_protocol::Databases;
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::error::{Failure, Result};
+use crate::gate::Gate;
+use crate::ops::{self, Session, Sink};
+use crate::proto::{data_server::Data, *};
+use crate::tabular::Source;
+
+/// Longest message either side takes, bytes: a row of the largest values, with room to spare.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
+/// Messages of a stream that wait for a slow reader.
+const MESSAGES_WAITING_MAX: usize = 4;
+/// How long a read waits for the write of its token.
+const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often it looks.
+const TOKEN_POLL: Duration = Duration::from_millis(2);
+
+/// The service over the databases of one data directory.
+#[derive(Clone)]
+pub struct DataService {
+    databases: Databases,
+    gate: Arc<dyn Gate>,
+}
+
+/// A request about a place in a database.
+trait Targeted: Send + 'static {
+    fn target(&self) -> Target;
+}
+
+macro_rules! targeted {
+    ($($request:ident)*) => {
+        $(impl Targeted for $request {
+            fn target(&self) -> Target {
+                self.target.clone().unwrap_or_default()
+            }
+        })*
+    };
+}
+
+targeted! {
+    PutRequest GetRequest DeleteRequest ScanRequest ImportStart ExportRequest ListTablesRequest ShowTableRequest
+    DropTableRequest CommitRequest StatusRequest LogRequest ShowRequest DiffRequest DiffStatRequest ResetRequest
+    ListBranchesRequest CreateBranchRequest DeleteBranchRequest RenameBranchRequest ListTagsRequest CreateTagRequest
+    DeleteTagRequest MergeRequest AbortMergeRequest ListConflictsRequest ResolveConflictsRequest StatsRequest
+}
+
+type Answer<T> = std::result::Result<Response<T>, Status>;
+type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
+
+impl DataService {
+    /// The service over `databases`, as far as `gate` lets requests through.
+    pub fn new(databases: Databases, gate: Arc<dyn Gate>) -> DataService {
+        DataService { databases, gate }
+    }
+
+    async fn read<Q: Targeted, A: Send + 'static>(
+        &self,
+        request: Request<Q>,
+        operation: fn(&Session, &Q) -> Result<A>,
+    ) -> Answer<A> {
+        let service = self.clone();
+        blocking(move || {
+            let request = request.into_inner();
+            operation(&service.reader(&request.target())?, &request)
+        })
+        .await
+    }
+
+    async fn write<Q: Targeted, A: Send + 'static>(
+        &self,
+        request: Request<Q>,
+        operation: fn(&Session, &Q) -> Result<A>,
+    ) -> Answer<A> {
+        let service = self.clone();
+        blocking(move || {
+            let _permit = service.gate.writable()?;
+            let request = request.into_inner();
+            operation(&service.session(&request.target())?, &request)
+        })
+        .await
+    }
+
+    fn stream<Q: Targeted, A: Send + 'static>(
+        &self,
+        request: Request<Q>,
+        operation: fn(&Session, &Q, Sink<'_, A>) -> Result<()>,
+    ) -> Answer<Answers<A>> {
+        let (sender, receiver) = mpsc::channel(MESSAGES_WAITING_MAX);
+        let service = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let request = request.into_inner();
+            let mut send = |message| sender.blocking_send(Ok(message)).map_err(|_| Failure::closed());
+            let done = service.reader(&request.target()).and_then(|session| operation(&session, &request, &mut send));
+            if let Err(failure) = done {
+                // A reader that went away needs no reason.
+                let _ = sender.blocking_send(Err(failure.to_status()));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    fn session(&self, target: &Target) -> Result<Session> {
+        Session::at(self.database(&target.database)?, &target.reference)
+    }
+
+    fn reader(&self, target: &Target) -> Result<Session> {
+        let database = self.database(&target.database)?;
+        self.gate.before_read(&target.database, &database)?;
+        self.wait_for(target, &database)?;
+        Session::at(database, &target.reference)
+    }
+
+    fn database(&self, name: &str) -> Result<Database> {
+        self.databases.get(name)?.ok_or_else(|| no_database(name))
+    }
+
+    /// Waits until `database` has the write of the target's token.
+    fn wait_for(&self, target: &Target, database: &Database) -> Result<()> {
+        if target.after.is_empty() {
+            return Ok(());
+        }
+        let token: Token = target.after.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+        let deadline = Instant::now() + TOKEN_WAIT_MAX;
+        while !self.gate.has_reached(&target.database, database, &token) {
+            if Instant::now() >= deadline {
+                return Err(Failure::remote(format!("this server does not have the write of token {token} yet"))
+                    .hint("read again later, read on the server that took the write, or read without --after"));
+            }
+            std::thread::sleep(TOKEN_POLL);
+        }
+        Ok(())
+    }
+
+    fn import_file(&self, start: &ImportStart, file: impl Read) -> Result<ImportResponse> {
+        let _permit = self.gate.writable()?;
+        let session = self.session(&start.target())?;
+        session.branch()?;
+        let source = Source::keep(&start.file, file, ops::import::format(start))?;
+        ops::import::import(&session, start, &source)
+    }
+}
+
+fn no_database(name: &str) -> Failure {
+    Failure::not_found(format!("no database `{name}` on this server"))
+        .hint("`pleach database list --server URL` shows those that exist")
+}
+
+/// Runs an operation where it may block.
+async fn blocking<T: Send + 'static>(operation: impl FnOnce() -> Result<T> + Send + 'static) -> Answer<T> {
+    match tokio::task::spawn_blocking(operation).await {
+        Ok(Ok(answer)) => Ok(Response::new(answer)),
+        Ok(Err(failure)) => Err(failure.to_status()),
+        Err(_) => Err(Status::internal("the operation ended without an answer; the server's log says why")),
+    }
+}
+
+/// The file of an import as it comes in. Ends only after its `end`: what is cut off is an error.
+struct Incoming {
+    parts: mpsc::Receiver<Option<Vec<u8>>>,
+    piece: io::Cursor<Vec<u8>>,
+    ended: bool,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let length = self.piece.read(buffer)?;
+            if length > 0 || self.ended || buffer.is_empty() {
+                return Ok(length);
+            }
+            match self.parts.blocking_recv() {
+                Some(Some(piece)) => self.piece = io::Cursor::new(piece),
+                Some(None) => self.ended = true,
+                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client stopped sending the file")),
+            }
+        }
+    }
+}
+
+/// Hands the parts of an import on until its end, its failure, or the client's.
+async fn feed(mut parts: Streaming<ImportRequest>, sender: mpsc::Sender<Option<Vec<u8>>>) {
+    while let Ok(Some(ImportRequest { part: Some(part) })) = parts.message().await {
+        let piece = match part {
+            import_request::Part::Data(data) => Some(data),
+            import_request::Part::End(_) => None,
+            import_request::Part::Start(_) => return,
+        };
+        let ended = piece.is_none();
+        if sender.send(piece).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+/// Calls that are handed to their operation as they are.
+macro_rules! calls {
+    (
+        $($kind:ident $name:ident($request:ident) -> $response:ident = $op:path;)*
+        ;
+        $(stream $stream:ident($from:ident) -> $to:ident as $alias:ident = $stream_op:path;)*
+        ;
+        $($rest:item)*
+    ) => {
+        #[tonic::async_trait]
+        impl Data for DataService {
+            $(async fn $name(&self, request: Request<$request>) -> Answer<$response> {
+                self.$kind(request, $op).await
+            })*
+            $(type $alias = Answers<$to>;
+
+            async fn $stream(&self, request: Request<$from>) -> Answer<Self::$alias> {
+                self.stream(request, $stream_op)
+            })*
+            $($rest)*
+        }
+    };
+}
+
+calls! {
+    write put(PutRequest) -> PutResponse = ops::rows::put;
+    read get(GetRequest) -> GetResponse = ops::rows::get;
+    write delete(DeleteRequest) -> DeleteResponse = ops::rows::delete;
+    read list_tables(ListTablesRequest) -> ListTablesResponse = ops::tables::list;
+    read show_table(ShowTableRequest) -> ShowTableResponse = ops::tables::show;
+    write drop_table(DropTableRequest) -> DropTableResponse = ops::tables::drop;
+    write commit(CommitRequest) -> CommitResponse = ops::history::commit;
+    read status(StatusRequest) -> StatusResponse = ops::history::status;
+    read show(ShowRequest) -> ShowResponse = ops::history::show;
+    read diff_stat(DiffStatRequest) -> DiffStatResponse = ops::history::diff_stat;
+    write reset(ResetRequest) -> ResetResponse = ops::history::reset;
+    read list_branches(ListBranchesRequest) -> ListBranchesResponse = ops::refs::list_branches;
+    write create_branch(CreateBranchRequest) -> CreateBranchResponse = ops::refs::create_branch;
+    write delete_branch(DeleteBranchRequest) -> DeleteBranchResponse = ops::refs::delete_branch;
+    write rename_branch(RenameBranchRequest) -> RenameBranchResponse = ops::refs::rename_branch;
+    read list_tags(ListTagsRequest) -> ListTagsResponse = ops::refs::list_tags;
+    write create_tag(CreateTagRequest) -> CreateTagResponse = ops::refs::create_tag;
+    write delete_tag(DeleteTagRequest) -> DeleteTagResponse = ops::refs::delete_tag;
+    write merge(MergeRequest) -> MergeResponse = ops::merge::merge;
+    write abort_merge(AbortMergeRequest) -> AbortMergeResponse = ops::merge::abort;
+    write resolve_conflicts(ResolveConflictsRequest) -> ResolveConflictsResponse = ops::merge::resolve;
+    read stats(StatsRequest) -> StatsResponse = ops::stats::stats;
+    ;
+    stream scan(ScanRequest) -> ScanResponse as ScanStream = ops::rows::scan;
+    stream export(ExportRequest) -> ExportResponse as ExportStream = ops::export::export;
+    stream log(LogRequest) -> LogResponse as LogStream = ops::history::log;
+    stream diff(DiffRequest) -> DiffResponse as DiffStream = ops::history::diff;
+    stream list_conflicts(ListConflictsRequest) -> ListConflictsResponse as ListConflictsStream = ops::merge::conflicts;
+    ;
+    async fn list_databases(&self, _request: Request<ListDatabasesRequest>) -> Answer<ListDatabasesResponse> {
+        let service = self.clone();
+        blocking(move || Ok(ListDatabasesResponse { databases: service.databases.list()? })).await
+    }
+
+    async fn create_database(&self, request: Request<CreateDatabaseRequest>) -> Answer<CreateDatabaseResponse> {
+        let service = self.clone();
+        blocking(move || {
+            let _permit = service.gate.writable()?;
+            service.databases.create(&request.into_inner().name)?;
+            Ok(CreateDatabaseResponse {})
+        })
+        .await
+    }
+
+    async fn drop_database(&self, request: Request<DropDatabaseRequest>) -> Answer<DropDatabaseResponse> {
+        let service = self.clone();
+        blocking(move || {
+            let _permit = service.gate.writable()?;
+            let name = request.into_inner().name;
+            match service.databases.drop_database(&name)? {
+                true => Ok(DropDatabaseResponse {}),
+                false => Err(no_database(&name)),
+            }
+        })
+        .await
+    }
+
+    async fn import(&self, request: Request<Streaming<ImportRequest>>) -> Answer<ImportResponse> {
+        let mut parts = request.into_inner();
+        let Some(ImportRequest { part: Some(import_request::Part::Start(start)) }) = parts.message().await? else {
+            return Err(Failure::usage("an import begins with `start`").to_status());
+        };
+        let (sender, receiver) = mpsc::channel(MESSAGES_WAITING_MAX);
+        let service = self.clone();
+        let file = Incoming { parts: receiver, piece: io::Cursor::default(), ended: false };
+        let import = tokio::spawn(blocking(move || service.import_file(&start, file)));
+        feed(parts, sender).await;
+        import.await.map_err(|_| Status::internal("the import ended without an answer"))?
+    }
+
+    async fn cluster_status(&self, _request: Request<ClusterStatusRequest>) -> Answer<ClusterStatusResponse> {
+        let service = self.clone();
+        blocking(move || service.gate.status()).await
+    }
+
+    async fn assume_role(&self, request: Request<AssumeRoleRequest>) -> Answer<AssumeRoleResponse> {
+        let service = self.clone();
+        blocking(move || service.gate.assume_role(request.get_ref())).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+    use super::*;
+
+    fn incoming(parts: impl IntoIterator<Item = Option<&'static [u8]>>) -> Incoming {
+        let (sender, receiver) = mpsc::channel(16);
+        for part in parts {
+            sender.try_send(part.map(<[u8]>::to_vec)).unwrap();
+        }
+        Incoming { parts: receiver, piece: io::Cursor::default(), ended: false }
+    }
+
+    #[test]
+    fn an_imported_file_is_read_in_order_over_pieces_of_any_size() {
+        let mut text = String::new();
+        incoming([Some(b"ab".as_slice()), Some(b""), Some(b"c"), None]).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "abc");
+    }
+
+    #[test]
+    fn a_file_without_its_end_is_an_error() {
+        let mut text = String::new();
+        let error = incoming([Some(b"ab".as_slice())]).read_to_string(&mut text).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}
