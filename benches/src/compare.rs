@@ -66,7 +66,9 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Vec<Line>> {
             for case in workload::cases(name, plan.rows) {
                 for worker in &mut workers {
                     progress(&format!("round {} of {ROUNDS}: {name} {case} {}", round + 1, worker.system));
-                    let figures = worker.run(name, &case).with_context(|| format!("{name} {case} {}", worker.system))?;
+                    let figures = worker
+                        .run(name, &case)
+                        .with_context(|| format!("{name} {case} {}", worker.system))?;
                     if reported {
                         record(&mut samples, name, &worker.system, &case, figures);
                     }
@@ -80,7 +82,13 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Vec<Line>> {
     Ok(samples.into_iter().map(|(line, values)| Line { value: median(values), ..line }).collect())
 }
 
-fn record(samples: &mut Vec<(Line, Vec<f64>)>, workload: &str, system: &str, case: &str, figures: Vec<(String, f64)>) {
+fn record(
+    samples: &mut Vec<(Line, Vec<f64>)>,
+    workload: &str,
+    system: &str,
+    case: &str,
+    figures: Vec<(String, f64)>,
+) {
     for (metric, value) in figures {
         let known = samples.iter_mut().find(|(line, _)| {
             line.workload == workload && line.system == system && line.case == case && line.metric == metric
@@ -143,8 +151,10 @@ impl Worker {
             bail!("{error}");
         }
         let Some(figures) = answer["figures"].as_object() else { return Ok(Vec::new()) };
-        let mut figures: Vec<(String, f64)> =
-            figures.iter().map(|(metric, value)| (metric.clone(), value.as_f64().unwrap_or(f64::NAN))).collect();
+        let mut figures: Vec<(String, f64)> = figures
+            .iter()
+            .map(|(metric, value)| (metric.clone(), value.as_f64().unwrap_or(f64::NAN)))
+            .collect();
         if workload == "W1" {
             figures.push(("disk_bytes".to_owned(), answer["disk_bytes"].as_f64().unwrap_or(f64::NAN)));
         }
@@ -163,7 +173,9 @@ impl Worker {
                     let bytes = measure::anonymous_bytes(self.process.id()).unwrap_or(0);
                     peak_bytes = peak_bytes.max(bytes);
                 }
-                Err(RecvTimeoutError::Disconnected) => bail!("the worker of {} ended: {}", self.system, self.process.wait()?),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("the worker of {} ended: {}", self.system, self.process.wait()?)
+                }
             }
         }
     }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints")]
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
@@ -60,7 +60,12 @@ fn main() -> Result<()> {
             if rows < 1_000 {
                 bail!("a table of {rows} rows is too small to measure; give --rows 1000 or more");
             }
-            let lines = compare::run(&plan, &mut |step| eprintln!("{step}"))?;
+            let shown = io::stderr().is_terminal();
+            let lines = compare::run(&plan, &mut |step| {
+                if shown {
+                    eprintln!("{step}");
+                }
+            })?;
             lines.iter().for_each(|line| print(line, json));
             Ok(())
         }

@@ -61,7 +61,9 @@ fn field(text: &str, name: &str) -> io::Result<u64> {
         .find_map(|line| line.strip_prefix(name))
         .and_then(|rest| rest.split_whitespace().next())
         .and_then(|number| number.parse().ok())
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("no {name} in the process's figures")))
+        .ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("no {name} in the process's figures"))
+        })
 }
 
 /// Disk space that the files under `directory` occupy, in bytes (allocated blocks, so holes are free).

@@ -112,7 +112,9 @@ impl Rows {
 
 /// The value of `row` in `version`. Different versions differ.
 pub fn value(row: usize, version: u64) -> Value {
-    let mut random = SplitMix64::new((row as u64).wrapping_mul(0x2545_F491_4F6C_DD1D) ^ version.wrapping_mul(0xA24B_AED4_963E_E407));
+    let mut random = SplitMix64::new(
+        (row as u64).wrapping_mul(0x2545_F491_4F6C_DD1D) ^ version.wrapping_mul(0xA24B_AED4_963E_E407),
+    );
     let (a, b, c) = (random.next_u64(), random.next_u64(), random.next_u64());
     const STATES: [&str; 4] = ["active", "paused", "closed", "queued"];
     let mut value = [b' '; VALUE_BYTES];
@@ -120,11 +122,12 @@ pub fn value(row: usize, version: u64) -> Value {
     // A slice takes at most its own length, and the text is shorter than that; see the test.
     let written = write!(
         out,
-        "{{\"id\":\"{a:016x}{:08x}\",\"state\":\"{}\",\"score\":{:07},\"note\":\"{:016x}\"",
+        "{{\"id\":\"{a:016x}{:08x}\",\"state\":\"{}\",\"score\":{},\"note\":\"{:016x}{:02x}\"",
         b as u32,
         STATES[(b >> 32) as usize % STATES.len()],
-        (b >> 34) % 10_000_000,
+        1_000_000 + (b >> 34) % 9_000_000,
         c,
+        a as u8 ^ c as u8,
     );
     debug_assert!(written.is_ok());
     value[VALUE_BYTES - 1] = b'}';

@@ -107,6 +107,9 @@ impl System for ProllyMap {
 
     fn counters(&self) -> Counters {
         let metrics = self.manager.metrics();
-        Counters { nodes_read: Some(metrics.node_cache_hits + metrics.node_cache_misses), ..Counters::default() }
+        Counters {
+            nodes_read: Some(metrics.node_cache_hits + metrics.node_cache_misses),
+            ..Counters::default()
+        }
     }
 }

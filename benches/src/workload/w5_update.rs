@@ -17,12 +17,17 @@ pub fn cases(rows: usize) -> Vec<String> {
 
 /// CPU time, bytes and sync calls per transaction.
 pub fn run(bench: &mut Bench<'_>, case: &str) -> Result<Vec<Figure>> {
-    let &(_, k, warm_up, measured) = CASES.iter().find(|known| known.0 == case).context("no such case of W5")?;
+    let &(_, k, warm_up, measured) =
+        CASES.iter().find(|known| known.0 == case).context("no such case of W5")?;
     let mut random = SplitMix64::new(5 + k as u64);
     let mut transactions: Vec<Vec<Edit>> = (0..warm_up + measured)
         .map(|_| {
             let version = bench.next_version();
-            random.distinct_below(bench.rows.len(), k).iter().map(|&row| bench.rows.edit(row, version)).collect()
+            random
+                .distinct_below(bench.rows.len(), k)
+                .iter()
+                .map(|&row| bench.rows.edit(row, version))
+                .collect()
         })
         .collect();
     let counted = transactions.split_off(warm_up);
