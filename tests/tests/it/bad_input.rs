@@ -103,7 +103,10 @@ fn a_port_in_use_is_status_1() {
     let sandbox = Sandbox::new();
     let address = taken.local_addr().unwrap().to_string();
     let said = sandbox.run(&["serve", "--data-dir", "data", "--listen", &address]).fails(1);
-    assert!(said.contains(&address) || said.contains(&taken.local_addr().unwrap().port().to_string()), "{said}");
+    assert!(
+        said.contains(&address) || said.contains(&taken.local_addr().unwrap().port().to_string()),
+        "{said}"
+    );
 }
 
 #[test]

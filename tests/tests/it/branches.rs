@@ -84,7 +84,8 @@ fn tags_and_hash_prefixes_name_commits() {
     upsert(&sandbox, "9,kiwi,0.50,true,");
     commit(&sandbox, "kiwi");
     assert_eq!(sandbox.run(&["-C", "db", "export", "fruit", "--at", "v1"]).ok(), FRUIT);
-    let hash = sandbox.run(&["-C", "db", "log", "--json"]).json_lines()[1]["hash"].as_str().unwrap().to_owned();
+    let hash =
+        sandbox.run(&["-C", "db", "log", "--json"]).json_lines()[1]["hash"].as_str().unwrap().to_owned();
     assert_eq!(sandbox.run(&["-C", "db", "export", "fruit", "--at", &hash[..8]]).ok(), FRUIT);
     assert!(sandbox.run(&["-C", "db", "tag"]).ok().contains("v1"));
     sandbox.run(&["-C", "db", "tag", "-d", "v1"]).ok();

@@ -32,7 +32,10 @@ fn a_clone_is_equal_and_follows() {
     assert_eq!(sandbox.run(&["-C", "copy", "export", "t"]).ok(), there);
 
     let nothing = sandbox.run(&["-C", "copy", "pull", "--json"]).json();
-    assert_eq!((&nothing["chunks"], &nothing["merge"], &nothing["round_trips"]), (&json!(0), &json!("none"), &json!(1)));
+    assert_eq!(
+        (&nothing["chunks"], &nothing["merge"], &nothing["round_trips"]),
+        (&json!(0), &json!("none"), &json!(1))
+    );
 
     sandbox.run(&server.args("db", &["put", "notes", "a", "1"])).ok();
     sandbox.run(&server.args("db", &["commit", "-m", "note"])).ok();
@@ -94,7 +97,8 @@ fn e6_a_push_over_uncommitted_work_is_refused_and_force_keeps_the_old_head() {
     assert!(refused.contains("uncommitted"), "{refused}");
     sandbox.run(&server.args("db", &["commit", "-m", "theirs"])).ok();
     sandbox.run(&["-C", "a", "push"]).fails(1);
-    let old = sandbox.run(&server.args("db", &["status", "--json"])).json()["head"].as_str().unwrap().to_owned();
+    let old =
+        sandbox.run(&server.args("db", &["status", "--json"])).json()["head"].as_str().unwrap().to_owned();
     let forced = sandbox.run(&["-C", "a", "push", "--force", "--json"]).json();
     assert_eq!(forced["refs"][0]["status"], "forced");
     let kept = sandbox.run(&server.args("db", &["show", &old, "--json"]));

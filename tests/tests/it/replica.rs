@@ -1,0 +1,98 @@
+//! Through a remote: a read replica that pulls when it is read.
+
+use pleach_tests::{Sandbox, Server};
+
+struct Replicated {
+    sandbox: Sandbox,
+    primary: Server,
+    replica: Server,
+}
+
+impl Replicated {
+    /// A primary with database `db`, and a replica that is a clone of it and follows the heads that `heads` matches.
+    fn new(heads: &str) -> Replicated {
+        let sandbox = Sandbox::new();
+        let primary = sandbox.serve(&["--data-dir", "p", "--listen", "127.0.0.1:0"]);
+        sandbox.run(&["--server", &primary.url(), "database", "create", "db"]).ok();
+        sandbox.run(&primary.args("db", &["put", "t", "a", "1"])).ok();
+        sandbox.run(&primary.args("db", &["commit", "-m", "first"])).ok();
+        sandbox.run(&["clone", &primary.database("db"), "r/db"]).ok();
+        let config = format!(
+            "data_dir: r\nlistener: {{host: 127.0.0.1, port: 0}}\nreplication:\n  read_replica_remote: origin\n  {heads}\n"
+        );
+        sandbox.write("r.yaml", &config);
+        let replica = sandbox.serve(&["--config", "r.yaml"]);
+        Replicated { sandbox, primary, replica }
+    }
+
+    fn on_primary(&self, args: &[&str]) -> String {
+        self.sandbox.run(&self.primary.args("db", args)).ok()
+    }
+
+    fn on_replica(&self, args: &[&str]) -> pleach_tests::Run {
+        self.sandbox.run(&self.replica.args("db", args))
+    }
+}
+
+#[test]
+fn b1_a_commit_on_the_primary_is_seen_by_the_next_read() {
+    let pair = Replicated::new("replicate_heads: main");
+    assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), "1\n");
+    for n in 0..5 {
+        pair.on_primary(&["put", "t", "a", &format!("new {n}")]);
+        pair.on_primary(&["commit", "-m", "next"]);
+        // No waiting: the replica pulls before it reads.
+        assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), format!("new {n}\n"));
+    }
+}
+
+#[test]
+fn b3_all_heads_follow() {
+    let pair = Replicated::new("replicate_all_heads: true");
+    pair.on_primary(&["branch", "side"]);
+    pair.on_primary(&["tag", "v1"]);
+    let listed = pair.on_replica(&["branch"]).ok();
+    assert!(listed.contains("side"), "{listed}");
+    assert!(pair.on_replica(&["tag"]).ok().contains("v1"));
+}
+
+#[test]
+fn b4_b5_only_matching_heads_follow() {
+    let pair = Replicated::new("replicate_heads: main, *feature*");
+    for branch in ["feature1", "myfeature", "a/feature/x", "releases"] {
+        pair.on_primary(&["branch", branch]);
+    }
+    let listed = pair.on_replica(&["branch"]).ok();
+    for (branch, follows) in
+        [("feature1", true), ("myfeature", true), ("a/feature/x", true), ("releases", false)]
+    {
+        assert_eq!(listed.contains(branch), follows, "{branch} in {listed}");
+    }
+}
+
+#[test]
+fn b8_a_deleted_branch_is_gone() {
+    let pair = Replicated::new("replicate_all_heads: true");
+    pair.on_primary(&["branch", "side"]);
+    assert!(pair.on_replica(&["branch"]).ok().contains("side"));
+    pair.on_primary(&["branch", "-d", "side"]);
+    assert!(!pair.on_replica(&["branch"]).ok().contains("side"));
+    assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), "1\n");
+}
+
+#[test]
+fn b9_a_history_that_was_replaced_is_followed() {
+    let pair = Replicated::new("replicate_heads: main");
+    pair.on_primary(&["put", "t", "a", "2"]);
+    pair.on_primary(&["commit", "-m", "second"]);
+    assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), "2\n");
+    pair.on_primary(&["reset", "HEAD~1", "--hard"]);
+    assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), "1\n");
+}
+
+#[test]
+fn b13_a_replica_refuses_writes() {
+    let pair = Replicated::new("replicate_heads: main");
+    let refused = pair.on_replica(&["put", "t", "a", "x"]).fails(5);
+    assert!(refused.contains("replica"), "{refused}");
+}

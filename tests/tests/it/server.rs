@@ -14,7 +14,7 @@ fn commands_on_a_server_do_what_they_do_locally() {
     let url = server.url();
     sandbox.run(&["--server", &url, "database", "create", "shop"]).ok();
     sandbox.run(&["--server", &url, "database", "create", "shop"]).fails(1);
-    sandbox.run(&["--server", &url, "database", "create", "No Name"]).fails(1);
+    sandbox.run(&["--server", &url, "database", "create", "No Name"]).fails(2);
     assert!(sandbox.run(&["--server", &url, "database", "list"]).ok().contains("shop"));
     sandbox.write("fruit.csv", FRUIT);
     let on = |args: &[&str]| sandbox.run(&server.args("shop", args));
@@ -34,7 +34,10 @@ fn commands_on_a_server_do_what_they_do_locally() {
     on(&["merge", "side"]).ok();
     assert_eq!(on(&["get", "kv", "k"]).ok(), "side\n");
     assert_eq!(on(&["log", "--json"]).json_lines().len(), 2);
-    assert_eq!(on(&["diff", "v1", "HEAD", "--stat", "--json"]).json_lines(), [json!({"table": "kv", "inserted": 0, "updated": 1, "deleted": 0})]);
+    assert_eq!(
+        on(&["diff", "v1", "HEAD", "--stat", "--json"]).json_lines(),
+        [json!({"table": "kv", "inserted": 0, "updated": 1, "deleted": 0})]
+    );
     let read_only = sandbox.run(&server.args("shop@v1", &["put", "kv", "k", "x"]));
     assert!([1, 2, 5].contains(&read_only.status), "a tag is read-only: {}", read_only.stderr);
     assert_eq!(sandbox.run(&server.args("shop@v1", &["get", "kv", "k"])).ok(), "v\n");
@@ -56,7 +59,9 @@ fn writers_on_different_rows_all_succeed_and_survive_kill_9() {
             let (sandbox, server) = (&sandbox, &server);
             scope.spawn(move || {
                 for n in 0..5 {
-                    sandbox.run(&server.args("db", &["put", &format!("t{writer}"), &n.to_string(), "x"])).ok();
+                    sandbox
+                        .run(&server.args("db", &["put", &format!("t{writer}"), &n.to_string(), "x"]))
+                        .ok();
                 }
             });
         }
