@@ -246,7 +246,18 @@ impl Shared {
         }
         appender.synced_end = appender.end;
         let group = appender.group;
-        self.publish(&mut appender, group);
+        let changed = self.publish(&mut appender, group);
+        let begun = self.begin_next(&mut appender, index_len);
+        drop(appender);
+        self.set_durable(&turn, group);
+        if changed {
+            self.call_watchers();
+        }
+        begun
+    }
+
+    /// Puts a new journal in the place of the active one, which is durable. After an error the active one is still in its place.
+    fn begin_next(&self, appender: &mut Appender, index_len: u64) -> Result<()> {
         let mut manifest = appender.manifest.clone();
         manifest.generation += 1;
         manifest.sealed.push(Sealed {
@@ -259,6 +270,7 @@ impl Shared {
         manifest.active += 1;
         let begun = Begun::write(&*self.io, &manifest, &appender.refs, appender.sequence)?;
         if let Err(error) = Manifest::replace(&*self.io) {
+            // Which of the two manifests counts is only known by opening again.
             return Err(self.poison("the manifest could not be replaced", &error));
         }
         let journal = Arc::new(begun.journal);
@@ -268,9 +280,6 @@ impl Shared {
         (appender.end, appender.synced_end, appender.check) = (begun.end, begun.end, begun.check);
         appender.entries.clear();
         appender.abandoned = false;
-        drop(appender);
-        self.set_durable(&turn, group);
-        self.call_watchers();
         Ok(())
     }
 
@@ -306,7 +315,7 @@ pub(super) struct Begun {
 
 impl Begun {
     /// Makes the active journal of `manifest`, holding all refs, and writes the manifest under its temporary name; both are durable
-    /// afterwards, and neither counts. After an error what was made is removed, as far as possible.
+    /// afterwards, and neither counts. After an error the journal is removed, as far as possible.
     pub(super) fn write(
         io: &dyn Io,
         manifest: &Manifest,
@@ -321,9 +330,9 @@ impl Begun {
             Ok(begun)
         });
         if begun.is_err() {
-            // On a full disk these few bytes matter; if they cannot be removed either, they are overwritten the next time.
+            // A full disk may need its bytes; if it cannot be removed it is overwritten the next time. The temporary manifest stays: the
+            // journal's removal may be lost in a crash, and then only the manifest tells that it was never in use.
             let _ = io.remove(&journal::file_name(manifest.active));
-            let _ = io.remove(manifest::NEW_FILE);
         }
         begun
     }
