@@ -2,7 +2,8 @@
 //!
 //! One idea: a new version of a node differs little from the one before it, so it is kept as a *delta*: zstd with the earlier
 //! version as prefix. A delta names its base by place, and its step is one more than its base's, so a chain always ends, at most
-//! [`STEPS_MAX`] deltas later, in a frame that needs no other.
+//! [`STEPS_MAX`] deltas later, in a frame that needs no other. After the last step the next version is a delta of that full frame again, as
+//! long as the two still resemble each other: so a node that changes often is seldom written whole.
 //!
 //! ```text
 //! size    field
@@ -187,9 +188,7 @@ pub fn decode<E: From<FrameError>>(
     let mut chunk = loop {
         let frame = read(place)?;
         let (header, payload) = parse(&frame)?;
-        if header.step != place.step {
-            return Err(FrameError { what: "a frame's step is not the one that its place promises" }.into());
-        }
+        check_step(&header, &place)?;
         match header.encoding {
             Encoding::Raw => break payload.to_vec(),
             Encoding::Zstd => break unzip(payload, &[], header.raw_len)?,
@@ -204,6 +203,31 @@ pub fn decode<E: From<FrameError>>(
         chunk = unzip(payload, &chunk, *raw_len)?;
     }
     Ok(chunk)
+}
+
+/// The full frame that the chain from `at` ends in: its place, its chunk's address and its bytes, not hashed yet.
+pub(crate) fn decode_start<E: From<FrameError>>(
+    at: Location,
+    mut read: impl FnMut(Location) -> Result<Vec<u8>, E>,
+) -> Result<(Location, Hash, Vec<u8>), E> {
+    let mut place = at;
+    loop {
+        let frame = read(place)?;
+        let (header, payload) = parse(&frame)?;
+        check_step(&header, &place)?;
+        place = match header.encoding {
+            Encoding::Raw => return Ok((place, header.hash, payload.to_vec())),
+            Encoding::Zstd => return Ok((place, header.hash, unzip(payload, &[], header.raw_len)?)),
+            Encoding::Delta { file, offset, len } => base_of(place, header.step, file, offset, len)?,
+        };
+    }
+}
+
+fn check_step(header: &FrameHeader, place: &Location) -> Result<(), FrameError> {
+    match header.step == place.step {
+        true => Ok(()),
+        false => refuse("a frame's step is not the one that its place promises"),
+    }
 }
 
 /// Where the base of a delta at `place` lies. Its step is one less, so a chain of places cannot turn in a circle.
@@ -232,6 +256,12 @@ thread_local! {
 /// The payload of a delta from `base` to `chunk`, if it is worth keeping.
 pub fn delta(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
     zip(chunk, base, chunk.len() / DELTA_SHARE.1 * DELTA_SHARE.0)
+}
+
+/// The payload of a delta from the full frame `start` of a chain to `chunk`, if it saves at least half: each new chain from the same start
+/// carries all that changed since, so a full frame soon costs less.
+pub(crate) fn delta_of_start(chunk: &[u8], start: &[u8]) -> Option<Vec<u8>> {
+    zip(chunk, start, chunk.len() / 2)
 }
 
 /// The payload of a zstd frame of `chunk`, if it is shorter.

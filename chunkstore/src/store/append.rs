@@ -197,15 +197,25 @@ impl Shared {
                 (Encoding::Delta { file: 0, offset, len }, step, batch.get(base)?.clone())
             }
             None => {
-                let Location { file, offset, len, step } = self.index.get(base)?;
+                let place = self.index.get(base)?;
+                if place.step >= STEPS_MAX {
+                    return self.delta_of_start(chunk, place);
+                }
                 // A base that cannot be read is no reason to refuse the chunk: it is written whole.
-                (Encoding::Delta { file, offset, len }, step, self.get(base).ok()??)
+                (delta_at(place), place.step, self.get(base).ok()??)
             }
         };
         if base_step >= STEPS_MAX {
             return None;
         }
         Some((encoding, base_step + 1, frame::delta(chunk.bytes(), base.bytes())?))
+    }
+
+    /// The chunk as a difference from the full frame that the longest chain, ending at `place`, starts from.
+    fn delta_of_start(&self, chunk: &Chunk, place: Location) -> Option<(Encoding, u8, Vec<u8>)> {
+        let (start, hash, bytes) = frame::decode_start(place, |place| self.read_frame(place)).ok()?;
+        let base = Chunk::verify(bytes, &hash).ok()?;
+        Some((delta_at(start), 1, frame::delta_of_start(chunk.bytes(), base.bytes())?))
     }
 
     /// Makes a written group known: its chunks at once, its refs when durable (at once, if the store is eventual).
@@ -295,6 +305,10 @@ impl Shared {
             Err(_) => 0,
         }
     }
+}
+
+fn delta_at(base: Location) -> Encoding {
+    Encoding::Delta { file: base.file, offset: base.offset, len: base.len }
 }
 
 fn check_length(group: &Group) -> Result<()> {
