@@ -1,4 +1,4 @@
-//! A journal: the file that every append goes to, and where chunks lie until a later piece of work moves them.
+//! A journal: the file that every append goes to, and where chunks lie.
 //!
 //! One idea: a journal only grows. It is a header, then groups ([`group`]), each chained to the one before; when it is long enough it is
 //! sealed, which adds an index ([`seal`]) at its end and a line to the manifest. What a crash left behind its last good
