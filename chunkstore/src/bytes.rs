@@ -82,9 +82,14 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u32) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    /// Bytes as hexadecimal digits, for golden tests.
+    pub(crate) fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 
     #[test]
     fn varints_read_back_and_have_one_form() {

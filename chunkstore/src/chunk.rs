@@ -319,3 +319,95 @@ impl Header {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::bytes::tests::hex;
+
+    fn body(addresses: usize) -> Vec<u8> {
+        (0..addresses).flat_map(|number| [number as u8; Hash::LEN]).collect()
+    }
+
+    #[test]
+    fn golden_bytes_of_a_chunk() {
+        let chunk = Chunk::build(7, 3, &[&b"ab"[..], &body(4)].concat(), Some((2, 2)), &[66, 98], 1);
+        assert_eq!(
+            hex(&chunk.bytes()[..26]),
+            "01070300020000000200000002000100420000006200000061 62".replace(' ', "")
+        );
+        assert_eq!(chunk.bytes().len(), 24 + 2 + 4 * 32);
+    }
+
+    #[test]
+    fn the_header_tells_children_apart() {
+        let chunk = Chunk::build(7, 3, &body(5), Some((32, 2)), &[0, 96, 128], 1);
+        let child = |number: u8| Hash::from_bytes([number; 32]);
+        assert_eq!(chunk.children().collect::<Vec<_>>(), [child(1), child(2), child(0), child(3)]);
+        assert_eq!(chunk.weak_children().collect::<Vec<_>>(), [child(4)]);
+        assert_eq!((chunk.child(3), chunk.child(4), chunk.child_count()), (Some(child(3)), None, 4));
+        assert_eq!(chunk.list_offsets().collect::<Vec<_>>(), [0, 96, 128]);
+        assert_eq!((chunk.kind(), chunk.level(), chunk.weak_count()), (7, 3, 1));
+        assert_eq!((chunk.run(), chunk.body()), (&body(5)[32..96], &body(5)[..]));
+        let again = Chunk::verify(chunk.bytes().to_vec(), chunk.hash()).unwrap();
+        assert_eq!(again.children().collect::<Vec<_>>(), chunk.children().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_address_outside_the_body_or_over_another_is_refused() {
+        let good = Chunk::build(1, 0, &body(4), Some((0, 2)), &[64, 96], 0).bytes().to_vec();
+        let with = |at: usize, value: &[u8]| {
+            let mut bytes = good.clone();
+            bytes[at..at + value.len()].copy_from_slice(value);
+            Chunk::from_bytes(bytes)
+        };
+        assert!(with(0, &[1]).is_ok());
+        for (at, value, why) in [
+            (0, &[2][..], "another format"),
+            (1, &[0], "kind 0"),
+            (3, &[1], "reserved byte"),
+            (4, &[1], "the run reaches into the list"),
+            (8, &[5], "a run after the end"),
+            (8, &[0xff; 4], "a count that overflows"),
+            (4, &[0xff; 8], "a run far outside"),
+            (12, &[0xff, 0xff], "a list longer than the chunk"),
+            (14, &[3], "more weak than listed"),
+            (16, &[63], "a listed address in the run"),
+            (16, &[96], "a list that does not ascend"),
+            (20, &[95], "overlapping addresses"),
+            (20, &[97], "an address after the end"),
+            (20, &[0xff; 4], "an address far outside"),
+        ] {
+            assert!(with(at, value).is_err(), "{why}");
+        }
+        let empty_run = Chunk::build(1, 0, b"", Some((9, 0)), &[], 0);
+        assert_eq!(empty_run.bytes()[4], 0, "an empty run starts at 0");
+        let mut moved = empty_run.bytes().to_vec();
+        moved[4] = 1;
+        assert!(Chunk::from_bytes(moved).is_err());
+        for len in 0..16 {
+            assert!(Chunk::from_bytes(good[..len].to_vec()).is_err());
+        }
+        assert!(matches!(Chunk::from_bytes(vec![1; CHUNK_BYTES_MAX + 1]), Err(ChunkError::TooLong { .. })));
+    }
+
+    #[test]
+    fn changed_bytes_are_not_the_chunk() {
+        let chunk = Chunk::build(1, 0, b"body", None, &[], 0);
+        let mut bytes = chunk.bytes().to_vec();
+        bytes[17] ^= 1;
+        assert!(matches!(Chunk::verify(bytes, chunk.hash()), Err(ChunkError::HashMismatch { .. })));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_chunk_or_an_error(bytes: Vec<u8>, header: [u8; 16]) {
+            for bytes in [bytes.clone(), [&header[..], &bytes].concat(), [&[1, 1, 0, 0][..], &header[4..], &bytes].concat()] {
+                if let Ok(chunk) = Chunk::from_bytes(bytes) {
+                    let _ = (chunk.children().count(), chunk.weak_children().count(), chunk.run().len());
+                }
+            }
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! One idea: a new version of a node differs little from the one before it, so it is kept as a *delta*: zstd with the earlier
 //! version as prefix. A delta names its base by place, and its step is one more than its base's, so a chain always ends, at most
-//! [`STEPS_MAX`] deltas later, in a frame that needs no other.
+//! [`STEPS_MAX`] deltas later, in a frame that needs no other. After the last step the next version is a delta of that full frame again, as
+//! long as the two still resemble each other: so a node that changes often is seldom written whole.
 //!
 //! ```text
 //! size    field
@@ -187,9 +188,7 @@ pub fn decode<E: From<FrameError>>(
     let mut chunk = loop {
         let frame = read(place)?;
         let (header, payload) = parse(&frame)?;
-        if header.step != place.step {
-            return Err(FrameError { what: "a frame's step is not the one that its place promises" }.into());
-        }
+        check_step(&header, &place)?;
         match header.encoding {
             Encoding::Raw => break payload.to_vec(),
             Encoding::Zstd => break unzip(payload, &[], header.raw_len)?,
@@ -204,6 +203,31 @@ pub fn decode<E: From<FrameError>>(
         chunk = unzip(payload, &chunk, *raw_len)?;
     }
     Ok(chunk)
+}
+
+/// The full frame that the chain from `at` ends in: its place, its chunk's address and its bytes, not hashed yet.
+pub(crate) fn decode_start<E: From<FrameError>>(
+    at: Location,
+    mut read: impl FnMut(Location) -> Result<Vec<u8>, E>,
+) -> Result<(Location, Hash, Vec<u8>), E> {
+    let mut place = at;
+    loop {
+        let frame = read(place)?;
+        let (header, payload) = parse(&frame)?;
+        check_step(&header, &place)?;
+        place = match header.encoding {
+            Encoding::Raw => return Ok((place, header.hash, payload.to_vec())),
+            Encoding::Zstd => return Ok((place, header.hash, unzip(payload, &[], header.raw_len)?)),
+            Encoding::Delta { file, offset, len } => base_of(place, header.step, file, offset, len)?,
+        };
+    }
+}
+
+fn check_step(header: &FrameHeader, place: &Location) -> Result<(), FrameError> {
+    match header.step == place.step {
+        true => Ok(()),
+        false => refuse("a frame's step is not the one that its place promises"),
+    }
 }
 
 /// Where the base of a delta at `place` lies. Its step is one less, so a chain of places cannot turn in a circle.
@@ -232,6 +256,12 @@ thread_local! {
 /// The payload of a delta from `base` to `chunk`, if it is worth keeping.
 pub fn delta(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
     zip(chunk, base, chunk.len() / DELTA_SHARE.1 * DELTA_SHARE.0)
+}
+
+/// The payload of a delta from the full frame `start` of a chain to `chunk`, if it saves at least half: each new chain from the same start
+/// carries all that changed since, so a full frame soon costs less.
+pub(crate) fn delta_of_start(chunk: &[u8], start: &[u8]) -> Option<Vec<u8>> {
+    zip(chunk, start, chunk.len() / 2)
 }
 
 /// The payload of a zstd frame of `chunk`, if it is shorter.
@@ -268,5 +298,153 @@ fn unzip(payload: &[u8], prefix: &[u8], raw_len: u32) -> Result<Vec<u8>, FrameEr
         Some(len) if len == raw_len => Ok(out),
         Some(_) => refuse("a frame's payload has another length than it states"),
         None => refuse("a frame's payload is not valid zstd"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::bytes::tests::hex;
+
+    fn frame(encoding: Encoding, step: u8, chunk: &[u8], payload: &[u8]) -> Vec<u8> {
+        let header = FrameHeader {
+            encoding,
+            step,
+            raw_len: chunk.len() as u32,
+            payload_len: payload.len() as u32,
+            hash: Hash::of(chunk),
+        };
+        let mut out = Vec::new();
+        assert_eq!(put(&mut out, &header, payload) as usize, out.len());
+        out
+    }
+
+    #[test]
+    fn golden_bytes_of_a_raw_frame_and_of_a_delta() {
+        let hash = hex(Hash::of(b"chunk").as_bytes());
+        let raw = frame(Encoding::Raw, 0, b"chunk", b"chunk");
+        assert_eq!(hex(&raw), format!("0100000505{hash}6368756e6b"));
+        let delta = frame(Encoding::Delta { file: 3, offset: 300, len: 42 }, 1, b"chunk", b"xy");
+        assert_eq!(hex(&delta), format!("0400010502{hash}03ac022a7879"));
+    }
+
+    /// Frames by offset, each `step` a delta of the one before.
+    fn chain(steps: u8) -> (BTreeMap<u32, Vec<u8>>, Location, Vec<u8>) {
+        let version = |step: u8| -> Vec<u8> {
+            (0..60_u32)
+                .flat_map(|line| {
+                    Hash::of(&[line as u8, if line == 7 { step } else { 0 }]).as_bytes().to_vec()
+                })
+                .collect()
+        };
+        let mut frames = BTreeMap::new();
+        let first = frame(Encoding::Raw, 0, &version(0), &version(0));
+        let mut at = Location { file: 1, offset: 64, len: first.len() as u32, step: 0 };
+        frames.insert(at.offset, first);
+        for step in 1..=steps {
+            let payload = delta(&version(step), &version(step - 1)).unwrap();
+            assert!(payload.len() < 60, "{} bytes for 32 that changed", payload.len());
+            let next = at.offset + at.len;
+            let encoding = Encoding::Delta { file: 0, offset: at.len, len: at.len };
+            let bytes = frame(encoding, step, &version(step), &payload);
+            at = Location { file: 1, offset: next, len: bytes.len() as u32, step };
+            frames.insert(next, bytes);
+        }
+        (frames, at, version(steps))
+    }
+
+    #[test]
+    fn a_chain_of_deltas_gives_the_chunk_in_as_many_reads() {
+        for steps in [0, 1, STEPS_MAX] {
+            let (frames, at, expected) = chain(steps);
+            let mut reads = 0;
+            let found = decode(at, |place| {
+                reads += 1;
+                frames.get(&place.offset).cloned().ok_or(FrameError { what: "no frame there" })
+            });
+            assert_eq!((found, reads), (Ok(expected), usize::from(steps) + 1));
+        }
+    }
+
+    #[test]
+    fn a_chain_that_turns_in_a_circle_ends_in_an_error() {
+        let payload = delta(&[7; 600], &[7; 600]).unwrap();
+        let bytes = frame(Encoding::Delta { file: 1, offset: 64, len: 50 }, 9, &[7; 600], &payload);
+        let at = Location { file: 1, offset: 64, len: bytes.len() as u32, step: 9 };
+        let mut reads = 0;
+        let found = decode(at, |_| {
+            reads += 1;
+            Ok::<_, FrameError>(bytes.clone())
+        });
+        assert!(found.is_err());
+        assert_eq!(reads, 2);
+    }
+
+    #[test]
+    fn sizes_that_lie_are_refused_before_anything_is_allocated() {
+        let zipped = compress(&[b'z'; 5000]).unwrap();
+        let good = frame(Encoding::Zstd, 0, &[b'z'; 5000], &zipped);
+        let at = Location { file: 1, offset: 64, len: good.len() as u32, step: 0 };
+        let read = |bytes: Vec<u8>| decode(at, move |_| Ok::<_, FrameError>(bytes.clone()));
+        assert_eq!(read(good), Ok(vec![b'z'; 5000]));
+        for claimed in [0, 4999, 5001, CHUNK_BYTES_MAX] {
+            let lying = frame(Encoding::Zstd, 0, &vec![b'z'; claimed], &zipped);
+            assert!(read(lying).is_err(), "{claimed}");
+        }
+        let header = FrameHeader {
+            encoding: Encoding::Zstd,
+            step: 0,
+            raw_len: CHUNK_BYTES_MAX as u32 + 1,
+            payload_len: 0,
+            hash: Hash::of(b""),
+        };
+        let mut out = vec![2, 0, 0];
+        put_varint(&mut out, header.raw_len);
+        out.push(0);
+        out.extend([0; 32]);
+        assert_eq!(parse(&out), refuse("a frame is longer than a chunk may be"));
+    }
+
+    #[test]
+    fn a_cipher_or_an_encoding_that_is_not_known_is_refused() {
+        let good = frame(Encoding::Raw, 0, b"chunk", b"chunk");
+        for (at, value) in [(0, 0), (0, 3), (0, 5), (1, 1), (2, 1)] {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            assert!(parse(&bytes).is_err(), "byte {at} = {value}");
+        }
+        for len in 0..good.len() {
+            assert!(parse(&good[..len]).is_err(), "cut at {len}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_frame_or_an_error(bytes: Vec<u8>, encoding in 0..6_u8, step in 0..18_u8) {
+            let forced = [&[encoding, 0, step][..], &bytes].concat();
+            for bytes in [bytes, forced] {
+                let at = Location { file: 1, offset: 64, len: bytes.len() as u32, step };
+                let _ = decode(at, |_| Ok::<_, FrameError>(bytes.clone()));
+            }
+        }
+
+        #[test]
+        fn what_is_compressed_reads_back(base in prop::collection::vec(any::<u8>(), 16..2000), cut in 0..2000_usize, new: [u8; 9]) {
+            let mut chunk = base.clone();
+            let cut = cut % chunk.len();
+            chunk.splice(cut..cut, new);
+            let payload = delta(&chunk, &base);
+            if let Some(payload) = payload {
+                prop_assert_eq!(unzip(&payload, &base, chunk.len() as u32), Ok(chunk.clone()));
+            }
+            if let Some(payload) = compress(&chunk) {
+                prop_assert_eq!(unzip(&payload, &[], chunk.len() as u32), Ok(chunk));
+            }
+        }
     }
 }

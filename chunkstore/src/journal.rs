@@ -1,4 +1,4 @@
-//! A journal: the file that every append goes to, and where chunks lie until a later piece of work moves them.
+//! A journal: the file that every append goes to, and where chunks lie.
 //!
 //! One idea: a journal only grows. It is a header, then groups ([`group`]), each chained to the one before; when it is long enough it is
 //! sealed, which adds an index ([`seal`]) at its end and a line to the manifest. What a crash left behind its last good
@@ -145,4 +145,29 @@ pub(crate) fn first_check(key: &[u8; 32]) -> Check {
     let mut check = [0; 16];
     check.copy_from_slice(&key[..16]);
     check
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::bytes::tests::hex;
+
+    #[test]
+    fn golden_bytes_of_a_journals_header() {
+        let fields = format!("706c63686a726e6c 01000000 03000000 {}{}", "ab".repeat(16), "00".repeat(16));
+        assert_eq!(
+            hex(&header(3, &[0xab; 16])),
+            format!("{fields} b0a96ed7468e707dc345bc0f76c5f323").replace(' ', "")
+        );
+    }
+
+    #[test]
+    fn only_names_of_journals_have_numbers() {
+        assert_eq!(number_of(&file_name(12)), Some(12));
+        assert_eq!(number_of("journal-123456789"), Some(123_456_789));
+        for name in ["journal-1", "journal-+0000001", "journal-", "journal-00000001.new", "manifest"] {
+            assert_eq!(number_of(name), None, "{name}");
+        }
+    }
 }

@@ -49,6 +49,8 @@ mod manifest;
 mod refs;
 mod stats;
 mod store;
+#[doc(hidden)]
+pub mod testing;
 mod watermark;
 
 pub use batch::Batch;

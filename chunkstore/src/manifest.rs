@@ -160,3 +160,58 @@ impl Manifest {
         io.sync_dir().map_err(Error::io("sync the directory of", FILE))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::bytes::tests::hex;
+
+    fn manifest() -> Manifest {
+        let sealed = Sealed { number: 1, end: 0x1234, index_len: 0x56, sequence: 9, check: [0xcc; 16] };
+        Manifest { store: [0xab; 16], generation: 2, sealed: vec![sealed], active: 2 }
+    }
+
+    #[test]
+    fn golden_bytes_of_a_manifest() {
+        let head = format!("706c63686d6e6673 01000000 {} 0200000000000000 02000000", "ab".repeat(16));
+        let sealed = format!(
+            "01000000 01 3412000000000000 5600000000000000 0900000000000000 {} 00000000",
+            "cc".repeat(16)
+        );
+        let active = format!("02000000 00 {}", "00".repeat(44));
+        let checksum = "aec15fe381a4aef5dd27277ea10de0e324991267c4dd0db32a4f0a8bb9075506";
+        let bytes = manifest().encode();
+        assert_eq!(hex(&bytes), format!("{head}{sealed}{active}{checksum}").replace(' ', ""));
+        assert_eq!(Manifest::decode(&bytes).unwrap(), manifest());
+    }
+
+    #[test]
+    fn a_manifest_that_breaks_a_rule_is_refused() {
+        let good = manifest().encode();
+        let with = |at: usize, value: u8| {
+            let mut bytes = good[..good.len() - CHECKSUM_BYTES].to_vec();
+            bytes[at] = value;
+            let checksum = blake3::hash(&bytes);
+            bytes.extend(checksum.as_bytes());
+            Manifest::decode(&bytes)
+        };
+        assert!(with(0, b'p').is_ok());
+        assert!(matches!(with(8, 2), Err(Error::Version { found: 2, expected: 1, .. })));
+        for (at, value, why) in [
+            (0, b'P', "no magic"),
+            (36, 3, "a count that lies"),
+            (40, 2, "numbers that do not ascend"),
+            (40, 0, "number 0"),
+            (44, 0, "two active journals"),
+            (93, 1, "no active journal"),
+            (88, 1, "a field that must be zero"),
+            (94, 1, "an active journal with an end"),
+        ] {
+            assert!(matches!(with(at, value), Err(Error::Damaged { .. })), "{why}");
+        }
+        for len in 0..good.len() {
+            assert!(Manifest::decode(&good[..len]).is_err(), "cut at {len}");
+        }
+    }
+}

@@ -107,3 +107,21 @@ fn decode(bytes: &[u8; BYTES], store: &StoreId) -> Option<Mark> {
     let mark = Mark { number: fields.u32()?, end: fields.u64()? };
     (encode(mark, store) == bytes).then_some(mark)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::bytes::tests::hex;
+
+    #[test]
+    fn golden_bytes_of_a_watermark() {
+        let mark = Mark { number: 3, end: 0x1234 };
+        let bytes = encode(mark, &[0xab; 16]);
+        let fields = format!("706c63687774726d 01000000 03000000 3412000000000000 {}", "ab".repeat(16));
+        assert_eq!(hex(&bytes), format!("{fields} 68dea0a82d343679647d08e4dcacc469").replace(' ', ""));
+        let bytes: [u8; BYTES] = bytes.try_into().unwrap();
+        assert_eq!(decode(&bytes, &[0xab; 16]), Some(mark));
+        assert_eq!(decode(&bytes, &[0xac; 16]), None, "another store's");
+    }
+}

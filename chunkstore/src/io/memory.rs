@@ -57,7 +57,7 @@ pub struct Faults {
     pub calls: u64,
     /// The power goes off at this call: a write leaves any part of itself, every later call fails.
     pub power_cut_at: Option<u64>,
-    /// This call fails with an input/output error; a write then leaves its first half.
+    /// This call fails with an input/output error. A write then leaves its first half; what a sync should have written is never written.
     pub error_at: Option<u64>,
     /// Bytes that all files may hold together; a write beyond leaves what fits.
     pub capacity_bytes: Option<u64>,
@@ -300,11 +300,17 @@ impl File for MemoryFile {
     }
 
     fn sync_data(&self) -> Result<()> {
-        self.disk.dir_fate()?;
-        if let Some(simulation) = &self.disk.simulation
-            && !simulation.faults.lock().ignore_sync_data
-        {
-            *self.contents.durable.lock() = (self.contents.live.read().clone(), BTreeSet::new());
+        let Some(simulation) = &self.disk.simulation else { return Ok(()) };
+        if let Err(error) = self.disk.dir_fate() {
+            // As Linux does: what a failed sync did not write counts as written from then on, and no later sync writes it.
+            if simulation.faults.lock().power_cut_at.is_none() {
+                self.contents.durable.lock().1.clear();
+            }
+            return Err(error);
+        }
+        if !simulation.faults.lock().ignore_sync_data {
+            let synced = self.contents.after_power_cut(&mut || true);
+            *self.contents.durable.lock() = (synced, BTreeSet::new());
         }
         Ok(())
     }

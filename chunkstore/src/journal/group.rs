@@ -58,6 +58,15 @@ impl Group {
         Group { bytes: vec![0; HEADER_BYTES], kind, frames: Vec::new(), record_count: 0 }
     }
 
+    /// A group with a body that may be anything, for fuzzing.
+    pub(crate) fn with_body(body: &[u8], frame_count: u32, record_count: u32) -> Group {
+        let bytes = [&[0; HEADER_BYTES][..], body].concat();
+        let frame = (Hash::from_bytes([0; Hash::LEN]), 0, 0, 0);
+        // Only their number matters: the bytes are there already.
+        let frames = vec![frame; (frame_count as usize).min(1 << 16)];
+        Group { bytes, kind: Kind::Changes, frames, record_count }
+    }
+
     /// Where in the group the next frame will start.
     pub(crate) fn next_offset(&self) -> usize {
         self.bytes.len()
@@ -250,4 +259,83 @@ fn parse_record(fields: &mut Fields<'_>) -> Option<Change> {
     let old = if has & 1 != 0 { Some(fields.hash()?) } else { None };
     let new = if has & 2 != 0 { Some(fields.hash()?) } else { None };
     Some(Change { name, old, new })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::bytes::tests::hex;
+    use crate::frame::Encoding;
+
+    const KEY: [u8; 32] = [7; 32];
+    const PLACE: Place = Place { offset: 64, previous: [9; 16], sequence: 5, synced_end: 0x40 };
+
+    fn group() -> Finished {
+        let mut group = Group::new(Kind::Changes);
+        let header = FrameHeader {
+            encoding: Encoding::Raw,
+            step: 0,
+            raw_len: 5,
+            payload_len: 5,
+            hash: Hash::from_bytes([1; 32]),
+        };
+        group.put_frame(&header, b"chunk");
+        let new = Some(Hash::from_bytes([1; 32]));
+        group.put_record(&Change { name: "heads/main".into(), old: None, new });
+        group.finish()
+    }
+
+    #[test]
+    fn golden_bytes_of_a_group() {
+        let mut finished = group();
+        let (bytes, check) = finished.place(&KEY, &PLACE);
+        let one = "01".repeat(32);
+        let header = "504c4752 01000000 56000000 01000000 01000000 0500000000000000 4000000000000000";
+        let checks = "900d04f7b38cf2e7 5a2b02c1912cfe8ac912ea4a23562472";
+        let body = format!("0100000505{one}6368756e6b 0a68656164732f6d61696e02{one}");
+        assert_eq!(hex(bytes), format!("{header}{checks}{body}").replace(' ', ""));
+        assert_eq!(bytes[44..60], check);
+    }
+
+    #[test]
+    fn a_group_reads_back_only_in_its_place() {
+        let mut finished = group();
+        let (bytes, check) = finished.place(&KEY, &PLACE);
+        let header = GroupHeader::parse(bytes, &KEY, 64).unwrap();
+        assert_eq!((header.sequence, header.synced_end, header.kind), (5, 0x40, Kind::Changes));
+        let (head, body) = bytes.split_at(HEADER_BYTES);
+        assert_eq!(header.verify(head, body, &KEY, &[9; 16]), Some(check));
+        assert_eq!(header.verify(head, body, &KEY, &[8; 16]), None, "after another group");
+        assert_eq!(GroupHeader::parse(bytes, &KEY, 65), None, "elsewhere");
+        assert_eq!(GroupHeader::parse(bytes, &[6; 32], 64), None, "in another journal");
+        let (frames, records) = parse_body(&header, body).unwrap();
+        assert_eq!(frames, [(Hash::from_bytes([1; 32]), 0, 42, 0)]);
+        assert_eq!((records.len(), records[0].name.as_str()), (1, "heads/main"));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.to_vec();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let (head, body) = flipped.split_at(HEADER_BYTES);
+            let read = GroupHeader::parse(&flipped, &KEY, 64);
+            assert_eq!(read.and_then(|read| read.verify(head, body, &KEY, &[9; 16])), None, "bit {bit}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_body_is_read_or_refused(body: Vec<u8>, frame_count: u32, record_count: u32, few in 0..4_u32) {
+            for (frame_count, record_count) in [(frame_count, record_count), (few, 1), (0, few)] {
+                let header = GroupHeader {
+                    kind: Kind::Changes,
+                    body_len: body.len() as u32,
+                    frame_count,
+                    record_count,
+                    sequence: 0,
+                    synced_end: 0,
+                    check: [0; 16],
+                };
+                let _ = parse_body(&header, &body);
+            }
+        }
+    }
 }

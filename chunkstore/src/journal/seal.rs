@@ -67,3 +67,29 @@ fn check(bytes: &[u8], key: &[u8; 32]) -> [u8; CHECK_BYTES] {
     check.copy_from_slice(&blake3::keyed_hash(key, bytes).as_bytes()[..CHECK_BYTES]);
     check
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::bytes::tests::hex;
+
+    #[test]
+    fn golden_bytes_of_an_index() {
+        let entry = |byte: u8, offset, step| {
+            (Hash::from_bytes([byte; 32]), Location { file: 2, offset, len: 70, step })
+        };
+        let entries = [entry(2, 200, 1), entry(1, 100, 0)];
+        let bytes = encode(&entries, &[7; 32]);
+        let (one, two) = ("01".repeat(32), "02".repeat(32));
+        let fields =
+            format!("504c4958 01000000 02000000 {one}64000000 46000000 00 {two}c8000000 46000000 01");
+        assert_eq!(hex(&bytes), format!("{fields} 8fe6ee2e33391decce80b37131121857").replace(' ', ""));
+        assert_eq!(decode(&bytes, 2, &[7; 32]), Some(vec![entries[1], entries[0]]));
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode(&flipped, 2, &[7; 32]), None, "bit {bit}");
+        }
+    }
+}

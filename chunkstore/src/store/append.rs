@@ -197,15 +197,25 @@ impl Shared {
                 (Encoding::Delta { file: 0, offset, len }, step, batch.get(base)?.clone())
             }
             None => {
-                let Location { file, offset, len, step } = self.index.get(base)?;
+                let place = self.index.get(base)?;
+                if place.step >= STEPS_MAX {
+                    return self.delta_of_start(chunk, place);
+                }
                 // A base that cannot be read is no reason to refuse the chunk: it is written whole.
-                (Encoding::Delta { file, offset, len }, step, self.get(base).ok()??)
+                (delta_at(place), place.step, self.get(base).ok()??)
             }
         };
         if base_step >= STEPS_MAX {
             return None;
         }
         Some((encoding, base_step + 1, frame::delta(chunk.bytes(), base.bytes())?))
+    }
+
+    /// The chunk as a difference from the full frame that the longest chain, ending at `place`, starts from.
+    fn delta_of_start(&self, chunk: &Chunk, place: Location) -> Option<(Encoding, u8, Vec<u8>)> {
+        let (start, hash, bytes) = frame::decode_start(place, |place| self.read_frame(place)).ok()?;
+        let base = Chunk::verify(bytes, &hash).ok()?;
+        Some((delta_at(start), 1, frame::delta_of_start(chunk.bytes(), base.bytes())?))
     }
 
     /// Makes a written group known: its chunks at once, its refs when durable (at once, if the store is eventual).
@@ -246,7 +256,18 @@ impl Shared {
         }
         appender.synced_end = appender.end;
         let group = appender.group;
-        self.publish(&mut appender, group);
+        let changed = self.publish(&mut appender, group);
+        let begun = self.begin_next(&mut appender, index_len);
+        drop(appender);
+        self.set_durable(&turn, group);
+        if changed {
+            self.call_watchers();
+        }
+        begun
+    }
+
+    /// Puts a new journal in the place of the active one, which is durable. After an error the active one is still in its place.
+    fn begin_next(&self, appender: &mut Appender, index_len: u64) -> Result<()> {
         let mut manifest = appender.manifest.clone();
         manifest.generation += 1;
         manifest.sealed.push(Sealed {
@@ -259,6 +280,7 @@ impl Shared {
         manifest.active += 1;
         let begun = Begun::write(&*self.io, &manifest, &appender.refs, appender.sequence)?;
         if let Err(error) = Manifest::replace(&*self.io) {
+            // Which of the two manifests counts is only known by opening again.
             return Err(self.poison("the manifest could not be replaced", &error));
         }
         let journal = Arc::new(begun.journal);
@@ -268,9 +290,6 @@ impl Shared {
         (appender.end, appender.synced_end, appender.check) = (begun.end, begun.end, begun.check);
         appender.entries.clear();
         appender.abandoned = false;
-        drop(appender);
-        self.set_durable(&turn, group);
-        self.call_watchers();
         Ok(())
     }
 
@@ -286,6 +305,10 @@ impl Shared {
             Err(_) => 0,
         }
     }
+}
+
+fn delta_at(base: Location) -> Encoding {
+    Encoding::Delta { file: base.file, offset: base.offset, len: base.len }
 }
 
 fn check_length(group: &Group) -> Result<()> {
@@ -306,7 +329,7 @@ pub(super) struct Begun {
 
 impl Begun {
     /// Makes the active journal of `manifest`, holding all refs, and writes the manifest under its temporary name; both are durable
-    /// afterwards, and neither counts. After an error what was made is removed, as far as possible.
+    /// afterwards, and neither counts. After an error the journal is removed, as far as possible.
     pub(super) fn write(
         io: &dyn Io,
         manifest: &Manifest,
@@ -321,9 +344,9 @@ impl Begun {
             Ok(begun)
         });
         if begun.is_err() {
-            // On a full disk these few bytes matter; if they cannot be removed either, they are overwritten the next time.
+            // A full disk may need its bytes; if it cannot be removed it is overwritten the next time. The temporary manifest stays: the
+            // journal's removal may be lost in a crash, and then only the manifest tells that it was never in use.
             let _ = io.remove(&journal::file_name(manifest.active));
-            let _ = io.remove(manifest::NEW_FILE);
         }
         begun
     }

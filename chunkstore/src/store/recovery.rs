@@ -1,8 +1,8 @@
 //! Making and opening a store.
 //!
 //! One idea: opening reads what the manifest lists and nothing else decides; what a crash left is either the torn tail of the active
-//! journal, which is cut by sealing that journal in a new manifest, or a file that no manifest lists, which is not part of the store. Doing
-//! it again after another crash gives the same.
+//! journal, or a file that no manifest lists, which is not part of the store. Opening changes neither, so that it can be done again after
+//! another crash, and on a full disk. The first append cuts a torn tail by sealing the journal before it.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -49,6 +49,19 @@ fn look(io: &dyn Io) -> Result<Found> {
     }
 }
 
+/// Removes what an interrupted creation left, so that another crash cannot make it look like a store without its manifest.
+fn remove_leftovers(io: &dyn Io) -> Result<()> {
+    let names = io.list().map_err(Error::io("list", "the directory"))?;
+    let journals: Vec<_> = names.iter().filter(|name| journal::number_of(name).is_some()).collect();
+    for name in &journals {
+        io.remove(name).map_err(Error::io("remove", name))?;
+    }
+    match journals.is_empty() {
+        true => Ok(()),
+        false => io.sync_dir().map_err(Error::io("sync", "the directory")),
+    }
+}
+
 pub(super) fn create(io: Arc<dyn Io>, options: Options) -> Result<Store> {
     let counters = Arc::new(Counters::default());
     let io: Arc<dyn Io> = Arc::new(Counted { io, counters: counters.clone() });
@@ -60,6 +73,7 @@ pub(super) fn create(io: Arc<dyn Io>, options: Options) -> Result<Store> {
         }
         Err(error) => return Err(error),
     }
+    remove_leftovers(&*io)?;
     let manifest = Manifest { store: new_store_id(), generation: 1, sealed: Vec::new(), active: 1 };
     let watermark = Watermark::create(&*io, manifest.store)?;
     let begun = Begun::write(&*io, &manifest, &Default::default(), 0)?;
@@ -87,7 +101,7 @@ pub(super) fn open(io: Arc<dyn Io>, options: Options) -> Result<Store> {
     for sealed in &manifest.sealed {
         opening.load_sealed(&manifest.store, sealed)?;
     }
-    let (manifest, end) = opening.load_active(manifest)?;
+    let end = opening.load_active(&manifest)?;
     opening.finish(manifest, end)
 }
 
@@ -178,43 +192,22 @@ impl Opening {
         self.journals.insert(journal.number, Arc::new(journal));
     }
 
-    /// Replays the active journal; if its tail is torn, seals it there and begins another.
-    fn load_active(&mut self, mut manifest: Manifest) -> Result<(Manifest, End)> {
+    /// Replays the active journal.
+    fn load_active(&mut self, manifest: &Manifest) -> Result<End> {
         let journal = Journal::open(&*self.io, manifest.active, &manifest.store)?;
         let mark = self.watermark.mark().filter(|mark| mark.number == journal.number);
         let replay = replay(&journal, Expect::Active(mark.map_or(0, |mark| mark.end)))?;
         let sealed_sequence = manifest.sealed.last().map_or(0, |sealed| sealed.sequence);
         if replay.sequence < sealed_sequence {
-            return Err(Error::damaged(
-                &journal.name,
-                replay.end,
-                "the journal's sequence is less than the one before it",
-            ));
+            let what = "the journal's sequence is less than the one before it";
+            return Err(Error::damaged(&journal.name, replay.end, what));
         }
-        let known = mark.is_some_and(|mark| mark.end == replay.end);
-        if !known {
+        if mark.is_none_or(|mark| mark.end != replay.end) {
             // What was read may be in the operating system's memory only: it must not be shown before it is durable.
             journal.file.sync_data().map_err(Error::io("sync", &journal.name))?;
-        }
-        if replay.end == replay.file_len {
             let _ = self.watermark.write(Mark { number: journal.number, end: replay.end });
-            return Ok((manifest, End { journal, replay }));
         }
-        manifest.generation += 1;
-        manifest.sealed.push(Sealed {
-            number: journal.number,
-            end: replay.end,
-            index_len: 0,
-            sequence: replay.sequence,
-            check: replay.check,
-        });
-        manifest.active += 1;
-        let begun = Begun::write(&*self.io, &manifest, &replay.refs, replay.sequence)?;
-        Manifest::replace(&*self.io)?;
-        self.add(journal, &replay.entries);
-        let mut end = begun.into_end();
-        (end.replay.sequence, end.replay.refs) = (replay.sequence, replay.refs);
-        Ok((manifest, end))
+        Ok(End { journal, replay })
     }
 
     fn finish(mut self, manifest: Manifest, end: End) -> Result<Store> {
@@ -233,7 +226,8 @@ impl Opening {
             group: 0,
             pending: VecDeque::new(),
             entries: replay.entries,
-            abandoned: false,
+            // A torn tail: the first append seals the journal before it, and until then opening has written nothing.
+            abandoned: replay.end < replay.file_len,
             closed: false,
         };
         let durability = self.options.durability;

@@ -1,4 +1,9 @@
 //! The store as its users see it: one binary, a file per promise.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod basics;
+mod cost;
+mod crash;
+mod damage;
+mod faults;
+mod model;

@@ -1,0 +1,197 @@
+//! A full disk and a failing one, while the store is open; and many who wait for one sync.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use pleach_chunkstore::io::memory::Memory;
+use pleach_chunkstore::io::{File, Io, Locking};
+use pleach_chunkstore::{Batch, Error, ErrorKind, Options, Outcome, Store};
+
+use crate::basics::{append, leaf, update};
+
+fn used(disk: &Memory) -> u64 {
+    disk.files().values().map(|bytes| bytes.len() as u64).sum()
+}
+
+#[test]
+fn a_full_disk_refuses_appends_and_heals_when_space_is_freed() {
+    let (one, two) = (leaf(&"first".repeat(40)), leaf(&"second".repeat(40)));
+    for free in 0..900 {
+        let disk = Memory::simulated();
+        let store = Store::create_with_io(Arc::new(disk.clone()), Options::default()).unwrap();
+        append(&store, &[(one.clone(), None)], &[update("a", None, Some(*one.hash()))]).wait().unwrap();
+        disk.with_faults(|faults| faults.capacity_bytes = Some(used(&disk) + free));
+        let wish = || {
+            let mut batch = Batch::default();
+            batch.put(two.clone(), None);
+            store.append(batch, &[update("a", Some(*one.hash()), Some(*two.hash()))])
+        };
+        // The first may fit; else both it and the journal that should take its place meet the full disk.
+        for _ in 0..2 {
+            match wish() {
+                Ok(_) => break,
+                Err(error) => {
+                    assert!(matches!(error, Error::DiskFull { .. }), "{free}: {error}");
+                    assert_eq!(error.kind(), ErrorKind::Retry);
+                    assert!(!store.contains(two.hash()), "nothing of a failed append is kept");
+                    assert_eq!(store.appended_ref("a"), Some(*one.hash()));
+                    assert!(store.get(one.hash()).unwrap().is_some(), "reads go on");
+                }
+            }
+        }
+        disk.with_faults(|faults| faults.capacity_bytes = None);
+        match wish() {
+            Ok(Outcome::Appended(ticket)) => ticket.wait().unwrap(),
+            Ok(Outcome::Moved { found, .. }) => assert_eq!(found, Some(*two.hash()), "it had fit"),
+            Err(error) => panic!("{free}: {error}"),
+        }
+        store.close().unwrap();
+        let store = Store::open_with_io(Arc::new(Memory::holding(disk.files())), Options::default()).unwrap();
+        assert_eq!(store.get_ref("a"), Some(*two.hash()));
+        assert_eq!(store.get(two.hash()).unwrap().unwrap().bytes(), two.bytes());
+    }
+}
+
+#[test]
+fn a_failed_sync_poisons_the_store_until_it_is_opened_again() {
+    let disk = Memory::simulated();
+    let store = Store::create_with_io(Arc::new(disk.clone()), Options::default()).unwrap();
+    let (one, two) = (leaf("one"), leaf("two"));
+    append(&store, &[(one.clone(), None)], &[update("a", None, Some(*one.hash()))]).wait().unwrap();
+    let ticket = append(&store, &[(two.clone(), None)], &[update("a", Some(*one.hash()), Some(*two.hash()))]);
+    disk.with_faults(|faults| faults.error_at = Some(faults.calls + 1));
+    for _ in 0..2 {
+        assert!(matches!(ticket.wait(), Err(Error::Poisoned { .. })), "and no later wait tries again");
+    }
+    assert_eq!(store.get_ref("a"), Some(*one.hash()), "what is not durable does not show");
+    assert!(store.get(one.hash()).unwrap().is_some(), "reads go on");
+    assert!(matches!(store.append(Batch::default(), &[]), Err(Error::Poisoned { .. })));
+    assert!(matches!(store.close(), Err(Error::Poisoned { .. })));
+    drop(ticket);
+    let store =
+        Store::open_with_io(Arc::new(Memory::holding(disk.after_power_cut(|| false))), Options::default())
+            .unwrap();
+    assert_eq!(store.get_ref("a"), Some(*one.hash()));
+    append(&store, &[(two.clone(), None)], &[update("b", None, Some(*two.hash()))]).wait().unwrap();
+}
+
+/// How many commits wait for the disk, and how many threads can still bring one.
+#[derive(Default)]
+struct Gauge {
+    appended: AtomicU64,
+    durable: AtomicU64,
+    threads: AtomicU64,
+}
+
+impl Gauge {
+    fn someone_can_append(&self) -> bool {
+        let waiting = self.appended.load(Ordering::SeqCst) - self.durable.load(Ordering::SeqCst);
+        waiting < self.threads.load(Ordering::SeqCst)
+    }
+}
+
+/// A directory whose file syncs do not return before everyone who can append has.
+struct SlowSync {
+    memory: Memory,
+    gauge: Arc<Gauge>,
+}
+
+struct SlowFile {
+    file: Arc<dyn File>,
+    gauge: Arc<Gauge>,
+}
+
+impl SlowSync {
+    fn slow(&self, file: Arc<dyn File>) -> Arc<dyn File> {
+        Arc::new(SlowFile { file, gauge: self.gauge.clone() })
+    }
+}
+
+impl Io for SlowSync {
+    fn place(&self) -> String {
+        self.memory.place()
+    }
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.memory.create(name).map(|file| self.slow(file))
+    }
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.memory.open(name).map(|file| self.slow(file))
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.memory.list()
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.memory.rename(from, to)
+    }
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.memory.remove(name)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.memory.sync_dir()
+    }
+    fn lock(&self, name: &str, owner: &str) -> io::Result<Locking> {
+        self.memory.lock(name, owner)
+    }
+}
+
+impl File for SlowFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_at(buffer, offset)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_at(bytes, offset)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        while self.gauge.someone_can_append() {
+            thread::yield_now();
+        }
+        self.file.sync_data()
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+}
+
+#[test]
+fn threads_that_commit_together_share_their_syncs() {
+    const THREADS: usize = 8;
+    const EACH: usize = 50;
+    let gauge = Arc::new(Gauge::default());
+    let io = SlowSync { memory: Memory::default(), gauge: gauge.clone() };
+    let store = Store::create_with_io(Arc::new(io), Options::default()).unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (watched, watching) = (seen.clone(), gauge.clone());
+    store.watch(Box::new(move |sequence| {
+        watched.lock().unwrap().push(sequence);
+        watching.durable.store(sequence, Ordering::SeqCst);
+    }));
+    let before = store.stats().fsyncs;
+    gauge.threads.store(THREADS as u64, Ordering::SeqCst);
+    thread::scope(|scope| {
+        for number in 0..THREADS {
+            let (store, gauge) = (&store, &gauge);
+            scope.spawn(move || {
+                let name = format!("heads/{number}");
+                let mut old = None;
+                for turn in 0..EACH {
+                    let chunk = leaf(&format!("{number} {turn}"));
+                    let new = Some(*chunk.hash());
+                    let ticket = append(store, &[(chunk, None)], &[update(&name, old, new)]);
+                    gauge.appended.fetch_add(1, Ordering::SeqCst);
+                    ticket.wait().unwrap();
+                    assert_eq!(store.get_ref(&name), new, "shown before the wait ends");
+                    old = new;
+                }
+                gauge.threads.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    let fsyncs = store.stats().fsyncs - before;
+    println!("{} commits by {THREADS} threads: {fsyncs} fsyncs", THREADS * EACH);
+    assert_eq!(store.sequence(), (THREADS * EACH) as u64);
+    assert!(fsyncs <= 2 * EACH as u64 + 1, "{fsyncs} fsyncs for {} commits", THREADS * EACH);
+    let seen = seen.lock().unwrap();
+    assert!(seen.is_sorted() && seen.last() == Some(&store.sequence()));
+}
