@@ -71,7 +71,11 @@ impl Databases {
 
     /// Makes a database called `name` by whatever `make` puts into the directory that it is given (a clone, a restored backup) and
     /// closes again. If `make` fails, nothing is left.
-    pub fn create_with(&self, name: &str, make: impl FnOnce(&Path, Options) -> Result<()>) -> Result<Database> {
+    pub fn create_with(
+        &self,
+        name: &str,
+        make: impl FnOnce(&Path, Options) -> Result<()>,
+    ) -> Result<Database> {
         check_database_name(name)?;
         let path = self.inner.path(name);
         let slot = self.inner.slot(name);
@@ -123,7 +127,8 @@ impl Databases {
 
     /// The databases that are open, by name.
     pub fn loaded(&self) -> BTreeMap<String, Database> {
-        let slots: Vec<_> = self.inner.slots.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+        let slots: Vec<_> =
+            self.inner.slots.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
         slots.into_iter().filter_map(|(name, slot)| Some((name, slot.lock().clone()?))).collect()
     }
 
@@ -238,7 +243,8 @@ mod tests {
         databases.close().unwrap();
         // A second opening would fail on the store's lock.
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| databases.get("shop").unwrap().is_some())).collect();
+            let threads: Vec<_> =
+                (0..8).map(|_| scope.spawn(|| databases.get("shop").unwrap().is_some())).collect();
             assert!(threads.into_iter().all(|thread| thread.join().unwrap()));
         });
     }

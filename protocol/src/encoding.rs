@@ -47,12 +47,18 @@ impl Encoder {
     }
 
     /// The smallest encoding of `bytes`, with or without `base`.
-    pub(crate) fn encode<'a>(&'a mut self, bytes: &'a [u8], base: Option<&[u8]>) -> io::Result<(Encoding, &'a [u8])> {
+    pub(crate) fn encode<'a>(
+        &'a mut self,
+        bytes: &'a [u8],
+        base: Option<&[u8]>,
+    ) -> io::Result<(Encoding, &'a [u8])> {
         let mut best = (Encoding::Raw, bytes.len());
         if let Some(base) = base {
             self.delta.clear();
             self.delta.reserve(compress_bound(bytes.len()));
-            self.context.compress_using_dict(&mut self.delta, bytes, base, DELTA_LEVEL).map_err(zstd_error)?;
+            self.context
+                .compress_using_dict(&mut self.delta, bytes, base, DELTA_LEVEL)
+                .map_err(zstd_error)?;
             assert!(self.delta.starts_with(&MAGIC), "the one-shot dictionary call writes the magic number");
             let len = self.delta.len() - MAGIC.len();
             if len < best.1 {
@@ -133,13 +139,19 @@ mod tests {
         let old = text(300);
         let mut new = old.clone();
         new[1500] ^= 1;
-        let noise: Vec<u8> = (0..64u32).flat_map(|i| *pleach_engine::Hash::of(&i.to_le_bytes()).as_bytes()).collect();
-        let cases = [(&new, Some(&old), Encoding::Delta), (&new, None, Encoding::Zstd), (&noise, None, Encoding::Raw)];
+        let noise: Vec<u8> =
+            (0..64u32).flat_map(|i| *pleach_engine::Hash::of(&i.to_le_bytes()).as_bytes()).collect();
+        let cases = [
+            (&new, Some(&old), Encoding::Delta),
+            (&new, None, Encoding::Zstd),
+            (&noise, None, Encoding::Raw),
+        ];
         let (mut encoder, mut decoder) = (Encoder::new().unwrap(), Decoder::new().unwrap());
         for (bytes, base, expected) in cases {
             let (encoding, payload) = encoder.encode(bytes, base.map(Vec::as_slice)).unwrap();
             assert_eq!(encoding, expected);
-            let decoded = decoder.decode(encoding, payload, bytes.len(), base.map_or(&[], Vec::as_slice)).unwrap();
+            let decoded =
+                decoder.decode(encoding, payload, bytes.len(), base.map_or(&[], Vec::as_slice)).unwrap();
             assert_eq!(&decoded, bytes);
         }
     }

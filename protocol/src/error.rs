@@ -58,7 +58,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The server has no such database.
-    #[error("{url}: no such database on the server; make it there with `database create`, or correct the URL")]
+    #[error(
+        "{url}: no such database on the server; make it there with `database create`, or correct the URL"
+    )]
     UnknownDatabase {
         /// URL of the remote.
         url: String,
@@ -138,7 +140,9 @@ pub enum Error {
         what: String,
     },
     /// A chunk names a child that is neither here nor in the transfer.
-    #[error("record {record}: chunk {parent} needs {child}, which is neither here nor sent; it was not stored")]
+    #[error(
+        "record {record}: chunk {parent} needs {child}, which is neither here nor sent; it was not stored"
+    )]
     MissingChild {
         /// Number of the record in the transfer.
         record: u64,
@@ -192,9 +196,10 @@ impl Error {
     /// What the caller can do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::BadUrl { .. } | Error::BadDatabaseName { .. } | Error::BadRef { .. } | Error::Exists { .. } => {
-                ErrorKind::Input
-            }
+            Error::BadUrl { .. }
+            | Error::BadDatabaseName { .. }
+            | Error::BadRef { .. }
+            | Error::Exists { .. } => ErrorKind::Input,
             Error::UnknownDatabase { .. } | Error::UnknownBranch { .. } => ErrorKind::NotFound,
             Error::Unreachable { .. } | Error::Cut { .. } | Error::Moved { .. } => ErrorKind::Network,
             Error::Refused { .. } => ErrorKind::Network,

@@ -128,7 +128,9 @@ impl Receiver {
             .map_err(|what| Error::Record { record: self.records, offset, what })?;
         let malformed = |what: String| Error::Record { record: self.records, offset, what };
         let chunk = Chunk::verify(bytes, &expected).map_err(|error| match error {
-            ChunkError::HashMismatch { expected, found } => Error::WrongHash { record: self.records, expected, found },
+            ChunkError::HashMismatch { expected, found } => {
+                Error::WrongHash { record: self.records, expected, found }
+            }
             other => malformed(other.to_string()),
         })?;
         check_chunk(&chunk).map_err(|error| malformed(error.to_string()))?;
@@ -160,8 +162,9 @@ impl Receiver {
             Some(BaseName::Child(index)) => {
                 let base = self.path.last().and_then(|parent| parent.base.as_ref());
                 let base = base.ok_or_else(|| unknown("its parent has no base".into()))?;
-                base.child(index as usize)
-                    .ok_or_else(|| unknown(format!("child {index} of {}, which has {}", base.hash(), base.child_count())))?
+                base.child(index as usize).ok_or_else(|| {
+                    unknown(format!("child {index} of {}, which has {}", base.hash(), base.child_count()))
+                })?
             }
         };
         if let Some(chunk) = self.batch.get(&hash) {

@@ -132,7 +132,10 @@ impl<'a> Record<'a> {
             }
         }
         if let Follow::Listed(indexes) = &self.follow {
-            assert!((1..=CHILDREN_MAX).contains(&indexes.len()), "a follow list has 1 to {CHILDREN_MAX} indexes");
+            assert!(
+                (1..=CHILDREN_MAX).contains(&indexes.len()),
+                "a follow list has 1 to {CHILDREN_MAX} indexes"
+            );
             write_varint(out, indexes.len() as u32);
             let mut next = 0;
             for &index in indexes {
@@ -148,7 +151,10 @@ impl<'a> Record<'a> {
     pub fn parse(message: &'a [u8], offset: usize) -> Result<(Record<'a>, usize), Malformed> {
         let mut bytes = Bytes { message, at: offset };
         let flags = bytes.take(1, "flags")?[0];
-        if flags & ZERO != 0 || flags & ENCODING == 3 || flags & (FOLLOW_ALL | FOLLOW_LIST) == FOLLOW_ALL | FOLLOW_LIST {
+        if flags & ZERO != 0
+            || flags & ENCODING == 3
+            || flags & (FOLLOW_ALL | FOLLOW_LIST) == FOLLOW_ALL | FOLLOW_LIST
+        {
             return Err(Malformed { offset, what: format!("flags {flags:#04x} are none of this version") });
         }
         let encoding = match flags & ENCODING {
@@ -217,7 +223,10 @@ impl<'a> Bytes<'a> {
             if byte & 0x80 == 0 {
                 return match u32::try_from(value) {
                     Ok(value) if byte != 0 || shift == 0 => Ok(value),
-                    _ => Err(Malformed { offset: start, what: format!("{field} is no shortest varint of 32 bits") }),
+                    _ => Err(Malformed {
+                        offset: start,
+                        what: format!("{field} is no shortest varint of 32 bits"),
+                    }),
                 };
             }
         }
@@ -307,7 +316,8 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_top() {
         let (hash, base) = (Hash::from_bytes([0x11; 32]), Hash::from_bytes([0x22; 32]));
-        let top = Record { top: Some(hash), base: Some(BaseName::Hash(base)), follow: Follow::All, ..plain(b"xy") };
+        let top =
+            Record { top: Some(hash), base: Some(BaseName::Hash(base)), follow: Follow::All, ..plain(b"xy") };
         let golden = [&[0x1c, 2][..], &[0x11; 32], &[0x22; 32], b"xy"].concat();
         assert_eq!(written(&top), golden);
         assert_eq!(Record::parse(&golden, 0), Ok((top, golden.len())));

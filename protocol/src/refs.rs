@@ -41,7 +41,8 @@ impl RefPatterns {
         if branches.is_empty() {
             return Ok(RefPatterns::all());
         }
-        let mut patterns: Vec<String> = branches.iter().map(|branch| format!("{HEADS}{}", branch.as_ref())).collect();
+        let mut patterns: Vec<String> =
+            branches.iter().map(|branch| format!("{HEADS}{}", branch.as_ref())).collect();
         patterns.push("tags/*".into());
         RefPatterns::new(&patterns)
     }
@@ -70,7 +71,8 @@ impl RefPatterns {
     pub(crate) fn known(&self, database: &Database, remote: &str) -> Vec<(String, Hash)> {
         let prefix = tracking_prefix(remote);
         let tracking = database.refs(&prefix).into_iter();
-        let heads = tracking.filter_map(|(name, hash)| Some((format!("{HEADS}{}", name.strip_prefix(&prefix)?), hash)));
+        let heads = tracking
+            .filter_map(|(name, hash)| Some((format!("{HEADS}{}", name.strip_prefix(&prefix)?), hash)));
         let mut refs: Vec<(String, Hash)> = heads.chain(database.refs(TAGS)).collect();
         refs.retain(|(name, _)| self.matches(name));
         refs
@@ -95,9 +97,15 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     within("bytes of a ref name", name.len(), REF_NAME_BYTES_MAX)?;
     let bad = || Error::BadRef { name: name.to_owned(), pattern: false };
     let short = name.strip_prefix(HEADS).or_else(|| name.strip_prefix(TAGS)).ok_or_else(bad)?;
-    let bad_part = |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock") || part.ends_with('.');
+    let bad_part = |part: &str| {
+        part.is_empty() || part.starts_with('.') || part.ends_with(".lock") || part.ends_with('.')
+    };
     let bad_char = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
-    if short.split('/').any(bad_part) || short.contains(bad_char) || short.contains("..") || short.contains("@{") {
+    if short.split('/').any(bad_part)
+        || short.contains(bad_char)
+        || short.contains("..")
+        || short.contains("@{")
+    {
         return Err(bad());
     }
     Ok(())
@@ -186,7 +194,16 @@ mod tests {
 
     #[test]
     fn names_that_could_mean_something_else_are_refused() {
-        for name in ["work/main", "heads/", "heads//a", "heads/a..b", "heads/a b", "heads/.a", "heads/a\n", "recovery/x"] {
+        for name in [
+            "work/main",
+            "heads/",
+            "heads//a",
+            "heads/a..b",
+            "heads/a b",
+            "heads/.a",
+            "heads/a\n",
+            "recovery/x",
+        ] {
             assert!(check_name(name).is_err(), "{name:?}");
         }
         for name in ["heads/main", "tags/v1.0", "heads/a/b-c_d"] {

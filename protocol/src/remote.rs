@@ -38,7 +38,8 @@ impl RemoteUrl {
         let (authority, database) = rest.split_once('/').ok_or_else(|| bad("it names no database"))?;
         check_database_name(database).map_err(|error| bad(&error.to_string()))?;
         let server = format!("http://{authority}");
-        let good = tonic::transport::Uri::from_str(&server).is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+        let good = tonic::transport::Uri::from_str(&server)
+            .is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
         if !good || authority.contains('@') {
             return Err(bad("expected HOST or HOST:PORT after http://"));
         }
@@ -83,7 +84,10 @@ impl Remote {
     /// # Errors
     /// [`Error::Unreachable`] if nobody answers within [`CONNECT_TIMEOUT`].
     pub async fn connect(url: &RemoteUrl) -> Result<Remote> {
-        let unreachable = |error: &dyn std::error::Error| Error::Unreachable { url: url.to_string(), what: root_cause(error) };
+        let unreachable = |error: &dyn std::error::Error| Error::Unreachable {
+            url: url.to_string(),
+            what: root_cause(error),
+        };
         let endpoint = Endpoint::from_shared(url.server.clone())
             .map_err(|error| unreachable(&error))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -147,8 +151,16 @@ mod tests {
 
     #[test]
     fn what_is_no_remote_is_refused_with_what_is_supported() {
-        for url in ["", "shop", "s3://bucket/shop", "http://host:1", "http:///shop", "http://host/", "http://h/A", "http://u@h/a"]
-        {
+        for url in [
+            "",
+            "shop",
+            "s3://bucket/shop",
+            "http://host:1",
+            "http:///shop",
+            "http://host/",
+            "http://h/A",
+            "http://u@h/a",
+        ] {
             let error = RemoteUrl::parse(url).unwrap_err();
             assert!(error.to_string().contains("supported: http://HOST:PORT/DATABASE"), "{url}: {error}");
         }

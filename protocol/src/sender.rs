@@ -66,7 +66,8 @@ impl Sender {
             Some(Base::Child(index)) => {
                 let parent = self.path.last().and_then(|step| step.base.as_ref());
                 let hash = parent.and_then(|parent| parent.child(index as usize));
-                let hash = hash.ok_or_else(|| Error::protocol("a difference names a child that its base lacks"))?;
+                let hash =
+                    hash.ok_or_else(|| Error::protocol("a difference names a child that its base lacks"))?;
                 (Some(BaseName::Child(index)), Some(self.load(&hash)?))
             }
         };

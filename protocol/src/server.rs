@@ -30,8 +30,8 @@ use self::push::Answers;
 use crate::databases::Databases;
 use crate::error::Error;
 use crate::limits::{
-    CONNECTION_WINDOW_BYTES, DRAIN_MESSAGES_MAX, KEEP_ALIVE, MESSAGE_BYTES_MAX, MESSAGE_TIMEOUT, MESSAGES_AHEAD,
-    STREAM_WINDOW_BYTES, STREAMS_MAX, TRANSFERS_MAX,
+    CONNECTION_WINDOW_BYTES, DRAIN_MESSAGES_MAX, KEEP_ALIVE, MESSAGE_BYTES_MAX, MESSAGE_TIMEOUT,
+    MESSAGES_AHEAD, STREAM_WINDOW_BYTES, STREAMS_MAX, TRANSFERS_MAX,
 };
 use crate::proto::{self, sync_server::SyncServer};
 
@@ -97,8 +97,12 @@ impl proto::sync_server::Sync for SyncService {
     type FetchStream = ReceiverStream<Result<proto::FetchResponse, Status>>;
     type PushStream = ReceiverStream<Result<proto::PushResponse, Status>>;
 
-    async fn fetch(&self, request: Request<proto::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
+    async fn fetch(
+        &self,
+        request: Request<proto::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let turn =
+            self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
         let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
         let databases = self.databases.clone();
         tokio::task::spawn_blocking(move || {
@@ -119,14 +123,16 @@ impl proto::sync_server::Sync for SyncService {
         &self,
         request: Request<Streaming<proto::PushRequest>>,
     ) -> Result<Response<Self::PushStream>, Status> {
-        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
+        let turn =
+            self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
         let (messages, mut received) = mpsc::channel(MESSAGES_AHEAD);
         let (answer, stream) = mpsc::channel(1);
         let service = self.clone();
         tokio::task::spawn_blocking(move || {
             let answered = push::serve(&service, &mut || received.blocking_recv());
             let answered = answered.map_err(|error| status(&error));
-            let _ = answer.blocking_send(answered.map(|message| proto::PushResponse { message: Some(message) }));
+            let _ =
+                answer.blocking_send(answered.map(|message| proto::PushResponse { message: Some(message) }));
             drop(turn);
         });
         tokio::spawn(pump(request.into_inner(), messages));
@@ -164,7 +170,8 @@ fn status(error: &Error) -> Status {
         | Error::MissingChild { .. } => Code::InvalidArgument,
         inside => {
             tracing::error!(error = %inside, "a transfer failed in the local store");
-            let damaged = matches!(inside, Error::Engine(error) if error.kind() == pleach_engine::ErrorKind::Damaged);
+            let damaged =
+                matches!(inside, Error::Engine(error) if error.kind() == pleach_engine::ErrorKind::Damaged);
             let code = if damaged { Code::DataLoss } else { Code::Internal };
             return Status::new(code, "the server's store failed; its log says more");
         }

@@ -25,14 +25,20 @@ use crate::{check_format, format_digest};
 pub(super) type RemoteRefs = BTreeMap<String, Hash>;
 
 /// Which refs here follow from the remote's: the moves, and what to report of them. Called again if a ref moved meanwhile.
-pub(super) type Settle = Box<dyn Fn(&Database, &RemoteRefs) -> Result<(Vec<RefUpdate>, Vec<RefResult>)> + Send>;
+pub(super) type Settle =
+    Box<dyn Fn(&Database, &RemoteRefs) -> Result<(Vec<RefUpdate>, Vec<RefResult>)> + Send>;
 
 /// Brings the branches and tags of `remote` that match `patterns`. Its branches become `remotes/NAME/BRANCH` here, those that are
 /// gone there go here too; tags that are not here yet are made. A tag that is another commit here is left, and reported.
 ///
 /// # Errors
 /// Nothing moved then. [`Error::kind`] says what to do.
-pub async fn fetch(database: &Database, remote: &Remote, name: &str, patterns: &RefPatterns) -> Result<Transfer> {
+pub async fn fetch(
+    database: &Database,
+    remote: &Remote,
+    name: &str,
+    patterns: &RefPatterns,
+) -> Result<Transfer> {
     let (settle_name, settle_patterns) = (name.to_owned(), patterns.clone());
     let settle = Box::new(move |database: &Database, refs: &RemoteRefs| {
         tracking(database, &settle_name, &settle_patterns, refs)
@@ -102,7 +108,10 @@ async fn ask(
             database: target,
             wants: patterns.wants(),
             haves: hashes_to_bytes(&haves),
-            known_refs: Bytes::copy_from_slice(refs_digest(&known).as_bytes()),
+            known_refs: match known.is_empty() {
+                true => Bytes::new(),
+                false => Bytes::copy_from_slice(refs_digest(&known).as_bytes()),
+            },
             format_digest: format_digest(),
             features: 0,
         };
@@ -222,7 +231,8 @@ pub(super) fn tracking(
                 false => (Some(old), RefStatus::Forced),
             },
             Some(old) => {
-                let reason = "the tag is another commit here; delete or rename it here to take the remote's".to_owned();
+                let reason = "the tag is another commit here; delete or rename it here to take the remote's"
+                    .to_owned();
                 (Some(old), RefStatus::Rejected { reason })
             }
         };

@@ -65,7 +65,12 @@ pub async fn push(
         return Ok(transfer);
     }
     updates.iter().try_for_each(|update| check_name(&update.name))?;
-    let mut attempt = Attempt::first(database, remote, name, updates, force)?;
+    let plan = {
+        let (database, remote, name, updates) =
+            (database.clone(), remote.clone(), name.to_owned(), updates.to_vec());
+        move || Attempt::first(&database, &remote, &name, &updates, force)
+    };
+    let mut attempt = blocking(plan).await?;
     let mut again = true;
     loop {
         match attempt.send(database, remote, &mut transfer).await? {
@@ -75,16 +80,23 @@ pub async fn push(
                 blocking(move || remember(&database, &name, &refs)).await?;
                 return Ok(transfer);
             }
-            push_response::Message::Rejected(rejected) => match attempt.after(database, &rejected, updates, force)? {
-                Some(next) if again => {
-                    attempt = next;
-                    again = false;
+            push_response::Message::Rejected(rejected) => {
+                let refs = refused(updates, &rejected)?;
+                let plan = {
+                    let (database, updates) = (database.clone(), updates.to_vec());
+                    move || attempt.after(&database, &rejected, &updates, force)
+                };
+                match blocking(plan).await? {
+                    Some(next) if again => {
+                        attempt = next;
+                        again = false;
+                    }
+                    _ => {
+                        transfer.refs = refs;
+                        return Ok(transfer);
+                    }
                 }
-                _ => {
-                    transfer.refs = refused(updates, &rejected)?;
-                    return Ok(transfer);
-                }
-            },
+            }
         }
     }
 }
@@ -174,7 +186,9 @@ impl Attempt {
         let sending = {
             let (database, answered) = (database.clone(), answered.clone());
             let (begin, targets, bases) = (self.begin.clone(), self.targets.clone(), self.bases.clone());
-            tokio::task::spawn_blocking(move || produce(&database, begin, &targets, &bases, &messages, &answered))
+            tokio::task::spawn_blocking(move || {
+                produce(&database, begin, &targets, &bases, &messages, &answered)
+            })
         };
         let answer = answer(remote, stream, transfer).await;
         answered.store(true, Ordering::Relaxed);
@@ -197,7 +211,9 @@ fn goes_on_from(database: &Database, now: Option<Hash>, update: &PushUpdate, for
         (_, _, Force::Known) if is_branch => Ok(false),
         // A tag's place was never known; the remote says whether it may move.
         (Some(_), ..) if !is_branch => Ok(true),
-        (Some(now), Some(new), _) => Ok(database.commit_object(&now).is_ok() && database.is_ancestor(&now, &new)?),
+        (Some(now), Some(new), _) => {
+            Ok(database.commit_object(&now).is_ok() && database.is_ancestor(&now, &new)?)
+        }
         // What somebody else put there is not deleted unseen.
         (Some(_), None, _) => Ok(false),
     }
@@ -278,7 +294,8 @@ fn found(rejected: &Rejected) -> Result<BTreeMap<String, (Option<Hash>, Reason)>
 }
 
 fn refused(updates: &[PushUpdate], rejected: &Rejected) -> Result<Vec<RefResult>> {
-    let details: BTreeMap<&String, &proto::RefRejection> = rejected.refs.iter().map(|one| (&one.name, one)).collect();
+    let details: BTreeMap<&String, &proto::RefRejection> =
+        rejected.refs.iter().map(|one| (&one.name, one)).collect();
     let result = |update: &PushUpdate| {
         let one = details.get(&update.name);
         let reason = match one {
@@ -286,7 +303,12 @@ fn refused(updates: &[PushUpdate], rejected: &Rejected) -> Result<Vec<RefResult>
             _ => "it could have moved, but the push is one whole and another ref was refused".to_owned(),
         };
         let old = one.map(|one| optional(&one.found)).transpose()?.flatten();
-        Ok(RefResult { name: update.name.clone(), old, new: update.new, status: RefStatus::Rejected { reason } })
+        Ok(RefResult {
+            name: update.name.clone(),
+            old,
+            new: update.new,
+            status: RefStatus::Rejected { reason },
+        })
     };
     updates.iter().map(result).collect()
 }
@@ -300,7 +322,12 @@ fn moved(result: &PushResult) -> Result<Vec<RefResult>> {
             proto::RefStatus::Forced => RefStatus::Forced,
             proto::RefStatus::Deleted => RefStatus::Deleted,
         };
-        Ok(RefResult { name: moved.name.clone(), old: optional(&moved.old)?, new: optional(&moved.new)?, status })
+        Ok(RefResult {
+            name: moved.name.clone(),
+            old: optional(&moved.old)?,
+            new: optional(&moved.new)?,
+            status,
+        })
     };
     result.refs.iter().map(one).collect()
 }

@@ -78,7 +78,12 @@ fn updates(begin: &Begin) -> Result<Vec<Update>> {
             Some(ref_update::Expected::Old(old)) => Expected::Is(Some(hash_from(old, "old")?)),
             Some(ref_update::Expected::Absent(true)) => Expected::Is(None),
             Some(ref_update::Expected::Any(true)) if update.force => Expected::Any,
-            _ => return Err(Error::protocol(format!("{}: expected old, absent, or any with force", update.name))),
+            _ => {
+                return Err(Error::protocol(format!(
+                    "{}: expected old, absent, or any with force",
+                    update.name
+                )));
+            }
         };
         updates.push(Update { name: update.name.clone(), new, expected, force: update.force });
     }
@@ -100,7 +105,8 @@ fn identity(begin: &Begin) -> Result<Hash> {
 
 /// Refuses a push before its data arrives, if it can be known that it will be refused.
 fn early_refusal(database: &Database, updates: &[Update], bases: &[Hash]) -> Result<Option<Rejected>> {
-    let unknown: Vec<Hash> = bases.iter().filter(|base| database.commit_object(base).is_err()).copied().collect();
+    let unknown: Vec<Hash> =
+        bases.iter().filter(|base| database.commit_object(base).is_err()).copied().collect();
     let mut rejected = match plan(database, updates)? {
         Planned::Refused(rejected) => rejected,
         Planned::Moves { .. } if unknown.is_empty() => return Ok(None),
@@ -212,7 +218,8 @@ fn plan_one(
     if let Expected::Is(expected) = update.expected
         && expected != found
     {
-        let detail = "it is not what it was when it was last fetched; `fetch` it, merge (or `pull`), then push again";
+        let detail =
+            "it is not what it was when it was last fetched; `fetch` it, merge (or `pull`), then push again";
         return Ok(Err((Reason::Moved, detail.to_owned())));
     }
     let branch = name.strip_prefix(HEADS);
@@ -255,11 +262,7 @@ fn plan_one(
 }
 
 /// A branch's work moves with its head, and only if there is nothing in it that was not committed.
-fn plan_work(
-    database: &Database,
-    branch: &str,
-    new: Option<Hash>,
-) -> Result<OrRefusal<Option<RefUpdate>>> {
+fn plan_work(database: &Database, branch: &str, new: Option<Hash>) -> Result<OrRefusal<Option<RefUpdate>>> {
     let found = database.branch(branch)?;
     if let Some(found) = &found
         && is_dirty(database, found)?
@@ -270,7 +273,8 @@ fn plan_work(
         return Ok(Err((Reason::UncommittedWork, detail)));
     }
     if new.is_none() && database.current_branch()? == branch {
-        let detail = format!("`{branch}` is the remote's current branch and cannot be deleted; switch there first");
+        let detail =
+            format!("`{branch}` is the remote's current branch and cannot be deleted; switch there first");
         return Ok(Err((Reason::CurrentBranch, detail)));
     }
     let root = match new.filter(|new| database.store().contains(new)) {
