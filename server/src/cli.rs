@@ -89,7 +89,9 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Cluster(arguments) => clusters::cluster(context, &arguments)?,
         Command::Stats { after } => stats::stats(context, &after)?,
         Command::Chunk(args::Chunk::Cat { hash }) => stats::chunk_cat(context, &hash)?,
-        Command::Tour => crate::tour::run(&mut |text| context.output.line(text).and_then(|()| context.output.flush()))?,
+        Command::Tour => {
+            crate::tour::run(&mut |text| context.output.line(text).and_then(|()| context.output.flush()))?
+        }
         Command::Completions { shell } => meta::completions(context, shell)?,
         Command::Man { directory } => meta::man(context, &directory)?,
         Command::Version => meta::version(context)?,
@@ -119,7 +121,8 @@ impl Context {
     /// The server, for commands that are about no database of it.
     fn server(&self) -> Result<Remote> {
         let Some(url) = &self.global.server else {
-            return Err(Failure::usage("this command needs --server URL").hint("for example --server http://127.0.0.1:7420"));
+            return Err(Failure::usage("this command needs --server URL")
+                .hint("for example --server http://127.0.0.1:7420"));
         };
         Remote::connect(url, self.global.database.as_deref().unwrap_or_default())
     }
@@ -132,15 +135,18 @@ impl Context {
 
     fn refuse_server(&self, command: &str) -> Result<()> {
         if self.global.server.is_some() {
-            return Err(Failure::usage(format!("`{command}` works on a local database: --server is not possible"))
-                .hint("run it with -C DIR, or in the database's directory"));
+            return Err(Failure::usage(format!(
+                "`{command}` works on a local database: --server is not possible"
+            ))
+            .hint("run it with -C DIR, or in the database's directory"));
         }
         Ok(())
     }
 
     fn open(&self) -> Result<Database> {
         if self.global.database.is_some() {
-            return Err(Failure::usage("--database needs --server URL").hint("a local database is chosen with -C DIR"));
+            return Err(Failure::usage("--database needs --server URL")
+                .hint("a local database is chosen with -C DIR"));
         }
         match &self.global.directory {
             Some(directory) => Ok(Database::open(directory, Options::default())?),

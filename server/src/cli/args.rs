@@ -375,7 +375,9 @@ pub(crate) struct Diff {
 }
 
 #[derive(Debug, Args)]
-#[command(override_usage = "pleach branch [NAME [REV]]\n       pleach branch -d NAME\n       pleach branch -m OLD NEW")]
+#[command(
+    override_usage = "pleach branch [NAME [REV]]\n       pleach branch -d NAME\n       pleach branch -m OLD NEW"
+)]
 pub(crate) struct Branch {
     /// A new branch; without it, branches are listed
     pub(crate) name: Option<String>,
@@ -567,7 +569,8 @@ mod tests {
 
     #[test]
     fn global_flags_stand_anywhere() {
-        for line in ["pleach --json -C d get t k", "pleach get --json t -C d k", "pleach get t k -C d --json"] {
+        for line in ["pleach --json -C d get t k", "pleach get --json t -C d k", "pleach get t k -C d --json"]
+        {
             let cli = parse(line).unwrap();
             assert!(cli.global.json && cli.global.directory.is_some(), "{line}");
         }

@@ -43,7 +43,10 @@ fn plain_status(output: &mut Output, status: &StatusResponse) -> Result<()> {
         output.line(format!("merging {}", status.merging))?;
     }
     if status.conflicts > 0 {
-        output.line(format!("{} to resolve: see `pleach conflicts`", print::count(status.conflicts, "conflict")))?;
+        output.line(format!(
+            "{} to resolve: see `pleach conflicts`",
+            print::count(status.conflicts, "conflict")
+        ))?;
     }
     if !status.dirty {
         return output.line("nothing to commit");
@@ -92,8 +95,12 @@ pub(super) fn log(context: &mut Context, arguments: Log) -> Result<()> {
             Some(graph) => {
                 let subject = commit.message.lines().next().unwrap_or_default();
                 let short = commit.hash.get(..12).unwrap_or(&commit.hash);
-                let text = format!("{short} {subject} ({}, {})", commit.author, print::time(commit.date_micros));
-                graph.commit(&commit.hash, &commit.parents, &text).iter().try_for_each(|line| output.line(line))
+                let text =
+                    format!("{short} {subject} ({}, {})", commit.author, print::time(commit.date_micros));
+                graph
+                    .commit(&commit.hash, &commit.parents, &text)
+                    .iter()
+                    .try_for_each(|line| output.line(line))
             }
         }
     })
@@ -172,7 +179,8 @@ impl Changes {
         let to = print::Rows::new(header.to.as_ref(), false)?;
         let kind = header.kind();
         if output.json && header.schema_changed {
-            let side = |is_there: bool, schema| if is_there { print::schema_to_json(schema) } else { Value::Null };
+            let side =
+                |is_there: bool, schema| if is_there { print::schema_to_json(schema) } else { Value::Null };
             output.document(&json!({
                 "table": header.table,
                 "op": "schema",

@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 use super::args::{Merge, Side};
 use super::{Context, print};
 use crate::error::{Failure, Result};
-use crate::proto::{self, AbortMergeRequest, ListConflictsRequest, MergeRequest, ResolveConflictsRequest, merge_response};
+use crate::proto::{
+    self, AbortMergeRequest, ListConflictsRequest, MergeRequest, ResolveConflictsRequest, merge_response,
+};
 
 /// Conflicts are printed, and end with status 1.
 pub(super) fn merge(context: &mut Context, arguments: Merge) -> Result<()> {
@@ -56,11 +58,14 @@ pub(super) fn outcome(response: &proto::MergeResponse) -> &'static str {
 
 /// The failure that a merge with conflicts ends with, and what to do about them.
 pub(super) fn unresolved(conflicts: u64) -> Failure {
-    Failure::refused(format!("{} to resolve before the merge can be committed", print::count(conflicts, "conflict")))
-        .hint(
-            "`pleach conflicts` lists them, `pleach conflicts --resolve ours|theirs` takes a side, then commit; \
+    Failure::refused(format!(
+        "{} to resolve before the merge can be committed",
+        print::count(conflicts, "conflict")
+    ))
+    .hint(
+        "`pleach conflicts` lists them, `pleach conflicts --resolve ours|theirs` takes a side, then commit; \
              `pleach merge --abort` gives up",
-        )
+    )
 }
 
 pub(super) fn conflicts(context: &mut Context, resolve: Option<Side>) -> Result<()> {
@@ -72,7 +77,9 @@ pub(super) fn conflicts(context: &mut Context, resolve: Option<Side>) -> Result<
         if context.output.json {
             return context.output.document(&json!({"resolved": resolved}));
         }
-        return context.output.line(format!("{} resolved; commit to end the merge", print::count(resolved, "conflict")));
+        return context
+            .output
+            .line(format!("{} resolved; commit to end the merge", print::count(resolved, "conflict")));
     }
     let mut documents: Vec<Value> = Vec::new();
     let output = &mut context.output;

@@ -7,8 +7,8 @@ use super::{Context, print};
 use crate::error::{Failure, Result};
 use crate::ops::{Session, refs};
 use crate::proto::{
-    CreateBranchRequest, CreateTagRequest, DeleteBranchRequest, DeleteTagRequest, ListBranchesRequest, ListTagsRequest,
-    RenameBranchRequest,
+    CreateBranchRequest, CreateTagRequest, DeleteBranchRequest, DeleteTagRequest, ListBranchesRequest,
+    ListTagsRequest, RenameBranchRequest,
 };
 
 pub(super) fn branch(context: &mut Context, arguments: Branch) -> Result<()> {
@@ -19,7 +19,8 @@ pub(super) fn branch(context: &mut Context, arguments: Branch) -> Result<()> {
         return done(context, &format!("deleted branch {name}"), json!({"deleted": name}));
     }
     if let Some(names) = arguments.rename {
-        let [old, new] = <[String; 2]>::try_from(names).map_err(|_| Failure::usage("branch -m needs OLD and NEW"))?;
+        let [old, new] =
+            <[String; 2]>::try_from(names).map_err(|_| Failure::usage("branch -m needs OLD and NEW"))?;
         let target = backend.target();
         backend.rename_branch(RenameBranchRequest { target, old: old.clone(), new: new.clone() })?;
         return done(context, &format!("renamed branch {old} to {new}"), json!({"old": old, "new": new}));
@@ -27,7 +28,8 @@ pub(super) fn branch(context: &mut Context, arguments: Branch) -> Result<()> {
     if let Some(name) = arguments.name {
         let target = backend.target();
         let at = arguments.revision.unwrap_or_default();
-        let made = backend.create_branch(CreateBranchRequest { target, name, at })?.branch.unwrap_or_default();
+        let made =
+            backend.create_branch(CreateBranchRequest { target, name, at })?.branch.unwrap_or_default();
         let line = format!("made branch {} at {}", made.name, shown(&made.head));
         return done(context, &line, json!({"branch": made.name, "head": print::hash(&made.head)}));
     }
@@ -40,8 +42,11 @@ pub(super) fn branch(context: &mut Context, arguments: Branch) -> Result<()> {
     let is_current = |name: &str| current.as_deref() == Some(name);
     if context.output.json {
         let branch = |branch: &crate::proto::BranchInfo| {
-            let mut fields = json!({"branch": branch.name, "head": print::hash(&branch.head), "dirty": branch.dirty});
-            if current.is_some() && let Some(fields) = fields.as_object_mut() {
+            let mut fields =
+                json!({"branch": branch.name, "head": print::hash(&branch.head), "dirty": branch.dirty});
+            if current.is_some()
+                && let Some(fields) = fields.as_object_mut()
+            {
                 fields.insert("current".into(), is_current(&branch.name).into());
             }
             fields
@@ -64,7 +69,10 @@ pub(super) fn switch(context: &mut Context, name: &str, create: bool) -> Result<
     }
     let session = Session::local(context.open()?)?;
     if create {
-        refs::create_branch(&session, &CreateBranchRequest { name: name.to_owned(), ..CreateBranchRequest::default() })?;
+        refs::create_branch(
+            &session,
+            &CreateBranchRequest { name: name.to_owned(), ..CreateBranchRequest::default() },
+        )?;
     }
     session.database.switch(name)?;
     done(context, &format!("on branch {name}"), json!({"branch": name}))

@@ -66,7 +66,12 @@ pub(super) struct Replication {
 
 impl Default for Replication {
     fn default() -> Replication {
-        Replication { read_replica_remote: None, replicate_heads: None, replicate_all_heads: false, force_pull: true }
+        Replication {
+            read_replica_remote: None,
+            replicate_heads: None,
+            replicate_all_heads: false,
+            force_pull: true,
+        }
     }
 }
 
@@ -128,9 +133,9 @@ fn failure(error: &serde_saphyr::Error, path: &Path) -> Failure {
     };
     match error {
         serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
-            let nearest = expected.iter().max_by(|a, b| {
-                strsim::jaro_winkler(a, field).total_cmp(&strsim::jaro_winkler(b, field))
-            });
+            let nearest = expected
+                .iter()
+                .max_by(|a, b| strsim::jaro_winkler(a, field).total_cmp(&strsim::jaro_winkler(b, field)));
             let known = expected.join(", ");
             Failure::usage(format!("{place}: unknown key `{field}`")).hint(match nearest {
                 Some(nearest) => format!("did you mean `{nearest}`? the keys here are: {known}"),

@@ -6,8 +6,8 @@ use super::{Session, Sink, hex, history};
 use crate::convert;
 use crate::error::{Failure, Result};
 use crate::proto::{
-    AbortMergeRequest, AbortMergeResponse, ListConflictsRequest, ListConflictsResponse, MergeRequest, MergeResponse,
-    ResolveConflictsRequest, ResolveConflictsResponse, Side, merge_response,
+    AbortMergeRequest, AbortMergeResponse, ListConflictsRequest, ListConflictsResponse, MergeRequest,
+    MergeResponse, ResolveConflictsRequest, ResolveConflictsResponse, Side, merge_response,
 };
 
 /// Merges a commit into the session's branch.

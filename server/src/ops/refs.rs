@@ -5,9 +5,10 @@ use pleach_engine::{Branch, Hash};
 use super::{Session, hex};
 use crate::error::Result;
 use crate::proto::{
-    BranchInfo, CreateBranchRequest, CreateBranchResponse, CreateTagRequest, CreateTagResponse, DeleteBranchRequest,
-    DeleteBranchResponse, DeleteTagRequest, DeleteTagResponse, ListBranchesRequest, ListBranchesResponse,
-    ListTagsRequest, ListTagsResponse, RenameBranchRequest, RenameBranchResponse, TagInfo,
+    BranchInfo, CreateBranchRequest, CreateBranchResponse, CreateTagRequest, CreateTagResponse,
+    DeleteBranchRequest, DeleteBranchResponse, DeleteTagRequest, DeleteTagResponse, ListBranchesRequest,
+    ListBranchesResponse, ListTagsRequest, ListTagsResponse, RenameBranchRequest, RenameBranchResponse,
+    TagInfo,
 };
 
 /// All branches, by name.
@@ -64,7 +65,8 @@ fn tag((name, hash): (String, Hash)) -> TagInfo {
 }
 
 fn info(session: &Session, branch: Branch) -> Result<BranchInfo> {
-    let head_root = branch.head.map(|head| session.database.commit_object(&head)).transpose()?.map(|head| head.root);
+    let head_root =
+        branch.head.map(|head| session.database.commit_object(&head)).transpose()?.map(|head| head.root);
     let dirty = match head_root {
         Some(root) => root != branch.work,
         None => !session.database.snapshot_of_root(branch.work)?.tables()?.is_empty(),

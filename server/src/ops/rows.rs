@@ -9,8 +9,8 @@ use super::{Session, Sink};
 use crate::convert;
 use crate::error::{Failure, Result};
 use crate::proto::{
-    DeleteRequest, DeleteResponse, GetRequest, GetResponse, Key, PutRequest, PutResponse, ScanRequest, ScanResponse,
-    key,
+    DeleteRequest, DeleteResponse, GetRequest, GetResponse, Key, PutRequest, PutResponse, ScanRequest,
+    ScanResponse, key,
 };
 
 /// Rows of a scan travel in messages of about so many bytes.
@@ -22,8 +22,10 @@ pub fn put(session: &Session, request: &PutRequest) -> Result<PutResponse> {
     let mut transaction = session.database.begin(session.branch()?)?;
     match transaction.definition(table)? {
         Some(definition) if definition.schema.is_some() => {
-            return Err(Failure::refused(format!("table `{table}` has typed columns: put writes raw tables only"))
-                .hint(format!("write the row to a file and run `pleach import {table} FILE --upsert`")));
+            return Err(Failure::refused(format!(
+                "table `{table}` has typed columns: put writes raw tables only"
+            ))
+            .hint(format!("write the row to a file and run `pleach import {table} FILE --upsert`")));
         }
         Some(_) => {}
         None => transaction.create_table(table, None)?,
