@@ -27,6 +27,7 @@ mod merge;
 mod meta;
 mod output;
 mod print;
+mod progress;
 mod refs;
 mod remotes;
 mod rows;
@@ -78,7 +79,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Switch { name, create } => refs::switch(context, &name, create)?,
         Command::Tag(arguments) => refs::tag(context, arguments)?,
         Command::Merge(arguments) => merge::merge(context, arguments)?,
-        Command::Conflicts { resolve } => merge::conflicts(context, resolve)?,
+        Command::Conflicts { resolve, after } => merge::conflicts(context, resolve, &after)?,
         Command::Remote(arguments) => remotes::remote(context, arguments)?,
         Command::Clone(arguments) => remotes::clone(context, arguments)?,
         Command::Fetch { remote } => remotes::fetch(context, &remote)?,
@@ -152,6 +153,14 @@ impl Context {
             Some(directory) => Ok(Database::open(directory, Options::default())?),
             None => nearest(),
         }
+    }
+
+    /// Ends a write that prints one line.
+    fn done(&mut self, line: &str, document: serde_json::Value, token: &str) -> Result<()> {
+        if !self.output.json {
+            self.output.line(line)?;
+        }
+        self.written(document, token)
     }
 
     /// Ends a write: `--json` prints the document; a server's token is told either way.

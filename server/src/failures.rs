@@ -88,8 +88,13 @@ impl From<TabularError> for Failure {
     fn from(error: TabularError) -> Failure {
         let message = error.to_string();
         match error {
-            TabularError::BadInput { .. } | TabularError::Refused { .. } => Failure::refused(message)
-                .hint("nothing was imported: mend that place and run the import again"),
+            TabularError::BadInput { .. } | TabularError::Refused { .. } => {
+                let hint = match message.starts_with("KEY:") {
+                    true => "give the key columns as one CSV record, in key order",
+                    false => "nothing was imported: mend that place and run the import again",
+                };
+                Failure::refused(message).hint(hint)
+            }
             TabularError::NoKey { .. } => {
                 Failure::refused(message).hint("for example --key id, or --key country,year")
             }

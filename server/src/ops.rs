@@ -5,7 +5,7 @@
 //! database, so that both answer alike. They block, print nothing, and know no sockets. Answers of any length go to a sink
 //! that is called with a message at a time and may stop them.
 
-use pleach_engine::{Database, Hash, Revision, Snapshot, Table};
+use pleach_engine::{Database, Hash, Revision, Snapshot, Table, Token};
 
 use crate::error::{Failure, Result};
 
@@ -133,6 +133,12 @@ impl Session {
     pub fn snapshot(&self, revision: &str) -> Result<Snapshot> {
         let revision = self.resolve(if revision.is_empty() { "@work" } else { revision })?;
         Ok(self.database.snapshot(&revision)?)
+    }
+
+    /// The token of the last write, whatever it changed.
+    pub fn token(&self) -> Result<String> {
+        let (epoch, sequence) = (self.database.epoch(), self.database.sequence());
+        Ok(Token { epoch, sequence, root: self.snapshot("")?.root() }.to_string())
     }
 
     /// The table called `name` at `revision`.

@@ -278,8 +278,15 @@ calls! {
         let service = self.clone();
         blocking(move || {
             let _permit = service.gate.writable()?;
-            service.databases.create(&request.into_inner().name)?;
-            Ok(CreateDatabaseResponse {})
+            let name = request.into_inner().name;
+            match service.databases.create(&name) {
+                Ok(_) => Ok(CreateDatabaseResponse {}),
+                Err(pleach_protocol::Error::Exists { .. }) => {
+                    Err(Failure::exists(format!("database `{name}` exists already"))
+                        .hint("use it as it is, choose another name, or drop it first"))
+                }
+                Err(error) => Err(error.into()),
+            }
         })
         .await
     }

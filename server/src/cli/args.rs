@@ -123,6 +123,8 @@ pub(crate) enum Command {
         /// Take this side in every conflict
         #[arg(long, value_name = "SIDE", value_enum)]
         resolve: Option<Side>,
+        #[command(flatten)]
+        after: After,
     },
     /// List, add or remove remotes
     #[command(subcommand)]

@@ -36,7 +36,9 @@ pub(super) fn import(context: &mut Context, arguments: Import) -> Result<()> {
         author: super::history::author(arguments.author),
     };
     let wants_commit = start.commit.is_some();
+    let progress = context.output.progress(format!("importing {}", arguments.file.display()));
     let done = backend.import(start, &arguments.file)?;
+    drop(progress);
     if !context.output.json {
         context.output.line(format!(
             "{} inserted, {} updated, {} deleted, {} unchanged",
@@ -97,7 +99,7 @@ fn types(text: &str) -> Result<HashMap<String, String>> {
             })?;
             ty.trim().parse::<pleach_engine::row::Type>().map_err(|error| {
                 Failure::usage(format!("--types: {column}: {error}"))
-                    .hint("types are bool int float decimal(P,S) text bytes date timestamp uuid")
+                    .hint("leave the column out of --types to have its type inferred")
             })?;
             Ok((column.to_owned(), ty.trim().to_owned()))
         })

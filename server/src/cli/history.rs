@@ -67,10 +67,8 @@ pub(super) fn commit(context: &mut Context, arguments: Commit) -> Result<()> {
         amend: arguments.amend,
     };
     let made = backend.commit(request)?;
-    if !context.output.json {
-        context.output.line(format!("{} on {}", made.hash, made.branch))?;
-    }
-    context.written(json!({"hash": made.hash, "branch": made.branch, "root": made.root}), &made.token)
+    let line = format!("{} on {}", made.hash, made.branch);
+    context.done(&line, json!({"hash": made.hash, "branch": made.branch, "root": made.root}), &made.token)
 }
 
 pub(super) fn log(context: &mut Context, arguments: Log) -> Result<()> {
@@ -229,9 +227,7 @@ pub(super) fn reset(context: &mut Context, revision: String, hard: bool) -> Resu
     let mut backend = context.backend()?;
     let target = backend.target();
     let response = backend.reset(ResetRequest { target, revision, hard })?;
-    if context.output.json {
-        return context.output.document(&json!({"branch": response.branch, "head": response.head}));
-    }
-    let kept = if hard { "" } else { "; its work is as it was" };
-    context.output.line(format!("{} is at {}{kept}", response.branch, response.head))
+    let kept = if hard { "" } else { ": its work is as it was" };
+    let line = format!("{} is at {}{kept}", response.branch, response.head);
+    context.done(&line, json!({"branch": response.branch, "head": response.head}), &response.token)
 }

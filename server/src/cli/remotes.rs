@@ -79,8 +79,10 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
     let given = arguments.directory.or_else(|| context.global.directory.clone());
     let directory = given.unwrap_or_else(|| PathBuf::from(url.database()));
     let runtime = backend::runtime()?;
+    let progress = context.output.progress(format!("cloning {url}"));
     let cloned = runtime.block_on(clone_database(&url, &directory, Options::default(), &arguments.branch));
     let (database, transfer) = cloned?;
+    drop(progress);
     let branch = database.current_branch()?;
     database.close()?;
     context.output.note(format!("cloned {url} into {}, on branch {branch}", directory.display()));
@@ -91,10 +93,12 @@ pub(super) fn fetch(context: &mut Context, name: &str) -> Result<()> {
     let database = context.local("fetch")?;
     let runtime = backend::runtime()?;
     let url = url_of(&database, name)?;
+    let progress = context.output.progress(format!("fetching from {url}"));
     let transfer = runtime.block_on(async {
         let remote = Connection::connect(&url).await?;
         pleach_protocol::fetch(&database, &remote, name, &RefPatterns::all()).await
     })?;
+    drop(progress);
     report(context, &transfer, None)?;
     refuse_rejected(&transfer)
 }
@@ -110,10 +114,12 @@ pub(super) fn pull(context: &mut Context, name: &str, branch: Option<String>) ->
         author: super::history::author(std::env::var("PLEACH_AUTHOR").ok()),
         ..MergeOptions::default()
     };
+    let progress = context.output.progress(format!("pulling from {url}"));
     let (transfer, outcome) = runtime.block_on(async {
         let remote = Connection::connect(&url).await?;
         pleach_protocol::pull(&database, &remote, name, &theirs, &current, options).await
     })?;
+    drop(progress);
     let (word, conflicts) = match outcome {
         MergeOutcome::UpToDate => ("none", 0),
         MergeOutcome::FastForward { .. } => ("fast-forward", 0),
@@ -130,10 +136,12 @@ pub(super) fn push(context: &mut Context, arguments: Push) -> Result<()> {
     let url = url_of(&database, &arguments.remote)?;
     let updates = updates(&database, &arguments)?;
     let force = if arguments.force { Force::Yes } else { Force::No };
+    let progress = context.output.progress(format!("pushing to {url}"));
     let transfer = runtime.block_on(async {
         let remote = Connection::connect(&url).await?;
         pleach_protocol::push(&database, &remote, &arguments.remote, &updates, force).await
     })?;
+    drop(progress);
     report(context, &transfer, None)?;
     refuse_rejected(&transfer)
 }

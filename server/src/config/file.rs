@@ -150,8 +150,13 @@ fn failure(error: &serde_saphyr::Error, path: &Path) -> Failure {
 /// The error's message without its place, which stands before it.
 fn message(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
-    match text.split_once(" at line ") {
-        Some((message, _)) => message.to_owned(),
-        None => text,
+    let message = match text.split_once(" at line ") {
+        Some((message, _)) => message,
+        None => &text,
+    };
+    match message.strip_prefix("invalid ") {
+        Some("i64") => "expected a whole number".to_owned(),
+        Some("bool") => "expected true or false".to_owned(),
+        _ => message.to_owned(),
     }
 }

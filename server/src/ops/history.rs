@@ -140,7 +140,7 @@ pub fn reset(session: &Session, request: &ResetRequest) -> Result<ResetResponse>
     let branch = session.branch()?;
     let to = session.commit_at(&request.revision)?;
     session.database.reset(branch, &to, request.hard)?;
-    Ok(ResetResponse { branch: branch.to_owned(), head: to.to_string() })
+    Ok(ResetResponse { branch: branch.to_owned(), head: to.to_string(), token: session.token()? })
 }
 
 /// The two states of a diff. HEAD before the first commit is `None`: nothing is there.
