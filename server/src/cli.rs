@@ -27,6 +27,7 @@ mod merge;
 mod meta;
 mod output;
 mod print;
+mod progress;
 mod refs;
 mod remotes;
 mod rows;
@@ -78,7 +79,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Switch { name, create } => refs::switch(context, &name, create)?,
         Command::Tag(arguments) => refs::tag(context, arguments)?,
         Command::Merge(arguments) => merge::merge(context, arguments)?,
-        Command::Conflicts { resolve } => merge::conflicts(context, resolve)?,
+        Command::Conflicts { resolve, after } => merge::conflicts(context, resolve, &after)?,
         Command::Remote(arguments) => remotes::remote(context, arguments)?,
         Command::Clone(arguments) => remotes::clone(context, arguments)?,
         Command::Fetch { remote } => remotes::fetch(context, &remote)?,
@@ -89,7 +90,9 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Cluster(arguments) => clusters::cluster(context, &arguments)?,
         Command::Stats { after } => stats::stats(context, &after)?,
         Command::Chunk(args::Chunk::Cat { hash }) => stats::chunk_cat(context, &hash)?,
-        Command::Tour => crate::tour::run(&mut |text| context.output.line(text).and_then(|()| context.output.flush()))?,
+        Command::Tour => {
+            crate::tour::run(&mut |text| context.output.line(text).and_then(|()| context.output.flush()))?
+        }
         Command::Completions { shell } => meta::completions(context, shell)?,
         Command::Man { directory } => meta::man(context, &directory)?,
         Command::Version => meta::version(context)?,
@@ -119,7 +122,8 @@ impl Context {
     /// The server, for commands that are about no database of it.
     fn server(&self) -> Result<Remote> {
         let Some(url) = &self.global.server else {
-            return Err(Failure::usage("this command needs --server URL").hint("for example --server http://127.0.0.1:7420"));
+            return Err(Failure::usage("this command needs --server URL")
+                .hint("for example --server http://127.0.0.1:7420"));
         };
         Remote::connect(url, self.global.database.as_deref().unwrap_or_default())
     }
@@ -132,20 +136,31 @@ impl Context {
 
     fn refuse_server(&self, command: &str) -> Result<()> {
         if self.global.server.is_some() {
-            return Err(Failure::usage(format!("`{command}` works on a local database: --server is not possible"))
-                .hint("run it with -C DIR, or in the database's directory"));
+            return Err(Failure::usage(format!(
+                "`{command}` works on a local database: --server is not possible"
+            ))
+            .hint("run it with -C DIR, or in the database's directory"));
         }
         Ok(())
     }
 
     fn open(&self) -> Result<Database> {
         if self.global.database.is_some() {
-            return Err(Failure::usage("--database needs --server URL").hint("a local database is chosen with -C DIR"));
+            return Err(Failure::usage("--database needs --server URL")
+                .hint("a local database is chosen with -C DIR"));
         }
         match &self.global.directory {
             Some(directory) => Ok(Database::open(directory, Options::default())?),
             None => nearest(),
         }
+    }
+
+    /// Ends a write that prints one line.
+    fn done(&mut self, line: &str, document: serde_json::Value, token: &str) -> Result<()> {
+        if !self.output.json {
+            self.output.line(line)?;
+        }
+        self.written(document, token)
     }
 
     /// Ends a write: `--json` prints the document; a server's token is told either way.

@@ -190,7 +190,8 @@ fn port(key: &str, value: i64, zero: bool) -> Checked<u16> {
 }
 
 fn store(file: &file::Store) -> Checked<Store> {
-    let interval = units::duration(&file.flush_interval).map_err(|error| format!("store.flush_interval: {error}"))?;
+    let interval =
+        units::duration(&file.flush_interval).map_err(|error| format!("store.flush_interval: {error}"))?;
     let flush_interval = match file.durability.as_str() {
         "full" => None,
         "eventual" => Some(interval),
@@ -218,7 +219,12 @@ fn replication(file: file::Replication) -> Checked<Replication> {
     if !file.replicate_all_heads && heads.is_empty() {
         return Err("replication: expected replicate_heads (for example `main,feature-*`) or replicate_all_heads: true".into());
     }
-    Ok(Replication { read_replica_remote: remote, heads, all_heads: file.replicate_all_heads, force_pull: file.force_pull })
+    Ok(Replication {
+        read_replica_remote: remote,
+        heads,
+        all_heads: file.replicate_all_heads,
+        force_pull: file.force_pull,
+    })
 }
 
 fn cluster(file: file::Cluster) -> Checked<Cluster> {
@@ -250,8 +256,9 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
         "standby" => Role::Standby,
         other => return Err(format!("cluster.bootstrap_role: expected primary or standby, found `{other}`")),
     };
-    let bootstrap_epoch = u64::try_from(file.bootstrap_epoch)
-        .map_err(|_| format!("cluster.bootstrap_epoch: expected a number from 0, found {}", file.bootstrap_epoch))?;
+    let bootstrap_epoch = u64::try_from(file.bootstrap_epoch).map_err(|_| {
+        format!("cluster.bootstrap_epoch: expected a number from 0, found {}", file.bootstrap_epoch)
+    })?;
     let remotesapi = Address {
         host: file.remotesapi.address.unwrap_or_else(|| "0.0.0.0".into()),
         port: port("cluster.remotesapi.port", file.remotesapi.port, true)?,
@@ -303,7 +310,10 @@ mod tests {
     fn flags_win_over_the_file() {
         let flags = Flags { data_dir: Some("here".into()), listen: Some("[::1]:0".into()), insecure: false };
         let config = Config::parse("data_dir: x\nlistener: {port: 1}", Path::new("c.yaml"), &flags).unwrap();
-        assert_eq!((config.data_dir.to_str().unwrap(), config.listener.to_string().as_str()), ("here", "[::1]:0"));
+        assert_eq!(
+            (config.data_dir.to_str().unwrap(), config.listener.to_string().as_str()),
+            ("here", "[::1]:0")
+        );
     }
 
     #[test]
@@ -331,23 +341,34 @@ mod tests {
         let with = |rest: &str| message(&format!("cluster: {{{rest}}}"));
         let api = "remotesapi: {address: 127.0.0.1}";
         assert!(with(&format!("standby_remotes: [], {api}")).contains("at least one standby"));
-        assert!(with(&format!(r#"standby_remotes: [{{name: "", remote_url_template: x}}], {api}"#)).contains("empty"));
-        assert!(with(&format!("standby_remotes: [{{name: a, remote_url_template: 'http://x'}}], {api}")).contains("{database}"));
+        assert!(
+            with(&format!(r#"standby_remotes: [{{name: "", remote_url_template: x}}], {api}"#))
+                .contains("empty")
+        );
+        assert!(
+            with(&format!("standby_remotes: [{{name: a, remote_url_template: 'http://x'}}], {api}"))
+                .contains("{database}")
+        );
         assert!(with(&format!("{STANDBY}, bootstrap_role: king, {api}")).contains("`king`"));
         assert!(with(&format!("{STANDBY}, bootstrap_epoch: -1, {api}")).contains("found -1"));
-        assert!(with(&format!("{STANDBY}, remotesapi: {{address: 127.0.0.1, port: 70000}}")).contains("70000"));
+        assert!(
+            with(&format!("{STANDBY}, remotesapi: {{address: 127.0.0.1, port: 70000}}")).contains("70000")
+        );
         assert!(with(STANDBY).contains("not authenticated"));
     }
 
     #[test]
     fn a_cluster_needs_full_durability() {
-        let text = format!("store: {{durability: eventual}}\ncluster: {{{STANDBY}, remotesapi: {{address: 127.0.0.1}}}}");
+        let text = format!(
+            "store: {{durability: eventual}}\ncluster: {{{STANDBY}, remotesapi: {{address: 127.0.0.1}}}}"
+        );
         assert!(message(&text).contains("durability: full"));
     }
 
     #[test]
     fn a_read_replica_says_what_it_follows() {
-        let replication = parse("replication: {read_replica_remote: origin, replicate_heads: 'main, feature-*'}").unwrap();
+        let replication =
+            parse("replication: {read_replica_remote: origin, replicate_heads: 'main, feature-*'}").unwrap();
         assert_eq!(replication.replication.unwrap().heads, ["main", "feature-*"]);
         assert!(message("replication: {read_replica_remote: origin}").contains("replicate_heads"));
         assert!(message("replication: {replicate_all_heads: true}").contains("read_replica_remote"));

@@ -42,7 +42,9 @@ pub(crate) fn key_to_message(schema: Option<&row::Schema>, key: Vec<u8>) -> Resu
     let values = schema.decode_key(&key).map_err(damaged)?;
     let mut cells = vec![Value::default(); schema.columns().len()];
     for (id, value) in schema.key().iter().zip(values) {
-        let position = schema.position(*id).and_then(|position| Some((cells.get_mut(position)?, schema.columns().get(position)?)));
+        let position = schema
+            .position(*id)
+            .and_then(|position| Some((cells.get_mut(position)?, schema.columns().get(position)?)));
         if let Some((slot, column)) = position {
             *slot = cell(value, &column.ty);
         }
@@ -53,7 +55,11 @@ pub(crate) fn key_to_message(schema: Option<&row::Schema>, key: Vec<u8>) -> Resu
 /// The cells of a typed row's message, in column order.
 pub(crate) fn values_from_message(schema: &row::Schema, row: &Row) -> Result<Vec<row::Value>> {
     if row.cells.len() != schema.columns().len() {
-        return Err(strange(format!("expected {} cells in a row, found {}", schema.columns().len(), row.cells.len())));
+        return Err(strange(format!(
+            "expected {} cells in a row, found {}",
+            schema.columns().len(),
+            row.cells.len()
+        )));
     }
     schema.columns().iter().zip(&row.cells).map(|(column, cell)| value(cell, &column.ty)).collect()
 }
@@ -119,16 +125,31 @@ mod tests {
 
     fn schema() -> row::Schema {
         let types = ["int", "text", "bool", "float", "decimal(9,2)", "bytes", "date", "timestamp", "uuid"];
-        let column = |(id, ty): (usize, &&str)| row::Column { id: id as u32, name: format!("c{id}"), ty: ty.parse().unwrap() };
+        let column = |(id, ty): (usize, &&str)| row::Column {
+            id: id as u32,
+            name: format!("c{id}"),
+            ty: ty.parse().unwrap(),
+        };
         row::Schema::new(types.iter().enumerate().map(column).collect(), vec![1, 0]).unwrap()
     }
 
     fn values() -> Vec<row::Value> {
         use row::Value::{Bool, Bytes, Date, Decimal, Float, Int, Null, Timestamp, Uuid};
-        vec![Int(-7), row::Value::Text("é".into()), Bool(true), Float(0.1), Decimal(-1230), Bytes(vec![0, 255]), Date(19782), Timestamp(1), Uuid([7; 16]), Null]
-            .into_iter()
-            .take(9)
-            .collect()
+        vec![
+            Int(-7),
+            row::Value::Text("é".into()),
+            Bool(true),
+            Float(0.1),
+            Decimal(-1230),
+            Bytes(vec![0, 255]),
+            Date(19782),
+            Timestamp(1),
+            Uuid([7; 16]),
+            Null,
+        ]
+        .into_iter()
+        .take(9)
+        .collect()
     }
 
     #[test]
@@ -155,7 +176,12 @@ mod tests {
     fn a_row_that_does_not_fit_its_schema_is_refused() {
         let schema = schema();
         assert!(values_from_message(&schema, &Row::default()).is_err());
-        let mut row = row_to_message(Some(&schema), schema.encode_row(&values()).unwrap().0, schema.encode_row(&values()).unwrap().1).unwrap();
+        let mut row = row_to_message(
+            Some(&schema),
+            schema.encode_row(&values()).unwrap().0,
+            schema.encode_row(&values()).unwrap().1,
+        )
+        .unwrap();
         row.cells.swap(0, 1);
         assert!(values_from_message(&schema, &row).is_err());
     }

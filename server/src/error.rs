@@ -182,7 +182,9 @@ impl Failure {
             _ => Kind::Remote,
         });
         let message = match status.code() {
-            Code::Unimplemented => "the server does not know this call: is it a pleach server, and as new as this command?",
+            Code::Unimplemented => {
+                "the server does not know this call: is it a pleach server, and as new as this command?"
+            }
             Code::Unavailable if status.message().is_empty() => "the connection to the server was lost",
             _ => status.message(),
         };

@@ -89,9 +89,15 @@ impl From<TabularError> for Failure {
         let message = error.to_string();
         match error {
             TabularError::BadInput { .. } | TabularError::Refused { .. } => {
-                Failure::refused(message).hint("nothing was imported: mend that place and run the import again")
+                let hint = match message.starts_with("KEY:") {
+                    true => "give the key columns as one CSV record, in key order",
+                    false => "nothing was imported: mend that place and run the import again",
+                };
+                Failure::refused(message).hint(hint)
             }
-            TabularError::NoKey { .. } => Failure::refused(message).hint("for example --key id, or --key country,year"),
+            TabularError::NoKey { .. } => {
+                Failure::refused(message).hint("for example --key id, or --key country,year")
+            }
             TabularError::Io { file, error } => Failure::file(file, &error),
         }
     }
@@ -115,8 +121,9 @@ impl From<pleach_protocol::Error> for Failure {
             Error::BadDatabaseName { .. } => Failure::usage(message)
                 .hint("begin with a small letter, a digit or `_`, and go on with these and `-`"),
             Error::Exists { .. } => Failure::exists("").reworded(split(Kind::Refused, &message)),
-            Error::UnknownBranch { .. } => Failure::not_found(message)
-                .hint("`pleach fetch` brings what is there; `pleach branch --server URL --database NAME` lists it"),
+            Error::UnknownBranch { .. } => Failure::not_found(message).hint(
+                "`pleach fetch` brings what is there; `pleach branch --server URL --database NAME` lists it",
+            ),
             ref error => match error.kind() {
                 ErrorKind::Input => split(Kind::Usage, &message),
                 ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),

@@ -53,5 +53,6 @@ impl Gate for Alone {
 }
 
 fn no_cluster() -> Failure {
-    Failure::refused("this server is in no cluster").hint("add a `cluster:` stanza to its config.yaml and restart it")
+    Failure::refused("this server is in no cluster")
+        .hint("add a `cluster:` stanza to its config.yaml and restart it")
 }

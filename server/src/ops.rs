@@ -5,7 +5,7 @@
 //! database, so that both answer alike. They block, print nothing, and know no sockets. Answers of any length go to a sink
 //! that is called with a message at a time and may stop them.
 
-use pleach_engine::{Database, Hash, Revision, Snapshot, Table};
+use pleach_engine::{Database, Hash, Revision, Snapshot, Table, Token};
 
 use crate::error::{Failure, Result};
 
@@ -63,8 +63,12 @@ impl Session {
             None => None,
         };
         let Some(commit) = commit else {
-            return Err(Failure::not_found(format!("no branch, tag or commit `{reference}` in this database"))
-                .hint("name an existing one after the @ of --database NAME@REF; `pleach branch` lists branches"));
+            return Err(Failure::not_found(format!(
+                "no branch, tag or commit `{reference}` in this database"
+            ))
+            .hint(
+                "name an existing one after the @ of --database NAME@REF; `pleach branch` lists branches",
+            ));
         };
         Ok(Session { database, place: Place::Fixed { reference: reference.to_owned(), commit } })
     }
@@ -73,10 +77,10 @@ impl Session {
     pub fn branch(&self) -> Result<&str> {
         match &self.place {
             Place::Branch(branch) => Ok(branch),
-            Place::Fixed { reference, .. } => Err(Failure::not_allowed(format!(
-                "`{reference}` is no branch: a tag or commit is read-only"
-            ))
-            .hint(format!("make a branch of it, `pleach branch NAME {reference}`, and write there"))),
+            Place::Fixed { reference, .. } => {
+                Err(Failure::not_allowed(format!("`{reference}` is no branch: a tag or commit is read-only"))
+                    .hint(format!("make a branch of it, `pleach branch NAME {reference}`, and write there")))
+            }
         }
     }
 
@@ -107,8 +111,10 @@ impl Session {
     pub fn commit_at(&self, revision: &str) -> Result<Hash> {
         match self.resolve(revision)? {
             Revision::Commit(commit) => Ok(commit),
-            Revision::Work { .. } => Err(Failure::refused(format!("`{revision}` is uncommitted work, not a commit"))
-                .hint("commit it first: `pleach commit -m MSG`")),
+            Revision::Work { .. } => {
+                Err(Failure::refused(format!("`{revision}` is uncommitted work, not a commit"))
+                    .hint("commit it first: `pleach commit -m MSG`"))
+            }
         }
     }
 
@@ -127,6 +133,12 @@ impl Session {
     pub fn snapshot(&self, revision: &str) -> Result<Snapshot> {
         let revision = self.resolve(if revision.is_empty() { "@work" } else { revision })?;
         Ok(self.database.snapshot(&revision)?)
+    }
+
+    /// The token of the last write, whatever it changed.
+    pub fn token(&self) -> Result<String> {
+        let (epoch, sequence) = (self.database.epoch(), self.database.sequence());
+        Ok(Token { epoch, sequence, root: self.snapshot("")?.root() }.to_string())
     }
 
     /// The table called `name` at `revision`.

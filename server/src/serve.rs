@@ -108,9 +108,13 @@ async fn bind(address: &Address) -> Result<(TcpListener, SocketAddr)> {
     };
     bound.map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Failure::refused(format!("{address} is in use by another process"))
-            .hint("stop that process, or choose another port with --listen HOST:PORT; port 0 takes a free one"),
-        std::io::ErrorKind::PermissionDenied => Failure::not_allowed(format!("not allowed to listen on {address}"))
-            .hint("choose a port above 1023 with --listen HOST:PORT"),
+            .hint(
+                "stop that process, or choose another port with --listen HOST:PORT; port 0 takes a free one",
+            ),
+        std::io::ErrorKind::PermissionDenied => {
+            Failure::not_allowed(format!("not allowed to listen on {address}"))
+                .hint("choose a port above 1023 with --listen HOST:PORT")
+        }
         _ => Failure::refused(format!("cannot listen on {address}: {error}"))
             .hint("choose an address of this machine with --listen HOST:PORT"),
     })
@@ -118,7 +122,8 @@ async fn bind(address: &Address) -> Result<(TcpListener, SocketAddr)> {
 
 /// The line that scripts wait for.
 fn announce(address: SocketAddr) -> Result<()> {
-    writeln!(std::io::stderr(), "listening on {address}").map_err(|error| Failure::file("standard error", &error))
+    writeln!(std::io::stderr(), "listening on {address}")
+        .map_err(|error| Failure::file("standard error", &error))
 }
 
 /// Resolves at the first SIGTERM or SIGINT. Listens from now on.

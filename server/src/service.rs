@@ -104,7 +104,9 @@ impl DataService {
         tokio::task::spawn_blocking(move || {
             let request = request.into_inner();
             let mut send = |message| sender.blocking_send(Ok(message)).map_err(|_| Failure::closed());
-            let done = service.reader(&request.target()).and_then(|session| operation(&session, &request, &mut send));
+            let done = service
+                .reader(&request.target())
+                .and_then(|session| operation(&session, &request, &mut send));
             if let Err(failure) = done {
                 // A reader that went away needs no reason.
                 let _ = sender.blocking_send(Err(failure.to_status()));
@@ -137,8 +139,10 @@ impl DataService {
         let deadline = Instant::now() + TOKEN_WAIT_MAX;
         while !self.gate.has_reached(&target.database, database, &token) {
             if Instant::now() >= deadline {
-                return Err(Failure::remote(format!("this server does not have the write of token {token} yet"))
-                    .hint("read again later, read on the server that took the write, or read without --after"));
+                return Err(Failure::remote(format!(
+                    "this server does not have the write of token {token} yet"
+                ))
+                .hint("read again later, read on the server that took the write, or read without --after"));
             }
             std::thread::sleep(TOKEN_POLL);
         }
@@ -185,7 +189,12 @@ impl Read for Incoming {
             match self.parts.blocking_recv() {
                 Some(Some(piece)) => self.piece = io::Cursor::new(piece),
                 Some(None) => self.ended = true,
-                None => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client stopped sending the file")),
+                None => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the client stopped sending the file",
+                    ));
+                }
             }
         }
     }
@@ -269,8 +278,15 @@ calls! {
         let service = self.clone();
         blocking(move || {
             let _permit = service.gate.writable()?;
-            service.databases.create(&request.into_inner().name)?;
-            Ok(CreateDatabaseResponse {})
+            let name = request.into_inner().name;
+            match service.databases.create(&name) {
+                Ok(_) => Ok(CreateDatabaseResponse {}),
+                Err(pleach_protocol::Error::Exists { .. }) => {
+                    Err(Failure::exists(format!("database `{name}` exists already"))
+                        .hint("use it as it is, choose another name, or drop it first"))
+                }
+                Err(error) => Err(error.into()),
+            }
         })
         .await
     }

@@ -123,6 +123,8 @@ pub(crate) enum Command {
         /// Take this side in every conflict
         #[arg(long, value_name = "SIDE", value_enum)]
         resolve: Option<Side>,
+        #[command(flatten)]
+        after: After,
     },
     /// List, add or remove remotes
     #[command(subcommand)]
@@ -375,7 +377,9 @@ pub(crate) struct Diff {
 }
 
 #[derive(Debug, Args)]
-#[command(override_usage = "pleach branch [NAME [REV]]\n       pleach branch -d NAME\n       pleach branch -m OLD NEW")]
+#[command(
+    override_usage = "pleach branch [NAME [REV]]\n       pleach branch -d NAME\n       pleach branch -m OLD NEW"
+)]
 pub(crate) struct Branch {
     /// A new branch; without it, branches are listed
     pub(crate) name: Option<String>,
@@ -567,7 +571,8 @@ mod tests {
 
     #[test]
     fn global_flags_stand_anywhere() {
-        for line in ["pleach --json -C d get t k", "pleach get --json t -C d k", "pleach get t k -C d --json"] {
+        for line in ["pleach --json -C d get t k", "pleach get --json t -C d k", "pleach get t k -C d --json"]
+        {
             let cli = parse(line).unwrap();
             assert!(cli.global.json && cli.global.directory.is_some(), "{line}");
         }

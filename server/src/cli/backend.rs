@@ -32,7 +32,8 @@ impl Remote {
     /// Connects to the server at `url`; `database` is NAME[@REF].
     pub(crate) fn connect(url: &str, database: &str) -> Result<Remote> {
         let (database, reference) = database.split_once('@').unwrap_or((database, ""));
-        let target = Target { database: database.to_owned(), reference: reference.to_owned(), after: String::new() };
+        let target =
+            Target { database: database.to_owned(), reference: reference.to_owned(), after: String::new() };
         let runtime = runtime()?;
         let channel = runtime.block_on(connect(url))?;
         let client = DataClient::new(channel)
@@ -134,7 +135,9 @@ impl Remote {
                 loop {
                     let length = file.read(&mut piece).map_err(|error| Failure::file(&name, &error))?;
                     if length == 0 {
-                        return sender.blocking_send(part(import_request::Part::End(ImportEnd {}))).map_err(gone);
+                        return sender
+                            .blocking_send(part(import_request::Part::End(ImportEnd {})))
+                            .map_err(gone);
                     }
                     let data = piece.get(..length).unwrap_or_default().to_vec();
                     sender.blocking_send(part(import_request::Part::Data(data))).map_err(gone)?;

@@ -14,7 +14,8 @@ pub(super) fn serve(context: &mut Context, arguments: Serve) -> Result<()> {
             .hint("it serves every database of a directory: name that with --data-dir DIR"));
     }
     context.refuse_server("serve")?;
-    let flags = Flags { data_dir: arguments.data_dir, listen: arguments.listen, insecure: arguments.insecure };
+    let flags =
+        Flags { data_dir: arguments.data_dir, listen: arguments.listen, insecure: arguments.insecure };
     let config = Config::read(arguments.config.as_deref(), &flags)?;
     if arguments.check {
         context.output.note("the configuration is valid");
@@ -36,9 +37,14 @@ pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> 
             }
             context.output.line(format!("{} at epoch {}", status.role, status.epoch))?;
             for standby in &status.databases {
-                let lag = standby.replication_lag_millis.map_or("unknown lag".into(), |lag| format!("{lag} ms behind"));
-                let error = standby.current_error.as_deref().map_or(String::new(), |error| format!("\t{error}"));
-                context.output.line(format!("{}\t{}\t{lag}{error}", standby.database, standby.standby_remote))?;
+                let lag = standby
+                    .replication_lag_millis
+                    .map_or("unknown lag".into(), |lag| format!("{lag} ms behind"));
+                let error =
+                    standby.current_error.as_deref().map_or(String::new(), |error| format!("\t{error}"));
+                context
+                    .output
+                    .line(format!("{}\t{}\t{lag}{error}", standby.database, standby.standby_remote))?;
             }
             Ok(())
         }

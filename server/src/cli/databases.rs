@@ -12,14 +12,19 @@ use crate::proto::{CreateDatabaseRequest, DropDatabaseRequest, ListDatabasesRequ
 
 pub(super) fn init(context: &mut Context, directory: Option<PathBuf>) -> Result<()> {
     if context.global.server.is_some() {
-        return Err(Failure::usage("init makes a local database").hint("on a server: `pleach database create NAME`"));
+        return Err(
+            Failure::usage("init makes a local database").hint("on a server: `pleach database create NAME`")
+        );
     }
-    let directory = directory.or_else(|| context.global.directory.clone()).unwrap_or_else(|| Path::new(".").into());
+    let directory =
+        directory.or_else(|| context.global.directory.clone()).unwrap_or_else(|| Path::new(".").into());
     let database = Engine::init(&directory, Options::default())?;
     let branch = database.current_branch()?;
     database.close()?;
     if context.output.json {
-        return context.output.document(&json!({"directory": directory.display().to_string(), "branch": branch}));
+        return context
+            .output
+            .document(&json!({"directory": directory.display().to_string(), "branch": branch}));
     }
     context.output.line(format!("made a database in {}, on branch {branch}", directory.display()))
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::args::{Export, ExportFormat, FileFormat, Import};
 use super::Context;
+use super::args::{Export, ExportFormat, FileFormat, Import};
 use crate::error::{Failure, Result};
 use crate::proto::{ExportRequest, Format, ImportMode, ImportStart};
 
@@ -36,7 +36,9 @@ pub(super) fn import(context: &mut Context, arguments: Import) -> Result<()> {
         author: super::history::author(arguments.author),
     };
     let wants_commit = start.commit.is_some();
+    let progress = context.output.progress(format!("importing {}", arguments.file.display()));
     let done = backend.import(start, &arguments.file)?;
+    drop(progress);
     if !context.output.json {
         context.output.line(format!(
             "{} inserted, {} updated, {} deleted, {} unchanged",
@@ -44,11 +46,15 @@ pub(super) fn import(context: &mut Context, arguments: Import) -> Result<()> {
         ))?;
         match &done.commit {
             Some(commit) => context.output.line(format!("{} on {}", commit.hash, commit.branch))?,
-            None if wants_commit => context.output.note("nothing to commit: the branch's work equals its head"),
+            None if wants_commit => {
+                context.output.note("nothing to commit: the branch's work equals its head")
+            }
             None => {}
         }
     }
-    let commit = done.commit.map_or(Value::Null, |made| json!({"hash": made.hash, "branch": made.branch, "root": made.root}));
+    let commit = done
+        .commit
+        .map_or(Value::Null, |made| json!({"hash": made.hash, "branch": made.branch, "root": made.root}));
     let document = json!({
         "inserted": done.inserted,
         "updated": done.updated,
@@ -67,7 +73,9 @@ fn check_file(path: &Path) -> Result<()> {
     let name = path.display().to_string();
     let metadata = std::fs::metadata(path).map_err(|error| Failure::file(&name, &error))?;
     if metadata.is_dir() {
-        return Err(Failure::refused(format!("{name}: is a directory")).hint("give a CSV, TSV or JSON Lines file"));
+        return Err(
+            Failure::refused(format!("{name}: is a directory")).hint("give a CSV, TSV or JSON Lines file")
+        );
     }
     Ok(())
 }
@@ -91,7 +99,7 @@ fn types(text: &str) -> Result<HashMap<String, String>> {
             })?;
             ty.trim().parse::<pleach_engine::row::Type>().map_err(|error| {
                 Failure::usage(format!("--types: {column}: {error}"))
-                    .hint("types are bool int float decimal(P,S) text bytes date timestamp uuid")
+                    .hint("leave the column out of --types to have its type inferred")
             })?;
             Ok((column.to_owned(), ty.trim().to_owned()))
         })

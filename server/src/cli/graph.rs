@@ -17,10 +17,12 @@ impl Graph {
                 self.columns.len() - 1
             }
         };
-        let mut lines = vec![format!("{} {text}", self.row(|column| if column == position { "*" } else { "|" }))];
+        let mut lines =
+            vec![format!("{} {text}", self.row(|column| if column == position { "*" } else { "|" }))];
         // Columns that lead to this commit end here, but for the first.
-        let joining: Vec<usize> =
-            (position + 1..self.columns.len()).filter(|&column| self.columns.get(column).is_some_and(|to| to == hash)).collect();
+        let joining: Vec<usize> = (position + 1..self.columns.len())
+            .filter(|&column| self.columns.get(column).is_some_and(|to| to == hash))
+            .collect();
         if !joining.is_empty() {
             lines.insert(0, self.row(|column| if joining.contains(&column) { "/" } else { "|" }));
             for column in joining.into_iter().rev() {
@@ -60,7 +62,8 @@ mod tests {
     #[test]
     fn a_merge_opens_a_column_that_its_base_closes() {
         let mut graph = Graph::default();
-        let history: [(&str, &[&str]); 5] = [("m", &["a", "b"]), ("a", &["o"]), ("b", &["o"]), ("o", &["r"]), ("r", &[])];
+        let history: [(&str, &[&str]); 5] =
+            [("m", &["a", "b"]), ("a", &["o"]), ("b", &["o"]), ("o", &["r"]), ("r", &[])];
         let lines: Vec<String> = history
             .iter()
             .flat_map(|(hash, parents)| {

@@ -43,7 +43,10 @@ fn plain_status(output: &mut Output, status: &StatusResponse) -> Result<()> {
         output.line(format!("merging {}", status.merging))?;
     }
     if status.conflicts > 0 {
-        output.line(format!("{} to resolve: see `pleach conflicts`", print::count(status.conflicts, "conflict")))?;
+        output.line(format!(
+            "{} to resolve: see `pleach conflicts`",
+            print::count(status.conflicts, "conflict")
+        ))?;
     }
     if !status.dirty {
         return output.line("nothing to commit");
@@ -64,10 +67,8 @@ pub(super) fn commit(context: &mut Context, arguments: Commit) -> Result<()> {
         amend: arguments.amend,
     };
     let made = backend.commit(request)?;
-    if !context.output.json {
-        context.output.line(format!("{} on {}", made.hash, made.branch))?;
-    }
-    context.written(json!({"hash": made.hash, "branch": made.branch, "root": made.root}), &made.token)
+    let line = format!("{} on {}", made.hash, made.branch);
+    context.done(&line, json!({"hash": made.hash, "branch": made.branch, "root": made.root}), &made.token)
 }
 
 pub(super) fn log(context: &mut Context, arguments: Log) -> Result<()> {
@@ -92,8 +93,12 @@ pub(super) fn log(context: &mut Context, arguments: Log) -> Result<()> {
             Some(graph) => {
                 let subject = commit.message.lines().next().unwrap_or_default();
                 let short = commit.hash.get(..12).unwrap_or(&commit.hash);
-                let text = format!("{short} {subject} ({}, {})", commit.author, print::time(commit.date_micros));
-                graph.commit(&commit.hash, &commit.parents, &text).iter().try_for_each(|line| output.line(line))
+                let text =
+                    format!("{short} {subject} ({}, {})", commit.author, print::time(commit.date_micros));
+                graph
+                    .commit(&commit.hash, &commit.parents, &text)
+                    .iter()
+                    .try_for_each(|line| output.line(line))
             }
         }
     })
@@ -172,7 +177,8 @@ impl Changes {
         let to = print::Rows::new(header.to.as_ref(), false)?;
         let kind = header.kind();
         if output.json && header.schema_changed {
-            let side = |is_there: bool, schema| if is_there { print::schema_to_json(schema) } else { Value::Null };
+            let side =
+                |is_there: bool, schema| if is_there { print::schema_to_json(schema) } else { Value::Null };
             output.document(&json!({
                 "table": header.table,
                 "op": "schema",
@@ -221,9 +227,7 @@ pub(super) fn reset(context: &mut Context, revision: String, hard: bool) -> Resu
     let mut backend = context.backend()?;
     let target = backend.target();
     let response = backend.reset(ResetRequest { target, revision, hard })?;
-    if context.output.json {
-        return context.output.document(&json!({"branch": response.branch, "head": response.head}));
-    }
-    let kept = if hard { "" } else { "; its work is as it was" };
-    context.output.line(format!("{} is at {}{kept}", response.branch, response.head))
+    let kept = if hard { "" } else { ": its work is as it was" };
+    let line = format!("{} is at {}{kept}", response.branch, response.head);
+    context.done(&line, json!({"branch": response.branch, "head": response.head}), &response.token)
 }

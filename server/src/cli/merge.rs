@@ -2,23 +2,24 @@
 
 use serde_json::{Value, json};
 
-use super::args::{Merge, Side};
+use super::args::{After, Merge, Side};
 use super::{Context, print};
 use crate::error::{Failure, Result};
-use crate::proto::{self, AbortMergeRequest, ListConflictsRequest, MergeRequest, ResolveConflictsRequest, merge_response};
+use crate::proto::{
+    self, AbortMergeRequest, ListConflictsRequest, MergeRequest, ResolveConflictsRequest, merge_response,
+};
 
 /// Conflicts are printed, and end with status 1.
 pub(super) fn merge(context: &mut Context, arguments: Merge) -> Result<()> {
     let mut backend = context.backend()?;
     let target = backend.target();
     if arguments.abort {
-        backend.abort_merge(AbortMergeRequest { target })?;
-        if context.output.json {
-            context.output.document(&json!({"merge": "aborted"}))?;
-        } else {
-            context.output.line("merge aborted: the branch is as before it")?;
-        }
-        return Ok(());
+        let token = backend.abort_merge(AbortMergeRequest { target })?.token;
+        return context.done(
+            "merge aborted: the branch is as before it",
+            json!({"merge": "aborted"}),
+            &token,
+        );
     }
     let request = MergeRequest {
         target,
@@ -28,19 +29,15 @@ pub(super) fn merge(context: &mut Context, arguments: Merge) -> Result<()> {
         prefer: side(arguments.prefer).into(),
     };
     let response = backend.merge(request)?;
-    let word = outcome(&response);
-    if context.output.json {
-        let head = print::hash(&response.head);
-        context.output.document(&json!({"merge": word, "head": head, "conflicts": response.conflicts}))?;
-    } else {
-        let line = match response.outcome() {
-            merge_response::Outcome::FastForward => format!("fast-forward to {}", response.head),
-            merge_response::Outcome::Merged => format!("merged as {}", response.head),
-            merge_response::Outcome::Conflicts => print::count(response.conflicts, "conflict"),
-            _ => "already up to date".to_owned(),
-        };
-        context.output.line(line)?;
-    }
+    let line = match response.outcome() {
+        merge_response::Outcome::FastForward => format!("fast-forward to {}", response.head),
+        merge_response::Outcome::Merged => format!("merged as {}", response.head),
+        merge_response::Outcome::Conflicts => print::count(response.conflicts, "conflict"),
+        _ => "already up to date".to_owned(),
+    };
+    let head = print::hash(&response.head);
+    let document = json!({"merge": outcome(&response), "head": head, "conflicts": response.conflicts});
+    context.done(&line, document, &response.token)?;
     if response.conflicts > 0 { Err(unresolved(response.conflicts)) } else { Ok(()) }
 }
 
@@ -56,24 +53,26 @@ pub(super) fn outcome(response: &proto::MergeResponse) -> &'static str {
 
 /// The failure that a merge with conflicts ends with, and what to do about them.
 pub(super) fn unresolved(conflicts: u64) -> Failure {
-    Failure::refused(format!("{} to resolve before the merge can be committed", print::count(conflicts, "conflict")))
-        .hint(
-            "`pleach conflicts` lists them, `pleach conflicts --resolve ours|theirs` takes a side, then commit; \
+    Failure::refused(format!(
+        "{} to resolve before the merge can be committed",
+        print::count(conflicts, "conflict")
+    ))
+    .hint(
+        "`pleach conflicts` lists them, `pleach conflicts --resolve ours|theirs` takes a side, then commit; \
              `pleach merge --abort` gives up",
-        )
+    )
 }
 
-pub(super) fn conflicts(context: &mut Context, resolve: Option<Side>) -> Result<()> {
+pub(super) fn conflicts(context: &mut Context, resolve: Option<Side>, after: &After) -> Result<()> {
     let mut backend = context.backend()?;
-    let target = backend.target();
     if let Some(chosen) = resolve {
+        let target = backend.target();
         let request = ResolveConflictsRequest { target, side: side(Some(chosen)).into() };
-        let resolved = backend.resolve_conflicts(request)?.resolved;
-        if context.output.json {
-            return context.output.document(&json!({"resolved": resolved}));
-        }
-        return context.output.line(format!("{} resolved; commit to end the merge", print::count(resolved, "conflict")));
+        let done = backend.resolve_conflicts(request)?;
+        let line = format!("{} resolved; commit to end the merge", print::count(done.resolved, "conflict"));
+        return context.done(&line, json!({"resolved": done.resolved}), &done.token);
     }
+    let target = backend.target_after(after)?;
     let mut documents: Vec<Value> = Vec::new();
     let output = &mut context.output;
     backend.list_conflicts(ListConflictsRequest { target }, &mut |conflict| {

@@ -1,10 +1,11 @@
 //! Where results are printed: one locked, buffered stdout; all else goes to stderr. A reader that goes away ends the
 //! command quietly ([`Kind::Closed`](crate::error::Kind)).
 
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use serde_json::Value;
 
+use super::progress::Progress;
 use crate::error::{Failure, Result};
 
 /// The command's printer.
@@ -39,6 +40,15 @@ impl Output {
     /// Hands everything printed so far to the system.
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.stdout.flush().map_err(|error| Failure::file("standard output", &error))
+    }
+
+    /// Shows on a terminal that `what` runs, until the answer is dropped.
+    #[must_use]
+    pub(crate) fn progress(&self, what: impl Into<String>) -> Progress {
+        match !self.quiet && io::stderr().is_terminal() {
+            true => Progress::on_stderr(what.into()),
+            false => Progress::nowhere(),
+        }
     }
 
     /// Says something beside the result, on stderr, unless `--quiet`. Nobody listening is no failure.

@@ -61,8 +61,12 @@ impl Rows {
     /// The whole row: `{"key","value"}`, or an object of column → value.
     pub(super) fn json(&self, row: &Row) -> Result<Value> {
         match &self.schema {
-            Some(schema) => Ok(Value::Object(tabular::row_to_json(schema, &convert::values_from_message(schema, row)?))),
-            None => Ok(json!({"key": tabular::bytes_to_json(&row.key), "value": tabular::bytes_to_json(&row.value)})),
+            Some(schema) => {
+                Ok(Value::Object(tabular::row_to_json(schema, &convert::values_from_message(schema, row)?)))
+            }
+            None => Ok(
+                json!({"key": tabular::bytes_to_json(&row.key), "value": tabular::bytes_to_json(&row.value)}),
+            ),
         }
     }
 
@@ -113,7 +117,8 @@ pub(super) fn schema_to_json(schema: Option<&Schema>) -> Value {
 }
 
 pub(super) fn key_names(schema: &Schema) -> Vec<&str> {
-    let name = |id: &u32| schema.columns.iter().find(|column| column.id == *id).map(|column| column.name.as_str());
+    let name =
+        |id: &u32| schema.columns.iter().find(|column| column.id == *id).map(|column| column.name.as_str());
     schema.key.iter().filter_map(name).collect()
 }
 

@@ -7,29 +7,36 @@ use super::{Context, print};
 use crate::error::{Failure, Result};
 use crate::ops::{Session, refs};
 use crate::proto::{
-    CreateBranchRequest, CreateTagRequest, DeleteBranchRequest, DeleteTagRequest, ListBranchesRequest, ListTagsRequest,
-    RenameBranchRequest,
+    CreateBranchRequest, CreateTagRequest, DeleteBranchRequest, DeleteTagRequest, ListBranchesRequest,
+    ListTagsRequest, RenameBranchRequest,
 };
 
 pub(super) fn branch(context: &mut Context, arguments: Branch) -> Result<()> {
     let mut backend = context.backend()?;
     if let Some(name) = arguments.delete {
         let target = backend.target();
-        backend.delete_branch(DeleteBranchRequest { target, name: name.clone() })?;
-        return done(context, &format!("deleted branch {name}"), json!({"deleted": name}));
+        let token = backend.delete_branch(DeleteBranchRequest { target, name: name.clone() })?.token;
+        return context.done(&format!("deleted branch {name}"), json!({"deleted": name}), &token);
     }
     if let Some(names) = arguments.rename {
-        let [old, new] = <[String; 2]>::try_from(names).map_err(|_| Failure::usage("branch -m needs OLD and NEW"))?;
+        let [old, new] =
+            <[String; 2]>::try_from(names).map_err(|_| Failure::usage("branch -m needs OLD and NEW"))?;
         let target = backend.target();
-        backend.rename_branch(RenameBranchRequest { target, old: old.clone(), new: new.clone() })?;
-        return done(context, &format!("renamed branch {old} to {new}"), json!({"old": old, "new": new}));
+        let token =
+            backend.rename_branch(RenameBranchRequest { target, old: old.clone(), new: new.clone() })?.token;
+        return context.done(
+            &format!("renamed branch {old} to {new}"),
+            json!({"old": old, "new": new}),
+            &token,
+        );
     }
     if let Some(name) = arguments.name {
         let target = backend.target();
         let at = arguments.revision.unwrap_or_default();
-        let made = backend.create_branch(CreateBranchRequest { target, name, at })?.branch.unwrap_or_default();
+        let made = backend.create_branch(CreateBranchRequest { target, name, at })?;
+        let (token, made) = (made.token, made.branch.unwrap_or_default());
         let line = format!("made branch {} at {}", made.name, shown(&made.head));
-        return done(context, &line, json!({"branch": made.name, "head": print::hash(&made.head)}));
+        return context.done(&line, json!({"branch": made.name, "head": print::hash(&made.head)}), &token);
     }
     let target = backend.target_after(&arguments.after)?;
     let current = match &backend {
@@ -40,8 +47,11 @@ pub(super) fn branch(context: &mut Context, arguments: Branch) -> Result<()> {
     let is_current = |name: &str| current.as_deref() == Some(name);
     if context.output.json {
         let branch = |branch: &crate::proto::BranchInfo| {
-            let mut fields = json!({"branch": branch.name, "head": print::hash(&branch.head), "dirty": branch.dirty});
-            if current.is_some() && let Some(fields) = fields.as_object_mut() {
+            let mut fields =
+                json!({"branch": branch.name, "head": print::hash(&branch.head), "dirty": branch.dirty});
+            if current.is_some()
+                && let Some(fields) = fields.as_object_mut()
+            {
                 fields.insert("current".into(), is_current(&branch.name).into());
             }
             fields
@@ -64,25 +74,29 @@ pub(super) fn switch(context: &mut Context, name: &str, create: bool) -> Result<
     }
     let session = Session::local(context.open()?)?;
     if create {
-        refs::create_branch(&session, &CreateBranchRequest { name: name.to_owned(), ..CreateBranchRequest::default() })?;
+        refs::create_branch(
+            &session,
+            &CreateBranchRequest { name: name.to_owned(), ..CreateBranchRequest::default() },
+        )?;
     }
     session.database.switch(name)?;
-    done(context, &format!("on branch {name}"), json!({"branch": name}))
+    context.done(&format!("on branch {name}"), json!({"branch": name}), "")
 }
 
 pub(super) fn tag(context: &mut Context, arguments: Tag) -> Result<()> {
     let mut backend = context.backend()?;
     if let Some(name) = arguments.delete {
         let target = backend.target();
-        backend.delete_tag(DeleteTagRequest { target, name: name.clone() })?;
-        return done(context, &format!("deleted tag {name}"), json!({"deleted": name}));
+        let token = backend.delete_tag(DeleteTagRequest { target, name: name.clone() })?.token;
+        return context.done(&format!("deleted tag {name}"), json!({"deleted": name}), &token);
     }
     if let Some(name) = arguments.name {
         let target = backend.target();
         let at = arguments.revision.unwrap_or_default();
-        let made = backend.create_tag(CreateTagRequest { target, name, at })?.tag.unwrap_or_default();
+        let made = backend.create_tag(CreateTagRequest { target, name, at })?;
+        let (token, made) = (made.token, made.tag.unwrap_or_default());
         let line = format!("tagged {} as {}", shown(&made.hash), made.name);
-        return done(context, &line, json!({"tag": made.name, "hash": made.hash}));
+        return context.done(&line, json!({"tag": made.name, "hash": made.hash}), &token);
     }
     let target = backend.target_after(&arguments.after)?;
     let tags = backend.list_tags(ListTagsRequest { target })?.tags;
@@ -94,10 +108,6 @@ pub(super) fn tag(context: &mut Context, arguments: Tag) -> Result<()> {
         context.output.line(format!("{}\t{}", tag.name, shown(&tag.hash)))?;
     }
     Ok(())
-}
-
-fn done(context: &mut Context, line: &str, document: Value) -> Result<()> {
-    if context.output.json { context.output.document(&document) } else { context.output.line(line) }
 }
 
 /// A commit's hash, or words for none.

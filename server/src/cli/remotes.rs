@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, Options};
 use pleach_protocol::{
-    Force, HEADS, PushUpdate, RefPatterns, RefStatus, Remote as Connection, RemoteUrl, TAGS, Transfer, clone_database,
+    Force, HEADS, PushUpdate, RefPatterns, RefStatus, Remote as Connection, RemoteUrl, TAGS, Transfer,
+    clone_database,
 };
 use serde_json::{Value, json};
 
@@ -16,7 +17,8 @@ pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
     let database = context.local("remote")?;
     match arguments {
         Remote::Add { name, url } => {
-            let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+            let is_name = !name.is_empty()
+                && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
             if !is_name {
                 return Err(Failure::usage(format!("`{name}` is no name for a remote"))
                     .hint("letters, digits, `_`, `-` and `.` are allowed, for example origin"));
@@ -35,7 +37,8 @@ pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
         Remote::List => {
             let remotes = remotes(&database)?;
             if context.output.json {
-                let remotes: Vec<Value> = remotes.iter().map(|(name, url)| json!({"remote": name, "url": url})).collect();
+                let remotes: Vec<Value> =
+                    remotes.iter().map(|(name, url)| json!({"remote": name, "url": url})).collect();
                 return context.output.document(&json!({"remotes": remotes}));
             }
             remotes.iter().try_for_each(|(name, url)| context.output.line(format!("{name}\t{url}")))
@@ -59,7 +62,8 @@ fn forget(database: &Database, name: &str) -> Result<()> {
         .map(|(name, old)| pleach_engine::RefUpdate { name, old: Some(old), new: None })
         .collect();
     if !updates.is_empty()
-        && let pleach_engine::Outcome::Moved { name, .. } = database.update_refs(pleach_engine::Batch::default(), &updates)?
+        && let pleach_engine::Outcome::Moved { name, .. } =
+            database.update_refs(pleach_engine::Batch::default(), &updates)?
     {
         return Err(pleach_engine::Error::Moved { name }.into());
     }
@@ -75,8 +79,10 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
     let given = arguments.directory.or_else(|| context.global.directory.clone());
     let directory = given.unwrap_or_else(|| PathBuf::from(url.database()));
     let runtime = backend::runtime()?;
+    let progress = context.output.progress(format!("cloning {url}"));
     let cloned = runtime.block_on(clone_database(&url, &directory, Options::default(), &arguments.branch));
     let (database, transfer) = cloned?;
+    drop(progress);
     let branch = database.current_branch()?;
     database.close()?;
     context.output.note(format!("cloned {url} into {}, on branch {branch}", directory.display()));
@@ -87,10 +93,12 @@ pub(super) fn fetch(context: &mut Context, name: &str) -> Result<()> {
     let database = context.local("fetch")?;
     let runtime = backend::runtime()?;
     let url = url_of(&database, name)?;
+    let progress = context.output.progress(format!("fetching from {url}"));
     let transfer = runtime.block_on(async {
         let remote = Connection::connect(&url).await?;
         pleach_protocol::fetch(&database, &remote, name, &RefPatterns::all()).await
     })?;
+    drop(progress);
     report(context, &transfer, None)?;
     refuse_rejected(&transfer)
 }
@@ -106,10 +114,12 @@ pub(super) fn pull(context: &mut Context, name: &str, branch: Option<String>) ->
         author: super::history::author(std::env::var("PLEACH_AUTHOR").ok()),
         ..MergeOptions::default()
     };
+    let progress = context.output.progress(format!("pulling from {url}"));
     let (transfer, outcome) = runtime.block_on(async {
         let remote = Connection::connect(&url).await?;
         pleach_protocol::pull(&database, &remote, name, &theirs, &current, options).await
     })?;
+    drop(progress);
     let (word, conflicts) = match outcome {
         MergeOutcome::UpToDate => ("none", 0),
         MergeOutcome::FastForward { .. } => ("fast-forward", 0),
@@ -126,10 +136,12 @@ pub(super) fn push(context: &mut Context, arguments: Push) -> Result<()> {
     let url = url_of(&database, &arguments.remote)?;
     let updates = updates(&database, &arguments)?;
     let force = if arguments.force { Force::Yes } else { Force::No };
+    let progress = context.output.progress(format!("pushing to {url}"));
     let transfer = runtime.block_on(async {
         let remote = Connection::connect(&url).await?;
         pleach_protocol::push(&database, &remote, &arguments.remote, &updates, force).await
     })?;
+    drop(progress);
     report(context, &transfer, None)?;
     refuse_rejected(&transfer)
 }
@@ -148,7 +160,9 @@ fn updates(database: &Database, arguments: &Push) -> Result<Vec<PushUpdate>> {
         let branch = branches.iter().find(|branch| branch.name == *name);
         let tag = tags.iter().find(|(tag, _)| tag == name);
         match (branch, tag) {
-            (Some(branch), _) => add(format!("{HEADS}{name}"), Some(branch.head.ok_or_else(|| unborn(name))?)),
+            (Some(branch), _) => {
+                add(format!("{HEADS}{name}"), Some(branch.head.ok_or_else(|| unborn(name))?))
+            }
             (None, Some((_, hash))) => add(format!("{TAGS}{name}"), Some(*hash)),
             (None, None) => {
                 return Err(Failure::not_found(format!("no branch or tag `{name}` to push"))
@@ -166,7 +180,8 @@ fn updates(database: &Database, arguments: &Push) -> Result<Vec<PushUpdate>> {
     }
     for name in &arguments.delete {
         // A name that is a tag here and no branch is a tag there.
-        let is_tag = tags.iter().any(|(tag, _)| tag == name) && !branches.iter().any(|branch| branch.name == *name);
+        let is_tag =
+            tags.iter().any(|(tag, _)| tag == name) && !branches.iter().any(|branch| branch.name == *name);
         add(format!("{}{name}", if is_tag { TAGS } else { HEADS }), None);
     }
     let names_nothing = arguments.refs.is_empty() && arguments.delete.is_empty() && !arguments.all;
@@ -180,7 +195,8 @@ fn updates(database: &Database, arguments: &Push) -> Result<Vec<PushUpdate>> {
 }
 
 fn unborn(branch: &str) -> Failure {
-    Failure::refused(format!("branch `{branch}` has no commit to push")).hint("commit first: `pleach commit -m MSG`")
+    Failure::refused(format!("branch `{branch}` has no commit to push"))
+        .hint("commit first: `pleach commit -m MSG`")
 }
 
 /// Prints which refs moved and what it cost.
@@ -208,8 +224,11 @@ fn report(context: &mut Context, transfer: &Transfer, merge: Option<&str>) -> Re
         return context.output.document(&document);
     }
     for moved in &transfer.refs {
-        let side = |hash: &Option<Hash>| hash.map_or("-".repeat(12), |hash| hash.to_string().chars().take(12).collect());
-        let line = format!("{:<9} {}  {} → {}", moved.status.word(), moved.name, side(&moved.old), side(&moved.new));
+        let side = |hash: &Option<Hash>| {
+            hash.map_or("-".repeat(12), |hash| hash.to_string().chars().take(12).collect())
+        };
+        let line =
+            format!("{:<9} {}  {} → {}", moved.status.word(), moved.name, side(&moved.old), side(&moved.new));
         context.output.line(line)?;
     }
     if let Some(merge) = merge {

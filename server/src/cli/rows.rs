@@ -89,8 +89,10 @@ fn unhex(text: &str) -> Result<Vec<u8>> {
         Some(digits) if digits.len() % 2 == 0 => {
             Ok(digits.as_chunks::<2>().0.iter().map(|[high, low]| high << 4 | low).collect())
         }
-        _ => Err(Failure::usage(format!("--hex: expected an even number of hexadecimal digits, found `{text}`"))
-            .hint("for example ff00; leave --hex out for text")),
+        _ => Err(Failure::usage(format!(
+            "--hex: expected an even number of hexadecimal digits, found `{text}`"
+        ))
+        .hint("for example ff00; leave --hex out for text")),
     }
 }
 
@@ -103,7 +105,7 @@ mod tests {
     #[test]
     fn hexadecimal_digits_are_bytes_or_a_usage_error() {
         assert_eq!(unhex("00fFa1").unwrap(), [0, 255, 161]);
-        assert_eq!(unhex("").unwrap(), []);
+        assert!(unhex("").unwrap().is_empty());
         for wrong in ["0", "0g", "é", "0x12"] {
             assert_eq!(unhex(wrong).unwrap_err().kind.exit_status(), 2);
         }

@@ -12,14 +12,17 @@ pub(super) fn table(context: &mut Context, arguments: Table) -> Result<()> {
     match arguments {
         Table::List { at } => {
             let target = backend.target_after(&at.after)?;
-            let tables = backend.list_tables(ListTablesRequest { target, at: at.at.unwrap_or_default() })?.tables;
+            let tables =
+                backend.list_tables(ListTablesRequest { target, at: at.at.unwrap_or_default() })?.tables;
             if context.output.json {
                 let tables: Vec<Value> = tables.iter().map(to_json).collect();
                 return context.output.document(&json!({"tables": tables}));
             }
             for table in tables {
                 let kind = if table.schema.is_some() { "typed" } else { "raw" };
-                context.output.line(format!("{}\t{kind}\t{} rows\t{} bytes", table.name, table.rows, table.bytes))?;
+                context
+                    .output
+                    .line(format!("{}\t{kind}\t{} rows\t{} bytes", table.name, table.rows, table.bytes))?;
             }
             Ok(())
         }

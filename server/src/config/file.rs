@@ -66,7 +66,12 @@ pub(super) struct Replication {
 
 impl Default for Replication {
     fn default() -> Replication {
-        Replication { read_replica_remote: None, replicate_heads: None, replicate_all_heads: false, force_pull: true }
+        Replication {
+            read_replica_remote: None,
+            replicate_heads: None,
+            replicate_all_heads: false,
+            force_pull: true,
+        }
     }
 }
 
@@ -128,9 +133,9 @@ fn failure(error: &serde_saphyr::Error, path: &Path) -> Failure {
     };
     match error {
         serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
-            let nearest = expected.iter().max_by(|a, b| {
-                strsim::jaro_winkler(a, field).total_cmp(&strsim::jaro_winkler(b, field))
-            });
+            let nearest = expected
+                .iter()
+                .max_by(|a, b| strsim::jaro_winkler(a, field).total_cmp(&strsim::jaro_winkler(b, field)));
             let known = expected.join(", ");
             Failure::usage(format!("{place}: unknown key `{field}`")).hint(match nearest {
                 Some(nearest) => format!("did you mean `{nearest}`? the keys here are: {known}"),
@@ -145,8 +150,13 @@ fn failure(error: &serde_saphyr::Error, path: &Path) -> Failure {
 /// The error's message without its place, which stands before it.
 fn message(error: &serde_saphyr::Error) -> String {
     let text = error.to_string();
-    match text.split_once(" at line ") {
-        Some((message, _)) => message.to_owned(),
-        None => text,
+    let message = match text.split_once(" at line ") {
+        Some((message, _)) => message,
+        None => &text,
+    };
+    match message.strip_prefix("invalid ") {
+        Some("i64") => "expected a whole number".to_owned(),
+        Some("bool") => "expected true or false".to_owned(),
+        _ => message.to_owned(),
     }
 }

@@ -19,7 +19,8 @@ pub fn export(session: &Session, request: &ExportRequest, sink: Sink<'_, ExportR
         Format::Unspecified | Format::Csv => csv_record,
         Format::Jsonl => json_line,
         Format::Tsv => {
-            return Err(Failure::usage("export writes csv or jsonl, not tsv").hint("give --format csv or --format jsonl"));
+            return Err(Failure::usage("export writes csv or jsonl, not tsv")
+                .hint("give --format csv or --format jsonl"));
         }
     };
     let mut text = String::new();
@@ -59,7 +60,9 @@ fn csv_record(text: &mut String, schema: Option<&Schema>, key: &[u8], value: &[u
 fn json_line(text: &mut String, schema: Option<&Schema>, key: &[u8], value: &[u8]) -> Result<()> {
     let line = match schema {
         Some(schema) => serde_json::Value::Object(tabular::row_to_json(schema, &decode(schema, key, value)?)),
-        None => serde_json::json!({"key": tabular::bytes_to_json(key), "value": tabular::bytes_to_json(value)}),
+        None => {
+            serde_json::json!({"key": tabular::bytes_to_json(key), "value": tabular::bytes_to_json(value)})
+        }
     };
     text.push_str(&line.to_string());
     Ok(())

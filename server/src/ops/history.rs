@@ -6,9 +6,9 @@ use super::{Session, Sink, hex};
 use crate::convert;
 use crate::error::Result;
 use crate::proto::{
-    Change, CommitInfo, CommitRequest, CommitResponse, DiffRequest, DiffResponse, DiffStatRequest, DiffStatResponse,
-    LogRequest, LogResponse, ResetRequest, ResetResponse, ShowRequest, ShowResponse, StatusRequest, StatusResponse,
-    TableDiff, TableStat, table_diff,
+    Change, CommitInfo, CommitRequest, CommitResponse, DiffRequest, DiffResponse, DiffStatRequest,
+    DiffStatResponse, LogRequest, LogResponse, ResetRequest, ResetResponse, ShowRequest, ShowResponse,
+    StatusRequest, StatusResponse, TableDiff, TableStat, table_diff,
 };
 
 /// Changes of a diff travel in messages of about so many bytes.
@@ -18,7 +18,10 @@ const MESSAGE_BYTES: usize = 64 << 10;
 pub fn commit(session: &Session, request: &CommitRequest) -> Result<CommitResponse> {
     let branch = session.branch()?;
     let mut message = request.message.clone();
-    if message.is_empty() && request.amend && let Some(head) = session.head()? {
+    if message.is_empty()
+        && request.amend
+        && let Some(head) = session.head()?
+    {
         message = session.database.commit_object(&head)?.message;
     }
     let new = NewCommit { message, author: author(&request.author), date_micros: None, amend: request.amend };
@@ -107,7 +110,9 @@ pub fn diff(session: &Session, request: &DiffRequest, sink: Sink<'_, DiffRespons
         let mut bytes = 0;
         for change in difference.changes()? {
             let change = change?;
-            bytes += change.key.len() + change.old.as_ref().map_or(0, Vec::len) + change.new.as_ref().map_or(0, Vec::len);
+            bytes += change.key.len()
+                + change.old.as_ref().map_or(0, Vec::len)
+                + change.new.as_ref().map_or(0, Vec::len);
             let row = |schema, value: Option<Vec<u8>>| {
                 value.map(|value| convert::row_to_message(schema, change.key.clone(), value)).transpose()
             };
@@ -135,13 +140,14 @@ pub fn reset(session: &Session, request: &ResetRequest) -> Result<ResetResponse>
     let branch = session.branch()?;
     let to = session.commit_at(&request.revision)?;
     session.database.reset(branch, &to, request.hard)?;
-    Ok(ResetResponse { branch: branch.to_owned(), head: to.to_string() })
+    Ok(ResetResponse { branch: branch.to_owned(), head: to.to_string(), token: session.token()? })
 }
 
 /// The two states of a diff. HEAD before the first commit is `None`: nothing is there.
 fn sides(session: &Session, from: &str, to: &str) -> Result<(Option<Snapshot>, Snapshot)> {
     let unborn = matches!(from, "" | "HEAD") && session.head()?.is_none();
-    let from = if unborn { None } else { Some(session.snapshot(if from.is_empty() { "HEAD" } else { from })?) };
+    let from =
+        if unborn { None } else { Some(session.snapshot(if from.is_empty() { "HEAD" } else { from })?) };
     Ok((from, session.snapshot(to)?))
 }
 
@@ -156,7 +162,8 @@ fn differences(from: Option<&Snapshot>, to: &Snapshot, table: &str) -> Result<Ve
     };
     all.retain(|difference| table.is_empty() || difference.table == table);
     if all.is_empty() && !table.is_empty() {
-        let there = to.table(table)?.is_some() || from.is_some_and(|from| matches!(from.table(table), Ok(Some(_))));
+        let there =
+            to.table(table)?.is_some() || from.is_some_and(|from| matches!(from.table(table), Ok(Some(_))));
         if !there {
             return Err(pleach_engine::Error::UnknownTable { name: table.to_owned() }.into());
         }

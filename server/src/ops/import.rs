@@ -58,7 +58,8 @@ pub fn import(session: &Session, start: &ImportStart, source: &Source) -> Result
 
 /// The version commit afterwards; none when the work equals the head.
 fn commit(session: &Session, branch: &str, message: &str, author: &str) -> Result<Option<CommitResponse>> {
-    let new = NewCommit { message: message.to_owned(), author: history::author(author), ..NewCommit::default() };
+    let new =
+        NewCommit { message: message.to_owned(), author: history::author(author), ..NewCommit::default() };
     match session.database.commit(branch, new) {
         Ok(made) => Ok(Some(history::committed(branch, &made))),
         Err(pleach_engine::Error::NothingToCommit { .. }) => Ok(None),
@@ -70,8 +71,10 @@ fn commit(session: &Session, branch: &str, message: &str, author: &str) -> Resul
 fn existing_schema(start: &ImportStart, table: &Table) -> Result<Schema> {
     let name = &start.table;
     let Some(schema) = table.schema() else {
-        return Err(Failure::refused(format!("table `{name}` holds raw keys and values: import needs a typed table"))
-            .hint(format!("import into another table, or drop this one first: `pleach table drop {name}`")));
+        return Err(Failure::refused(format!(
+            "table `{name}` holds raw keys and values: import needs a typed table"
+        ))
+        .hint(format!("import into another table, or drop this one first: `pleach table drop {name}`")));
     };
     let key: Vec<&str> = schema.key_columns().map(|column| column.name.as_str()).collect();
     if !start.key.is_empty() && start.key != key {
@@ -114,7 +117,8 @@ fn read(source: &Source, schema: &Schema) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
     for row in tabular::rows(source, schema)? {
         let row = row?;
-        let (key, value) = schema.encode_row(&row.values).map_err(|error| row.refuse(source, schema, error))?;
+        let (key, value) =
+            schema.encode_row(&row.values).map_err(|error| row.refuse(source, schema, error))?;
         entries.push(Entry { key, value, line: row.line });
     }
     entries.sort_by(|a, b| (&a.key, a.line).cmp(&(&b.key, b.line)));
@@ -131,7 +135,9 @@ fn read(source: &Source, schema: &Schema) -> Result<Vec<Entry>> {
 /// The refusal of the row on `line`, whose key is taken: by the row on line `first`, or by the table.
 fn duplicate(source: &Source, schema: &Schema, line: u64, first: Option<u64>) -> Failure {
     let row = || -> std::result::Result<Option<tabular::Row>, TabularError> {
-        tabular::rows(source, schema)?.find(|row| row.as_ref().map_or(true, |row| row.line == line)).transpose()
+        tabular::rows(source, schema)?
+            .find(|row| row.as_ref().map_or(true, |row| row.line == line))
+            .transpose()
     };
     match row() {
         Ok(Some(row)) => row.duplicate_key(source, schema, first).into(),
@@ -173,11 +179,13 @@ impl Import<'_> {
         if entries.is_empty() && !replaces {
             return Ok(());
         }
-        let mut old = table.scan(from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))?.peekable();
+        let mut old =
+            table.scan(from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))?.peekable();
         let mut taken = Vec::new();
         for entry in entries {
             self.pass(&mut old, Some(&entry.key), replaces)?;
-            let equal = old.next_if(|row| row.as_ref().map_or(true, |(key, _)| *key == entry.key)).transpose()?;
+            let equal =
+                old.next_if(|row| row.as_ref().map_or(true, |(key, _)| *key == entry.key)).transpose()?;
             self.put(entry, equal.as_ref().map(|(_, value)| value.as_slice()), &mut taken)?;
         }
         self.pass(&mut old, None, replaces)?;

@@ -6,8 +6,8 @@ use super::{Session, Sink, hex, history};
 use crate::convert;
 use crate::error::{Failure, Result};
 use crate::proto::{
-    AbortMergeRequest, AbortMergeResponse, ListConflictsRequest, ListConflictsResponse, MergeRequest, MergeResponse,
-    ResolveConflictsRequest, ResolveConflictsResponse, Side, merge_response,
+    AbortMergeRequest, AbortMergeResponse, ListConflictsRequest, ListConflictsResponse, MergeRequest,
+    MergeResponse, ResolveConflictsRequest, ResolveConflictsResponse, Side, merge_response,
 };
 
 /// Merges a commit into the session's branch.
@@ -31,13 +31,18 @@ pub fn merge(session: &Session, request: &MergeRequest) -> Result<MergeResponse>
         MergeOutcome::Merged { .. } => (merge_response::Outcome::Merged, 0),
         MergeOutcome::Conflicts { count } => (merge_response::Outcome::Conflicts, count as u64),
     };
-    Ok(MergeResponse { outcome: outcome.into(), head: hex(session.head()?), conflicts })
+    Ok(MergeResponse {
+        outcome: outcome.into(),
+        head: hex(session.head()?),
+        conflicts,
+        token: session.token()?,
+    })
 }
 
 /// Gives up a merge that has conflicts.
 pub fn abort(session: &Session, _request: &AbortMergeRequest) -> Result<AbortMergeResponse> {
     session.database.merge_abort(session.branch()?)?;
-    Ok(AbortMergeResponse {})
+    Ok(AbortMergeResponse { token: session.token()? })
 }
 
 /// The rows that both sides changed.
@@ -72,7 +77,7 @@ pub fn resolve(session: &Session, request: &ResolveConflictsRequest) -> Result<R
         return Err(Failure::usage("resolving conflicts needs a side").hint("give `ours` or `theirs`"));
     };
     let resolved = session.database.resolve_conflicts(session.branch()?, side)?;
-    Ok(ResolveConflictsResponse { resolved: resolved as u64 })
+    Ok(ResolveConflictsResponse { resolved: resolved as u64, token: session.token()? })
 }
 
 fn side(side: Side) -> Result<Option<pleach_engine::Side>> {

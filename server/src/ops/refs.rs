@@ -5,9 +5,10 @@ use pleach_engine::{Branch, Hash};
 use super::{Session, hex};
 use crate::error::Result;
 use crate::proto::{
-    BranchInfo, CreateBranchRequest, CreateBranchResponse, CreateTagRequest, CreateTagResponse, DeleteBranchRequest,
-    DeleteBranchResponse, DeleteTagRequest, DeleteTagResponse, ListBranchesRequest, ListBranchesResponse,
-    ListTagsRequest, ListTagsResponse, RenameBranchRequest, RenameBranchResponse, TagInfo,
+    BranchInfo, CreateBranchRequest, CreateBranchResponse, CreateTagRequest, CreateTagResponse,
+    DeleteBranchRequest, DeleteBranchResponse, DeleteTagRequest, DeleteTagResponse, ListBranchesRequest,
+    ListBranchesResponse, ListTagsRequest, ListTagsResponse, RenameBranchRequest, RenameBranchResponse,
+    TagInfo,
 };
 
 /// All branches, by name.
@@ -25,19 +26,19 @@ pub fn create_branch(session: &Session, request: &CreateBranchRequest) -> Result
     };
     session.database.create_branch(&request.name, at)?;
     let branch = BranchInfo { name: request.name.clone(), head: hex(at), dirty: false };
-    Ok(CreateBranchResponse { branch: Some(branch) })
+    Ok(CreateBranchResponse { branch: Some(branch), token: session.token()? })
 }
 
 /// Deletes a branch and its uncommitted work.
 pub fn delete_branch(session: &Session, request: &DeleteBranchRequest) -> Result<DeleteBranchResponse> {
     session.database.delete_branch(&request.name)?;
-    Ok(DeleteBranchResponse {})
+    Ok(DeleteBranchResponse { token: token_after_loss(session)? })
 }
 
 /// Renames a branch.
 pub fn rename_branch(session: &Session, request: &RenameBranchRequest) -> Result<RenameBranchResponse> {
     session.database.rename_branch(&request.old, &request.new)?;
-    Ok(RenameBranchResponse {})
+    Ok(RenameBranchResponse { token: token_after_loss(session)? })
 }
 
 /// All tags, by name.
@@ -50,13 +51,23 @@ pub fn list_tags(session: &Session, _request: &ListTagsRequest) -> Result<ListTa
 pub fn create_tag(session: &Session, request: &CreateTagRequest) -> Result<CreateTagResponse> {
     let at = session.commit_at(if request.at.is_empty() { "HEAD" } else { &request.at })?;
     session.database.create_tag(&request.name, at)?;
-    Ok(CreateTagResponse { tag: Some(tag((request.name.clone(), at))) })
+    Ok(CreateTagResponse { tag: Some(tag((request.name.clone(), at))), token: session.token()? })
 }
 
 /// Deletes a tag.
 pub fn delete_tag(session: &Session, request: &DeleteTagRequest) -> Result<DeleteTagResponse> {
     session.database.delete_tag(&request.name)?;
-    Ok(DeleteTagResponse {})
+    Ok(DeleteTagResponse { token: session.token()? })
+}
+
+/// The token after the session's own branch may have gone.
+fn token_after_loss(session: &Session) -> Result<String> {
+    match session.head() {
+        Ok(_) => session.token(),
+        Err(_) => {
+            Session::at(session.database.clone(), "").and_then(|main| main.token()).or(Ok(String::new()))
+        }
+    }
 }
 
 fn tag((name, hash): (String, Hash)) -> TagInfo {
@@ -64,7 +75,8 @@ fn tag((name, hash): (String, Hash)) -> TagInfo {
 }
 
 fn info(session: &Session, branch: Branch) -> Result<BranchInfo> {
-    let head_root = branch.head.map(|head| session.database.commit_object(&head)).transpose()?.map(|head| head.root);
+    let head_root =
+        branch.head.map(|head| session.database.commit_object(&head)).transpose()?.map(|head| head.root);
     let dirty = match head_root {
         Some(root) => root != branch.work,
         None => !session.database.snapshot_of_root(branch.work)?.tables()?.is_empty(),

@@ -9,27 +9,41 @@ use super::{Session, Sink};
 use crate::convert;
 use crate::error::{Failure, Result};
 use crate::proto::{
-    DeleteRequest, DeleteResponse, GetRequest, GetResponse, Key, PutRequest, PutResponse, ScanRequest, ScanResponse,
-    key,
+    DeleteRequest, DeleteResponse, GetRequest, GetResponse, Key, PutRequest, PutResponse, ScanRequest,
+    ScanResponse, key,
 };
+
+/// How often a put begins again when another transaction was first.
+const PUT_ATTEMPTS: u32 = 16;
 
 /// Rows of a scan travel in messages of about so many bytes.
 const MESSAGE_BYTES: usize = 64 << 10;
 
-/// Puts one row into a raw table.
+/// Puts one row into a raw table. Whoever puts last wins: a put that met another one begins again.
 pub fn put(session: &Session, request: &PutRequest) -> Result<PutResponse> {
     let table = &request.table;
-    let mut transaction = session.database.begin(session.branch()?)?;
-    match transaction.definition(table)? {
-        Some(definition) if definition.schema.is_some() => {
-            return Err(Failure::refused(format!("table `{table}` has typed columns: put writes raw tables only"))
+    for _ in 0..PUT_ATTEMPTS {
+        let mut transaction = session.database.begin(session.branch()?)?;
+        match transaction.definition(table)? {
+            Some(definition) if definition.schema.is_some() => {
+                return Err(Failure::refused(format!(
+                    "table `{table}` has typed columns: put writes raw tables only"
+                ))
                 .hint(format!("write the row to a file and run `pleach import {table} FILE --upsert`")));
+            }
+            Some(_) => {}
+            None => transaction.create_table(table, None)?,
         }
-        Some(_) => {}
-        None => transaction.create_table(table, None)?,
+        transaction.put(table, &request.key, &request.value)?;
+        match transaction.commit()? {
+            TransactionOutcome::Committed(token) | TransactionOutcome::Unchanged(token) => {
+                return Ok(PutResponse { token: token.to_string() });
+            }
+            TransactionOutcome::Refused { .. } => {}
+        }
     }
-    transaction.put(table, &request.key, &request.value)?;
-    Ok(PutResponse { token: finish(transaction)? })
+    Err(Failure::refused(format!("others put into table `{table}` all the time: nothing was written"))
+        .hint("run the command again"))
 }
 
 /// The row of one key; absent is "not found".

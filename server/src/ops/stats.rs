@@ -14,6 +14,22 @@ pub fn stats(session: &Session, _request: &StatsRequest) -> Result<StatsResponse
 }
 
 fn figures(stats: &pleach_engine::Stats) -> HashMap<String, u64> {
-    let figures = [("chunks", stats.chunks)];
+    let figures = [
+        ("chunks", stats.chunks),
+        ("journals", stats.journals),
+        ("journal_bytes", stats.journal_bytes),
+        ("sequence", stats.sequence),
+        ("bytes_written", stats.bytes_written),
+        ("bytes_read", stats.bytes_read),
+        ("writes", stats.writes),
+        ("fsyncs", stats.fsyncs),
+        ("groups", stats.groups),
+        ("frames_raw", stats.frames_raw),
+        ("frames_delta", stats.frames_delta),
+        ("chunk_loads", stats.chunk_loads),
+        ("cache_bytes", stats.cache_bytes),
+        ("cache_hits", stats.cache_hits),
+        ("cache_misses", stats.cache_misses),
+    ];
     figures.into_iter().map(|(name, figure)| (name.to_owned(), figure)).collect()
 }

@@ -6,8 +6,8 @@ use super::{Session, rows};
 use crate::convert;
 use crate::error::Result;
 use crate::proto::{
-    DropTableRequest, DropTableResponse, ListTablesRequest, ListTablesResponse, ShowTableRequest, ShowTableResponse,
-    TableInfo,
+    DropTableRequest, DropTableResponse, ListTablesRequest, ListTablesResponse, ShowTableRequest,
+    ShowTableResponse, TableInfo,
 };
 
 /// All tables, by name.

@@ -14,7 +14,11 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     stage.run(&["database", "create", "book", "--server", &url])?;
     stage.run(&["remote", "add", "origin", &remote])?;
     let push = stage.json(&["push", "origin", "--all", "--tags"])?;
-    stage.check("the first push sends the table", number(&push, "chunks").is_some_and(|chunks| chunks > 50), true)?;
+    stage.check(
+        "the first push sends the table",
+        number(&push, "chunks").is_some_and(|chunks| chunks > 50),
+        true,
+    )?;
     let again = stage.json(&["push", "origin", "--all", "--tags"])?;
     stage.check("a second one sends nothing", number(&again, "chunks"), Some(0))?;
     stage.run(&["clone", &remote, "../clone"])?;
@@ -60,5 +64,9 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     let get = ["get", "notes", "tomorrow", "--server", &url, "--database", "book", "--after"];
     let token = string(&put, "token");
     let note = stage.json(&[get.as_slice(), &[token.as_str()]].concat())?;
-    stage.check("it is there after the restart", note.get("value").and_then(Value::as_str), Some("acknowledged"))
+    stage.check(
+        "it is there after the restart",
+        note.get("value").and_then(Value::as_str),
+        Some("acknowledged"),
+    )
 }

@@ -19,7 +19,11 @@ pub(super) struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    pub(super) fn new(say: &'a mut dyn FnMut(&str) -> Result<()>, program: PathBuf, place: PathBuf) -> Stage<'a> {
+    pub(super) fn new(
+        say: &'a mut dyn FnMut(&str) -> Result<()>,
+        program: PathBuf,
+        place: PathBuf,
+    ) -> Stage<'a> {
         Stage { say, program, directory: place.clone(), place, checks: 0 }
     }
 
@@ -78,7 +82,10 @@ impl<'a> Stage<'a> {
         let answer = self.run(&arguments)?;
         let last = answer.lines().last().unwrap_or_default();
         serde_json::from_str(last).map_err(|error| {
-            Failure::refused(format!("`pleach {}` answered `{last}`, which is no JSON: {error}", arguments.join(" ")))
+            Failure::refused(format!(
+                "`pleach {}` answered `{last}`, which is no JSON: {error}",
+                arguments.join(" ")
+            ))
         })
     }
 
@@ -94,9 +101,16 @@ impl<'a> Stage<'a> {
     }
 
     /// Checks one answer.
-    pub(super) fn check<T: PartialEq + std::fmt::Debug>(&mut self, what: &str, found: T, expected: T) -> Result<()> {
+    pub(super) fn check<T: PartialEq + std::fmt::Debug>(
+        &mut self,
+        what: &str,
+        found: T,
+        expected: T,
+    ) -> Result<()> {
         if found != expected {
-            return Err(Failure::refused(format!("{what}: expected {expected:?}, found {found:?}")).hint(REPORT));
+            return Err(
+                Failure::refused(format!("{what}: expected {expected:?}, found {found:?}")).hint(REPORT)
+            );
         }
         self.checks += 1;
         self.say(&format!("   ✓ {what}"))
@@ -106,9 +120,16 @@ impl<'a> Stage<'a> {
     pub(super) fn serve(&mut self, arguments: &[&str]) -> Result<Server> {
         self.say(&format!("   $ pleach serve {} &", arguments.join(" ")))?;
         let mut command = self.command();
-        command.arg("serve").args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .arg("serve")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| Failure::file(self.program.display(), &error))?;
-        let Some(stderr) = child.stderr.take() else { return Err(Failure::refused("the server has no stderr")) };
+        let Some(stderr) = child.stderr.take() else {
+            return Err(Failure::refused("the server has no stderr"));
+        };
         let mut server = Server { child, address: String::new() };
         let mut said = String::new();
         let mut lines = BufReader::new(stderr).lines();
@@ -169,7 +190,8 @@ impl<'a> Stage<'a> {
 }
 
 /// What to do when the tour goes wrong.
-const REPORT: &str = "this is a fault of pleach or of the machine: run the tour again, and report what it says";
+const REPORT: &str =
+    "this is a fault of pleach or of the machine: run the tour again, and report what it says";
 
 /// A running server; killed when it goes out of scope.
 pub(super) struct Server {
