@@ -1,12 +1,12 @@
 //! The shared refs of a database (`heads/`, `tags/`, `work/`), which a primary and its standbys have in common, and what it takes to
-//! make a standby's equal to the primary's. Pure but for the reading. Called by `session` and `standby`.
+//! make a standby's equal to the primary's. Pure but for the reading. Called by `session`, `standby` and `replica`.
 
 use std::collections::BTreeMap;
 
-use pleach_engine::{Database, Hash};
+use pleach_engine::{Database, Hash, RefUpdate};
 
-const HEADS: &str = "heads/";
-const WORK: &str = "work/";
+pub(crate) const HEADS: &str = "heads/";
+pub(crate) const WORK: &str = "work/";
 const PREFIXES: [&str; 3] = [HEADS, "tags/", WORK];
 /// Longest name of a ref, bytes.
 const NAME_BYTES_MAX: usize = 1024;
@@ -59,6 +59,12 @@ pub(crate) fn updates(held: &SharedRefs, now: &SharedRefs, knows: impl Fn(&Hash)
         }
     }
     updates
+}
+
+/// Keeps what the shared ref `name` was, as `recovery/NAME/NUMBER`.
+pub(crate) fn keep(database: &Database, name: &str, lost: Hash, number: u64) -> RefUpdate {
+    let kept = format!("recovery/{name}/{number}");
+    RefUpdate { old: database.store().appended_ref(&kept), name: kept, new: Some(lost) }
 }
 
 /// What `updates` lead to, each once.
