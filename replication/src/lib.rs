@@ -1,1 +1,45 @@
-//! Placeholder.
+//! Replication of Pleach databases: direct to standbys ([`Cluster`]), and through a remote ([`ReadReplica`]).
+//!
+//! The one idea: a standby is brought up to date by the difference between what it acknowledged and what is here, whatever lies
+//! between. So there is no log to keep, to trim or to fall out of, and a standby that was away for a day is a standby that was away for
+//! a second.
+//!
+//! Follow a transaction to a standby: the engine makes it durable and calls the watch that [`tracked`](Cluster) set → `peer` notes the
+//! lag and wakes the `session` → it computes what the standby lacks and sends it in the records of `pleach_protocol` → `standby` verifies,
+//! stores, moves the refs durably, acknowledges → `peer` notes it.
+//!
+//! Follow a change of role: [`role`] says what may be, `node` makes it durable in `role_file` before anything shows it, `cluster` hands
+//! over first where that is due, and every stream ends and is opened anew in the new standing.
+//!
+//! What is not here: arguments and environment, users, and (yet) acknowledgement policies, election, and authentication of peers. The
+//! port that serves [`ReplicationService`] must not be reachable by anybody but the nodes of the cluster.
+
+mod applied;
+mod cluster;
+mod error;
+pub mod limits;
+mod node;
+mod peer;
+pub mod proto;
+mod replica;
+pub mod role;
+mod role_file;
+mod session;
+mod shared_refs;
+mod standby;
+mod tracked;
+
+pub use cluster::{Cluster, ClusterConfig, StandbyRemote, StatusRow};
+pub use error::{Behind, Error, ErrorKind, NotWritable, Result};
+pub use node::WritePermit;
+pub use replica::{ReadReplica, ReplicaConfig, Refreshed};
+pub use role::{Epoch, NodeId, Refusal, Role, Standing};
+pub use standby::ReplicationService;
+
+/// Runs what blocks on a thread that may.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    match tokio::task::spawn_blocking(f).await {
+        Ok(result) => result,
+        Err(lost) => Err(Error::Lost { what: lost.to_string() }),
+    }
+}

@@ -1,0 +1,82 @@
+//! How far each database of this node has come, by epoch, so that a read can wait for the write that a token names.
+//!
+//! A token `(epoch, sequence, root)` is covered if this node applied that sequence of that epoch, or made it as primary. What is
+//! remembered is lost at a restart and learnt again from the primary's next change: a read may then wait or fail, but is never stale.
+
+use std::collections::{BTreeMap, HashMap};
+
+use parking_lot::Mutex;
+use pleach_engine::Token;
+use tokio::sync::watch;
+
+use crate::limits::EPOCHS_KEPT;
+
+/// What this node has applied.
+pub(crate) struct Applied {
+    /// By database, the highest sequence of each epoch.
+    positions: Mutex<HashMap<String, BTreeMap<u64, u64>>>,
+    moved: watch::Sender<u64>,
+}
+
+impl Applied {
+    pub(crate) fn new() -> Applied {
+        Applied { positions: Mutex::default(), moved: watch::Sender::new(0) }
+    }
+
+    /// `database` holds all of `epoch` up to `sequence`, durably.
+    pub(crate) fn note(&self, database: &str, epoch: u64, sequence: u64) {
+        let mut positions = self.positions.lock();
+        let epochs = positions.entry(database.to_owned()).or_default();
+        let highest = epochs.entry(epoch).or_default();
+        *highest = sequence.max(*highest);
+        while epochs.len() > EPOCHS_KEPT {
+            epochs.pop_first();
+        }
+        drop(positions);
+        self.moved.send_modify(|count| *count += 1);
+    }
+
+    /// Whether what `token` names was applied here.
+    pub(crate) fn covers(&self, database: &str, token: &Token) -> bool {
+        let positions = self.positions.lock();
+        let applied = positions.get(database).and_then(|epochs| epochs.get(&token.epoch));
+        applied.is_some_and(|&sequence| sequence >= token.sequence)
+    }
+
+    /// Tells each change applied.
+    pub(crate) fn moves(&self) -> watch::Receiver<u64> {
+        self.moved.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use pleach_engine::Hash;
+
+    use super::*;
+
+    fn token(epoch: u64, sequence: u64) -> Token {
+        Token { epoch, sequence, root: Hash::of(b"root") }
+    }
+
+    #[test]
+    fn a_token_is_covered_by_its_own_epoch_alone() {
+        let applied = Applied::new();
+        applied.note("shop", 1, 10);
+        applied.note("shop", 2, 3);
+        applied.note("shop", 1, 8);
+        assert!(applied.covers("shop", &token(1, 10)));
+        assert!(!applied.covers("shop", &token(1, 11)));
+        assert!(!applied.covers("shop", &token(2, 4)), "epoch 1 came further, but is another history");
+        assert!(!applied.covers("other", &token(1, 1)));
+    }
+
+    #[test]
+    fn the_oldest_epochs_are_forgotten() {
+        let applied = Applied::new();
+        (0..=EPOCHS_KEPT as u64).for_each(|epoch| applied.note("shop", epoch, 1));
+        assert!(!applied.covers("shop", &token(0, 1)));
+        assert!(applied.covers("shop", &token(1, 1)));
+    }
+}

@@ -1,0 +1,288 @@
+//! What can go wrong in replication. Why a role is not assumed is a [`Refusal`], why a write is not taken a [`NotWritable`]: both are
+//! answers, and [`Error`] carries the first. [`Error::kind`] says what a caller can do.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::role::{Epoch, NodeId, Refusal, Role, Standing};
+
+/// The result of an operation of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a caller can do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Correct the configuration or the arguments.
+    Input,
+    /// The node's role or state does not allow it now; the message says what to do first.
+    Refused,
+    /// A peer or remote cannot be reached, or the connection was cut: try again.
+    Network,
+    /// The local disk or store failed or is damaged; see the source.
+    Store,
+}
+
+/// A database that a standby does not have whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Behind {
+    /// The database.
+    pub database: String,
+    /// Name of the standby.
+    pub standby: String,
+    /// What was last wrong with the connection to it.
+    pub error: Option<String>,
+}
+
+impl fmt::Display for Behind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` on {}", self.database, self.standby)?;
+        self.error.as_ref().map_or(Ok(()), |error| write!(f, " ({error})"))
+    }
+}
+
+fn list(behind: &[Behind]) -> String {
+    behind.iter().map(Behind::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// An error of replication.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A configuration that cannot be.
+    #[error("cluster configuration: {what}")]
+    BadConfig {
+        /// What was expected, and found.
+        what: String,
+    },
+    /// The file that keeps the role is not what it must be.
+    #[error(
+        "{}: the file that keeps this node's role is damaged: {what}; restore it from a backup, or remove it and start the node as \
+         a standby, so that it learns the epoch from its primary",
+        path.display()
+    )]
+    DamagedRole {
+        /// The file.
+        path: PathBuf,
+        /// What was expected, and found.
+        what: String,
+    },
+    /// A role is not assumed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Standbys did not catch up in time, so that the primary stays what it is.
+    #[error(
+        "failed to transition from primary to standby gracefully: could not replicate {} in {seconds:.1} s; this node is still {standing} \
+         and writable: bring the standbys up, or assume the role of primary on one of them", list(behind)
+    )]
+    NotCaughtUp {
+        /// What it is still.
+        standing: Standing,
+        /// How long it waited, in seconds.
+        seconds: f64,
+        /// Who lacks what; empty if writes under way did not end.
+        behind: Vec<Behind>,
+    },
+    /// Writes that had begun did not end in time, so that the primary stays what it is.
+    #[error("{writes} writes under way did not end in {seconds:.1} s; this node is still {standing} and writable: try again")]
+    StillWriting {
+        /// What it is still.
+        standing: Standing,
+        /// How long it waited, in seconds.
+        seconds: f64,
+        /// How many.
+        writes: usize,
+    },
+    /// The node's standing changed while a role was being assumed.
+    #[error("this node became {standing} meanwhile; look at the cluster's status and try again")]
+    Overtaken {
+        /// What it is now.
+        standing: Standing,
+    },
+    /// Another role is being assumed.
+    #[error("a role is being assumed at this moment; look at the cluster's status and try again")]
+    Busy,
+    /// A standby cannot be reached, or the stream to it was cut.
+    #[error("{url}: {what}")]
+    Unreachable {
+        /// Its address.
+        url: String,
+        /// What the transport said.
+        what: String,
+    },
+    /// A peer refused a stream or a change.
+    #[error("{url}: the standby answered {code}: {what}")]
+    PeerRefused {
+        /// Its address.
+        url: String,
+        /// The gRPC status code.
+        code: tonic::Code,
+        /// Its message.
+        what: String,
+    },
+    /// A peer's messages are not what the contract says.
+    #[error("the peer broke the protocol: {what}")]
+    Protocol {
+        /// What was expected, and found.
+        what: String,
+    },
+    /// A peer is in a standing in which it does not follow this node.
+    #[error("the peer is {standing} and does not follow this node")]
+    NotFollowing {
+        /// What the peer is.
+        standing: Standing,
+    },
+    /// A standby remote leads to this node itself.
+    #[error("{url} is this node itself ({node}); correct the standby remote")]
+    Myself {
+        /// The URL.
+        url: String,
+        /// This node.
+        node: NodeId,
+    },
+    /// A ref of a standby is not what the primary thought.
+    #[error("`{name}` of database `{database}` is not what the primary thinks; it looks again")]
+    Moved {
+        /// The database.
+        database: String,
+        /// The ref.
+        name: String,
+    },
+    /// A peer names a database that is not here, and does not ask to make it.
+    #[error("no database `{database}` here; the primary looks again")]
+    UnknownDatabase {
+        /// The name.
+        database: String,
+    },
+    /// A followed remote is not configured.
+    #[error("remote `{remote}` not found; add it with `remote add {remote} URL`")]
+    UnknownRemote {
+        /// Its name.
+        remote: String,
+    },
+    /// A branch to follow is not on the remote.
+    #[error("unable to find `{branch}` on `{remote}`: branch not found; correct replicate_heads, or make the branch there")]
+    UnknownBranch {
+        /// The branch.
+        branch: String,
+        /// Name of the remote.
+        remote: String,
+    },
+    /// A branch of the remote does not contain the replica's, and that is not to be given up.
+    #[error(
+        "branch `{branch}`: `{remote}` moved it to a commit that does not contain the replica's; the replica keeps its own while \
+         force_pull is false"
+    )]
+    NotFastForward {
+        /// The branch.
+        branch: String,
+        /// Name of the remote.
+        remote: String,
+    },
+    /// A refresh that this one waited for failed.
+    #[error("{what}")]
+    Shared {
+        /// The message of its error.
+        what: String,
+        /// Its kind.
+        kind: ErrorKind,
+    },
+    /// The exchange of chunks failed.
+    #[error(transparent)]
+    Exchange(#[from] pleach_protocol::Error),
+    /// The engine, or the store below it.
+    #[error(transparent)]
+    Engine(#[from] pleach_engine::Error),
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A thread or task ended without an answer.
+    #[error("a thread of replication ended without an answer: {what}")]
+    Lost {
+        /// What the runtime said.
+        what: String,
+    },
+}
+
+impl Error {
+    /// What the caller can do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::BadConfig { .. } | Error::Myself { .. } | Error::UnknownRemote { .. } | Error::UnknownBranch { .. } => {
+                ErrorKind::Input
+            }
+            Error::Refused(_)
+            | Error::NotCaughtUp { .. }
+            | Error::StillWriting { .. }
+            | Error::Overtaken { .. }
+            | Error::Busy
+            | Error::NotFollowing { .. }
+            | Error::NotFastForward { .. } => ErrorKind::Refused,
+            Error::Unreachable { .. }
+            | Error::PeerRefused { .. }
+            | Error::Protocol { .. }
+            | Error::Moved { .. }
+            | Error::UnknownDatabase { .. } => ErrorKind::Network,
+            Error::Shared { kind, .. } => *kind,
+            Error::Exchange(error) => match error.kind() {
+                pleach_protocol::ErrorKind::Input | pleach_protocol::ErrorKind::NotFound => ErrorKind::Input,
+                pleach_protocol::ErrorKind::Store => ErrorKind::Store,
+                _ => ErrorKind::Network,
+            },
+            Error::DamagedRole { .. } | Error::Engine(_) | Error::Io { .. } | Error::Lost { .. } => ErrorKind::Store,
+        }
+    }
+
+    pub(crate) fn protocol(what: impl Into<String>) -> Error {
+        Error::Protocol { what: what.into() }
+    }
+}
+
+/// Why a write is not taken here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotWritable {
+    /// A standby takes no writes but its primary's.
+    #[error("this server is a read-only standby at epoch {epoch}; write to {}", .primary.as_deref().unwrap_or("its primary"))]
+    Standby {
+        /// Its epoch.
+        epoch: Epoch,
+        /// URL of the primary, if it is known.
+        primary: Option<String>,
+    },
+    /// Two primaries of one epoch were found.
+    #[error(
+        "this server is read-only: another server is primary at its epoch {epoch} too; decide which of them leads, and assume roles \
+         at a higher epoch"
+    )]
+    BrokenConfig {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// The primary is handing over.
+    #[error("this server is read-only while it hands over to a standby; try again in a moment")]
+    HandingOver,
+    /// A read replica takes no writes.
+    #[error("this server is a read replica: it follows remote `{remote}` and takes no writes; write there")]
+    ReadReplica {
+        /// Name of the remote.
+        remote: String,
+    },
+}
+
+impl NotWritable {
+    /// The role that refuses, for the status; `None` for a read replica.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            NotWritable::Standby { .. } => Some(Role::Standby),
+            NotWritable::BrokenConfig { .. } => Some(Role::DetectedBrokenConfig),
+            NotWritable::HandingOver => Some(Role::Primary),
+            NotWritable::ReadReplica { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The limits and intervals of replication, in one file. Those of records and messages are `pleach_protocol::limits`.
+
+use std::time::Duration;
+
+/// How long a primary that becomes a standby waits for its standbys to have everything.
+pub const HAND_OVER: Duration = Duration::from_secs(10);
+
+/// How often a primary says that it is alive.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// How often databases that were made or dropped are looked for.
+pub const LOOK_FOR_DATABASES: Duration = Duration::from_secs(1);
+
+/// How long a primary waits before it connects to a standby again: first, and at most; doubled in between.
+pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Updates in one message of a change, and refs in one message of what a standby holds.
+pub const UPDATES_A_MESSAGE: usize = 4096;
+
+/// Answers on their way from the thread that applies changes to the network.
+pub const ANSWERS_AHEAD: usize = 64;
+
+/// After a standby refused a stream, how long it reads and drops what the primary had sent, so that the reason arrives.
+pub const DRAIN: Duration = Duration::from_secs(1);
+
+/// Epochs of which a node remembers how far they came, for tokens.
+pub const EPOCHS_KEPT: usize = 64;

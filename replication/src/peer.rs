@@ -1,0 +1,220 @@
+//! A standby as its primary sees it: where it is, and how far each database has come there. Called by `session`, which moves it on, by
+//! the watch of each database, and by `cluster` for the status.
+
+use std::collections::BTreeMap;
+use std::time::{Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::error::{Behind, Error, Result};
+
+/// The part of a URL template that stands for the database.
+const DATABASE: &str = "{database}";
+
+/// A standby remote.
+pub(crate) struct Peer {
+    name: String,
+    /// `http://HOST:PORT`.
+    server: String,
+    state: Mutex<State>,
+    /// A database changed here.
+    changed: Notify,
+    /// Connect now, whatever the back-off.
+    kick: Notify,
+    /// Counts what became durable there.
+    progress: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    links: BTreeMap<String, Link>,
+    error: Option<String>,
+}
+
+/// How far a database has come on the standby.
+#[derive(Debug, Default)]
+struct Link {
+    /// The sequence that is durable there; `None` until it is known.
+    acked: Option<u64>,
+    /// When the first change came that is not durable there.
+    behind_since: Option<Instant>,
+    last_update: Option<SystemTime>,
+}
+
+/// What the status shows of a database on a standby.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct LinkStatus {
+    pub(crate) lag_millis: Option<u64>,
+    pub(crate) last_update: Option<SystemTime>,
+    pub(crate) error: Option<String>,
+}
+
+impl Peer {
+    /// The standby called `name`, reached at what `template` says: `http://HOST:PORT/{database}`.
+    pub(crate) fn new(name: &str, template: &str) -> Result<Peer> {
+        let bad = |what: String| Error::BadConfig { what: format!("standby remote `{name}`: {what}") };
+        if name.is_empty() {
+            return Err(Error::BadConfig { what: "expected a name for each standby remote, found an empty one".into() });
+        }
+        if !template.contains(DATABASE) {
+            return Err(bad(format!("expected a URL template that contains {DATABASE}, found `{template}`")));
+        }
+        let authority = template.strip_prefix("http://").and_then(|rest| rest.strip_suffix(&format!("/{DATABASE}")));
+        let host = authority.filter(|authority| !authority.is_empty() && !authority.contains(['/', '@', '{']));
+        let host = host.ok_or_else(|| bad(format!("expected http://HOST:PORT/{DATABASE}, found `{template}`")))?;
+        Ok(Peer {
+            name: name.to_owned(),
+            server: format!("http://{host}"),
+            state: Mutex::default(),
+            changed: Notify::new(),
+            kick: Notify::new(),
+            progress: watch::Sender::new(0),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    // What happens here.
+
+    /// `database` changed. Never blocks for long.
+    pub(crate) fn note_change(&self, database: &str) {
+        let mut state = self.state.lock();
+        match state.links.get_mut(database) {
+            Some(link) => drop(link.behind_since.get_or_insert_with(Instant::now)),
+            None => {
+                let link = Link { behind_since: Some(Instant::now()), ..Link::default() };
+                state.links.insert(database.to_owned(), link);
+            }
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// `database` is gone here.
+    pub(crate) fn forget(&self, database: &str) {
+        self.state.lock().links.remove(database);
+    }
+
+    /// Nothing is known of the standby: this node has just become its primary.
+    pub(crate) fn reset(&self) {
+        *self.state.lock() = State::default();
+    }
+
+    /// Returns when a database has changed since the last call.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Ends the back-off.
+    pub(crate) fn kick(&self) {
+        self.kick.notify_one();
+    }
+
+    /// Returns when the back-off is to end.
+    pub(crate) async fn kicked(&self) {
+        self.kick.notified().await;
+    }
+
+    // What happens there.
+
+    /// The stream to the standby stands.
+    pub(crate) fn connected(&self) {
+        self.state.lock().error = None;
+    }
+
+    /// The stream to the standby ended.
+    pub(crate) fn failed(&self, error: &Error) {
+        self.state.lock().error = Some(error.to_string());
+    }
+
+    /// `database` is durable there up to `sequence`, which was read at `read_at`; here it is at `now`.
+    pub(crate) fn acked(&self, database: &str, sequence: u64, read_at: Instant, now: u64) {
+        let mut state = self.state.lock();
+        let link = state.links.entry(database.to_owned()).or_default();
+        link.acked = Some(sequence);
+        link.behind_since = (now > sequence).then_some(read_at);
+        link.last_update = Some(SystemTime::now());
+        drop(state);
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    /// Tells each progress of the standby.
+    pub(crate) fn progress(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
+    /// Whether the standby lacks something of `database`, which is at `sequence` here.
+    pub(crate) fn behind(&self, database: &str, sequence: u64) -> Option<Behind> {
+        let state = self.state.lock();
+        let acked = state.links.get(database).and_then(|link| link.acked);
+        (acked < Some(sequence)).then(|| Behind {
+            database: database.to_owned(),
+            standby: self.name.clone(),
+            error: state.error.clone(),
+        })
+    }
+
+    pub(crate) fn status(&self, database: &str) -> LinkStatus {
+        let state = self.state.lock();
+        let Some(link) = state.links.get(database) else {
+            return LinkStatus { error: state.error.clone(), ..LinkStatus::default() };
+        };
+        let lag = || link.behind_since.map_or(0, |since| since.elapsed().as_millis().max(1) as u64);
+        LinkStatus {
+            lag_millis: link.acked.map(|_| lag()),
+            last_update: link.last_update,
+            error: state.error.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    fn peer() -> Peer {
+        Peer::new("standby", "http://127.0.0.1:50051/{database}").unwrap()
+    }
+
+    #[test]
+    fn the_template_says_where_the_standby_is() {
+        assert_eq!(peer().server(), "http://127.0.0.1:50051");
+        assert_eq!(Peer::new("s", "http://[::1]:5/{database}").unwrap().server(), "http://[::1]:5");
+        for template in ["http://h:1", "http://h:1/x", "https://h:1/{database}", "http:///{database}", "h/{database}"] {
+            assert!(Peer::new("standby", template).is_err(), "{template}");
+        }
+        assert!(Peer::new("", "http://h:1/{database}").is_err());
+    }
+
+    #[test]
+    fn lag_is_unknown_then_zero_then_grows() {
+        let peer = peer();
+        peer.note_change("shop");
+        assert_eq!(peer.status("shop").lag_millis, None);
+        peer.acked("shop", 5, Instant::now(), 5);
+        assert_eq!(peer.status("shop").lag_millis, Some(0));
+        peer.note_change("shop");
+        assert!(peer.status("shop").lag_millis.unwrap() >= 1);
+        peer.acked("shop", 6, Instant::now(), 6);
+        assert_eq!(peer.status("shop").lag_millis, Some(0));
+    }
+
+    #[test]
+    fn who_acked_less_than_what_is_here_is_behind_and_the_error_says_why() {
+        let peer = peer();
+        assert!(peer.behind("shop", 0).is_some(), "unknown is behind");
+        peer.acked("shop", 5, Instant::now(), 5);
+        assert_eq!(peer.behind("shop", 5), None);
+        peer.failed(&Error::Busy);
+        let behind = peer.behind("shop", 6).unwrap();
+        assert!(behind.to_string().starts_with("`shop` on standby (a role is being assumed"), "{behind}");
+    }
+}

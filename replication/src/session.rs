@@ -1,0 +1,304 @@
+//! One stream from this primary to one standby: greet, learn what the standby holds, then keep it equal. The contract is
+//! `proto/pleach/replication/v1/replication.proto`.
+//!
+//! The one idea: a change is not logged but computed, as the difference between what the standby acknowledged and what is here now. So a
+//! standby that is behind gets one change however much it missed, and the primary keeps only the refs that each standby last had.
+//! Network and chunks are apart: a blocking thread walks the difference, a bounded channel passes back-pressure on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use pleach_engine::Database;
+use pleach_protocol::Sender;
+use pleach_protocol::limits::{
+    CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX,
+    STREAM_WINDOW_BYTES,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+
+
+use crate::error::{Error, Result};
+use crate::limits::{HEARTBEAT, UPDATES_A_MESSAGE};
+use crate::node::Node;
+use crate::peer::Peer;
+use crate::proto::replicate_request::Message as Request;
+use crate::proto::replicate_response::Message as Answer;
+use crate::proto::replication_client::ReplicationClient;
+use crate::proto::{self, ReplicateRequest, ReplicateResponse};
+use crate::role::{Reaction, Standing};
+use crate::shared_refs::{self, SharedRefs};
+use crate::tracked::Tracked;
+
+/// Leads the standby until the stream ends, which is always an error. `listener_url` is where clients reach this node.
+pub(crate) async fn run(
+    node: &Arc<Node>,
+    peer: &Peer,
+    databases: &Tracked,
+    standing: Standing,
+    listener_url: &str,
+) -> Error {
+    let ended = async {
+        let (requests, stream) = mpsc::channel(MESSAGES_AHEAD);
+        let hello = proto::Hello {
+            node: proto::node_bytes(node.id()),
+            standing: Some((&standing).into()),
+            format_digest: pleach_protocol::format_digest(),
+            features: 0,
+            listener_url: listener_url.to_owned(),
+        };
+        send(&requests, Request::Hello(hello)).await?;
+        let mut client = connect(peer.server()).await?;
+        let answers = client.replicate(ReceiverStream::new(stream)).await;
+        let mut answers = Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
+        let held = greet(node, peer, &standing, &mut answers).await?;
+        peer.connected();
+        let session = Session { peer, databases, standing, held, sending: None, in_flight: HashMap::new(), requests };
+        session.lead(node, &mut answers).await
+    };
+    match ended.await {
+        Err(error) => error,
+        Ok(never) => match never {},
+    }
+}
+
+async fn connect(server: &str) -> Result<ReplicationClient<Channel>> {
+    let unreachable =
+        |error: &dyn std::error::Error| Error::Unreachable { url: server.to_owned(), what: root_cause(error) };
+    let endpoint = Endpoint::from_shared(server.to_owned())
+        .map_err(|error| unreachable(&error))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
+    Ok(ReplicationClient::new(channel)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX))
+}
+
+/// The answers of a standby.
+struct Answers<'a> {
+    stream: Streaming<ReplicateResponse>,
+    peer: &'a Peer,
+}
+
+impl Answers<'_> {
+    async fn next(&mut self) -> Result<Answer> {
+        let cut = || Error::Unreachable { url: self.peer.server().to_owned(), what: "the stream was closed".into() };
+        let answer = self.stream.message().await.map_err(|status| refused(self.peer, &status))?;
+        answer.ok_or_else(cut)?.message.ok_or_else(|| Error::protocol("an empty answer"))
+    }
+}
+
+/// Says Hello's part of the exchange: reacts to what the peer is, and learns what it holds.
+async fn greet(
+    node: &Arc<Node>,
+    peer: &Peer,
+    standing: &Standing,
+    answers: &mut Answers<'_>,
+) -> Result<BTreeMap<String, SharedRefs>> {
+    let Answer::HelloAck(ack) = answers.next().await? else {
+        return Err(Error::protocol("the answer to a Hello begins with a HelloAck"));
+    };
+    if proto::node(&ack.node)? == node.id() {
+        return Err(Error::Myself { url: peer.server().to_owned(), node: node.id() });
+    }
+    let theirs = Standing::try_from(ack.standing)?;
+    let reaction = meet(node, theirs).await?;
+    if reaction != Reaction::Lead || theirs.epoch != standing.epoch || theirs.leader != Some(node.id()) {
+        return Err(Error::NotFollowing { standing: theirs });
+    }
+    if ack.format_digest != pleach_protocol::format_digest() {
+        tracing::warn!(standby = peer.name(), "the standby computes with other formats; whole chunks are sent");
+    }
+    let mut held: BTreeMap<String, SharedRefs> = BTreeMap::new();
+    loop {
+        match answers.next().await? {
+            Answer::Ready(_) => return Ok(held),
+            Answer::Held(part) => {
+                let refs = held.entry(part.database).or_default();
+                for one in part.refs {
+                    refs.insert(one.name, proto::hash(&one.hash)?);
+                }
+                if refs.len() > REFS_MAX {
+                    return Err(Error::protocol(format!("more than {REFS_MAX} refs in a database")));
+                }
+            }
+            _ => return Err(Error::protocol("expected Held or Ready")),
+        }
+    }
+}
+
+/// Meets the peer on a thread that may write the role file.
+async fn meet(node: &Arc<Node>, theirs: Standing) -> Result<Reaction> {
+    let node = node.clone();
+    crate::blocking(move || node.meet(&theirs)).await
+}
+
+struct Session<'a> {
+    peer: &'a Peer,
+    databases: &'a Tracked,
+    standing: Standing,
+    /// What the standby has of each database, while no change of it is under way.
+    held: BTreeMap<String, SharedRefs>,
+    /// The change that a thread is sending.
+    sending: Option<Sending>,
+    /// What was sent and is not acknowledged, by database.
+    in_flight: HashMap<String, Sent>,
+    requests: mpsc::Sender<ReplicateRequest>,
+}
+
+struct Sending {
+    database: String,
+    thread: JoinHandle<Result<Sent>>,
+}
+
+/// A change that was sent but for its Finish.
+struct Sent {
+    sequence: u64,
+    /// What the standby has after it.
+    refs: SharedRefs,
+    records: u64,
+    read_at: Instant,
+}
+
+impl Session<'_> {
+    async fn lead(mut self, node: &Arc<Node>, answers: &mut Answers<'_>) -> Result<std::convert::Infallible> {
+        let mut acked: HashMap<String, u64> = HashMap::new();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        loop {
+            if self.sending.is_none() {
+                self.sending = self.next_change(&acked);
+            }
+            tokio::select! {
+                answer = answers.next() => match answer? {
+                    Answer::Ack(ack) => {
+                        let sequence = self.ack(&ack)?;
+                        acked.insert(ack.database, sequence);
+                    }
+                    Answer::Fenced(fenced) => {
+                        let standing = Standing::try_from(fenced.standing)?;
+                        meet(node, standing).await?;
+                        return Err(Error::NotFollowing { standing });
+                    }
+                    _ => return Err(Error::protocol("expected Ack or Fenced")),
+                },
+                sent = sent(&mut self.sending) => {
+                    let (database, sent) = sent?;
+                    let finish = proto::Finish { records: sent.records };
+                    self.in_flight.insert(database, sent);
+                    send(&self.requests, Request::Finish(finish)).await?;
+                }
+                () = self.peer.changed() => {}
+                _ = heartbeat.tick(), if self.sending.is_none() => {
+                    send(&self.requests, Request::Heartbeat(proto::Heartbeat {})).await?;
+                }
+            }
+        }
+    }
+
+    /// Begins to send what the standby lacks of some database, one at a time for each.
+    fn next_change(&mut self, acked: &HashMap<String, u64>) -> Option<Sending> {
+        let lacks = |name: &String, database: &Database| {
+            !self.in_flight.contains_key(name) && acked.get(name).is_none_or(|&acked| database.sequence() > acked)
+        };
+        let (name, database) = self.databases.find(lacks)?;
+        let held = self.held.remove(&name);
+        let (epoch, requests) = (self.standing.epoch.0, self.requests.clone());
+        let change = proto::Change { epoch, sequence: 0, database: name.clone(), create: held.is_none() };
+        let thread = tokio::task::spawn_blocking(move || {
+            send_change(&database, change, &held.unwrap_or_default(), &mut |message| {
+                let message = ReplicateRequest { message: Some(message) };
+                requests.blocking_send(message).map_err(|_| cut())
+            })
+        });
+        Some(Sending { database: name, thread })
+    }
+
+    /// Takes an acknowledgement; gives its sequence.
+    fn ack(&mut self, ack: &proto::Ack) -> Result<u64> {
+        let sent = self.in_flight.remove(&ack.database).filter(|sent| sent.sequence == ack.sequence);
+        let Some(sent) = sent else {
+            let what = format!("an Ack of `{}` at {}, which was not sent", ack.database, ack.sequence);
+            return Err(Error::protocol(what));
+        };
+        let now = self.databases.get(&ack.database).map_or(sent.sequence, |database| database.sequence());
+        self.held.insert(ack.database.clone(), sent.refs);
+        self.peer.acked(&ack.database, sent.sequence, sent.read_at, now);
+        Ok(sent.sequence)
+    }
+}
+
+/// The change that was being sent, when its thread is done; never if there is none.
+async fn sent(sending: &mut Option<Sending>) -> Result<(String, Sent)> {
+    let Some(under_way) = sending else { return std::future::pending().await };
+    let sent = (&mut under_way.thread).await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
+    let database = std::mem::take(&mut under_way.database);
+    *sending = None;
+    Ok((database, sent?))
+}
+
+/// Sends a change but for its Finish: what makes `held` equal to `database` now. Blocking.
+fn send_change(
+    database: &Database,
+    change: proto::Change,
+    held: &SharedRefs,
+    send: &mut dyn FnMut(Request) -> Result<()>,
+) -> Result<Sent> {
+    let read_at = Instant::now();
+    // Read before the refs, which so include it.
+    let sequence = database.sequence();
+    let refs = shared_refs::read(database);
+    let knows = |hash: &pleach_engine::Hash| database.store().contains(hash);
+    let updates = shared_refs::updates(held, &refs, knows);
+    send(Request::Change(proto::Change { sequence, ..change }))?;
+    for part in updates.chunks(UPDATES_A_MESSAGE) {
+        send(Request::Updates(proto::Updates { updates: part.iter().map(Into::into).collect() }))?;
+    }
+    let targets = shared_refs::targets(&updates);
+    let mut records = 0;
+    if !targets.is_empty() {
+        let bases = shared_refs::bases(held, &updates, knows);
+        let mut sender = Sender::new(database, pleach_engine::difference(database, &targets, &bases)?)?;
+        while let Some(data) = sender.next_message()? {
+            send(Request::Data(data))?;
+        }
+        records = sender.records();
+    }
+    Ok(Sent { sequence, refs, records, read_at })
+}
+
+async fn send(requests: &mpsc::Sender<ReplicateRequest>, message: Request) -> Result<()> {
+    requests.send(ReplicateRequest { message: Some(message) }).await.map_err(|_| cut())
+}
+
+fn cut() -> Error {
+    Error::Lost { what: "the stream to the standby was closed".into() }
+}
+
+/// What a gRPC status of the standby means.
+fn refused(peer: &Peer, status: &Status) -> Error {
+    let url = peer.server().to_owned();
+    match std::error::Error::source(status) {
+        Some(cause) => Error::Unreachable { url, what: root_cause(cause) },
+        None => Error::PeerRefused { url, code: status.code(), what: status.message().to_owned() },
+    }
+}
+
+/// The innermost cause of an error: "connection refused" rather than "transport error".
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,81 @@
+//! The databases that a cluster replicates: all that there are, each watched once. Called by `cluster`, and by each session.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use pleach_engine::Database;
+
+use crate::error::Result;
+use crate::node::Node;
+use crate::peer::Peer;
+
+/// The databases under replication.
+pub(crate) struct Tracked {
+    node: Arc<Node>,
+    peers: Arc<[Arc<Peer>]>,
+    /// Held while databases are looked for, so that each is watched once.
+    looking: Mutex<()>,
+    databases: Mutex<BTreeMap<String, Database>>,
+}
+
+impl Tracked {
+    pub(crate) fn new(node: Arc<Node>, peers: Arc<[Arc<Peer>]>) -> Tracked {
+        Tracked { node, peers, looking: Mutex::default(), databases: Mutex::default() }
+    }
+
+    /// Takes up databases that were made since, and leaves those that are gone. Opens what it takes up. Blocking.
+    ///
+    /// # Errors
+    /// A database that cannot be opened is left out, and said in the log; other errors of the data directory.
+    pub(crate) fn look(&self) -> Result<()> {
+        let _looking = self.looking.lock();
+        let names = self.node.databases().list()?;
+        let gone: Vec<String> = self.databases.lock().keys().filter(|name| !names.contains(name)).cloned().collect();
+        for name in gone {
+            self.databases.lock().remove(&name);
+            self.peers.iter().for_each(|peer| peer.forget(&name));
+        }
+        for name in names {
+            if self.databases.lock().contains_key(&name) {
+                continue;
+            }
+            match self.node.databases().get(&name) {
+                Ok(Some(database)) => self.take_up(name, database),
+                Ok(None) => {}
+                Err(error) => tracing::error!(database = name, %error, "not replicated: the database cannot be opened"),
+            }
+        }
+        Ok(())
+    }
+
+    fn take_up(&self, name: String, database: Database) {
+        database.set_epoch(self.node.standing().epoch.0);
+        let (peers, watched) = (self.peers.clone(), name.clone());
+        database.watch(move |_| peers.iter().for_each(|peer| peer.note_change(&watched)));
+        self.databases.lock().insert(name.clone(), database);
+        self.peers.iter().for_each(|peer| peer.note_change(&name));
+    }
+
+    /// The database called `name`.
+    pub(crate) fn get(&self, name: &str) -> Option<Database> {
+        self.databases.lock().get(name).cloned()
+    }
+
+    /// All databases, by name.
+    pub(crate) fn all(&self) -> Vec<(String, Database)> {
+        self.databases.lock().iter().map(|(name, database)| (name.clone(), database.clone())).collect()
+    }
+
+    /// The first database that is `wanted`.
+    pub(crate) fn find(&self, wanted: impl Fn(&String, &Database) -> bool) -> Option<(String, Database)> {
+        let databases = self.databases.lock();
+        let found = databases.iter().find(|(name, database)| wanted(name, database));
+        found.map(|(name, database)| (name.clone(), database.clone()))
+    }
+
+    /// Lets go of all databases, so that they can be closed.
+    pub(crate) fn clear(&self) {
+        self.databases.lock().clear();
+    }
+}
