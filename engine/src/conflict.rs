@@ -15,9 +15,10 @@ use pleach_chunkstore::{Hash, RefUpdate};
 
 use crate::{
     blob,
+    branches::Branch,
     catalogue::{self, Entry, Name, TableEntry},
     chunks::{Read, Writer},
-    database::{Branch, Database},
+    database::Database,
     definition::Definition,
     error::{Error, Result},
     map::{

@@ -20,6 +20,7 @@
 //! ```
 
 mod blob;
+mod branches;
 mod catalogue;
 mod chunks;
 mod commit;
@@ -36,13 +37,15 @@ mod merge;
 mod names;
 mod revision;
 pub mod row;
+mod settings;
 mod snapshot;
 mod transaction;
 
 pub use blob::VALUE_BYTES_MAX;
+pub use branches::Branch;
 pub use commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX};
 pub use conflict::{Conflict, Side};
-pub use database::{Branch, Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
+pub use database::{Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
 pub use definition::Definition;
 pub use difference::{Base, Difference, Sent, difference};
 pub use error::{Error, ErrorKind, Result};

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use pleach_chunkstore::{Hash, RefUpdate};
 
 use crate::{
+    branches::Branch,
     catalogue::{self, Entry, Name, TableEntry},
     chunks::{Read, Writer},
     conflict::{self, Side},
-    database::{Branch, Database, NewCommit},
+    database::{Database, NewCommit},
     definition::Definition,
     error::{Error, Result},
     history,

@@ -14,8 +14,9 @@ use pleach_chunkstore::{Hash, Outcome};
 pub(crate) use crate::committer::Queue;
 use crate::{
     blob::{self, VALUE_BYTES_MAX},
+    branches::Branch,
     chunks::Writer,
-    database::{Branch, Database},
+    database::Database,
     definition::Definition,
     error::{Error, Result},
     map::{
