@@ -135,3 +135,31 @@ impl From<pleach_protocol::Error> for Failure {
         }
     }
 }
+
+impl From<pleach_replication::NotWritable> for Failure {
+    fn from(refusal: pleach_replication::NotWritable) -> Failure {
+        split(Kind::NotAllowed, &refusal.to_string())
+    }
+}
+
+impl From<pleach_replication::Error> for Failure {
+    fn from(error: pleach_replication::Error) -> Failure {
+        use pleach_replication::{Error, ErrorKind};
+        let message = error.to_string();
+        match error {
+            Error::Engine(error) => error.into(),
+            Error::Exchange(error) => error.into(),
+            Error::BadConfig { .. } => split(Kind::Usage, &message),
+            Error::DamagedRole { .. } => split(Kind::Damaged, &message),
+            Error::Refused(_) => {
+                let failure = split(Kind::Refused, &message);
+                let hint = "`pleach cluster status` shows role and epoch; take an epoch that is higher than every node's";
+                if failure.hint.is_some() { failure } else { failure.hint(hint) }
+            }
+            ref error => match error.kind() {
+                ErrorKind::Network => split(Kind::Remote, &message),
+                _ => split(Kind::Refused, &message),
+            },
+        }
+    }
+}
