@@ -68,9 +68,10 @@ pub struct Store {
 pub struct Replication {
     /// Name of the remote that each database follows, read-only.
     pub read_replica_remote: String,
-    /// Patterns (`*` matches any text) of the branches that are followed; empty with `all_heads`.
+    /// Patterns (`*` matches any text) of the branches that are followed. Neither these nor `all_heads`, or both, and nothing is
+    /// followed: the server says so and serves what it has.
     pub heads: Vec<String>,
-    /// Every branch is followed.
+    /// Every branch is followed, and tags.
     pub all_heads: bool,
     /// A branch that is no fast-forward of the replica's is taken all the same.
     pub force_pull: bool,
@@ -213,12 +214,6 @@ fn replication(file: file::Replication) -> Checked<Replication> {
         .map(|head| head.trim().to_owned())
         .filter(|head| !head.is_empty())
         .collect();
-    if file.replicate_all_heads && !heads.is_empty() {
-        return Err("replication: replicate_heads and replicate_all_heads: true exclude each other".into());
-    }
-    if !file.replicate_all_heads && heads.is_empty() {
-        return Err("replication: expected replicate_heads (for example `main,feature-*`) or replicate_all_heads: true".into());
-    }
     Ok(Replication {
         read_replica_remote: remote,
         heads,
@@ -370,7 +365,14 @@ mod tests {
         let replication =
             parse("replication: {read_replica_remote: origin, replicate_heads: 'main, feature-*'}").unwrap();
         assert_eq!(replication.replication.unwrap().heads, ["main", "feature-*"]);
-        assert!(message("replication: {read_replica_remote: origin}").contains("replicate_heads"));
+        assert!(
+            parse("replication: {read_replica_remote: origin}")
+                .unwrap()
+                .replication
+                .unwrap()
+                .heads
+                .is_empty()
+        );
         assert!(message("replication: {replicate_all_heads: true}").contains("read_replica_remote"));
     }
 }

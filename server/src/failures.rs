@@ -118,7 +118,7 @@ impl From<pleach_protocol::Error> for Failure {
             Error::Io { path, source } => Failure::file(path.display(), &source),
             Error::BadUrl { .. } => split(Kind::Usage, &message),
             Error::BadRef { .. } => Failure::usage(message).hint("names follow git's rules"),
-            Error::BadDatabaseName { .. } => Failure::usage(message)
+            Error::BadDatabaseName { .. } => Failure::refused(message)
                 .hint("begin with a small letter, a digit or `_`, and go on with these and `-`"),
             Error::Exists { .. } => Failure::exists("").reworded(split(Kind::Refused, &message)),
             Error::UnknownBranch { .. } => Failure::not_found(message).hint(
@@ -131,6 +131,34 @@ impl From<pleach_protocol::Error> for Failure {
                     .hint("write on the primary, or on the server that this one follows"),
                 ErrorKind::Network | ErrorKind::Peer => split(Kind::Remote, &message),
                 ErrorKind::Store => split(Kind::Refused, &message),
+            },
+        }
+    }
+}
+
+impl From<pleach_replication::NotWritable> for Failure {
+    fn from(refusal: pleach_replication::NotWritable) -> Failure {
+        split(Kind::NotAllowed, &refusal.to_string())
+    }
+}
+
+impl From<pleach_replication::Error> for Failure {
+    fn from(error: pleach_replication::Error) -> Failure {
+        use pleach_replication::{Error, ErrorKind};
+        let message = error.to_string();
+        match error {
+            Error::Engine(error) => error.into(),
+            Error::Exchange(error) => error.into(),
+            Error::BadConfig { .. } => split(Kind::Usage, &message),
+            Error::DamagedRole { .. } => split(Kind::Damaged, &message),
+            Error::Refused(_) => {
+                let failure = split(Kind::Refused, &message);
+                let hint = "`pleach cluster status` shows role and epoch; take an epoch that is higher than every node's";
+                if failure.hint.is_some() { failure } else { failure.hint(hint) }
+            }
+            ref error => match error.kind() {
+                ErrorKind::Network => split(Kind::Remote, &message),
+                _ => split(Kind::Refused, &message),
             },
         }
     }

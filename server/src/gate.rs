@@ -3,6 +3,8 @@
 //! The service asks before it looks a database up, so that a standby refuses a write to a database that it does not have.
 //! [`Alone`] is the gate of a server without replication.
 
+use std::time::{Duration, Instant};
+
 use pleach_engine::{Database, Token};
 
 use crate::error::{Failure, Result};
@@ -19,10 +21,11 @@ pub trait Gate: Send + Sync + 'static {
     /// Brings `database` up to what a read must see.
     fn before_read(&self, name: &str, database: &Database) -> Result<()>;
 
-    /// The write of `token` is in `database`.
-    fn has_reached(&self, _name: &str, database: &Database, token: &Token) -> bool {
-        database.sequence() >= token.sequence
-    }
+    /// Waits until `database` has the write of `token`; false if it does not within `limit`.
+    fn wait_for(&self, name: &str, database: &Database, token: &Token, limit: Duration) -> bool;
+
+    /// A database was made or dropped.
+    fn databases_changed(&self) -> Result<()>;
 
     /// Role, epoch, and every database on every standby.
     fn status(&self) -> Result<ClusterStatusResponse>;
@@ -43,6 +46,14 @@ impl Gate for Alone {
         Ok(())
     }
 
+    fn wait_for(&self, _name: &str, database: &Database, token: &Token, limit: Duration) -> bool {
+        poll(limit, || database.sequence() >= token.sequence)
+    }
+
+    fn databases_changed(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn status(&self) -> Result<ClusterStatusResponse> {
         Err(no_cluster())
     }
@@ -52,7 +63,22 @@ impl Gate for Alone {
     }
 }
 
-fn no_cluster() -> Failure {
+pub(crate) fn no_cluster() -> Failure {
     Failure::refused("this server is in no cluster")
         .hint("add a `cluster:` stanza to its config.yaml and restart it")
+}
+
+/// How often [`poll`] looks.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Asks until the answer is yes, or time is over.
+pub(crate) fn poll(limit: Duration, reached: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + limit;
+    while !reached() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(POLL);
+    }
+    true
 }

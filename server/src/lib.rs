@@ -15,6 +15,7 @@ mod failures;
 pub mod gate;
 pub mod ops;
 pub mod proto;
+mod replication;
 pub mod serve;
 pub mod service;
 pub mod tabular;

@@ -4,20 +4,21 @@
 //! SIGINT stops accepting, lets running requests end, and closes its databases, so that the next start recovers nothing.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_engine::{Durability, Options};
 use pleach_protocol::{Databases, SyncService};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::{Address, Config, Store};
 use crate::error::{Failure, Result};
-use crate::gate::{Alone, Gate};
+use crate::gate::Gate;
 use crate::proto::{self, data_server::DataServer};
+use crate::replication::{self, Replication};
 use crate::service::{DataService, MESSAGE_BYTES_MAX};
 
 /// How long running requests may take to end after a signal.
@@ -47,19 +48,23 @@ fn options(store: &Store) -> Options {
     Options { cache_bytes: store.cache_bytes, durability, ..Options::default() }
 }
 
-/// Who decides about writes and roles.
-fn gate(config: &Config) -> Result<Arc<dyn Gate>> {
-    if config.replication.is_some() || config.cluster.is_some() {
-        return Err(Failure::usage("this build serves without replication")
-            .hint("remove the `replication:` and `cluster:` stanzas"));
-    }
-    Ok(Arc::new(Alone))
+async fn serve(config: &Config, databases: &Databases) -> Result<()> {
+    let stop = stop_signal()?;
+    let (socket, address) = bind(&config.listener, "--listen HOST:PORT")?;
+    let replication = Replication::start(config, databases, format!("http://{address}")).await?;
+    let served = listen(socket, address, databases, replication.gate(), stop).await;
+    replication.stop().await;
+    served
 }
 
-async fn serve(config: &Config, databases: &Databases) -> Result<()> {
-    let gate = gate(config)?;
-    let stop = stop_signal()?;
-    let (listener, address) = bind(&config.listener).await?;
+/// Serves the listener until `stop`.
+async fn listen(
+    socket: TcpSocket,
+    address: SocketAddr,
+    databases: &Databases,
+    gate: Arc<dyn Gate>,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DataServer<DataService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -75,12 +80,13 @@ async fn serve(config: &Config, databases: &Databases) -> Result<()> {
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let incoming = TcpIncoming::from(replication::listen(socket)?).with_nodelay(Some(true));
     let server = pleach_protocol::transport()
         .add_service(data)
         .add_service(sync)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async {
+        .serve_with_incoming_shutdown(incoming, async {
             // An error means that the sender is gone, which is a reason to stop as well.
             let _ = stopped.await;
         });
@@ -100,23 +106,27 @@ async fn serve(config: &Config, databases: &Databases) -> Result<()> {
     }
 }
 
-/// Binds the listener; port 0 takes a free one.
-async fn bind(address: &Address) -> Result<(TcpListener, SocketAddr)> {
-    let bound = match TcpListener::bind((address.host.as_str(), address.port)).await {
-        Ok(listener) => listener.local_addr().map(|bound| (listener, bound)),
-        Err(error) => Err(error),
+/// Binds a port, without accepting anybody yet; port 0 takes a free one. `setting` is where another one can be chosen.
+pub(crate) fn bind(address: &Address, setting: &str) -> Result<(TcpSocket, SocketAddr)> {
+    let bind = || {
+        let resolved = (address.host.as_str(), address.port).to_socket_addrs()?.next();
+        let resolved = resolved.ok_or(std::io::ErrorKind::AddrNotAvailable)?;
+        let socket = if resolved.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // A port of a server that was just stopped can be taken again at once.
+        socket.set_reuseaddr(true)?;
+        socket.bind(resolved)?;
+        let bound = socket.local_addr()?;
+        Ok((socket, bound))
     };
-    bound.map_err(|error| match error.kind() {
+    bind().map_err(|error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AddrInUse => Failure::refused(format!("{address} is in use by another process"))
-            .hint(
-                "stop that process, or choose another port with --listen HOST:PORT; port 0 takes a free one",
-            ),
+            .hint(format!("stop that process, or choose another port with {setting}")),
         std::io::ErrorKind::PermissionDenied => {
             Failure::not_allowed(format!("not allowed to listen on {address}"))
-                .hint("choose a port above 1023 with --listen HOST:PORT")
+                .hint(format!("choose a port above 1023 with {setting}"))
         }
         _ => Failure::refused(format!("cannot listen on {address}: {error}"))
-            .hint("choose an address of this machine with --listen HOST:PORT"),
+            .hint(format!("choose an address of this machine with {setting}")),
     })
 }
 

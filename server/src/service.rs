@@ -5,7 +5,7 @@
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pleach_engine::{Database, Token};
 use pleach_protocol::Databases;
@@ -26,8 +26,6 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 const MESSAGES_WAITING_MAX: usize = 4;
 /// How long a read waits for the write of its token.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How often it looks.
-const TOKEN_POLL: Duration = Duration::from_millis(2);
 
 /// The service over the databases of one data directory.
 #[derive(Clone)]
@@ -136,17 +134,15 @@ impl DataService {
             return Ok(());
         }
         let token: Token = target.after.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-        let deadline = Instant::now() + TOKEN_WAIT_MAX;
-        while !self.gate.has_reached(&target.database, database, &token) {
-            if Instant::now() >= deadline {
-                return Err(Failure::remote(format!(
-                    "this server does not have the write of token {token} yet"
-                ))
-                .hint("read again later, read on the server that took the write, or read without --after"));
+        match self.gate.wait_for(&target.database, database, &token, TOKEN_WAIT_MAX) {
+            true => Ok(()),
+            false => {
+                Err(Failure::remote(format!("this server does not have the write of token {token} yet"))
+                    .hint(
+                        "read again later, read on the server that took the write, or read without --after",
+                    ))
             }
-            std::thread::sleep(TOKEN_POLL);
         }
-        Ok(())
     }
 
     fn import_file(&self, start: &ImportStart, file: impl Read) -> Result<ImportResponse> {
@@ -280,7 +276,10 @@ calls! {
             let _permit = service.gate.writable()?;
             let name = request.into_inner().name;
             match service.databases.create(&name) {
-                Ok(_) => Ok(CreateDatabaseResponse {}),
+                Ok(_) => {
+                    service.gate.databases_changed()?;
+                    Ok(CreateDatabaseResponse {})
+                }
                 Err(pleach_protocol::Error::Exists { .. }) => {
                     Err(Failure::exists(format!("database `{name}` exists already"))
                         .hint("use it as it is, choose another name, or drop it first"))
@@ -297,7 +296,10 @@ calls! {
             let _permit = service.gate.writable()?;
             let name = request.into_inner().name;
             match service.databases.drop_database(&name)? {
-                true => Ok(DropDatabaseResponse {}),
+                true => {
+                    service.gate.databases_changed()?;
+                    Ok(DropDatabaseResponse {})
+                }
                 false => Err(no_database(&name)),
             }
         })

@@ -29,7 +29,7 @@ pub fn put(session: &Session, request: &PutRequest) -> Result<PutResponse> {
                 return Err(Failure::refused(format!(
                     "table `{table}` has typed columns: put writes raw tables only"
                 ))
-                .hint(format!("write the row to a file and run `pleach import {table} FILE --upsert`")));
+                .hint(format!("use import --upsert with a file that holds the row: `pleach import {table} FILE --upsert`")));
             }
             Some(_) => {}
             None => transaction.create_table(table, None)?,

@@ -1,0 +1,239 @@
+//! Replication as this server does it, by its configuration: alone, a read replica of a remote, or a node of a cluster with a port
+//! for its peers. Each is a [`Gate`] for the service, and something to stop at the end.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use pleach_engine::{Database, Hash, Token};
+use pleach_protocol::Databases;
+use pleach_replication::{
+    Cluster, ClusterConfig, Epoch, ReadReplica, ReplicaConfig, StandbyRemote, StatusRow,
+};
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tonic::transport::server::TcpIncoming;
+
+use crate::config::{self, Config};
+use crate::error::{Failure, Result};
+use crate::gate::{Alone, Gate, Permit, no_cluster, poll};
+use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
+
+/// How many of the newest commits of each branch a read replica looks through for the write of a token.
+const COMMITS_SEARCHED: usize = 1000;
+
+/// What runs beside the listener.
+pub(crate) struct Replication {
+    gate: Arc<dyn Gate>,
+    node: Option<Node>,
+}
+
+/// A node of a cluster, and the server of its port.
+struct Node {
+    cluster: Cluster,
+    stop: watch::Sender<bool>,
+    port: JoinHandle<std::result::Result<(), tonic::transport::Error>>,
+}
+
+impl Replication {
+    /// Starts what the configuration says: roles are recovered and the cluster port is served when it returns. `listener_url` is what
+    /// standbys tell clients that want to write.
+    pub(crate) async fn start(
+        config: &Config,
+        databases: &Databases,
+        listener_url: String,
+    ) -> Result<Replication> {
+        if let Some(cluster) = &config.cluster {
+            return Replication::cluster(cluster, databases, listener_url).await;
+        }
+        let gate: Arc<dyn Gate> = match &config.replication {
+            None => Arc::new(Alone),
+            Some(replication) => {
+                let replica = ReadReplica::new(ReplicaConfig {
+                    remote: replication.read_replica_remote.clone(),
+                    heads: replication.heads.clone(),
+                    all_heads: replication.all_heads,
+                    force_pull: replication.force_pull,
+                });
+                if let Some(warning) = replica.warning() {
+                    tracing::warn!("{warning}");
+                }
+                Arc::new(ReplicaGate { replica, runtime: Handle::current() })
+            }
+        };
+        Ok(Replication { gate, node: None })
+    }
+
+    async fn cluster(
+        config: &config::Cluster,
+        databases: &Databases,
+        listener_url: String,
+    ) -> Result<Replication> {
+        let (socket, address) =
+            crate::serve::bind(&config.remotesapi, "cluster.remotesapi in the configuration")?;
+        let standbys = config.standby_remotes.iter();
+        let standbys =
+            standbys.map(|standby| StandbyRemote::new(&standby.name, &standby.remote_url_template)).collect();
+        let cluster = Cluster::start(
+            ClusterConfig {
+                bootstrap_role: match config.bootstrap_role {
+                    config::Role::Primary => pleach_replication::Role::Primary,
+                    config::Role::Standby => pleach_replication::Role::Standby,
+                },
+                bootstrap_epoch: Epoch(config.bootstrap_epoch),
+                listener_url,
+                ..ClusterConfig::new(standbys)
+            },
+            databases.clone(),
+        )
+        .await?;
+        let (stop, mut stopped) = watch::channel(false);
+        let incoming = TcpIncoming::from(listen(socket)?).with_nodelay(Some(true));
+        let port = pleach_protocol::transport().add_service(cluster.service().into_server());
+        let port = tokio::spawn(port.serve_with_incoming_shutdown(incoming, async move {
+            // An error means that the sender is gone, which is a reason to stop as well.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }));
+        tracing::info!("peers are served on {address}");
+        let gate = Arc::new(ClusterGate { cluster: cluster.clone(), runtime: Handle::current() });
+        Ok(Replication { gate, node: Some(Node { cluster, stop, port }) })
+    }
+
+    /// Who decides about writes and roles.
+    pub(crate) fn gate(&self) -> Arc<dyn Gate> {
+        self.gate.clone()
+    }
+
+    /// Stops replication and lets go of all databases.
+    pub(crate) async fn stop(self) {
+        if let Some(Node { cluster, stop, port }) = self.node {
+            stop.send_replace(true);
+            cluster.shutdown().await;
+            if let Err(error) = port.await {
+                tracing::warn!("the cluster port ended with an error: {error}");
+            }
+        }
+    }
+}
+
+/// Accepts connections on a bound socket.
+pub(crate) fn listen(socket: tokio::net::TcpSocket) -> Result<TcpListener> {
+    const WAITING_MAX: u32 = 1024;
+    socket.listen(WAITING_MAX).map_err(|error| Failure::refused(format!("cannot listen: {error}")))
+}
+
+/// The gate of a cluster's node. Its calls come from threads that may block.
+struct ClusterGate {
+    cluster: Cluster,
+    runtime: Handle,
+}
+
+impl Gate for ClusterGate {
+    fn writable(&self) -> Result<Permit> {
+        Ok(Box::new(self.cluster.gate()?))
+    }
+
+    fn before_read(&self, _name: &str, _database: &Database) -> Result<()> {
+        Ok(())
+    }
+
+    fn wait_for(&self, name: &str, database: &Database, token: &Token, limit: Duration) -> bool {
+        self.runtime.block_on(self.cluster.wait_for(name, database, token, limit))
+    }
+
+    fn databases_changed(&self) -> Result<()> {
+        Ok(self.runtime.block_on(self.cluster.look_for_databases())?)
+    }
+
+    fn status(&self) -> Result<ClusterStatusResponse> {
+        let standing = self.cluster.standing();
+        let databases = self.cluster.status().into_iter().map(row).collect();
+        Ok(ClusterStatusResponse {
+            role: standing.role.word().to_owned(),
+            epoch: standing.epoch.0,
+            databases,
+        })
+    }
+
+    fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
+        let standing = self.runtime.block_on(self.cluster.assume_role(&request.role, request.epoch))?;
+        Ok(AssumeRoleResponse { role: standing.role.word().to_owned(), epoch: standing.epoch.0 })
+    }
+}
+
+fn row(row: StatusRow) -> StandbyStatus {
+    let micros = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        i64::try_from(since.as_micros()).ok()
+    };
+    StandbyStatus {
+        database: row.database,
+        standby_remote: row.standby_remote,
+        role: row.role.word().to_owned(),
+        epoch: row.epoch.0,
+        replication_lag_millis: row.replication_lag_millis,
+        last_update_micros: row.last_update.and_then(micros),
+        current_error: row.current_error,
+    }
+}
+
+/// The gate of a read replica: no writes, and every read is of the remote as it is now.
+struct ReplicaGate {
+    replica: ReadReplica,
+    runtime: Handle,
+}
+
+impl Gate for ReplicaGate {
+    fn writable(&self) -> Result<Permit> {
+        self.replica.gate()?;
+        Ok(Box::new(()))
+    }
+
+    fn before_read(&self, name: &str, database: &Database) -> Result<()> {
+        let refreshed = self.runtime.block_on(self.replica.refresh(name, database))?;
+        for warning in refreshed.warnings {
+            tracing::warn!(database = name, "{warning}");
+        }
+        Ok(())
+    }
+
+    /// A token of the remote names its root: it is here as some branch's work, or as what a commit holds.
+    fn wait_for(&self, name: &str, database: &Database, token: &Token, limit: Duration) -> bool {
+        let is_disabled = self.replica.warning().is_some();
+        poll(limit, || match is_disabled {
+            true => database.sequence() >= token.sequence,
+            false => {
+                self.before_read(name, database).is_ok() && has_root(database, &token.root).unwrap_or(false)
+            }
+        })
+    }
+
+    fn databases_changed(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> Result<ClusterStatusResponse> {
+        Err(no_cluster())
+    }
+
+    fn assume_role(&self, _request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
+        Err(no_cluster())
+    }
+}
+
+fn has_root(database: &Database, root: &Hash) -> Result<bool> {
+    for branch in database.branches()? {
+        if branch.work == *root {
+            return Ok(true);
+        }
+        if let Some(head) = branch.head {
+            for commit in database.log(&head)?.take(COMMITS_SEARCHED) {
+                if commit?.1.root == *root {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
