@@ -77,23 +77,22 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
         return Ok(root);
     }
     let top = writer.node(&root)?.level();
-    let mut ups = edit_level(writer, config, root, 0, edits)?;
+    let mut changes = edit_level(writer, config, root, 0, edits)?;
     for level in 1..=top {
+        let ups = changes.into_edits();
         if ups.is_empty() {
             return Ok(root);
         }
-        ups = edit_level(writer, config, root, level, &ups)?;
+        changes = edit_level(writer, config, root, level, &ups)?;
     }
-    if ups.is_empty() {
-        return Ok(root);
-    }
-    let mut nodes = ups.into_iter().filter_map(|edit| edit.new.map(|child| (edit.key, child)));
+    // The top level was one node, so what was made of it is the whole level.
+    let mut nodes = changes.made.into_iter();
     match (nodes.next(), nodes.next()) {
         (None, _) => build::empty(writer),
-        (Some((_, only)), None) => collapse(writer, only.hash),
+        (Some(only), None) => collapse(writer, only.child.hash),
         (Some(first), Some(second)) => {
             let mut builder = TreeBuilder::above(*config, top + 1);
-            for (key, child) in [first, second].into_iter().chain(nodes) {
+            for Closed { key, child } in [first, second].into_iter().chain(nodes) {
                 builder.push_child(writer, &key, child, Some(root))?;
             }
             builder.finish(writer)
@@ -112,14 +111,14 @@ fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
     }
 }
 
-/// Applies `edits` to one level of the tree at `root`; returns the changes for the level above.
+/// Applies `edits` to one level of the tree at `root`; returns what became of its nodes.
 fn edit_level<P: Payload>(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
     level: u8,
     edits: &[Edit<P>],
-) -> Result<Vec<Edit<Child>>> {
+) -> Result<Changes> {
     let mut cursor = LevelCursor::new(root, level);
     let mut changes = Changes::default();
     let mut next = 0;
@@ -127,7 +126,7 @@ fn edit_level<P: Payload>(
         cursor.seek(writer, &edits[next].key)?;
         next = rebuild_run(writer, config, &mut cursor, edits, next, &mut changes)?;
     }
-    Ok(changes.into_edits())
+    Ok(changes)
 }
 
 /// Rebuilds nodes from the cursor's on until an old boundary is met; returns the index of the first edit not applied.
@@ -190,7 +189,7 @@ fn add_edit<P: Payload>(
     Ok(())
 }
 
-/// What a level asks of the level above: nodes gone and nodes made, both in key order.
+/// What became of a level: nodes taken up and nodes made, both in key order.
 #[derive(Default)]
 struct Changes {
     gone: Vec<(Vec<u8>, Hash)>,
@@ -206,7 +205,7 @@ impl Changes {
         self.made.extend(closed);
     }
 
-    /// Merges both; a node made again as it was is no change.
+    /// What that asks of the level above; a node made again as it was is no change.
     fn into_edits(self) -> Vec<Edit<Child>> {
         let mut edits = Vec::with_capacity(self.made.len());
         let mut gone = self.gone.into_iter().peekable();

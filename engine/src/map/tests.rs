@@ -200,6 +200,26 @@ proptest! {
 }
 
 #[test]
+fn rows_added_one_by_one_at_either_end_make_the_built_root() {
+    for backwards in [false, true] {
+        let fixture = Fixture::new();
+        let (mut root, mut model) = (fixture.build(&Model::new()), Model::new());
+        for n in 0..600 {
+            let key = number(if backwards { 600 - n } else { n });
+            root = fixture.edit(root, &BTreeMap::from([(key.clone(), Some(key.clone()))]));
+            model.insert(key.clone(), key);
+            assert_eq!(root, fixture.build(&model), "after {} rows, backwards: {backwards}", n + 1);
+        }
+        for n in 0..600 {
+            let key = number(if backwards { n + 1 } else { n });
+            root = fixture.edit(root, &BTreeMap::from([(key.clone(), None)]));
+            model.remove(&key);
+            assert_eq!(root, fixture.build(&model), "after {} rows are gone", n + 1);
+        }
+    }
+}
+
+#[test]
 fn a_changed_value_rewrites_one_node_per_level() {
     let fixture = Fixture::new();
     let root = fixture.build(&numbered(5000));
