@@ -2,7 +2,8 @@
 //!
 //! The refs that this remote had when it was last seen come first: the server has almost always gone on from there. Branches made
 //! here follow. Older commits are offered only when the server knew none of these (it was restored from a backup, or is another
-//! server): then at growing distances, so that at most three times the difference travels.
+//! server): then at growing distances, so that at
+//! most about twice the difference travels.
 
 use std::collections::HashSet;
 
@@ -20,7 +21,7 @@ pub(crate) fn newest(database: &Database, remote: &str) -> Vec<Hash> {
     tips.filter(|hash| seen.insert(*hash)).take(HAVES_MAX).collect()
 }
 
-/// The commits of [`newest`], and first parents of them at distances 1, 4, 16, 64.
+/// The commits of [`newest`], and first parents of them at distances 1, 2, 4 … 64.
 pub(crate) fn with_ancestors(database: &Database, remote: &str) -> Result<Vec<Hash>> {
     let mut haves = newest(database, remote);
     let mut seen: HashSet<Hash> = haves.iter().copied().collect();
@@ -31,8 +32,7 @@ pub(crate) fn with_ancestors(database: &Database, remote: &str) -> Result<Vec<Ha
                 Some(parent) => commit = *parent,
                 None => break,
             }
-            let offered = distance.is_power_of_two() && distance.trailing_zeros().is_multiple_of(2);
-            if offered && haves.len() < HAVES_MAX && seen.insert(commit) {
+            if distance.is_power_of_two() && haves.len() < HAVES_MAX && seen.insert(commit) {
                 haves.push(commit);
             }
         }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, NewCommit, Options, TransactionOutcome};
 use pleach_protocol::{
@@ -9,6 +10,8 @@ use pleach_protocol::{
     clone_database, fetch, pull, push, transport,
 };
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tonic::transport::server::TcpIncoming;
 
 /// A server on a free port, with its data directory.
@@ -304,6 +307,49 @@ async fn a_fetch_follows_branches_that_are_made_moved_by_force_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_set_back_is_asked_again_with_older_commits() {
+    let (server, db) = shop(5000).await;
+    let old = server.clone("shop").await;
+    for i in 0..3 {
+        put(&db, "main", "stock", [(i, "lost".to_owned())]);
+        commit(&db, "main", "lost");
+    }
+    let copy = server.clone("shop").await;
+    // The server loses its database, and gets back what it was three commits ago.
+    drop(db);
+    assert!(server.databases.drop_database("shop").unwrap());
+    let db = server.databases.create("shop").unwrap();
+    let remote = Remote::connect(&server.url("shop")).await.unwrap();
+    let updates = [PushUpdate { name: "heads/main".into(), new: old.db.get_ref("heads/main") }];
+    push(&old.db, &remote, "again", &updates, Force::No).await.unwrap();
+    put(&db, "main", "stock", [(77, "new".to_owned())]);
+    commit(&db, "main", "new");
+    let transfer = copy.fetch().await;
+    assert_eq!(transfer.refs[0].status, RefStatus::Forced);
+    assert_eq!(transfer.round_trips, 2);
+    assert!(transfer.chunks < 12, "not the whole table: {transfer:?}");
+}
+
+#[tokio::test]
+async fn two_thousand_unchanged_branches_cost_what_one_costs() {
+    let (server, db) = shop(100).await;
+    let one = server.clone("shop").await.fetch().await;
+    let branch = db.branch("main").unwrap().unwrap();
+    let made =
+        |i: usize| {
+            let name = format!("b{i}");
+            [("heads", branch.head), ("work", Some(branch.work))].map(|(kind, new)| {
+                pleach_engine::RefUpdate { name: format!("{kind}/{name}"), old: None, new }
+            })
+        };
+    db.update_refs(pleach_engine::Batch::default(), &(0..2000).flat_map(made).collect::<Vec<_>>()).unwrap();
+    let copy = server.clone("shop").await;
+    assert_eq!(copy.db.root().unwrap(), db.root().unwrap());
+    let many = copy.fetch().await;
+    assert_eq!((many.bytes_sent, many.bytes_received), (one.bytes_sent, one.bytes_received));
+}
+
+#[tokio::test]
 async fn only_the_branches_asked_for_are_cloned() {
     let (server, db) = shop(100).await;
     let first = db.get_ref("heads/main").unwrap();
@@ -378,6 +424,52 @@ async fn what_is_not_there_is_said_clearly_and_leaves_nothing_behind() {
     let error = clone_database(&server.url("absent"), &path, Options::default(), &[]).await.err().unwrap();
     assert!(matches!(error, Error::Exists { .. }), "{error}");
     assert!(path.join("mine").exists());
+}
+
+/// A proxy whose first connection carries everything to `server` and no answer back, until `cut` ends it.
+async fn proxy_that_loses_the_first_answer(server: SocketAddr, cut: Arc<Notify>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut upstream = TcpStream::connect(server).await.unwrap();
+        let (mut from, mut to) = (client.split(), upstream.split());
+        let mut nowhere = tokio::io::sink();
+        tokio::select! {
+            _ = tokio::io::copy(&mut from.0, &mut to.1) => {}
+            _ = tokio::io::copy(&mut to.0, &mut nowhere) => {}
+            () = cut.notified() => {}
+        }
+        drop((client, upstream));
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut upstream = TcpStream::connect(server).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut upstream).await });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_push_whose_answer_is_lost_with_the_connection_is_repeated_and_answered() {
+    let (server, db) = shop(100).await;
+    let copy = server.clone("shop").await;
+    put(&copy.db, "main", "stock", [(2, "ours".to_owned())]);
+    let head = commit(&copy.db, "main", "ours");
+    let cut = Arc::new(Notify::new());
+    let address = proxy_that_loses_the_first_answer(server.address, cut.clone()).await;
+    let (watched, moved) = (db.clone(), cut.clone());
+    db.watch(move |_| {
+        if watched.get_ref("heads/main") == Some(head) {
+            moved.notify_one();
+        }
+    });
+    let remote =
+        Remote::connect(&RemoteUrl::parse(&format!("http://{address}/shop")).unwrap()).await.unwrap();
+    let updates = [PushUpdate { name: "heads/main".into(), new: Some(head) }];
+    let transfer = push(&copy.db, &remote, "origin", &updates, Force::No).await.unwrap();
+    assert_eq!(transfer.round_trips, 2);
+    assert_eq!((transfer.refs[0].new, db.get_ref("heads/main")), (Some(head), Some(head)));
+    assert_eq!(copy.db.get_ref("remotes/origin/main"), Some(head));
 }
 
 mod histories {
