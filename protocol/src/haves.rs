@@ -21,19 +21,18 @@ pub(crate) fn newest(database: &Database, remote: &str) -> Vec<Hash> {
     tips.filter(|hash| seen.insert(*hash)).take(HAVES_MAX).collect()
 }
 
-/// The commits of [`newest`], and first parents of them at distances 1, 2, 4 … 64.
+/// The commits of [`newest`], and first parents of them at distances 1, 2, 4 … 64, or the first commit of all before that.
 pub(crate) fn with_ancestors(database: &Database, remote: &str) -> Result<Vec<Hash>> {
     let mut haves = newest(database, remote);
     let mut seen: HashSet<Hash> = haves.iter().copied().collect();
     for tip in haves.clone() {
-        let mut commit = tip;
+        let mut commit = database.commit_object(&tip)?;
         for distance in 1..=HAVES_DISTANCE_MAX {
-            match database.commit_object(&commit)?.parents.first() {
-                Some(parent) => commit = *parent,
-                None => break,
-            }
-            if distance.is_power_of_two() && haves.len() < HAVES_MAX && seen.insert(commit) {
-                haves.push(commit);
+            let Some(&parent) = commit.parents.first() else { break };
+            commit = database.commit_object(&parent)?;
+            let offered = distance.is_power_of_two() || commit.parents.is_empty();
+            if offered && haves.len() < HAVES_MAX && seen.insert(parent) {
+                haves.push(parent);
             }
         }
     }

@@ -342,7 +342,9 @@ async fn two_thousand_unchanged_branches_cost_what_one_costs() {
                 pleach_engine::RefUpdate { name: format!("{kind}/{name}"), old: None, new }
             })
         };
-    db.update_refs(pleach_engine::Batch::default(), &(0..2000).flat_map(made).collect::<Vec<_>>()).unwrap();
+    let moves: Vec<_> = (0..2000).flat_map(made).collect();
+    let outcome = db.update_refs(pleach_engine::Batch::default(), &moves).unwrap();
+    assert!(matches!(outcome, pleach_engine::Outcome::Appended(_)));
     let copy = server.clone("shop").await;
     assert_eq!(copy.db.root().unwrap(), db.root().unwrap());
     let many = copy.fetch().await;
