@@ -2,7 +2,8 @@
 //!
 //! The refs that this remote had when it was last seen come first: the server has almost always gone on from there. Branches made
 //! here follow. Older commits are offered only when the server knew none of these (it was restored from a backup, or is another
-//! server): then at growing distances, so that at most three times the difference travels.
+//! server): then at growing distances, so that at
+//! most about twice the difference travels.
 
 use std::collections::HashSet;
 
@@ -20,20 +21,18 @@ pub(crate) fn newest(database: &Database, remote: &str) -> Vec<Hash> {
     tips.filter(|hash| seen.insert(*hash)).take(HAVES_MAX).collect()
 }
 
-/// The commits of [`newest`], and first parents of them at distances 1, 4, 16, 64.
+/// The commits of [`newest`], and first parents of them at distances 1, 2, 4 … 64, or the first commit of all before that.
 pub(crate) fn with_ancestors(database: &Database, remote: &str) -> Result<Vec<Hash>> {
     let mut haves = newest(database, remote);
     let mut seen: HashSet<Hash> = haves.iter().copied().collect();
     for tip in haves.clone() {
-        let mut commit = tip;
+        let mut commit = database.commit_object(&tip)?;
         for distance in 1..=HAVES_DISTANCE_MAX {
-            match database.commit_object(&commit)?.parents.first() {
-                Some(parent) => commit = *parent,
-                None => break,
-            }
-            let offered = distance.is_power_of_two() && distance.trailing_zeros().is_multiple_of(2);
-            if offered && haves.len() < HAVES_MAX && seen.insert(commit) {
-                haves.push(commit);
+            let Some(&parent) = commit.parents.first() else { break };
+            commit = database.commit_object(&parent)?;
+            let offered = distance.is_power_of_two() || commit.parents.is_empty();
+            if offered && haves.len() < HAVES_MAX && seen.insert(parent) {
+                haves.push(parent);
             }
         }
     }

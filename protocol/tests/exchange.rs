@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, NewCommit, Options, TransactionOutcome};
 use pleach_protocol::{
@@ -9,6 +10,8 @@ use pleach_protocol::{
     clone_database, fetch, pull, push, transport,
 };
 use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tonic::transport::server::TcpIncoming;
 
 /// A server on a free port, with its data directory.
@@ -304,6 +307,51 @@ async fn a_fetch_follows_branches_that_are_made_moved_by_force_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_set_back_is_asked_again_with_older_commits() {
+    let (server, db) = shop(5000).await;
+    let old = server.clone("shop").await;
+    for i in 0..3 {
+        put(&db, "main", "stock", [(i, "lost".to_owned())]);
+        commit(&db, "main", "lost");
+    }
+    let copy = server.clone("shop").await;
+    // The server loses its database, and gets back what it was three commits ago.
+    drop(db);
+    assert!(server.databases.drop_database("shop").unwrap());
+    let db = server.databases.create("shop").unwrap();
+    let remote = Remote::connect(&server.url("shop")).await.unwrap();
+    let updates = [PushUpdate { name: "heads/main".into(), new: old.db.get_ref("heads/main") }];
+    push(&old.db, &remote, "again", &updates, Force::No).await.unwrap();
+    put(&db, "main", "stock", [(77, "new".to_owned())]);
+    commit(&db, "main", "new");
+    let transfer = copy.fetch().await;
+    assert_eq!(transfer.refs[0].status, RefStatus::Forced);
+    assert_eq!(transfer.round_trips, 2);
+    assert!(transfer.chunks < 12, "not the whole table: {transfer:?}");
+}
+
+#[tokio::test]
+async fn two_thousand_unchanged_branches_cost_what_one_costs() {
+    let (server, db) = shop(100).await;
+    let one = server.clone("shop").await.fetch().await;
+    let branch = db.branch("main").unwrap().unwrap();
+    let made =
+        |i: usize| {
+            let name = format!("b{i}");
+            [("heads", branch.head), ("work", Some(branch.work))].map(|(kind, new)| {
+                pleach_engine::RefUpdate { name: format!("{kind}/{name}"), old: None, new }
+            })
+        };
+    let moves: Vec<_> = (0..2000).flat_map(made).collect();
+    let outcome = db.update_refs(pleach_engine::Batch::default(), &moves).unwrap();
+    assert!(matches!(outcome, pleach_engine::Outcome::Appended(_)));
+    let copy = server.clone("shop").await;
+    assert_eq!(copy.db.root().unwrap(), db.root().unwrap());
+    let many = copy.fetch().await;
+    assert_eq!((many.bytes_sent, many.bytes_received), (one.bytes_sent, one.bytes_received));
+}
+
+#[tokio::test]
 async fn only_the_branches_asked_for_are_cloned() {
     let (server, db) = shop(100).await;
     let first = db.get_ref("heads/main").unwrap();
@@ -380,125 +428,51 @@ async fn what_is_not_there_is_said_clearly_and_leaves_nothing_behind() {
     assert!(path.join("mine").exists());
 }
 
-mod histories {
-    use proptest::{prelude::*, test_runner::FileFailurePersistence};
-
-    use super::*;
-
-    /// One thing that happens to the database that is fetched from.
-    #[derive(Debug, Clone)]
-    enum Step {
-        Put { branch: usize, from: u64, rows: u64, salt: u64 },
-        Delete { branch: usize, from: u64, rows: u64 },
-        Commit { branch: usize },
-        Branch { at: usize },
-        Merge { into: usize, from: usize },
-        Fetch,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            4 => (0..3usize, 0..3000u64, 1..400u64, any::<u64>())
-                .prop_map(|(branch, from, rows, salt)| Step::Put { branch, from, rows, salt }),
-            2 => (0..3usize, 0..3000u64, 1..600u64).prop_map(|(branch, from, rows)| Step::Delete { branch, from, rows }),
-            5 => (0..3usize).prop_map(|branch| Step::Commit { branch }),
-            1 => (0..3usize).prop_map(|at| Step::Branch { at }),
-            2 => (0..3usize, 0..3usize).prop_map(|(into, from)| Step::Merge { into, from }),
-            3 => Just(Step::Fetch),
-        ]
-    }
-
-    fn branch_name(db: &Database, index: usize) -> String {
-        let branches = db.branches().unwrap();
-        branches[index % branches.len()].name.clone()
-    }
-
-    fn apply(db: &Database, step: &Step, number: usize) {
-        match step {
-            Step::Put { branch, from, rows, salt } => {
-                let rows = (*from..from + rows).map(|i| (i, value(i.wrapping_add(*salt))));
-                put(db, &branch_name(db, *branch), "t", rows);
-            }
-            Step::Delete { branch, from, rows } => {
-                let mut transaction = db.begin(&branch_name(db, *branch)).unwrap();
-                if transaction.has_table("t").unwrap() {
-                    (*from..from + rows).for_each(|i| {
-                        transaction.delete("t", &i.to_be_bytes()).unwrap();
-                    });
-                }
-                transaction.commit().unwrap();
-            }
-            Step::Commit { branch } => {
-                // There may be nothing to commit.
-                let new =
-                    NewCommit { message: number.to_string(), author: "a".into(), ..NewCommit::default() };
-                let _ = db.commit(&branch_name(db, *branch), new);
-            }
-            Step::Branch { at } => {
-                let at = db.branch(&branch_name(db, *at)).unwrap().unwrap().head;
-                db.create_branch(&format!("b{number}"), at).unwrap();
-            }
-            Step::Merge { into, from } => {
-                let theirs = db.branch(&branch_name(db, *from)).unwrap().unwrap().head;
-                let options = MergeOptions {
-                    author: "a".into(),
-                    prefer: Some(pleach_engine::Side::Ours),
-                    ..MergeOptions::default()
-                };
-                // Uncommitted work, or unrelated changes, may stand in the way.
-                if let Some(theirs) = theirs {
-                    let _ = db.merge(&branch_name(db, *into), &theirs, options);
-                }
-            }
-            Step::Fetch => {}
+/// A proxy whose first connection carries everything to `server` and no answer back, until `cut` ends it.
+async fn proxy_that_loses_the_first_answer(server: SocketAddr, cut: Arc<Notify>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut upstream = TcpStream::connect(server).await.unwrap();
+        let (mut from, mut to) = (client.split(), upstream.split());
+        let mut nowhere = tokio::io::sink();
+        tokio::select! {
+            _ = tokio::io::copy(&mut from.0, &mut to.1) => {}
+            _ = tokio::io::copy(&mut to.0, &mut nowhere) => {}
+            () = cut.notified() => {}
         }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig {
-            cases: 12,
-            failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("regressions"))),
-            ..ProptestConfig::default()
-        })]
-        #[test]
-        fn a_database_that_fetches_along_any_history_has_what_a_fresh_clone_has(
-            steps in proptest::collection::vec(step(), 1..40)
-        ) {
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-            runtime.block_on(async {
-                let server = Server::start().await;
-                let db = server.databases.create("shop").unwrap();
-                let copy = server.clone("shop").await;
-                for (number, step) in steps.iter().enumerate() {
-                    apply(&db, step, number);
-                    if matches!(step, Step::Fetch) {
-                        copy.fetch().await;
-                    }
-                }
-                copy.fetch().await;
-                let heads = |db: &Database, prefix: &str| -> Vec<(String, Hash)> {
-                    let refs = db.refs(prefix).into_iter();
-                    refs.map(|(name, hash)| (name[prefix.len()..].to_owned(), hash)).collect()
-                };
-                assert_eq!(heads(&copy.db, "remotes/origin/"), heads(&db, "heads/"));
-                // Everything that the heads reach is here, and holds the same rows.
-                for (name, head) in heads(&db, "heads/") {
-                    let root = copy.db.commit_object(&head).unwrap().root;
-                    let here = copy.db.snapshot_of_root(root).unwrap();
-                    let there = db.snapshot_of_root(root).unwrap();
-                    let rows = |snapshot: &pleach_engine::Snapshot| match snapshot.table("t").unwrap() {
-                        Some(table) => table
-                            .scan(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded)
-                            .unwrap()
-                            .map(Result::unwrap)
-                            .collect(),
-                        None => Vec::new(),
-                    };
-                    assert_eq!(rows(&here), rows(&there), "{name}");
-                    pleach_engine::difference(&copy.db, &[head], &[]).unwrap().for_each(|sent| drop(sent.unwrap()));
-                }
-                assert_eq!(heads(&server.clone("shop").await.db, "heads/"), heads(&db, "heads/"));
-            });
+        drop((client, upstream));
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut upstream = TcpStream::connect(server).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut upstream).await });
         }
-    }
+    });
+    address
 }
+
+#[tokio::test]
+async fn a_push_whose_answer_is_lost_with_the_connection_is_repeated_and_answered() {
+    let (server, db) = shop(100).await;
+    let copy = server.clone("shop").await;
+    put(&copy.db, "main", "stock", [(2, "ours".to_owned())]);
+    let head = commit(&copy.db, "main", "ours");
+    let cut = Arc::new(Notify::new());
+    let address = proxy_that_loses_the_first_answer(server.address, cut.clone()).await;
+    let (watched, moved) = (db.clone(), cut.clone());
+    db.watch(move |_| {
+        if watched.get_ref("heads/main") == Some(head) {
+            moved.notify_one();
+        }
+    });
+    let remote =
+        Remote::connect(&RemoteUrl::parse(&format!("http://{address}/shop")).unwrap()).await.unwrap();
+    let updates = [PushUpdate { name: "heads/main".into(), new: Some(head) }];
+    let transfer = push(&copy.db, &remote, "origin", &updates, Force::No).await.unwrap();
+    assert_eq!(transfer.round_trips, 2);
+    assert_eq!((transfer.refs[0].new, db.get_ref("heads/main")), (Some(head), Some(head)));
+    assert_eq!(copy.db.get_ref("remotes/origin/main"), Some(head));
+}
+
+#[path = "exchange/histories.rs"]
+mod histories;

@@ -52,7 +52,7 @@ pub enum Force {
 /// A refusal is no error: the refs in the result are then `rejected`, and none moved.
 ///
 /// # Errors
-/// The transfer failed; whether the refs moved is told by pushing again.
+/// The transfer failed, also when it was repeated once because the connection broke. Whether the refs moved is told by pushing again.
 pub async fn push(
     database: &Database,
     remote: &Remote,
@@ -71,9 +71,14 @@ pub async fn push(
         move || Attempt::first(&database, &remote, &name, &updates, force)
     };
     let mut attempt = blocking(plan).await?;
-    let mut again = true;
+    let (mut again, mut repeat) = (true, true);
     loop {
-        match attempt.send(database, remote, &mut transfer).await? {
+        let answer = match attempt.send(database, remote, &mut transfer).await {
+            // The answer may be what was lost: under the same key the remote gives it again.
+            Err(Error::Unreachable { .. }) if std::mem::take(&mut repeat) => continue,
+            answer => answer?,
+        };
+        match answer {
             push_response::Message::Result(result) => {
                 transfer.refs = moved(&result)?;
                 let (database, name, refs) = (database.clone(), name.to_owned(), transfer.refs.clone());
