@@ -14,7 +14,7 @@ fn commands_on_a_server_do_what_they_do_locally() {
     let url = server.url();
     sandbox.run(&["--server", &url, "database", "create", "shop"]).ok();
     sandbox.run(&["--server", &url, "database", "create", "shop"]).fails(1);
-    sandbox.run(&["--server", &url, "database", "create", "No Name"]).fails(1);
+    sandbox.run(&["--server", &url, "database", "create", "No Name"]).fails(2);
     assert!(sandbox.run(&["--server", &url, "database", "list"]).ok().contains("shop"));
     sandbox.write("fruit.csv", FRUIT);
     let on = |args: &[&str]| sandbox.run(&server.args("shop", args));
