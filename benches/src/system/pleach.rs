@@ -1,42 +1,157 @@
-use super::*;
-pub struct Pleach;
+//! Pleach through its embedding API, with the options that it has by default.
+//!
+//! A bulk load is `Transaction::load`; an update is one transaction on a branch's work. Diffs compare the works of
+//! two branches; a merge is the version merge, and makes its commit. `reopen` closes the database and opens it again.
+
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use pleach_engine::{
+    Database, Error, MergeOptions, MergeOutcome, NewCommit, Options, Snapshot, Table, TransactionOutcome,
+};
+
+use super::{Counters, MAIN, Seen, System};
+use crate::rows::{Edit, Rows, Value};
+
+const TABLE: &str = "rows";
+
+/// An open database.
+pub struct Pleach {
+    directory: PathBuf,
+    database: Database,
+}
+
 impl Pleach {
-    pub fn create(_: &Path) -> Result<Pleach> {
-        anyhow::bail!("not yet")
+    /// Makes a database in `directory`.
+    pub fn create(directory: &Path) -> Result<Pleach> {
+        let directory = directory.join("database");
+        let database = Database::init(&directory, Options::default())?;
+        Ok(Pleach { directory, database })
+    }
+
+    fn snapshot(&self, branch: &str) -> Result<Snapshot> {
+        let branch = self.database.branch(branch)?.with_context(|| format!("no branch {branch}"))?;
+        Ok(self.database.snapshot_of_root(branch.work)?)
+    }
+
+    fn table(&self) -> Result<Table> {
+        self.snapshot(MAIN)?.table(TABLE)?.context("no table")
     }
 }
+
 impl System for Pleach {
     fn versions(&self) -> bool {
         true
     }
-    fn load(&mut self, _: &Rows, _: &[Value]) -> Result<()> {
-        anyhow::bail!("")
+
+    fn load(&mut self, rows: &Rows, values: &[Value]) -> Result<()> {
+        let mut transaction = self.database.begin(MAIN)?;
+        transaction.create_table(TABLE, None)?;
+        transaction.load(TABLE, values.iter().enumerate().map(|(row, value)| (rows.key(row), value)))?;
+        committed(&transaction.commit()?)
     }
-    fn get(&mut self, _: &Rows, _: &[usize]) -> Result<Seen> {
-        anyhow::bail!("")
+
+    fn get(&mut self, rows: &Rows, order: &[usize]) -> Result<Seen> {
+        let table = self.table()?;
+        let mut seen = Seen::default();
+        for &row in order {
+            seen.value(&table.get(rows.key(row))?.context("a row is missing")?);
+        }
+        Ok(seen)
     }
+
     fn scan(&mut self) -> Result<Seen> {
-        anyhow::bail!("")
+        let mut seen = Seen::default();
+        self.table()?.scan(Bound::Unbounded, Bound::Unbounded)?.for_each(|_, value| seen.value(value))?;
+        Ok(seen)
     }
-    fn update(&mut self, _: &str, _: &[Edit]) -> Result<()> {
-        anyhow::bail!("")
+
+    fn update(&mut self, branch: &str, edits: &[Edit]) -> Result<()> {
+        let mut transaction = self.database.begin(branch)?;
+        for (key, value) in edits {
+            transaction.put(TABLE, key, value)?;
+        }
+        committed(&transaction.commit()?)
     }
-    fn commit(&mut self, _: &str) -> Result<()> {
-        anyhow::bail!("")
+
+    fn commit(&mut self, branch: &str) -> Result<()> {
+        match self.database.commit(branch, NewCommit { message: "measured".into(), ..NewCommit::default() }) {
+            Ok(_) | Err(Error::NothingToCommit { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
-    fn branch(&mut self, _: &str, _: &str) -> Result<()> {
-        anyhow::bail!("")
+
+    fn branch(&mut self, name: &str, from: &str) -> Result<()> {
+        let head = self.database.branch(from)?.and_then(|branch| branch.head).context("nothing committed")?;
+        Ok(self.database.create_branch(name, Some(head))?)
     }
-    fn diff(&mut self, _: &str, _: &str) -> Result<u64> {
-        anyhow::bail!("")
+
+    fn diff(&mut self, from: &str, to: &str) -> Result<u64> {
+        let mut changed = 0;
+        for table in self.snapshot(from)?.diff(&self.snapshot(to)?)? {
+            for change in table.changes()? {
+                change?;
+                changed += 1;
+            }
+        }
+        Ok(changed)
     }
-    fn merge(&mut self, _: &str, _: &str, _: &str) -> Result<()> {
-        anyhow::bail!("")
+
+    fn merge(&mut self, _base: &str, ours: &str, theirs: &str) -> Result<()> {
+        let head =
+            self.database.branch(theirs)?.and_then(|branch| branch.head).context("nothing committed")?;
+        match self.database.merge(ours, &head, MergeOptions::default())? {
+            MergeOutcome::Merged { .. } => Ok(()),
+            other => bail!("not merged: {other:?}"),
+        }
     }
+
     fn reopen(&mut self) -> Result<()> {
-        anyhow::bail!("")
+        let closed = std::mem::replace(&mut self.database, Database::memory()?);
+        closed.close()?;
+        self.database = Database::open(&self.directory, Options::default())?;
+        Ok(())
     }
+
     fn counters(&self) -> Counters {
-        Counters::default()
+        let stats = self.database.store().stats();
+        Counters {
+            bytes_written: Some(stats.bytes_written),
+            fsyncs: Some(stats.fsyncs),
+            nodes_read: Some(stats.cache_hits + stats.cache_misses),
+        }
+    }
+}
+
+fn committed(outcome: &TransactionOutcome) -> Result<()> {
+    match outcome {
+        TransactionOutcome::Committed(_) => Ok(()),
+        other => bail!("not committed: {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::measure::Reading;
+
+    #[test]
+    fn the_stores_own_counts_agree_with_the_kernels() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut pleach = Pleach::create(directory.path()).unwrap();
+        let rows = Rows::new(2_000);
+        pleach.load(&rows, &rows.first_values()).unwrap();
+        let (own, seen) = (pleach.counters(), Reading::now().unwrap());
+        for version in 1..=10 {
+            pleach.update(MAIN, &[rows.edit(version, version as u64)]).unwrap();
+        }
+        let (own_after, seen) = (pleach.counters(), Reading::now().unwrap().since(seen));
+        let written = own_after.bytes_written.unwrap() - own.bytes_written.unwrap();
+        // Other tests of this process write too, so the kernel may see more, never less.
+        assert!(written > 1_000 && seen.bytes_written >= written, "{written} of {}", seen.bytes_written);
+        let synced = own_after.fsyncs.unwrap() - own.fsyncs.unwrap();
+        assert!(synced == 10 && seen.fsyncs >= synced, "{synced} of {}", seen.fsyncs);
     }
 }
