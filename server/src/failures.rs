@@ -118,7 +118,7 @@ impl From<pleach_protocol::Error> for Failure {
             Error::Io { path, source } => Failure::file(path.display(), &source),
             Error::BadUrl { .. } => split(Kind::Usage, &message),
             Error::BadRef { .. } => Failure::usage(message).hint("names follow git's rules"),
-            Error::BadDatabaseName { .. } => Failure::refused(message)
+            Error::BadDatabaseName { .. } => Failure::usage(message)
                 .hint("begin with a small letter, a digit or `_`, and go on with these and `-`"),
             Error::Exists { .. } => Failure::exists("").reworded(split(Kind::Refused, &message)),
             Error::UnknownBranch { .. } => Failure::not_found(message).hint(
