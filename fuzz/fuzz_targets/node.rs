@@ -14,7 +14,9 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(chunk.children().count(), chunk.child_count());
         let _ = check_chunk(&chunk);
     }
-    if let [kind @ 1.., level, body @ ..] = input {
+    if let [kind, level, body @ ..] = input
+        && *kind > 0
+    {
         let _ = check_chunk(&Chunk::build(*kind, *level, body, None, &[], 0));
     }
 });
