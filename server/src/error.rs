@@ -29,6 +29,8 @@ pub enum Kind {
     NotAllowed,
     /// The reader of our output went away. Not worth a word.
     Closed,
+    /// Ctrl-C, after what it interrupted has ended in order. Not worth a word either.
+    Interrupted,
 }
 
 impl Kind {
@@ -41,12 +43,13 @@ impl Kind {
             Kind::Damaged => 3,
             Kind::Remote => 4,
             Kind::NotAllowed => 5,
+            Kind::Interrupted => 130,
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Kind::Refused | Kind::Closed => "refused",
+            Kind::Refused | Kind::Closed | Kind::Interrupted => "refused",
             Kind::Usage => "usage",
             Kind::Damaged => "damaged",
             Kind::Remote => "remote",
@@ -90,7 +93,7 @@ impl Failure {
             Kind::Damaged => Code::DataLoss,
             Kind::Remote => Code::Unavailable,
             Kind::NotAllowed => Code::PermissionDenied,
-            Kind::Closed => Code::Cancelled,
+            Kind::Closed | Kind::Interrupted => Code::Cancelled,
         };
         Failure { kind, message: message.into(), hint: None, code }
     }
@@ -133,6 +136,11 @@ impl Failure {
     /// The receiver of a stream went away.
     pub fn closed() -> Failure {
         Failure::new(Kind::Closed, "the receiver is gone")
+    }
+
+    /// Ctrl-C.
+    pub fn interrupted() -> Failure {
+        Failure::new(Kind::Interrupted, "interrupted")
     }
 
     /// Adds what to do next.

@@ -63,7 +63,7 @@ async fn listen(
     address: SocketAddr,
     databases: &Databases,
     gate: Arc<dyn Gate>,
-    stop: impl Future<Output = ()>,
+    stop: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DataServer<DataService>>().await;
@@ -92,16 +92,16 @@ async fn listen(
         });
     let server = tokio::spawn(server);
     announce(address)?;
-    stop.await;
+    let stopped_by = stop.await;
     tracing::info!("stopping");
     let _ = stopping.send(());
     match tokio::time::timeout(DRAIN_MAX, server).await {
-        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Ok(()))) => stopped_by,
         Ok(Ok(Err(error))) => Err(Failure::refused(format!("the listener failed: {error}"))),
         Ok(Err(error)) => Err(Failure::refused(format!("the listener failed: {error}"))),
         Err(_) => {
             tracing::warn!("requests still run after {DRAIN_MAX:?}: stopping without them");
-            Ok(())
+            stopped_by
         }
     }
 }
@@ -136,15 +136,15 @@ fn announce(address: SocketAddr) -> Result<()> {
         .map_err(|error| Failure::file("standard error", &error))
 }
 
-/// Resolves at the first SIGTERM or SIGINT. Listens from now on.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
+/// Resolves at the first SIGTERM, or SIGINT, which is no success. Listens from now on.
+fn stop_signal() -> Result<impl Future<Output = Result<()>>> {
     let failed = |error: std::io::Error| Failure::refused(format!("cannot listen for signals: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Err(Failure::interrupted()),
         }
     })
 }

@@ -12,6 +12,7 @@ use crate::error::{Failure, Result};
 mod branches;
 mod editions;
 mod exchange;
+mod replicas;
 mod stage;
 
 use stage::Stage;
@@ -39,6 +40,7 @@ pub(crate) fn run(say: &mut dyn FnMut(&str) -> Result<()>) -> Result<()> {
     editions::run(&mut stage)?;
     branches::run(&mut stage)?;
     exchange::run(&mut stage)?;
+    replicas::run(&mut stage)?;
     let (checks, seconds) = (stage.checks(), started.elapsed().as_secs_f32());
     stage.say("")?;
     stage.say(&format!("That was the tour: {checks} checks, all as expected, in {seconds:.1} s."))

@@ -29,7 +29,7 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// Connects to the server at `url`; `database` is NAME[@REF].
+    /// Connects to the server at `url`; `database` is `NAME[@REF]`.
     pub(crate) fn connect(url: &str, database: &str) -> Result<Remote> {
         let (database, reference) = database.split_once('@').unwrap_or((database, ""));
         let target =

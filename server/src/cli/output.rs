@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use serde_json::Value;
 
 use super::progress::Progress;
-use crate::error::{Failure, Result};
+use crate::error::{Failure, Kind, Result};
 
 /// The command's printer.
 pub(crate) struct Output {
@@ -62,7 +62,7 @@ impl Output {
 /// Prints a failure and gives the exit status.
 pub(crate) fn report(failure: &Failure) -> u8 {
     let status = failure.kind.exit_status();
-    if status != 0 {
+    if !matches!(failure.kind, Kind::Closed | Kind::Interrupted) {
         let mut stderr = io::stderr().lock();
         let _ = writeln!(stderr, "error: {}", failure.message);
         if let Some(hint) = &failure.hint {

@@ -50,6 +50,13 @@ pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
 
 /// Gives a character another name, by an upsert of its one row.
 pub(super) fn change(stage: &mut Stage<'_>, codepoint: &str, name: &str) -> Result<()> {
+    row(stage, codepoint, name)?;
+    stage.run(&["import", "characters", "../change.csv", "--upsert"])?;
+    Ok(())
+}
+
+/// Writes the file of that one row, `change.csv`.
+pub(super) fn row(stage: &mut Stage<'_>, codepoint: &str, name: &str) -> Result<()> {
     let file = read(&stage.path("ucd-16.0.csv"))?;
     let header = file.lines().next().unwrap_or_default();
     let rows = lines(&file);
@@ -58,9 +65,7 @@ pub(super) fn change(stage: &mut Stage<'_>, codepoint: &str, name: &str) -> Resu
     if let Some(field) = fields.get_mut(1) {
         *field = name;
     }
-    stage.write("change.csv", &format!("{header}\n{}\n", fields.join(",")))?;
-    stage.run(&["import", "characters", "../change.csv", "--upsert"])?;
-    Ok(())
+    stage.write("change.csv", &format!("{header}\n{}\n", fields.join(",")))
 }
 
 pub(super) fn check_name(stage: &mut Stage<'_>, codepoint: &str, name: &str) -> Result<()> {

@@ -1,8 +1,10 @@
 //! What the steps of the tour stand on: run a command and show it, check an answer, start a server.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -63,6 +65,41 @@ impl<'a> Stage<'a> {
     pub(super) fn write(&mut self, name: &str, text: &str) -> Result<()> {
         let path = self.path(name);
         std::fs::write(&path, text).map_err(|error| Failure::file(path.display(), &error))
+    }
+
+    /// Writes a configuration and shows it.
+    pub(super) fn config(&mut self, name: &str, text: &str) -> Result<()> {
+        self.say(&format!("   {name}:"))?;
+        text.lines().try_for_each(|line| self.say(&format!("     {line}")))?;
+        self.write(name, text)
+    }
+
+    /// A port that nobody listens on now.
+    pub(super) fn free_port() -> Result<u16> {
+        let port = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+        Ok(port.map_err(|error| Failure::refused(format!("no free port: {error}")))?.port())
+    }
+
+    /// Asks with `--json` again and again until the answer is as wanted; shows the last one.
+    pub(super) fn wait(
+        &mut self,
+        what: &str,
+        arguments: &[&str],
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let output = self.command().args(arguments).arg("--json").stdin(Stdio::null()).output();
+            let output = output.map_err(|error| Failure::file(self.program.display(), &error))?;
+            if serde_json::from_slice::<Value>(&output.stdout).is_ok_and(|answer| wanted(&answer))
+                || Instant::now() > deadline
+            {
+                let answer = self.json(arguments)?;
+                self.check(what, wanted(&answer), true)?;
+                return Ok(answer);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Runs a command that must succeed; shows it and the first lines of its answer.
@@ -130,23 +167,23 @@ impl<'a> Stage<'a> {
         let Some(stderr) = child.stderr.take() else {
             return Err(Failure::refused("the server has no stderr"));
         };
-        let mut server = Server { child, address: String::new() };
+        let mut server = Server { child, url: String::new() };
         let mut said = String::new();
         let mut lines = BufReader::new(stderr).lines();
         for line in lines.by_ref().map_while(std::io::Result::ok) {
             if let Some(address) = line.strip_prefix("listening on ") {
-                server.address = address.to_owned();
+                server.url = format!("http://{address}");
                 break;
             }
             said.push_str(&line);
             said.push('\n');
         }
-        if server.address.is_empty() {
+        if server.url.is_empty() {
             return Err(Failure::refused(format!("the server did not start: {}", said.trim())).hint(REPORT));
         }
         // Its log must be read on, or it would wait for us.
         std::thread::spawn(move || lines.map_while(std::io::Result::ok).for_each(drop));
-        self.say(&format!("     listening on {}", server.address))?;
+        self.say(&format!("     listening on {}", server.url.trim_start_matches("http://")))?;
         Ok(server)
     }
 
@@ -196,13 +233,19 @@ const REPORT: &str =
 /// A running server; killed when it goes out of scope.
 pub(super) struct Server {
     child: Child,
-    address: String,
+    /// `http://HOST:PORT`.
+    url: String,
 }
 
 impl Server {
     /// `http://HOST:PORT`.
     pub(super) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
+    }
+
+    /// The same, borrowed.
+    pub(super) fn url_text(&self) -> &str {
+        &self.url
     }
 
     /// Kills it as `kill -9` does: it cannot clean up.

@@ -1,0 +1,111 @@
+//! The grammar of what involves a server: remotes, clone and push, the databases of a server, serving, and roles.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Remote {
+    /// Add a remote, http://HOST:PORT/DATABASE
+    Add {
+        /// Its name
+        name: String,
+        /// Its URL
+        url: String,
+    },
+    /// List remotes
+    List,
+    /// Forget a remote and its branches here
+    Remove {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Clone {
+    /// The remote, http://HOST:PORT/DATABASE
+    pub(crate) url: String,
+    /// The new directory [default: the last part of the URL]
+    pub(crate) directory: Option<PathBuf>,
+    /// Only this branch; may be repeated
+    #[arg(long, value_name = "B")]
+    pub(crate) branch: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// The remote
+    #[arg(default_value = "origin")]
+    pub(crate) remote: String,
+    /// Branches or tags [default: the current branch]
+    #[arg(value_name = "REF")]
+    pub(crate) refs: Vec<String>,
+    /// Every branch
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Every tag too
+    #[arg(long)]
+    pub(crate) tags: bool,
+    /// Also what is no fast-forward: the old head stays under recovery/ there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Delete a branch or tag there; may be repeated
+    #[arg(long, value_name = "REF")]
+    pub(crate) delete: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Database {
+    /// List databases
+    List,
+    /// Make an empty database
+    Create {
+        /// Its name
+        name: String,
+    },
+    /// Drop a database and all that is in it
+    Drop {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The configuration, config.yaml
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Directory of the databases, one sub-directory each [default: ./data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where to listen [default: 127.0.0.1:7420]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Check the configuration and exit
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Listen beyond this machine although everyone who connects may read and write
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cluster {
+    /// Show role, epoch, and every database on every standby
+    Status,
+    /// Take a role at an epoch; answers when it is in force and durable
+    AssumeRole {
+        /// The role
+        #[arg(value_enum)]
+        role: Role,
+        /// The epoch: higher than the current one
+        epoch: u64,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    Primary,
+    Standby,
+}
