@@ -9,6 +9,7 @@ mod cluster;
 mod crash;
 mod remotes;
 mod replica;
+mod scale;
 mod server;
 mod tables;
 mod tour;
