@@ -36,6 +36,11 @@ impl From<EngineError> for Failure {
             EngineError::UnknownRevision { .. } => {
                 failure.hint("`pleach log`, `pleach branch` and `pleach tag` show what there is")
             }
+            EngineError::NoMerge { .. } => {
+                failure.hint("`pleach merge REV` begins one; `pleach status` shows the branch as it is")
+            }
+            EngineError::BadName { .. } => failure.hint("choose another name"),
+            EngineError::KeyTooLong { .. } => failure.hint("choose a shorter key, for example a hash of it"),
             EngineError::NothingToCommit { .. } => failure.hint("`pleach status` shows what is uncommitted"),
             EngineError::UnresolvedConflicts { .. } => failure.hint(
                 "`pleach conflicts` lists them, `pleach conflicts --resolve ours|theirs` takes a side; \

@@ -1,6 +1,7 @@
 //! Single rows and ranges of them: put, get, delete, scan.
 
 use std::ops::Bound;
+use std::time::{Duration, Instant};
 
 use pleach_engine::row::Schema;
 use pleach_engine::{Error, Table, Transaction, TransactionOutcome};
@@ -13,8 +14,10 @@ use crate::proto::{
     ScanResponse, key,
 };
 
-/// How often a put begins again when another transaction was first.
-const PUT_ATTEMPTS: u32 = 16;
+/// How long a put begins again when another transaction was first, and how long it waits between: a refusal names a write that is
+/// still on its way to the disk, and a snapshot shows only what has arrived there.
+const PUT_AGAIN_MAX: Duration = Duration::from_secs(10);
+const PUT_PAUSE: Duration = Duration::from_millis(1);
 
 /// Rows of a scan travel in messages of about so many bytes.
 const MESSAGE_BYTES: usize = 64 << 10;
@@ -22,7 +25,8 @@ const MESSAGE_BYTES: usize = 64 << 10;
 /// Puts one row into a raw table. Whoever puts last wins: a put that met another one begins again.
 pub fn put(session: &Session, request: &PutRequest) -> Result<PutResponse> {
     let table = &request.table;
-    for _ in 0..PUT_ATTEMPTS {
+    let deadline = Instant::now() + PUT_AGAIN_MAX;
+    loop {
         let mut transaction = session.database.begin(session.branch()?)?;
         match transaction.definition(table)? {
             Some(definition) if definition.schema.is_some() => {
@@ -39,11 +43,15 @@ pub fn put(session: &Session, request: &PutRequest) -> Result<PutResponse> {
             TransactionOutcome::Committed(token) | TransactionOutcome::Unchanged(token) => {
                 return Ok(PutResponse { token: token.to_string() });
             }
-            TransactionOutcome::Refused { .. } => {}
+            TransactionOutcome::Refused { .. } if Instant::now() < deadline => std::thread::sleep(PUT_PAUSE),
+            TransactionOutcome::Refused { .. } => {
+                return Err(Failure::refused(format!(
+                    "others write to table `{table}` all the time: nothing was written"
+                ))
+                .hint("run the command again"));
+            }
         }
     }
-    Err(Failure::refused(format!("others put into table `{table}` all the time: nothing was written"))
-        .hint("run the command again"))
 }
 
 /// The row of one key; absent is "not found".
