@@ -33,7 +33,7 @@ pub use receiver::{Received, Receiver};
 pub use refs::{HEADS, RefPatterns, TAGS, refs_digest};
 pub use remote::{Remote, RemoteUrl};
 pub use sender::Sender;
-pub use server::{PushGate, SyncService, transport};
+pub use server::{PushGate, PushPermit, SyncService, transport};
 pub use transfer::{RefResult, RefStatus, Transfer};
 
 /// The formats that two sides must share to compute the same chunks from the same rows; whole chunks travel regardless.

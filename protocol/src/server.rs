@@ -35,14 +35,18 @@ use crate::limits::{
 };
 use crate::proto::{self, sync_server::SyncServer};
 
+/// Held while a push moves refs, so that who changes a role can wait until it is done.
+pub type PushPermit = Box<dyn Send>;
+
 /// Says whether pushes are taken: a standby or a read replica refuses them.
 pub trait PushGate: Send + Sync + 'static {
-    /// The reason why nothing may be pushed to `database` now, for people; `None` if it may. Asked before anything else.
-    fn refusal(&self, database: &str) -> Option<String>;
+    /// Lets a push to `database` in, or says, for people, why nothing may be pushed to it now. Asked before anything else, and
+    /// again when the chunks are here; the permit is held while refs move.
+    fn admit(&self, database: &str) -> Result<PushPermit, String>;
 }
 
-impl<F: Fn(&str) -> Option<String> + Send + Sync + 'static> PushGate for F {
-    fn refusal(&self, database: &str) -> Option<String> {
+impl<F: Fn(&str) -> Result<PushPermit, String> + Send + Sync + 'static> PushGate for F {
+    fn admit(&self, database: &str) -> Result<PushPermit, String> {
         self(database)
     }
 }
@@ -61,7 +65,7 @@ impl SyncService {
     pub fn new(databases: Databases) -> SyncService {
         SyncService {
             databases,
-            gate: Arc::new(|_: &str| None),
+            gate: Arc::new(|_: &str| Ok(Box::new(()) as PushPermit)),
             answers: Arc::default(),
             turns: Arc::new(Semaphore::new(TRANSFERS_MAX)),
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, NewCommit, Options, TransactionOutcome};
 use pleach_protocol::{
-    Databases, Error, Force, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, SyncService, Transfer,
-    clone_database, fetch, pull, push, transport,
+    Databases, Error, Force, PushGate, PushPermit, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl,
+    SyncService, Transfer, clone_database, fetch, pull, push, transport,
 };
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -23,10 +23,10 @@ struct Server {
 
 impl Server {
     async fn start() -> Server {
-        Server::start_with(|_: &str| None).await
+        Server::start_with(|_: &str| Ok(Box::new(()) as PushPermit)).await
     }
 
-    async fn start_with(gate: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Server {
+    async fn start_with(gate: impl PushGate) -> Server {
         let dir = TempDir::new().unwrap();
         let databases = Databases::new(dir.path(), Options::default()).unwrap();
         let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap().with_nodelay(Some(true));
@@ -392,9 +392,11 @@ async fn a_large_clone_and_push_span_many_messages_and_batches() {
 
 #[tokio::test]
 async fn a_large_push_that_is_refused_at_once_is_answered_and_not_sent_to_the_end() {
-    let server =
-        Server::start_with(|database: &str| (database == "shop").then(|| "read-only standby".to_owned()))
-            .await;
+    let server = Server::start_with(|database: &str| match database {
+        "shop" => Err("read-only standby".to_owned()),
+        _ => Ok(Box::new(()) as PushPermit),
+    })
+    .await;
     let db = Database::memory().unwrap();
     let noise =
         |i: u64| (0..20u64).map(|j| Hash::of(&(i * 31 + j).to_le_bytes()).to_string()).collect::<String>();

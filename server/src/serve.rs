@@ -74,7 +74,7 @@ async fn listen(
         .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
     let pushes = gate.clone();
     let sync = SyncService::new(databases.clone())
-        .with_gate(move |_: &str| pushes.writable().err().map(|failure| failure.message))
+        .with_gate(move |_: &str| pushes.writable().map_err(|failure| failure.message))
         .into_server();
     let data = DataServer::new(DataService::new(databases.clone(), gate))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -29,9 +29,11 @@ pub(super) fn serve(service: &SyncService, next: &mut dyn FnMut() -> Option<Push
         Some(_) => return Err(Error::protocol("a push begins with Begin")),
         None => return Err(Error::Cut { records: 0 }),
     };
-    if let Some(what) = service.gate.refusal(&begin.database) {
-        return Err(Error::NotAllowed { url: begin.database, what });
-    }
+    let admit = || {
+        let refused = |what| Error::NotAllowed { url: begin.database.clone(), what };
+        service.gate.admit(&begin.database).map_err(refused)
+    };
+    drop(admit()?);
     let updates = updates(&begin)?;
     let bases = hashes_from(&begin.bases, "bases", HAVES_MAX)?;
     let unknown = || Error::UnknownDatabase { url: begin.database.clone() };
@@ -44,7 +46,9 @@ pub(super) fn serve(service: &SyncService, next: &mut dyn FnMut() -> Option<Push
         return Ok(Message::Rejected(rejected));
     }
     let received = receive(&database, &updates, next)?;
+    let permit = admit()?;
     let answer = settle(&database, &updates, received)?;
+    drop(permit);
     if let Message::Result(result) = &answer {
         service.answers.keep(identity, result.clone());
     }
