@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use pleach_bench::compare::{self, Line, Plan};
-use pleach_bench::{system, worker, workload};
+use pleach_bench::{means, system, worker, workload};
 
 #[derive(Parser)]
 #[command(name = "pleach-bench", version, about = "Benchmarks of Pleach beside its rivals")]
@@ -36,6 +36,12 @@ enum Command {
         /// Where the stores are made, and removed afterwards [default: the system's temporary directory]
         #[arg(long)]
         directory: Option<PathBuf>,
+    },
+    /// Count what the mean sizes of nodes cost
+    Means {
+        /// Rows of the table, 116 bytes each
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: usize,
     },
     /// One system in a process of its own; started by `compare`
     #[command(hide = true)]
@@ -67,6 +73,18 @@ fn main() -> Result<()> {
                 }
             })?;
             lines.iter().for_each(|line| print(line, json));
+            Ok(())
+        }
+        Command::Means { rows } => {
+            println!("| leaf | inner | chunks | updates: bytes written, nodes read by the diff |");
+            for cost in means::run(rows)? {
+                let transactions: Vec<String> = cost
+                    .transactions
+                    .iter()
+                    .map(|(updates, bytes, nodes)| format!("{updates}: {bytes}, {nodes}"))
+                    .collect();
+                println!("| {} | {} | {} | {} |", cost.means.0, cost.means.1, cost.chunks, transactions.join(" | "));
+            }
             Ok(())
         }
         Command::Worker { system, rows, directory } => {
