@@ -16,7 +16,9 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, criterion_group, criterion_main};
 use pleach_bench::rows::{Rows, SplitMix64};
 use pleach_engine::{Database, NewCommit, Options};
-use pleach_protocol::{Databases, RefPatterns, Remote, RemoteUrl, SyncService, clone_database, fetch, transport};
+use pleach_protocol::{
+    Databases, RefPatterns, Remote, RemoteUrl, SyncService, clone_database, fetch, transport,
+};
 use tokio::runtime::Runtime;
 use tonic::transport::server::TcpIncoming;
 
@@ -40,7 +42,9 @@ impl Pair {
         let mut transaction = served.begin("main").unwrap();
         transaction.create_table("rows", None).unwrap();
         let values = rows.first_values();
-        transaction.load("rows", values.iter().enumerate().map(|(row, value)| (rows.key(row), value))).unwrap();
+        transaction
+            .load("rows", values.iter().enumerate().map(|(row, value)| (rows.key(row), value)))
+            .unwrap();
         transaction.commit().unwrap();
         served.commit("main", NewCommit { message: "base".into(), ..NewCommit::default() }).unwrap();
 

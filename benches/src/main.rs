@@ -83,7 +83,13 @@ fn main() -> Result<()> {
                     .iter()
                     .map(|(updates, bytes, nodes)| format!("{updates}: {bytes}, {nodes}"))
                     .collect();
-                println!("| {} | {} | {} | {} |", cost.means.0, cost.means.1, cost.chunks, transactions.join(" | "));
+                println!(
+                    "| {} | {} | {} | {} |",
+                    cost.means.0,
+                    cost.means.1,
+                    cost.chunks,
+                    transactions.join(" | ")
+                );
             }
             Ok(())
         }

@@ -73,4 +73,3 @@ fn loads(store: &Store) -> u64 {
     let stats = store.stats();
     stats.cache_hits + stats.cache_misses
 }
-

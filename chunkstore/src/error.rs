@@ -97,10 +97,12 @@ pub enum Error {
         bytes_max: u64,
     },
     /// A name that no ref can have.
-    #[error("{name:?} cannot name a ref: names are 1 to {} bytes long", crate::refs::NAME_BYTES_MAX)]
+    #[error("{name:?} cannot name a ref: names are 1 to {max} bytes long")]
     BadRefName {
         /// The name, at most its first 80 characters.
         name: String,
+        /// The longest name, in bytes.
+        max: usize,
     },
 }
 

@@ -36,7 +36,9 @@ pub(crate) struct Moved {
 /// Refuses names that no ref can have.
 pub(crate) fn check_names(updates: &[RefUpdate]) -> Result<()> {
     match updates.iter().find(|update| update.name.is_empty() || update.name.len() > NAME_BYTES_MAX) {
-        Some(bad) => Err(Error::BadRefName { name: bad.name.chars().take(80).collect() }),
+        Some(bad) => {
+            Err(Error::BadRefName { name: bad.name.chars().take(80).collect(), max: NAME_BYTES_MAX })
+        }
         None => Ok(()),
     }
 }

@@ -15,10 +15,7 @@ use crate::{
     chunks::{Read, Writer},
     error::{Error, Result},
     kinds::BLOB,
-    map::{
-        edit::Value,
-        node::{Stored, Tag},
-    },
+    map::node::{Stored, Tag, Value},
 };
 
 const PIECE_MIN: usize = 4 << 10;

@@ -22,8 +22,8 @@ use crate::{
         self,
         config::MapConfig,
         cursor::Rows,
-        edit::{self, Edit, Value},
-        node::{Stored, Tag},
+        edit::{self, Edit},
+        node::{Stored, Tag, Value},
     },
 };
 

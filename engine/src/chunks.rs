@@ -6,10 +6,7 @@
 
 use pleach_chunkstore::{Batch, Chunk, Hash, Outcome, Store};
 
-use crate::{
-    error::{Error, Result},
-    map::node::Node,
-};
+use crate::error::{Error, Result};
 
 /// A writer hands its batch to the store when it holds this many bytes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
@@ -18,11 +15,6 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 pub(crate) trait Read {
     /// The chunk at `hash`; absent is [`Error::Missing`].
     fn chunk(&self, hash: &Hash) -> Result<Chunk>;
-
-    /// The map node at `hash`.
-    fn node(&self, hash: &Hash) -> Result<Node> {
-        Node::parse(self.chunk(hash)?)
-    }
 }
 
 impl Read for Store {

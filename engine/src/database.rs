@@ -19,11 +19,14 @@ use pleach_chunkstore::{Batch, Hash, Options, Outcome, RefUpdate, Store, Ticket}
 use crate::{
     branches::Branch,
     catalogue,
-    chunks::{Read, Writer},
+    chunks::Writer,
     commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX},
     error::{Error, Result},
     history::{self, Log},
-    map::{self, build, edit},
+    map::{
+        build, edit,
+        node::{Node, Stored, Tag},
+    },
     names, settings,
     snapshot::{Snapshot, TableStat},
     transaction::{Queue, Token, Transaction},
@@ -245,7 +248,7 @@ impl Database {
         let mut builder = build::TreeBuilder::new(catalogue::CONFIG);
         // `heads/` < `tags/` < `work/`, each sorted.
         for (name, hash) in names::SHARED.iter().flat_map(|prefix| self.refs(prefix)) {
-            let value = map::node::Stored { tag: map::node::Tag::Links, bytes: hash.as_bytes() };
+            let value = Stored { tag: Tag::Links, bytes: hash.as_bytes() };
             builder.push(&mut writer, name.as_bytes(), value)?;
         }
         builder.finish(&mut writer)
@@ -258,7 +261,7 @@ impl Database {
     /// # Errors
     /// [`Error::Missing`].
     pub fn snapshot_of_root(&self, root: Hash) -> Result<Snapshot> {
-        self.store().node(&root)?;
+        Node::load(self.store(), &root)?;
         Ok(Snapshot::new(self.store(), root))
     }
 

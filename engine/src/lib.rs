@@ -22,6 +22,7 @@
 mod blob;
 mod branches;
 mod catalogue;
+mod check;
 mod chunks;
 mod commit;
 mod committer;
@@ -43,6 +44,7 @@ mod transaction;
 
 pub use blob::VALUE_BYTES_MAX;
 pub use branches::Branch;
+pub use check::check_chunk;
 pub use commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX};
 pub use conflict::{Conflict, Side};
 pub use database::{Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
@@ -50,7 +52,7 @@ pub use definition::Definition;
 pub use difference::{Base, Difference, Sent, difference};
 pub use error::{Error, ErrorKind, Result};
 pub use history::Log;
-pub use kinds::check_chunk;
+
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
 pub use pleach_chunkstore::{

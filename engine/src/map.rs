@@ -16,12 +16,12 @@ use pleach_chunkstore::Hash;
 use crate::{
     chunks::Read,
     error::Result,
-    map::{edit::Value, node::Node},
+    map::node::{Node, Value},
 };
 
 /// The value at `key` in the map at `root`, as stored.
 pub(crate) fn get(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<Value>> {
-    let mut node = reader.node(root)?;
+    let mut node = Node::load(&reader, root)?;
     loop {
         let i = node.lower_bound(key);
         if node.is_leaf() {
@@ -33,7 +33,7 @@ pub(crate) fn get(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<
         if i == node.len() {
             return Ok(None);
         }
-        let child = reader.node(&node.child_hash(i))?;
+        let child = Node::load(&reader, &node.child_hash(i))?;
         child.expect_level_below(&node)?;
         node = child;
     }
@@ -41,7 +41,7 @@ pub(crate) fn get(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<
 
 /// Rows and bytes of the map at `root`.
 pub(crate) fn size(reader: &impl Read, root: &Hash) -> Result<(u64, u64)> {
-    let node: Node = reader.node(root)?;
+    let node: Node = Node::load(&reader, root)?;
     Ok((node.rows(), node.bytes()))
 }
 

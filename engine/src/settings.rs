@@ -14,8 +14,8 @@ use crate::{
     map::{
         self, build,
         cursor::Rows,
-        edit::{self as map_edit, Edit, Value},
-        node::Tag,
+        edit::{self as map_edit, Edit},
+        node::{Tag, Value},
     },
     names,
 };

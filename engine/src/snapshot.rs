@@ -17,8 +17,7 @@ use crate::{
         self,
         cursor::Rows,
         diff::Diff,
-        edit::Value,
-        node::{Stored, Tag},
+        node::{Stored, Tag, Value},
     },
     row::Schema,
 };

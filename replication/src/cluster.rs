@@ -127,14 +127,23 @@ impl Cluster {
         if config.standbys.is_empty() {
             return Err(Error::BadConfig { what: "expected at least one standby remote, found none".into() });
         }
-        let peers = config.standbys.iter().map(|standby| Peer::new(&standby.name, &standby.url_template).map(Arc::new));
+        let peers = config
+            .standbys
+            .iter()
+            .map(|standby| Peer::new(&standby.name, &standby.url_template).map(Arc::new));
         let peers: Arc<[Arc<Peer>]> = peers.collect::<Result<Vec<_>>>()?.into();
-        if let Some(twice) = (1..peers.len()).find(|&i| peers[..i].iter().any(|peer| peer.name() == peers[i].name())) {
+        if let Some(twice) =
+            (1..peers.len()).find(|&i| peers[..i].iter().any(|peer| peer.name() == peers[i].name()))
+        {
             let what = format!("the standby remote `{}` is there twice", peers[twice].name());
             return Err(Error::BadConfig { what });
         }
         let cluster = crate::blocking(move || open(config, databases, peers)).await?;
-        cluster.inner.peers.iter().for_each(|peer| cluster.inner.spawn(lead(cluster.inner.clone(), peer.clone())));
+        cluster
+            .inner
+            .peers
+            .iter()
+            .for_each(|peer| cluster.inner.spawn(lead(cluster.inner.clone(), peer.clone())));
         cluster.inner.spawn(look(cluster.inner.clone()));
         Ok(cluster)
     }
@@ -142,7 +151,8 @@ impl Cluster {
     /// The service to mount on the cluster port: `cluster.service().into_server()`.
     pub fn service(&self) -> ReplicationService {
         // After a shutdown it still answers, by closing each stream.
-        let alive = self.inner.alive.lock().as_ref().map_or_else(|| mpsc::channel(1).0, |(alive, _)| alive.clone());
+        let alive =
+            self.inner.alive.lock().as_ref().map_or_else(|| mpsc::channel(1).0, |(alive, _)| alive.clone());
         ReplicationService {
             node: self.inner.node.clone(),
             applied: self.inner.applied.clone(),
@@ -306,19 +316,23 @@ impl Inner {
     fn shows(&self, name: &str, database: &Database, token: &Token) -> bool {
         let Standing { role, epoch, .. } = self.node.standing();
         let own = role == Role::Primary && token.epoch == epoch.0 && database.sequence() >= token.sequence;
-        own || self.applied.covers(name, token) || database.refs("work/").iter().any(|(_, root)| *root == token.root)
+        own || self.applied.covers(name, token)
+            || database.refs("work/").iter().any(|(_, root)| *root == token.root)
     }
 
     fn behind(&self) -> Vec<Behind> {
         let tracked = self.tracked.all();
-        let links = tracked.iter().flat_map(|(name, database)| self.peers.iter().map(move |peer| (name, database, peer)));
+        let links = tracked
+            .iter()
+            .flat_map(|(name, database)| self.peers.iter().map(move |peer| (name, database, peer)));
         links.filter_map(|(name, database, peer)| peer.behind(name, database.sequence())).collect()
     }
 
     async fn caught_up(&self) {
         for peer in self.peers.iter() {
             let mut progress = peer.progress();
-            let behind = || self.tracked.all().iter().any(|(name, db)| peer.behind(name, db.sequence()).is_some());
+            let behind =
+                || self.tracked.all().iter().any(|(name, db)| peer.behind(name, db.sequence()).is_some());
             while behind() {
                 // The sender lives as long as the peer.
                 let _ = progress.changed().await;

@@ -73,7 +73,8 @@ pub enum Error {
     /// Standbys did not catch up in time, so that the primary stays what it is.
     #[error(
         "failed to transition from primary to standby gracefully: could not replicate {} in {seconds:.1} s; this node is still {standing} \
-         and writable: bring the standbys up, or assume the role of primary on one of them", list(behind)
+         and writable: bring the standbys up, or assume the role of primary on one of them",
+        list(behind)
     )]
     NotCaughtUp {
         /// What it is still.
@@ -84,7 +85,9 @@ pub enum Error {
         behind: Vec<Behind>,
     },
     /// Writes that had begun did not end in time, so that the primary stays what it is.
-    #[error("{writes} writes under way did not end in {seconds:.1} s; this node is still {standing} and writable: try again")]
+    #[error(
+        "{writes} writes under way did not end in {seconds:.1} s; this node is still {standing} and writable: try again"
+    )]
     StillWriting {
         /// What it is still.
         standing: Standing,
@@ -161,7 +164,9 @@ pub enum Error {
         remote: String,
     },
     /// A branch to follow is not on the remote.
-    #[error("unable to find `{branch}` on `{remote}`: branch not found; correct replicate_heads, or make the branch there")]
+    #[error(
+        "unable to find `{branch}` on `{remote}`: branch not found; correct replicate_heads, or make the branch there"
+    )]
     UnknownBranch {
         /// The branch.
         branch: String,
@@ -213,9 +218,10 @@ impl Error {
     /// What the caller can do.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::BadConfig { .. } | Error::Myself { .. } | Error::UnknownRemote { .. } | Error::UnknownBranch { .. } => {
-                ErrorKind::Input
-            }
+            Error::BadConfig { .. }
+            | Error::Myself { .. }
+            | Error::UnknownRemote { .. }
+            | Error::UnknownBranch { .. } => ErrorKind::Input,
             Error::Refused(_)
             | Error::NotCaughtUp { .. }
             | Error::StillWriting { .. }
@@ -234,7 +240,9 @@ impl Error {
                 pleach_protocol::ErrorKind::Store => ErrorKind::Store,
                 _ => ErrorKind::Network,
             },
-            Error::DamagedRole { .. } | Error::Engine(_) | Error::Io { .. } | Error::Lost { .. } => ErrorKind::Store,
+            Error::DamagedRole { .. } | Error::Engine(_) | Error::Io { .. } | Error::Lost { .. } => {
+                ErrorKind::Store
+            }
         }
     }
 

@@ -32,7 +32,7 @@ mod tracked;
 pub use cluster::{Cluster, ClusterConfig, StandbyRemote, StatusRow};
 pub use error::{Behind, Error, ErrorKind, NotWritable, Result};
 pub use node::WritePermit;
-pub use replica::{ReadReplica, ReplicaConfig, Refreshed};
+pub use replica::{ReadReplica, Refreshed, ReplicaConfig};
 pub use role::{Epoch, NodeId, Refusal, Role, Standing};
 pub use standby::ReplicationService;
 

@@ -214,7 +214,8 @@ mod tests {
 
     fn node(role: Role) -> (tempfile::TempDir, Arc<Node>) {
         let dir = tempfile::tempdir().unwrap();
-        let bootstrap = |id| Standing { role, epoch: Epoch(1), leader: (role == Role::Primary).then_some(id) };
+        let bootstrap =
+            |id| Standing { role, epoch: Epoch(1), leader: (role == Role::Primary).then_some(id) };
         let (file, standing) = RoleFile::open(dir.path(), bootstrap).unwrap();
         let databases = Databases::new(dir.path(), Options::default()).unwrap();
         (dir, Arc::new(Node::new(file, standing, databases)))

@@ -55,14 +55,19 @@ impl Peer {
     pub(crate) fn new(name: &str, template: &str) -> Result<Peer> {
         let bad = |what: String| Error::BadConfig { what: format!("standby remote `{name}`: {what}") };
         if name.is_empty() {
-            return Err(Error::BadConfig { what: "expected a name for each standby remote, found an empty one".into() });
+            return Err(Error::BadConfig {
+                what: "expected a name for each standby remote, found an empty one".into(),
+            });
         }
         if !template.contains(DATABASE) {
             return Err(bad(format!("expected a URL template that contains {DATABASE}, found `{template}`")));
         }
-        let authority = template.strip_prefix("http://").and_then(|rest| rest.strip_suffix(&format!("/{DATABASE}")));
-        let host = authority.filter(|authority| !authority.is_empty() && !authority.contains(['/', '@', '{']));
-        let host = host.ok_or_else(|| bad(format!("expected http://HOST:PORT/{DATABASE}, found `{template}`")))?;
+        let authority =
+            template.strip_prefix("http://").and_then(|rest| rest.strip_suffix(&format!("/{DATABASE}")));
+        let host =
+            authority.filter(|authority| !authority.is_empty() && !authority.contains(['/', '@', '{']));
+        let host =
+            host.ok_or_else(|| bad(format!("expected http://HOST:PORT/{DATABASE}, found `{template}`")))?;
         Ok(Peer {
             name: name.to_owned(),
             server: format!("http://{host}"),
@@ -188,7 +193,9 @@ mod tests {
     fn the_template_says_where_the_standby_is() {
         assert_eq!(peer().server(), "http://127.0.0.1:50051");
         assert_eq!(Peer::new("s", "http://[::1]:5/{database}").unwrap().server(), "http://[::1]:5");
-        for template in ["http://h:1", "http://h:1/x", "https://h:1/{database}", "http:///{database}", "h/{database}"] {
+        for template in
+            ["http://h:1", "http://h:1/x", "https://h:1/{database}", "http:///{database}", "h/{database}"]
+        {
             assert!(Peer::new("standby", template).is_err(), "{template}");
         }
         assert!(Peer::new("", "http://h:1/{database}").is_err());

@@ -74,8 +74,10 @@ impl ReadReplica {
     /// A replica that follows what `config` says. A configuration that follows nothing gives a replica that is disabled, with a
     /// [`ReadReplica::warning`].
     pub fn new(config: ReplicaConfig) -> ReadReplica {
-        let heads: Vec<&str> = config.heads.iter().map(|head| head.trim()).filter(|head| !head.is_empty()).collect();
-        let disabled = |why: &str| Err(format!("{why}, replication disabled: reads and writes use local data"));
+        let heads: Vec<&str> =
+            config.heads.iter().map(|head| head.trim()).filter(|head| !head.is_empty()).collect();
+        let disabled =
+            |why: &str| Err(format!("{why}, replication disabled: reads and writes use local data"));
         let patterns = match (heads.is_empty(), config.all_heads) {
             (true, false) => disabled("must set either replicate_heads or replicate_all_heads"),
             (false, true) => disabled("cannot set both replicate_heads and replicate_all_heads"),
@@ -159,7 +161,12 @@ impl Inner {
     }
 
     /// Moves the branches here to what was fetched. Blocking.
-    fn follow(&self, database: &Database, patterns: &RefPatterns, fetched: &[RefResult]) -> Result<Refreshed> {
+    fn follow(
+        &self,
+        database: &Database,
+        patterns: &RefPatterns,
+        fetched: &[RefResult],
+    ) -> Result<Refreshed> {
         let mut moved = String::new();
         for _ in 0..MOVE_ATTEMPTS {
             let plan = self.plan(database, patterns, fetched)?;
@@ -222,7 +229,9 @@ impl Inner {
             } else if let Ok(pattern) = RefPatterns::new(&[format!("{HEADS}{head}")])
                 && !theirs.keys().any(|branch| pattern.matches(&format!("{HEADS}{branch}")))
             {
-                plan.refreshed.warnings.push(format!("branch pattern '{head}' did not match any branch of `{remote}`"));
+                plan.refreshed
+                    .warnings
+                    .push(format!("branch pattern '{head}' did not match any branch of `{remote}`"));
             }
         }
     }
@@ -285,19 +294,29 @@ impl Plan {
         self.keep_head(database, branch);
         self.keep_work(database, branch)?;
         self.set(&format!("{HEADS}{}", branch.name), branch.head, None);
-        self.moves.push(RefUpdate { name: format!("{WORK}{}", branch.name), old: Some(branch.work), new: None });
+        self.moves.push(RefUpdate {
+            name: format!("{WORK}{}", branch.name),
+            old: Some(branch.work),
+            new: None,
+        });
         Ok(())
     }
 
     fn keep_head(&mut self, database: &Database, branch: &Branch) {
         if let Some(head) = branch.head {
-            self.moves.push(shared_refs::keep(database, &format!("{HEADS}{}", branch.name), head, self.number));
+            self.moves.push(shared_refs::keep(
+                database,
+                &format!("{HEADS}{}", branch.name),
+                head,
+                self.number,
+            ));
         }
     }
 
     /// Keeps uncommitted work, which a replica has only from the time before it was one.
     fn keep_work(&mut self, database: &Database, branch: &Branch) -> Result<()> {
-        let committed = branch.head.map(|head| database.commit_object(&head)).transpose()?.map(|commit| commit.root);
+        let committed =
+            branch.head.map(|head| database.commit_object(&head)).transpose()?.map(|commit| commit.root);
         let dirty = match committed {
             Some(root) => root != branch.work,
             None => !database.snapshot_of_root(branch.work)?.tables()?.is_empty(),

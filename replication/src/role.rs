@@ -222,7 +222,9 @@ pub fn meet(current: &Standing, peer: &Standing) -> Reaction {
     match (current.role, peer.role) {
         (_, Role::Primary) if higher => Reaction::Follow(follow),
         (Role::Primary, Role::Primary) if same => Reaction::Break(broken),
-        (Role::Standby, Role::Primary) if same && (current.leader.is_none() || current.leader == peer.leader) => {
+        (Role::Standby, Role::Primary)
+            if same && (current.leader.is_none() || current.leader == peer.leader) =>
+        {
             Reaction::Follow(follow)
         }
         (_, Role::Primary) => Reaction::Fence,
@@ -264,7 +266,9 @@ mod tests {
     }
 
     fn pairs() -> impl Iterator<Item = (Standing, Standing)> {
-        standings(ME).into_iter().flat_map(|mine| standings(PEER).into_iter().map(move |theirs| (mine, theirs)))
+        standings(ME)
+            .into_iter()
+            .flat_map(|mine| standings(PEER).into_iter().map(move |theirs| (mine, theirs)))
     }
 
     #[test]
@@ -277,7 +281,10 @@ mod tests {
                 let lower = Refusal::LowerEpoch { role, epoch: Epoch(9), current: Epoch(10) };
                 assert_eq!(assume(ME, &at, role, Epoch(9)), Err(lower));
                 let other = Refusal::OtherRole { role, epoch: Epoch(10), current };
-                assert_eq!(assume(ME, &at, role, Epoch(10)), if same { Ok(Transition::Nothing) } else { Err(other) });
+                assert_eq!(
+                    assume(ME, &at, role, Epoch(10)),
+                    if same { Ok(Transition::Nothing) } else { Err(other) }
+                );
                 let expected = match (current, role) {
                     _ if same => Transition::Raise(next),
                     (Role::Primary, Role::Standby) => Transition::HandOver(next),
@@ -298,9 +305,18 @@ mod tests {
             "error assuming role 'standby' at epoch 9; already at epoch 10"
         );
         assert!(refused(Role::Primary, 10).contains("already at epoch 10 with different role, 'standby'"));
-        assert!("boss".parse::<Role>().unwrap_err().to_string().contains("valid roles are 'primary' and 'standby'"));
+        assert!(
+            "boss"
+                .parse::<Role>()
+                .unwrap_err()
+                .to_string()
+                .contains("valid roles are 'primary' and 'standby'")
+        );
         let broken = "detected_broken_config".parse::<Role>().unwrap_err().to_string();
-        assert_eq!(broken, "cannot set role to detected_broken_config; valid values are 'primary' and 'standby'");
+        assert_eq!(
+            broken,
+            "cannot set role to detected_broken_config; valid values are 'primary' and 'standby'"
+        );
     }
 
     #[test]

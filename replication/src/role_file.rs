@@ -58,7 +58,10 @@ enum Step {
 
 impl RoleFile {
     /// Reads the file in `dir`; if there is none, makes it with the standing that `bootstrap` gives for a new node.
-    pub(crate) fn open(dir: &Path, bootstrap: impl FnOnce(NodeId) -> Standing) -> Result<(RoleFile, Standing)> {
+    pub(crate) fn open(
+        dir: &Path,
+        bootstrap: impl FnOnce(NodeId) -> Standing,
+    ) -> Result<(RoleFile, Standing)> {
         fs::create_dir_all(dir).map_err(|source| Error::Io { path: dir.to_owned(), source })?;
         let path = dir.join(NAME);
         match fs::read(&path) {
@@ -196,13 +199,9 @@ mod tests {
         let leader = Some(NodeId([0x22; 16]));
         let at = Standing { role: Role::Standby, epoch: Epoch(0x0102), leader };
         let bytes = encode(NodeId([0x11; 16]), &at);
-        let golden = [
-            &b"plchrole"[..],
-            &[1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0],
-            &[0x11; 16],
-            &[0x22; 16],
-        ]
-        .concat();
+        let golden =
+            [&b"plchrole"[..], &[1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0], &[0x11; 16], &[0x22; 16]]
+                .concat();
         assert_eq!(bytes[..CHECKSUM], golden);
         assert_eq!(bytes[CHECKSUM..], Hash::of(&golden).as_bytes()[..]);
         assert_eq!(decode(&bytes), Ok((NodeId([0x11; 16]), at)));
@@ -249,7 +248,10 @@ mod tests {
         }
         for cut in [0, 1, good.len() - 1] {
             fs::write(&path, &good[..cut]).unwrap();
-            assert!(matches!(RoleFile::open(dir.path(), never), Err(Error::DamagedRole { .. })), "{cut} bytes");
+            assert!(
+                matches!(RoleFile::open(dir.path(), never), Err(Error::DamagedRole { .. })),
+                "{cut} bytes"
+            );
         }
     }
 

@@ -22,7 +22,6 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-
 use crate::error::{Error, Result};
 use crate::limits::{HEARTBEAT, UPDATES_A_MESSAGE};
 use crate::node::Node;
@@ -55,10 +54,12 @@ pub(crate) async fn run(
         send(&requests, Request::Hello(hello)).await?;
         let mut client = connect(peer.server()).await?;
         let answers = client.replicate(ReceiverStream::new(stream)).await;
-        let mut answers = Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
+        let mut answers =
+            Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
         let held = greet(node, peer, &standing, &mut answers).await?;
         peer.connected();
-        let session = Session { peer, databases, standing, held, sending: None, in_flight: HashMap::new(), requests };
+        let session =
+            Session { peer, databases, standing, held, sending: None, in_flight: HashMap::new(), requests };
         session.lead(node, &mut answers).await
     };
     match ended.await {
@@ -68,8 +69,10 @@ pub(crate) async fn run(
 }
 
 async fn connect(server: &str) -> Result<ReplicationClient<Channel>> {
-    let unreachable =
-        |error: &dyn std::error::Error| Error::Unreachable { url: server.to_owned(), what: root_cause(error) };
+    let unreachable = |error: &dyn std::error::Error| Error::Unreachable {
+        url: server.to_owned(),
+        what: root_cause(error),
+    };
     let endpoint = Endpoint::from_shared(server.to_owned())
         .map_err(|error| unreachable(&error))?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -93,7 +96,10 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     async fn next(&mut self) -> Result<Answer> {
-        let cut = || Error::Unreachable { url: self.peer.server().to_owned(), what: "the stream was closed".into() };
+        let cut = || Error::Unreachable {
+            url: self.peer.server().to_owned(),
+            what: "the stream was closed".into(),
+        };
         let answer = self.stream.message().await.map_err(|status| refused(self.peer, &status))?;
         answer.ok_or_else(cut)?.message.ok_or_else(|| Error::protocol("an empty answer"))
     }
@@ -118,7 +124,10 @@ async fn greet(
         return Err(Error::NotFollowing { standing: theirs });
     }
     if ack.format_digest != pleach_protocol::format_digest() {
-        tracing::warn!(standby = peer.name(), "the standby computes with other formats; whole chunks are sent");
+        tracing::warn!(
+            standby = peer.name(),
+            "the standby computes with other formats; whole chunks are sent"
+        );
     }
     let mut held: BTreeMap<String, SharedRefs> = BTreeMap::new();
     loop {
@@ -209,7 +218,8 @@ impl Session<'_> {
     /// Begins to send what the standby lacks of some database, one at a time for each.
     fn next_change(&mut self, acked: &HashMap<String, u64>) -> Option<Sending> {
         let lacks = |name: &String, database: &Database| {
-            !self.in_flight.contains_key(name) && acked.get(name).is_none_or(|&acked| database.sequence() > acked)
+            !self.in_flight.contains_key(name)
+                && acked.get(name).is_none_or(|&acked| database.sequence() > acked)
         };
         let (name, database) = self.databases.find(lacks)?;
         let held = self.held.remove(&name);

@@ -80,11 +80,14 @@ pub(crate) fn targets(updates: &[Update]) -> Vec<Hash> {
 /// may lead to a commit of any branch.
 pub(crate) fn bases(held: &SharedRefs, updates: &[Update], knows: impl Fn(&Hash) -> bool) -> Vec<Hash> {
     let known = |hash: &Hash| knows(hash);
-    let mut bases: Vec<Hash> = updates.iter().filter(|update| !update.diverged).filter_map(|update| update.old).collect();
+    let mut bases: Vec<Hash> =
+        updates.iter().filter(|update| !update.diverged).filter_map(|update| update.old).collect();
     let work_moves = |update: &&Update| update.old.is_some() && update.name.starts_with(WORK);
     if updates.iter().all(|update| work_moves(&update)) {
         let branches = updates.iter().filter_map(|update| update.name.strip_prefix(WORK));
-        bases.extend(branches.filter_map(|branch| held.get(&format!("{HEADS}{branch}"))).filter(|head| known(head)));
+        bases.extend(
+            branches.filter_map(|branch| held.get(&format!("{HEADS}{branch}"))).filter(|head| known(head)),
+        );
     } else {
         let commits = held.iter().filter(|(name, _)| !name.starts_with(WORK)).map(|(_, hash)| hash);
         bases.extend(commits.filter(|hash| known(hash)).take(BASES_MAX));
@@ -156,7 +159,16 @@ mod tests {
         for name in ["heads/main", "tags/v1", "work/a/b"] {
             assert!(is_name(name), "{name}");
         }
-        for name in ["recovery/heads/main/1", "local/settings", "heads/", "work//a", "heads/../x", "tags/a\n", "main", ""] {
+        for name in [
+            "recovery/heads/main/1",
+            "local/settings",
+            "heads/",
+            "work//a",
+            "heads/../x",
+            "tags/a\n",
+            "main",
+            "",
+        ] {
             assert!(!is_name(name), "{name:?}");
         }
         assert!(!is_name(&format!("heads/{}", "a".repeat(2000))));

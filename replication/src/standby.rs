@@ -157,7 +157,9 @@ impl Stream {
     fn take(&mut self, message: Message) -> Result<Option<Standing>> {
         match (message, &self.followed) {
             (Message::Hello(hello), None) => return self.hello(hello),
-            (_, None) | (Message::Hello(_), Some(_)) => return Err(Error::protocol("a stream begins with one Hello")),
+            (_, None) | (Message::Hello(_), Some(_)) => {
+                return Err(Error::protocol("a stream begins with one Hello"));
+            }
             (Message::Heartbeat(_), Some(_)) => self.node.hear(),
             (Message::Change(change), Some(_)) => return self.begin(change),
             (Message::Updates(part), Some(_)) => {
@@ -172,7 +174,8 @@ impl Stream {
             (Message::Data(data), Some(_)) => under_way(&mut self.change)?.receiver.receive(&data)?,
             (Message::Finish(finish), Some(followed)) => {
                 let followed = *followed;
-                let change = self.change.take().ok_or_else(|| Error::protocol("a Finish without a Change"))?;
+                let change =
+                    self.change.take().ok_or_else(|| Error::protocol("a Finish without a Change"))?;
                 return self.finish(change, finish.records, &followed);
             }
         }
@@ -225,7 +228,10 @@ impl Stream {
 
     fn begin(&mut self, change: proto::Change) -> Result<Option<Standing>> {
         let Some(followed) = self.followed.filter(|followed| followed.epoch.0 == change.epoch) else {
-            return Err(Error::protocol(format!("a change of epoch {}, which this stream is not of", change.epoch)));
+            return Err(Error::protocol(format!(
+                "a change of epoch {}, which this stream is not of",
+                change.epoch
+            )));
         };
         if self.change.is_some() {
             return Err(Error::protocol("a Change before the Finish of the one before"));
@@ -265,7 +271,9 @@ impl Stream {
             };
             if !updates.is_empty() {
                 // Durable when it returns.
-                if let Outcome::Moved { name: moved, .. } = database.update_refs(Batch::default(), &updates)? {
+                if let Outcome::Moved { name: moved, .. } =
+                    database.update_refs(Batch::default(), &updates)?
+                {
                     return Err(Error::Moved { database: name, name: moved });
                 }
             }

@@ -31,7 +31,8 @@ impl Tracked {
     pub(crate) fn look(&self) -> Result<()> {
         let _looking = self.looking.lock();
         let names = self.node.databases().list()?;
-        let gone: Vec<String> = self.databases.lock().keys().filter(|name| !names.contains(name)).cloned().collect();
+        let gone: Vec<String> =
+            self.databases.lock().keys().filter(|name| !names.contains(name)).cloned().collect();
         for name in gone {
             self.databases.lock().remove(&name);
             self.peers.iter().for_each(|peer| peer.forget(&name));
@@ -43,7 +44,9 @@ impl Tracked {
             match self.node.databases().get(&name) {
                 Ok(Some(database)) => self.take_up(name, database),
                 Ok(None) => {}
-                Err(error) => tracing::error!(database = name, %error, "not replicated: the database cannot be opened"),
+                Err(error) => {
+                    tracing::error!(database = name, %error, "not replicated: the database cannot be opened")
+                }
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ mod convert;
 pub mod error;
 mod failures;
 pub mod gate;
+mod listen;
 pub mod ops;
 pub mod proto;
 mod replication;

@@ -9,15 +9,15 @@ use pleach_protocol::Databases;
 use pleach_replication::{
     Cluster, ClusterConfig, Epoch, ReadReplica, ReplicaConfig, StandbyRemote, StatusRow,
 };
-use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::{self, Config};
-use crate::error::{Failure, Result};
+use crate::error::Result;
 use crate::gate::{Alone, Gate, Permit, no_cluster, poll};
+use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
 
 /// How many of the newest commits of each branch a read replica looks through for the write of a token.
@@ -70,8 +70,7 @@ impl Replication {
         databases: &Databases,
         listener_url: String,
     ) -> Result<Replication> {
-        let (socket, address) =
-            crate::serve::bind(&config.remotesapi, "cluster.remotesapi in the configuration")?;
+        let (socket, address) = listen::bind(&config.remotesapi, "cluster.remotesapi in the configuration")?;
         let standbys = config.standby_remotes.iter();
         let standbys =
             standbys.map(|standby| StandbyRemote::new(&standby.name, &standby.remote_url_template)).collect();
@@ -89,7 +88,7 @@ impl Replication {
         )
         .await?;
         let (stop, mut stopped) = watch::channel(false);
-        let incoming = TcpIncoming::from(listen(socket)?).with_nodelay(Some(true));
+        let incoming = TcpIncoming::from(listen::start(socket)?).with_nodelay(Some(true));
         let port = pleach_protocol::transport().add_service(cluster.service().into_server());
         let port = tokio::spawn(port.serve_with_incoming_shutdown(incoming, async move {
             // An error means that the sender is gone, which is a reason to stop as well.
@@ -115,12 +114,6 @@ impl Replication {
             }
         }
     }
-}
-
-/// Accepts connections on a bound socket.
-pub(crate) fn listen(socket: tokio::net::TcpSocket) -> Result<TcpListener> {
-    const WAITING_MAX: u32 = 1024;
-    socket.listen(WAITING_MAX).map_err(|error| Failure::refused(format!("cannot listen: {error}")))
 }
 
 /// The gate of a cluster's node. Its calls come from threads that may block.

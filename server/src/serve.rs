@@ -4,21 +4,21 @@
 //! SIGINT stops accepting, lets running requests end, and closes its databases, so that the next start recovers nothing.
 
 use std::io::Write;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_engine::{Durability, Options};
 use pleach_protocol::{Databases, SyncService};
-use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::server::TcpIncoming;
 
-use crate::config::{Address, Config, Store};
+use crate::config::{Config, Store};
 use crate::error::{Failure, Result};
 use crate::gate::Gate;
+use crate::listen;
 use crate::proto::{self, data_server::DataServer};
-use crate::replication::{self, Replication};
+use crate::replication::Replication;
 use crate::service::{DataService, MESSAGE_BYTES_MAX};
 
 /// How long running requests may take to end after a signal.
@@ -50,7 +50,7 @@ fn options(store: &Store) -> Options {
 
 async fn serve(config: &Config, databases: &Databases) -> Result<()> {
     let stop = stop_signal()?;
-    let (socket, address) = bind(&config.listener, "--listen HOST:PORT")?;
+    let (socket, address) = listen::bind(&config.listener, "--listen HOST:PORT")?;
     let replication = Replication::start(config, databases, format!("http://{address}")).await?;
     let served = listen(socket, address, databases, replication.gate(), stop).await;
     replication.stop().await;
@@ -59,7 +59,7 @@ async fn serve(config: &Config, databases: &Databases) -> Result<()> {
 
 /// Serves the listener until `stop`.
 async fn listen(
-    socket: TcpSocket,
+    socket: tokio::net::TcpSocket,
     address: SocketAddr,
     databases: &Databases,
     gate: Arc<dyn Gate>,
@@ -80,7 +80,7 @@ async fn listen(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let incoming = TcpIncoming::from(replication::listen(socket)?).with_nodelay(Some(true));
+    let incoming = TcpIncoming::from(listen::start(socket)?).with_nodelay(Some(true));
     let server = pleach_protocol::transport()
         .add_service(data)
         .add_service(sync)
@@ -104,30 +104,6 @@ async fn listen(
             stopped_by
         }
     }
-}
-
-/// Binds a port, without accepting anybody yet; port 0 takes a free one. `setting` is where another one can be chosen.
-pub(crate) fn bind(address: &Address, setting: &str) -> Result<(TcpSocket, SocketAddr)> {
-    let bind = || {
-        let resolved = (address.host.as_str(), address.port).to_socket_addrs()?.next();
-        let resolved = resolved.ok_or(std::io::ErrorKind::AddrNotAvailable)?;
-        let socket = if resolved.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        // A port of a server that was just stopped can be taken again at once.
-        socket.set_reuseaddr(true)?;
-        socket.bind(resolved)?;
-        let bound = socket.local_addr()?;
-        Ok((socket, bound))
-    };
-    bind().map_err(|error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => Failure::refused(format!("{address} is in use by another process"))
-            .hint(format!("stop that process, or choose another port with {setting}")),
-        std::io::ErrorKind::PermissionDenied => {
-            Failure::not_allowed(format!("not allowed to listen on {address}"))
-                .hint(format!("choose a port above 1023 with {setting}"))
-        }
-        _ => Failure::refused(format!("cannot listen on {address}: {error}"))
-            .hint(format!("choose an address of this machine with {setting}")),
-    })
 }
 
 /// The line that scripts wait for.

@@ -19,7 +19,7 @@ pub(crate) struct Cursor<R> {
 impl<R: Read> Cursor<R> {
     /// A cursor on the first item of the root node.
     pub(crate) fn new(reader: R, root: &Hash) -> Result<Cursor<R>> {
-        let node = reader.node(root)?;
+        let node = Node::load(&reader, root)?;
         let mut cursor = Cursor { reader, path: vec![(node, 0)] };
         cursor.climb();
         Ok(cursor)
@@ -28,7 +28,7 @@ impl<R: Read> Cursor<R> {
     /// A cursor on the first row whose key is at least, or beyond, the bound.
     pub(crate) fn seek(reader: R, root: &Hash, from: Bound<&[u8]>) -> Result<Cursor<R>> {
         let mut cursor = Cursor { reader, path: Vec::new() };
-        let mut node = cursor.reader.node(root)?;
+        let mut node = Node::load(&cursor.reader, root)?;
         loop {
             let i = match from {
                 Bound::Unbounded => 0,
@@ -50,7 +50,7 @@ impl<R: Read> Cursor<R> {
     }
 
     fn open(&self, hash: &Hash) -> Result<Node> {
-        let child = self.reader.node(hash)?;
+        let child = Node::load(&self.reader, hash)?;
         if let Some((parent, _)) = self.path.last() {
             child.expect_level_below(parent)?;
         }

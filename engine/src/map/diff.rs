@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use pleach_chunkstore::Hash;
 
-use super::{cursor::Cursor, edit::Value};
+use super::{cursor::Cursor, node::Value};
 use crate::{chunks::Read, error::Result};
 
 /// A changed row: what stood and what stands at its key.

@@ -13,10 +13,10 @@ use pleach_chunkstore::Hash;
 use super::{
     build::{self, Closed, LevelBuilder, TreeBuilder},
     config::MapConfig,
-    node::{Child, Encoder, Node, Stored, Tag},
+    node::{Child, Encoder, Node, Stored, Value},
 };
 use crate::{
-    chunks::{Read, Writer},
+    chunks::Writer,
     error::{Error, Result},
 };
 
@@ -24,13 +24,6 @@ use crate::{
 pub(crate) struct Edit<P> {
     pub(crate) key: Vec<u8>,
     pub(crate) new: Option<P>,
-}
-
-/// A value to store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Value {
-    pub(crate) tag: Tag,
-    pub(crate) bytes: Vec<u8>,
 }
 
 /// What an entry of a level holds beside its key.
@@ -76,7 +69,7 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
     if edits.is_empty() {
         return Ok(root);
     }
-    let top = writer.node(&root)?.level();
+    let top = Node::load(writer, &root)?.level();
     let mut changes = edit_level(writer, config, root, 0, edits)?;
     for level in 1..=top {
         let ups = changes.into_edits();
@@ -103,7 +96,7 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
 /// The root is the only node of the lowest level that has just one.
 fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
     loop {
-        let node = writer.node(&root)?;
+        let node = Node::load(writer, &root)?;
         if node.is_leaf() || node.len() > 1 {
             return Ok(root);
         }
@@ -256,11 +249,11 @@ impl LevelCursor {
         }
         let mut node = match self.path.pop() {
             Some((node, _)) => node,
-            None => writer.node(&self.root)?,
+            None => Node::load(writer, &self.root)?,
         };
         while node.level() > self.level {
             let i = node.lower_bound(key).min(node.len() - 1);
-            let child = writer.node(&node.child_hash(i))?;
+            let child = Node::load(writer, &node.child_hash(i))?;
             self.descend(node, i, &child)?;
             node = child;
         }
@@ -278,7 +271,7 @@ impl LevelCursor {
         };
         let mut i = taken + 1;
         while node.level() > self.level {
-            let child = writer.node(&node.child_hash(i))?;
+            let child = Node::load(writer, &node.child_hash(i))?;
             self.descend(node, i, &child)?;
             node = child;
             i = 0;

@@ -10,7 +10,8 @@ use pleach_chunkstore::Hash;
 use super::{
     config::MapConfig,
     diff::{Diff, RowChange},
-    edit::{self, Edit, Value},
+    edit::{self, Edit},
+    node::Value,
 };
 use crate::{
     chunks::{Read, Writer},

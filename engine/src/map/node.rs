@@ -29,6 +29,7 @@ use pleach_chunkstore::{Chunk, Hash};
 
 use super::config::KEY_BYTES_MAX;
 use crate::{
+    chunks::Read,
     error::{Error, Result},
     kinds::MAP,
 };
@@ -75,6 +76,13 @@ impl Tag {
 pub(crate) struct Stored<'a> {
     pub(crate) tag: Tag,
     pub(crate) bytes: &'a [u8],
+}
+
+/// A value to store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Value {
+    pub(crate) tag: Tag,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// An inner node's entry, without its key.
@@ -132,6 +140,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// The map node at `hash`.
+    pub(crate) fn load(reader: &(impl Read + ?Sized), hash: &Hash) -> Result<Node> {
+        Node::parse(reader.chunk(hash)?)
+    }
+
     /// Parses the node's frame in constant time. Offsets inside are clamped when they are used; their order is checked
     /// by [`Node::check`] when a chunk arrives from outside.
     pub(crate) fn parse(chunk: Chunk) -> Result<Node> {

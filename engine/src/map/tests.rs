@@ -13,8 +13,8 @@ use super::{
     config::MapConfig,
     cursor::Rows,
     diff::Diff,
-    edit::{Edit, Value},
-    node::{Node, Stored, Tag},
+    edit::Edit,
+    node::{Node, Stored, Tag, Value},
     *,
 };
 use crate::chunks::Writer;
@@ -68,7 +68,7 @@ impl Fixture {
 
     fn nodes(&self, root: &Hash) -> HashSet<Hash> {
         let mut nodes = HashSet::from([*root]);
-        let node = self.store.node(root).unwrap();
+        let node = Node::load(&self.store, root).unwrap();
         if !node.is_leaf() {
             (0..node.len()).for_each(|i| nodes.extend(self.nodes(&node.child_hash(i))));
         }
@@ -224,7 +224,7 @@ fn a_changed_value_rewrites_one_node_per_level() {
     let fixture = Fixture::new();
     let root = fixture.build(&numbered(5000));
     let before = fixture.nodes(&root);
-    let height = usize::from(fixture.store.node(&root).unwrap().level()) + 1;
+    let height = usize::from(Node::load(&fixture.store, &root).unwrap().level()) + 1;
     assert!(height >= 3, "the test wants a tree of several levels");
     for (n, value) in [(0, vec![]), (77, vec![9; 1000]), (4999, vec![1])] {
         let changed = fixture.edit(root, &BTreeMap::from([(number(n), Some(value))]));
@@ -239,7 +239,7 @@ fn an_insert_or_delete_rewrites_little_more_than_one_node_per_level() {
     let model: Model = (0..20_000).map(|n| (number(n * 2), vec![0; 8])).collect();
     let root = fixture.build(&model);
     let before = fixture.nodes(&root);
-    let height = usize::from(fixture.store.node(&root).unwrap().level()) + 1;
+    let height = usize::from(Node::load(&fixture.store, &root).unwrap().level()) + 1;
     let mut rewritten = 0;
     for n in (0..400u32).map(|n| n * 97) {
         let new = (n % 2 == 1).then(|| vec![1; 8]);
