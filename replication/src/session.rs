@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use pleach_engine::Database;
 use pleach_protocol::Sender;
 use pleach_protocol::limits::{

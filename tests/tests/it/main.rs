@@ -1,6 +1,6 @@
 //! Integration tests: the real binary on real files and sockets. A test of a row of `docs/conformance.md` begins with its id.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod architecture;
 mod bad_input;
