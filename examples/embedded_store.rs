@@ -1,6 +1,8 @@
 //! A versioned store inside your program: write, commit, change, and ask what changed.
 //!
-//!     cargo run -p pleach-examples --bin embedded_store
+//! ```text
+//! cargo run -p pleach-examples --bin embedded_store
+//! ```
 
 #![allow(clippy::print_stdout, reason = "an example prints")]
 

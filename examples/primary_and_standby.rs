@@ -1,6 +1,8 @@
 //! A primary with a standby, embedded: what the one commits, the other has.
 //!
-//!     cargo run -p pleach-examples --bin primary_and_standby
+//! ```text
+//! cargo run -p pleach-examples --bin primary_and_standby
+//! ```
 //!
 //! Both nodes live in this process, each with its data directory and its port, as they would on two machines.
 

@@ -1,7 +1,9 @@
 //! A tiny server with a database inside: a protocol of lines over TCP, every write a durable transaction.
 //!
-//!     cargo run -p pleach-examples --bin tcp_server -- 127.0.0.1:7777 fruit.db
-//!     nc 127.0.0.1 7777          SET apple red · GET apple · DEL apple · COMMIT Two fruits · LOG
+//! ```text
+//! cargo run -p pleach-examples --bin tcp_server -- 127.0.0.1:7777 fruit.db
+//! nc 127.0.0.1 7777          SET apple red · GET apple · DEL apple · COMMIT Two fruits · LOG
+//! ```
 //!
 //! The engine blocks and knows nothing of sockets, so a thread for each connection is enough; connections share one
 //! `Database`, and transactions that commit at the same time share one sync.

@@ -157,7 +157,9 @@ fn branches_keep_their_own_work() {
     database.switch("main").unwrap();
     database.delete_branch("topic/x").unwrap();
     assert_eq!(database.refs("recovery/").len(), 2, "the head and the uncommitted work are kept");
-    assert!(matches!(database.create_branch("a..b", None), Err(Error::BadName { .. })));
+    for name in ["a..b", "@work", "remotes/origin/x", "", "-d"] {
+        assert!(matches!(database.create_branch(name, None), Err(Error::BadName { .. })), "{name}");
+    }
 }
 
 #[test]

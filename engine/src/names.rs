@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 pub(crate) const HEADS: &str = "heads/";
 pub(crate) const TAGS: &str = "tags/";
 pub(crate) const WORK: &str = "work/";
+pub(crate) const REMOTES: &str = "remotes/";
+pub(crate) const RECOVERY: &str = "recovery/";
 pub(crate) const SETTINGS: &str = "local/settings";
 /// The prefixes of the shared map of refs.
 pub(crate) const SHARED: [&str; 3] = [HEADS, TAGS, WORK];
@@ -32,8 +34,11 @@ pub(crate) fn check_ref(what: &'static str, name: &str) -> Result<()> {
     if name.is_empty() || name.len() > 250 {
         return bad("expected 1 to 250 bytes");
     }
-    if name == "HEAD" || name == "@" || name.starts_with('-') || name.contains("@{") {
-        return bad("`HEAD`, `@`, `@{` and a leading `-` are reserved");
+    if name == "HEAD" || name.starts_with(['-', '@']) || name.contains("@{") {
+        return bad("`HEAD`, `@{` and a leading `-` or `@` are reserved");
+    }
+    if name.starts_with(REMOTES) || name.starts_with(RECOVERY) {
+        return bad("`remotes/` and `recovery/` name refs of their own");
     }
     if name.contains(|c: char| c.is_control() || " ~^:?*[\\".contains(c)) || name.contains("..") {
         return bad("spaces, control characters, `..` and any of ~^:?*[\\ are not allowed");

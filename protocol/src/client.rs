@@ -9,7 +9,7 @@ mod push;
 pub use self::clone::clone_database;
 pub use self::fetch::fetch;
 pub use self::pull::pull;
-pub use self::push::{Force, PushUpdate, push};
+pub use self::push::{Force, HELD_BACK, PushUpdate, push};
 
 use crate::error::{Error, Result};
 

@@ -25,7 +25,7 @@ mod sender;
 mod server;
 mod transfer;
 
-pub use client::{Force, PushUpdate, clone_database, fetch, pull, push};
+pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push};
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;
 pub use error::{Error, ErrorKind, Result};

@@ -183,9 +183,13 @@ impl Cluster {
         self.inner.node.changes()
     }
 
-    /// A row for each database and standby remote, by name.
+    /// A row for each database and standby remote, by name. Blocking: it lists the data directory.
     pub fn status(&self) -> Vec<StatusRow> {
         let Inner { node, peers, tracked, .. } = &*self.inner;
+        // What cannot be listed now is shown as it was; the log says why.
+        if let Err(error) = tracked.look() {
+            tracing::warn!(%error, "the databases cannot be listed");
+        }
         let Standing { role, epoch, .. } = node.standing();
         let mut rows = Vec::new();
         for (database, _) in tracked.all() {
@@ -372,7 +376,11 @@ impl Inner {
             inner.node.idle().await;
             let look = inner.clone();
             crate::blocking(move || look.tracked.look()).await?;
-            inner.peers.iter().for_each(|peer| peer.kick());
+            // An acknowledgement from before says nothing of a standby that has died since: each is asked again.
+            inner.peers.iter().for_each(|peer| {
+                peer.doubt();
+                peer.kick();
+            });
             inner.caught_up().await;
             Ok::<_, Error>(())
         };

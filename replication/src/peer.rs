@@ -129,9 +129,16 @@ impl Peer {
 
     // What happens there.
 
-    /// The stream to the standby stands.
+    /// The stream to the standby stands; what is durable there is still to be said by it.
     pub(crate) fn connected(&self) {
         self.state.lock().error = None;
+        self.doubt();
+    }
+
+    /// Takes nothing for granted that the standby said before: each database counts as behind until it is acknowledged anew.
+    pub(crate) fn doubt(&self) {
+        self.state.lock().links.values_mut().for_each(|link| link.acked = None);
+        self.changed.notify_one();
     }
 
     /// The stream to the standby ended.

@@ -181,18 +181,14 @@ struct Sent {
 
 impl Session<'_> {
     async fn lead(mut self, node: &Arc<Node>, answers: &mut Answers<'_>) -> Result<std::convert::Infallible> {
-        let mut acked: HashMap<String, u64> = HashMap::new();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         loop {
             if self.sending.is_none() {
-                self.sending = self.next_change(&acked);
+                self.sending = self.next_change();
             }
             tokio::select! {
                 answer = answers.next() => match answer? {
-                    Answer::Ack(ack) => {
-                        let sequence = self.ack(&ack)?;
-                        acked.insert(ack.database, sequence);
-                    }
+                    Answer::Ack(ack) => self.ack(&ack)?,
                     Answer::Fenced(fenced) => {
                         let standing = Standing::try_from(fenced.standing)?;
                         meet(node, standing).await?;
@@ -215,10 +211,9 @@ impl Session<'_> {
     }
 
     /// Begins to send what the standby lacks of some database, one at a time for each.
-    fn next_change(&mut self, acked: &HashMap<String, u64>) -> Option<Sending> {
+    fn next_change(&mut self) -> Option<Sending> {
         let lacks = |name: &String, database: &Database| {
-            !self.in_flight.contains_key(name)
-                && acked.get(name).is_none_or(|&acked| database.sequence() > acked)
+            !self.in_flight.contains_key(name) && self.peer.behind(name, database.sequence()).is_some()
         };
         let (name, database) = self.databases.find(lacks)?;
         let held = self.held.remove(&name);
@@ -233,8 +228,8 @@ impl Session<'_> {
         Some(Sending { database: name, thread })
     }
 
-    /// Takes an acknowledgement; gives its sequence.
-    fn ack(&mut self, ack: &proto::Ack) -> Result<u64> {
+    /// Takes an acknowledgement.
+    fn ack(&mut self, ack: &proto::Ack) -> Result<()> {
         let sent = self.in_flight.remove(&ack.database).filter(|sent| sent.sequence == ack.sequence);
         let Some(sent) = sent else {
             let what = format!("an Ack of `{}` at {}, which was not sent", ack.database, ack.sequence);
@@ -243,7 +238,7 @@ impl Session<'_> {
         let now = self.databases.get(&ack.database).map_or(sent.sequence, |database| database.sequence());
         self.held.insert(ack.database.clone(), sent.refs);
         self.peer.acked(&ack.database, sent.sequence, sent.read_at, now);
-        Ok(sent.sequence)
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! machine or a server. Commands that only make sense on one side say so as usage errors.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use clap::Parser;
 use pleach_engine::{Database, Error, Options, StoreError};
@@ -91,6 +92,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Stats { after } => stats::stats(context, &after)?,
         Command::Chunk(args::Chunk::Cat { hash }) => stats::chunk_cat(context, &hash)?,
         Command::Tour => {
+            context.refuse_server("tour")?;
             crate::tour::run(&mut |text| context.output.line(text).and_then(|()| context.output.flush()))?
         }
         Command::Completions { shell } => meta::completions(context, shell)?,
@@ -150,7 +152,7 @@ impl Context {
                 .hint("a local database is chosen with -C DIR"));
         }
         match &self.global.directory {
-            Some(directory) => Ok(Database::open(directory, Options::default())?),
+            Some(directory) => open_in(directory),
             None => nearest(),
         }
     }
@@ -178,13 +180,27 @@ impl Context {
     }
 }
 
+fn open_in(directory: &Path) -> Result<Database> {
+    Database::open(directory, Options::default()).map_err(|error| in_directory(directory, error))
+}
+
+/// A failure to open, with the directory where its message names only a file of the store.
+fn in_directory(directory: &Path, error: Error) -> Failure {
+    let names_directory = !matches!(&error, Error::Store(StoreError::Damaged { .. } | StoreError::Io { .. }));
+    let mut failure = Failure::from(error);
+    if !names_directory {
+        failure.message = format!("database {}: {}", directory.display(), failure.message);
+    }
+    failure
+}
+
 /// The database in the nearest directory at or above the current one that holds one.
 fn nearest() -> Result<Database> {
     let current = std::env::current_dir().map_err(|error| Failure::file("the current directory", &error))?;
     for directory in current.ancestors() {
         match Database::open(directory, Options::default()) {
             Err(Error::Store(StoreError::NotFound { .. })) => {}
-            opened => return Ok(opened?),
+            opened => return opened.map_err(|error| in_directory(directory, error)),
         }
     }
     Err(Failure::not_found(format!("no database in {} or above it", current.display()))

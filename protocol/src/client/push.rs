@@ -26,6 +26,9 @@ use crate::remote::Remote;
 use crate::sender::Sender;
 use crate::transfer::{RefResult, RefStatus, Transfer, framed};
 
+/// The reason of a ref that stayed because another one of its push was refused.
+pub const HELD_BACK: &str = "it could have moved, but the push is one whole and another ref was refused";
+
 /// What one ref of the remote is to become.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushUpdate {
@@ -305,9 +308,17 @@ fn refused(updates: &[PushUpdate], rejected: &Rejected) -> Result<Vec<RefResult>
         let one = details.get(&update.name);
         let reason = match one {
             Some(one) if !one.detail.is_empty() => one.detail.clone(),
-            _ => "it could have moved, but the push is one whole and another ref was refused".to_owned(),
+            _ => HELD_BACK.to_owned(),
         };
         let old = one.map(|one| optional(&one.found)).transpose()?.flatten();
+        if one.is_some() && old == update.new {
+            return Ok(RefResult {
+                name: update.name.clone(),
+                old,
+                new: update.new,
+                status: RefStatus::Unchanged,
+            });
+        }
         Ok(RefResult {
             name: update.name.clone(),
             old,

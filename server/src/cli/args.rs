@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser as NonEmpty;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod servers;
@@ -97,7 +98,7 @@ pub(crate) enum Command {
     /// Show a commit and what it changed
     Show {
         /// A commit [default: HEAD]
-        #[arg(value_name = "REV", default_value = "HEAD")]
+        #[arg(value_name = "REV", value_parser = NonEmpty::new(), default_value = "HEAD")]
         revision: String,
         #[command(flatten)]
         after: After,
@@ -107,7 +108,7 @@ pub(crate) enum Command {
     /// Move the branch's head to a commit and keep its work
     Reset {
         /// The commit
-        #[arg(value_name = "REV")]
+        #[arg(value_name = "REV", value_parser = NonEmpty::new())]
         revision: String,
         /// Set the work too: uncommitted changes are lost
         #[arg(long)]
@@ -200,7 +201,7 @@ pub(crate) struct After {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct At {
     /// The state to read [default: @work]
-    #[arg(long, value_name = "REV")]
+    #[arg(long, value_name = "REV", value_parser = NonEmpty::new())]
     pub(crate) at: Option<String>,
     #[command(flatten)]
     pub(crate) after: After,
@@ -357,7 +358,7 @@ pub(crate) struct Commit {
 #[derive(Debug, Args)]
 pub(crate) struct Log {
     /// Where to start
-    #[arg(value_name = "REV", default_value = "HEAD")]
+    #[arg(value_name = "REV", value_parser = NonEmpty::new(), default_value = "HEAD")]
     pub(crate) revision: String,
     /// At most so many commits
     #[arg(short = 'n', value_name = "N")]
@@ -393,7 +394,7 @@ pub(crate) struct Branch {
     /// A new branch; without it, branches are listed
     pub(crate) name: Option<String>,
     /// Where it starts [default: HEAD]
-    #[arg(value_name = "REV")]
+    #[arg(value_name = "REV", value_parser = NonEmpty::new())]
     pub(crate) revision: Option<String>,
     /// Delete a branch
     #[arg(short, long, value_name = "NAME", conflicts_with_all = ["name", "rename"])]
@@ -411,7 +412,7 @@ pub(crate) struct Tag {
     /// A new tag; without it, tags are listed
     pub(crate) name: Option<String>,
     /// What it names [default: HEAD]
-    #[arg(value_name = "REV")]
+    #[arg(value_name = "REV", value_parser = NonEmpty::new())]
     pub(crate) revision: Option<String>,
     /// Delete a tag
     #[arg(short, long, value_name = "NAME", conflicts_with = "name")]
@@ -430,7 +431,7 @@ pub(crate) enum Side {
 #[command(override_usage = "pleach merge REV [-m MSG] [--prefer ours|theirs]\n       pleach merge --abort")]
 pub(crate) struct Merge {
     /// What to merge
-    #[arg(value_name = "REV", required_unless_present = "abort")]
+    #[arg(value_name = "REV", value_parser = NonEmpty::new(), required_unless_present = "abort")]
     pub(crate) revision: Option<String>,
     /// Message of the merge commit
     #[arg(short, long, value_name = "MSG", conflicts_with = "abort")]

@@ -51,6 +51,9 @@ fn plain_status(output: &mut Output, status: &StatusResponse) -> Result<()> {
     if !status.dirty {
         return output.line("nothing to commit");
     }
+    if status.tables.is_empty() {
+        return Ok(());
+    }
     output.line("uncommitted changes:")?;
     for stat in &status.tables {
         output.line(format!("  {}", print::stat_line(stat)))?;

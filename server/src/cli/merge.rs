@@ -16,7 +16,7 @@ pub(super) fn merge(context: &mut Context, arguments: Merge) -> Result<()> {
     if arguments.abort {
         let token = backend.abort_merge(AbortMergeRequest { target })?.token;
         return context.done(
-            "merge aborted: the branch is as before it",
+            "merge aborted: the branch is as before it; what its work held is kept under recovery/work/",
             json!({"merge": "aborted"}),
             &token,
         );

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, Options};
 use pleach_protocol::{
-    Force, HEADS, PushUpdate, RefPatterns, RefStatus, Remote as Connection, RemoteUrl, TAGS, Transfer,
-    clone_database,
+    Force, HEADS, HELD_BACK, PushUpdate, RefPatterns, RefResult, RefStatus, Remote as Connection, RemoteUrl,
+    TAGS, Transfer, clone_database,
 };
 use serde_json::{Value, json};
 
@@ -143,7 +143,16 @@ pub(super) fn push(context: &mut Context, arguments: Push) -> Result<()> {
     })?;
     drop(progress);
     report(context, &transfer, None)?;
-    refuse_rejected(&transfer)
+    refuse_rejected(&transfer)?;
+    let is_nothing = |moved: &&RefResult| {
+        let deleted = updates.iter().any(|update| update.name == moved.name && update.new.is_none());
+        deleted && moved.status == RefStatus::Unchanged
+    };
+    match transfer.refs.iter().find(is_nothing) {
+        Some(moved) => Err(Failure::not_found(format!("{} is not on the remote", moved.name))
+            .hint("`pleach fetch` and `pleach branch` show what is there")),
+        None => Ok(()),
+    }
 }
 
 /// What a push is to do, by the names on the command line.
@@ -253,7 +262,9 @@ fn refuse_rejected(transfer: &Transfer) -> Result<()> {
             _ => None,
         })
         .collect();
-    let Some((name, reason)) = rejected.first() else { return Ok(()) };
+    // What was refused for itself says more than what was held back with it.
+    let own = rejected.iter().find(|(_, reason)| *reason != HELD_BACK);
+    let Some((name, reason)) = own.or(rejected.first()) else { return Ok(()) };
     let others = match rejected.len() {
         1 => String::new(),
         count => format!(" (and {} more)", count - 1),

@@ -33,7 +33,10 @@ pub fn import(session: &Session, start: &ImportStart, source: &Source) -> Result
     let table = transaction.snapshot().table(&start.table)?;
     let schema = match &table {
         Some(table) => existing_schema(start, table)?,
-        None => tabular::infer(source, &start.key, &types(start)?)?,
+        None => {
+            check_key(&start.key)?;
+            tabular::infer(source, &start.key, &types(start)?)?
+        }
     };
     let entries = read(source, &schema)?;
     let mut import = Import { start, source, schema, transaction, done: ImportResponse::default() };
@@ -110,6 +113,16 @@ fn types(start: &ImportStart) -> Result<Vec<(String, Type)>> {
         Err(error) => Err(Failure::usage(format!("--types: {column}: {error}"))),
     };
     start.types.iter().map(parse).collect()
+}
+
+/// Refuses a `--key` that cannot be one, before the file is read.
+fn check_key(key: &[String]) -> Result<()> {
+    match key.iter().enumerate().find(|(i, column)| key[..*i].contains(column)) {
+        Some((_, column)) => {
+            Err(Failure::usage(format!("--key names `{column}` twice")).hint("name each key column once"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The file's rows in key order, each key once.

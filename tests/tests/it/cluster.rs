@@ -202,6 +202,19 @@ fn c13_without_a_standby_a_graceful_change_fails_and_the_primary_stays() {
 }
 
 #[test]
+fn c13_a_standby_killed_just_now_is_noticed_before_the_role_is_given_up() {
+    let pair = Pair::new();
+    let (primary, mut standby) = (pair.start(0), pair.start(1));
+    pair.create(&primary);
+    pair.put(&primary, "a").ok();
+    pair.caught_up(&standby, &["a"]);
+    standby.kill();
+    assert_ne!(pair.assume(&primary, "standby", 2).status, 0);
+    assert_eq!(role(&pair.status(&primary)), ("primary".into(), 1));
+    pair.put(&primary, "b").ok();
+}
+
+#[test]
 fn c17_c19_a_dead_primary_is_replaced_and_its_tail_is_kept() {
     let pair = Pair::new();
     let (mut one, mut two) = (pair.start(0), pair.start(1));
