@@ -15,6 +15,7 @@ use std::path::Path;
 use pleach_engine::{NewCommit, Options};
 use pleach_protocol::{Databases, transport};
 use pleach_replication::{Cluster, ClusterConfig, Role, StandbyRemote};
+use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
 async fn node(
@@ -22,14 +23,14 @@ async fn node(
     data_dir: &Path,
     role: Role,
     other: SocketAddr,
-) -> Result<(Cluster, Databases), Box<dyn Error>> {
+) -> Result<(Cluster, Databases, JoinHandle<()>), Box<dyn Error>> {
     let databases = Databases::new(data_dir, Options::default())?;
     let remote = StandbyRemote::new("other", &format!("http://{other}/{{database}}"));
     let config = ClusterConfig { bootstrap_role: role, ..ClusterConfig::new(vec![remote]) };
     let cluster = Cluster::start(config, databases.clone()).await?;
     let service = cluster.service().into_server();
-    tokio::spawn(transport().add_service(service).serve_with_incoming(port));
-    Ok((cluster, databases))
+    let served = transport().add_service(service).serve_with_incoming(port);
+    Ok((cluster, databases, tokio::spawn(async { drop(served.await) })))
 }
 
 #[tokio::main]
@@ -40,9 +41,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let (here, there) = (bind()?, bind()?);
     let (here_address, there_address) = (here.local_addr()?, there.local_addr()?);
-    let (primary, databases) =
+    let (primary, databases, primary_port) =
         node(here, &directory.path().join("primary"), Role::Primary, there_address).await?;
-    let (standby, copies) =
+    let (standby, copies, standby_port) =
         node(there, &directory.path().join("standby"), Role::Standby, here_address).await?;
 
     let permit = primary.gate()?; // a node asks before each write whether it may
@@ -62,7 +63,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if let Err(refusal) = standby.gate() {
         println!("a write to the standby: {refusal}");
     }
+    // A node's port closes first: a service that is still mounted keeps its node alive.
+    primary_port.abort();
     primary.shutdown().await;
+    standby_port.abort();
     standby.shutdown().await;
     Ok(())
 }
