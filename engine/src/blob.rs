@@ -59,6 +59,12 @@ pub(crate) fn store(writer: &mut Writer, inline_bytes: u16, value: &[u8]) -> Res
 /// The whole value that a leaf stores.
 pub(crate) fn load(reader: &impl Read, stored: Stored<'_>) -> Result<Vec<u8>> {
     let Some((address, len)) = blob_address(stored) else { return Ok(stored.bytes.to_vec()) };
+    if len > VALUE_BYTES_MAX as u64 {
+        return Err(Error::malformed(
+            &address,
+            format!("expected a value of at most 256 MiB, found {len} bytes"),
+        ));
+    }
     let root = reader.chunk(&address)?;
     let mut value = Vec::new();
     if root.level() == 0 {
@@ -109,14 +115,9 @@ pub(crate) fn check(chunk: &Chunk) -> Result<()> {
         0 => Ok(()),
         1 => {
             let pieces = chunk.run().len() / Hash::LEN;
-            let whole =
-                pieces >= 2 && body.len() == pieces * ENTRY && chunk.run() == &body[..pieces * Hash::LEN];
-            let listed = chunk.child_count() == pieces && chunk.weak_count() == 0;
-            if whole && listed {
-                Ok(())
-            } else {
-                malformed("expected a list of pieces, each once in the run")
-            }
+            let whole = pieces >= 2 && body.len() == pieces * ENTRY;
+            let canonical = whole && Chunk::build(BLOB, 1, body, Some((0, pieces as u32)), &[], 0) == *chunk;
+            if canonical { Ok(()) } else { malformed("expected a list of pieces, all in the run") }
         }
         _ => malformed("expected level 0 or 1"),
     }

@@ -87,11 +87,11 @@ impl Database {
     /// # Errors
     /// [`Error::UnknownBranch`]; [`Error::BranchInUse`] for the current one.
     pub fn delete_branch(&self, name: &str) -> Result<()> {
-        if self.current_branch()? == name {
-            return Err(Error::BranchInUse { name: name.to_owned() });
-        }
         self.write(|_, updates| {
             let branch = self.appended_branch(name)?;
+            if self.appended_current_branch()? == name {
+                return Err(Error::BranchInUse { name: name.to_owned() });
+            }
             self.keep_for_recovery(&branch, updates)?;
             updates.push(RefUpdate { name: names::work(name), old: Some(branch.work), new: None });
             if branch.head.is_some() {
@@ -122,12 +122,18 @@ impl Database {
                     updates.push(RefUpdate { name: to, old: None, new: at });
                 }
             }
-            if self.current_branch()? == old {
+            if self.appended_current_branch()? == old {
                 self.plan_setting(writer, updates, settings::CURRENT_BRANCH, Some(new))?;
             }
             Ok(())
         })?;
         Ok(())
+    }
+
+    /// The current branch as appended. For plans of [`Database::write`].
+    fn appended_current_branch(&self) -> Result<String> {
+        let current = self.appended_setting(settings::CURRENT_BRANCH)?;
+        Ok(current.unwrap_or_else(|| crate::DEFAULT_BRANCH.to_owned()))
     }
 
     /// Keeps what a change by force is about to make unreachable.
@@ -137,10 +143,16 @@ impl Database {
             branch.head.map(|head| self.commit_object(&head)).transpose()?.map(|commit| commit.root);
         let work = (Some(branch.work) != head_root).then_some(branch.work);
         for (kind, lost) in [("heads", branch.head), ("work", work)] {
-            let name = format!("recovery/{kind}/{}/{number}", branch.name);
-            if lost.is_some() {
-                let old = self.store().appended_ref(&name);
-                updates.push(RefUpdate { name, old, new: lost });
+            let Some(lost) = lost else { continue };
+            // Changes that are not durable yet may have taken the number.
+            for number in number.. {
+                let name = format!("recovery/{kind}/{}/{number}", branch.name);
+                match self.store().appended_ref(&name) {
+                    Some(kept) if kept != lost => continue,
+                    Some(_) => {}
+                    None => updates.push(RefUpdate { name, old: None, new: Some(lost) }),
+                }
+                break;
             }
         }
         Ok(())
@@ -191,8 +203,11 @@ impl Database {
     /// # Errors
     /// [`Error::UnknownBranch`].
     pub fn switch(&self, branch: &str) -> Result<()> {
-        self.existing_branch(branch)?;
-        self.set_setting(settings::CURRENT_BRANCH, Some(branch))
+        self.write(|writer, updates| {
+            self.appended_branch(branch)?;
+            self.plan_setting(writer, updates, settings::CURRENT_BRANCH, Some(branch))
+        })?;
+        Ok(())
     }
 
     /// The branch that commands use when none is named.

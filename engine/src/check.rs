@@ -6,7 +6,7 @@
 //!
 //! Called by whoever receives chunks.
 
-use pleach_chunkstore::Chunk;
+use pleach_chunkstore::{Chunk, Hash};
 
 use crate::{
     blob,
@@ -31,5 +31,28 @@ pub fn check_chunk(chunk: &Chunk) -> Result<()> {
             chunk.hash(),
             format!("kind {kind} is not known; this version reads 1 to 4"),
         )),
+    }
+}
+
+/// Checks that a commit's generation is one more than the highest of its parents, which `load` finds. Anything else is no commit.
+///
+/// # Errors
+/// [`Error::Malformed`]; [`Error::Missing`] if `load` does not find a parent.
+pub fn check_generation(chunk: &Chunk, mut load: impl FnMut(&Hash) -> Result<Option<Chunk>>) -> Result<()> {
+    if chunk.kind() != COMMIT {
+        return Ok(());
+    }
+    let commit = Commit::decode(chunk)?;
+    let mut highest = 0;
+    for parent in &commit.parents {
+        let parent = load(parent)?.ok_or(Error::Missing { hash: *parent })?;
+        highest = Commit::decode(&parent)?.generation.max(highest);
+    }
+    match highest.checked_add(1) == Some(commit.generation) {
+        true => Ok(()),
+        false => {
+            let what = format!("expected a generation one above {highest}, found {}", commit.generation);
+            Err(Error::malformed(chunk.hash(), what))
+        }
     }
 }

@@ -86,7 +86,11 @@ impl Commit {
                 "expected no bytes after the message, lengths in their limits, a generation",
             ));
         }
-        Ok(Commit { root, parents, generation, author, date_micros, message })
+        let commit = Commit { root, parents, generation, author, date_micros, message };
+        if commit.encode() != *chunk {
+            return Err(malformed("expected the addresses at its beginning"));
+        }
+        Ok(commit)
     }
 }
 

@@ -61,9 +61,8 @@ impl Database {
                 self.run_group(&group);
             }
         });
-        let Some(reply) = waiting.reply.lock().take() else {
-            unreachable!("who holds the order of writing answers everybody in the queue")
-        };
+        // Who leads a group answers everybody in it, unless it panics.
+        let reply = waiting.reply.lock().take().unwrap_or(Err(Error::Unanswered));
         match reply? {
             Reply::Refused { table, key } => Ok(TransactionOutcome::Refused { table, key }),
             Reply::Appended { ticket, root, changed } => {
@@ -174,6 +173,10 @@ impl BranchState {
     fn fold(self, writer: &mut Writer) -> Result<Hash> {
         let mut changes = Vec::with_capacity(self.tables.len());
         for (table, state) in self.tables {
+            if state.restructured {
+                // What was in conflict was rows of the table as it was.
+                changes.push((Name::Conflicts(table.clone()), None));
+            }
             let entry = match state.entry {
                 Some(entry) => Some(Entry::Table(state.fold(writer, entry)?)),
                 None => None,

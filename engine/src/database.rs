@@ -362,6 +362,9 @@ impl Database {
             let merging = catalogue::merging(self.store(), &branch.work)?;
             let root = catalogue::change(writer, branch.work, vec![(catalogue::Name::Merge, None)])?;
             let parents = match (new.amend, branch.head) {
+                (true, Some(_)) if merging.is_some() => {
+                    return Err(Error::MergeUnderWay { branch: branch.name });
+                }
                 (true, None) => return Err(Error::NothingToAmend { branch: branch.name }),
                 (true, Some(head)) => {
                     self.keep_for_recovery(
@@ -399,7 +402,7 @@ impl Database {
     ) -> Result<Hash> {
         let mut generation = 1;
         for parent in &parents {
-            generation = generation.max(self.commit_object(parent)?.generation + 1);
+            generation = generation.max(self.commit_object(parent)?.generation.saturating_add(1));
         }
         let base = parents.first().copied();
         let date_micros = new.date_micros.unwrap_or_else(now_micros);

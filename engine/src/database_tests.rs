@@ -198,6 +198,61 @@ fn a_merge_takes_both_sides_and_a_conflict_waits_as_data() {
 }
 
 #[test]
+fn an_amend_during_a_merge_is_refused_and_a_dropped_table_takes_its_conflicts_along() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "0")]);
+    let base = commit(&database, "main", "base");
+    database.create_branch("side", Some(base)).unwrap();
+    put(&database, "side", "t", &[("a", "side")]);
+    let side = commit(&database, "side", "side");
+    put(&database, "main", "t", &[("a", "main")]);
+    commit(&database, "main", "main");
+    database.merge("main", &side, MergeOptions::default()).unwrap();
+    let mut transaction = database.begin("main").unwrap();
+    transaction.drop_table("t").unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(database.conflicts("main").unwrap(), []);
+    let amend = database.commit("main", NewCommit { amend: true, ..NewCommit::default() });
+    assert!(matches!(amend, Err(Error::MergeUnderWay { .. })));
+}
+
+#[test]
+fn a_table_made_and_dropped_in_one_transaction_leaves_nothing() {
+    let database = Database::memory().unwrap();
+    let mut transaction = database.begin("main").unwrap();
+    transaction.create_table("x", None).unwrap();
+    transaction.create_table("kept", None).unwrap();
+    transaction.drop_table("x").unwrap();
+    assert!(matches!(transaction.put("x", b"k", b"v"), Err(Error::UnknownTable { .. })));
+    assert!(matches!(transaction.commit().unwrap(), TransactionOutcome::Committed(_)));
+    assert_eq!(get(&database, "main", "kept", "k"), None);
+    assert!(database.begin("main").unwrap().has_table("kept").unwrap());
+}
+
+#[test]
+fn work_in_the_middle_of_a_merge_is_sent_with_what_is_merged() {
+    let (source, copy) = (Database::memory().unwrap(), Database::memory().unwrap());
+    put(&source, "main", "t", &[("a", "0")]);
+    let base = commit(&source, "main", "base");
+    source.create_branch("side", Some(base)).unwrap();
+    for n in 0..3 {
+        put(&source, "side", "t", &[("a", &format!("side {n}"))]);
+        commit(&source, "side", "side");
+    }
+    let side = source.branch("side").unwrap().unwrap().head.unwrap();
+    put(&source, "main", "t", &[("a", "main")]);
+    let head = commit(&source, "main", "main");
+    assert_eq!(
+        source.merge("main", &side, MergeOptions::default()).unwrap(),
+        MergeOutcome::Conflicts { count: 1 }
+    );
+    let work = source.branch("main").unwrap().unwrap().work;
+    // The branch that is merged is not among what is asked for: the work alone reaches it.
+    transfer(&source, &copy, &[head, work], &[]);
+    assert_eq!(transfer(&source, &copy, &[head, work], &[head, work]), 0);
+}
+
+#[test]
 fn a_preferred_side_decides_conflicts_at_once() {
     for (prefer, expected) in [(Side::Ours, "main"), (Side::Theirs, "side")] {
         let database = Database::memory().unwrap();
@@ -246,6 +301,7 @@ fn revisions_are_found_by_every_spelling() {
         ("HEAD", second),
         ("main", second),
         ("HEAD~1", first),
+        ("HEAD~~0", first),
         ("main~", first),
         ("v1", first),
         (&hex, second),

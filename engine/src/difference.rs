@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use pleach_chunkstore::{Chunk, Hash, Store};
 
 use crate::{
+    catalogue,
     chunks::Read,
     database::Database,
     error::Result,
@@ -84,8 +85,14 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
         }
         Ok::<_, crate::Error>((commits, roots))
     };
-    let (target_commits, target_roots) = split(targets)?;
-    let (base_commits, mut held_roots) = split(bases)?;
+    let (mut target_commits, target_roots) = split(targets)?;
+    let (mut base_commits, mut held_roots) = split(bases)?;
+    // Work in the middle of a merge reaches the commit that is merged, with all its ancestors.
+    for (roots, commits) in [(&target_roots, &mut target_commits), (&held_roots, &mut base_commits)] {
+        for root in roots {
+            commits.extend(catalogue::merging(&store, root)?);
+        }
+    }
     let mut tops = Vec::new();
     for hash in history::missing(&store, &target_commits, &base_commits)? {
         let parents = history::load(&store, &hash)?.parents;

@@ -143,6 +143,12 @@ pub enum Error {
         /// The branch.
         branch: String,
     },
+    /// A merge waits to be committed.
+    #[error("a merge is under way on branch `{branch}`; commit it or abort it first")]
+    MergeUnderWay {
+        /// The branch.
+        branch: String,
+    },
     /// No merge is under way.
     #[error("no merge is under way on branch `{branch}`")]
     NoMerge {
@@ -163,6 +169,9 @@ pub enum Error {
         /// The branch.
         name: String,
     },
+    /// The thread that was committing this transaction, together with others, was lost.
+    #[error("the transaction was not committed: the thread that led its group panicked; begin again")]
+    Unanswered,
     /// A ref moved while it was being changed, more often than is worth trying.
     #[error("ref `{name}` was moved by somebody else meanwhile; look at it and try again")]
     Moved {

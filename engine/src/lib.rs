@@ -44,7 +44,7 @@ mod transaction;
 
 pub use blob::VALUE_BYTES_MAX;
 pub use branches::Branch;
-pub use check::check_chunk;
+pub use check::{check_chunk, check_generation};
 pub use commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX};
 pub use conflict::{Conflict, Side};
 pub use database::{Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
@@ -55,6 +55,7 @@ pub use history::Log;
 
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
+pub use names::check_ref as check_ref_name;
 pub use pleach_chunkstore::{
     Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Options, Outcome,
     RefUpdate, Stats, Store, Ticket,

@@ -28,8 +28,11 @@ pub(crate) fn tag(name: &str) -> String {
     format!("{TAGS}{name}")
 }
 
-/// Checks a branch's or tag's name by git's rules.
-pub(crate) fn check_ref(what: &'static str, name: &str) -> Result<()> {
+/// Checks the name of a branch or tag (`what`) by git's rules, and by ours: `@…`, `remotes/…` and `recovery/…` are reserved.
+///
+/// # Errors
+/// [`Error::BadName`] says which rule.
+pub fn check_ref(what: &'static str, name: &str) -> Result<()> {
     let bad = |why| Err(Error::BadName { what, name: name.to_owned(), why });
     if name.is_empty() || name.len() > 250 {
         return bad("expected 1 to 250 bytes");

@@ -41,11 +41,12 @@ impl Database {
             revision: revision.to_owned(),
             expected: expected.to_owned(),
         };
-        if let Some((start, steps)) = revision.rsplit_once('~') {
-            let steps = match steps {
-                "" => 1,
-                steps => steps.parse::<u64>().map_err(|_| unknown("a number after `~`"))?,
-            };
+        if let Some((start, suffixes)) = revision.split_once('~') {
+            let mut steps = 0u64;
+            for suffix in suffixes.split('~') {
+                let number = if suffix.is_empty() { Ok(1) } else { suffix.parse::<u64>() };
+                steps = steps.saturating_add(number.map_err(|_| unknown("a number after `~`"))?);
+            }
             let Revision::Commit(mut hash) = self.resolve(start, branch)? else {
                 return Err(unknown("a commit before `~`; `@work` has no ancestors, `HEAD` has"));
             };

@@ -29,7 +29,16 @@ impl Database {
     /// # Errors
     /// The store's.
     pub fn setting(&self, key: &str) -> Result<Option<String>> {
-        let Some(root) = self.get_ref(names::SETTINGS) else { return Ok(None) };
+        self.setting_in(self.get_ref(names::SETTINGS), key)
+    }
+
+    /// A setting as appended, which may not be durable yet. For plans of [`Database::write`].
+    pub(crate) fn appended_setting(&self, key: &str) -> Result<Option<String>> {
+        self.setting_in(self.store().appended_ref(names::SETTINGS), key)
+    }
+
+    fn setting_in(&self, root: Option<Hash>, key: &str) -> Result<Option<String>> {
+        let Some(root) = root else { return Ok(None) };
         let value = map::get(self.store(), &root, key.as_bytes())?;
         value.map(|value| utf8(&root, value.bytes)).transpose()
     }

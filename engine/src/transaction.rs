@@ -200,9 +200,12 @@ impl Transaction {
     /// [`Error::UnknownTable`].
     pub fn drop_table(&mut self, table: &str) -> Result<()> {
         self.require(table)?;
-        let dropped = self.snapshot_table(table)?.is_some();
-        let edits = TableEdits { dropped, ..TableEdits::default() };
-        self.edits.insert(table.to_owned(), edits);
+        if self.snapshot_table(table)?.is_some() {
+            self.edits.insert(table.to_owned(), TableEdits { dropped: true, ..TableEdits::default() });
+        } else {
+            // It was made by this transaction: nothing is left of it.
+            self.edits.remove(table);
+        }
         Ok(())
     }
 

@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pleach_engine::{Batch, Chunk, ChunkError, Database, Hash, Outcome, check_chunk};
+use pleach_engine::{Batch, Chunk, ChunkError, Database, Hash, Outcome, check_chunk, check_generation};
 
 use crate::encoding::Decoder;
 use crate::error::{Error, Result, within};
@@ -229,6 +229,15 @@ impl Receiver {
         if self.holds(step.chunk.hash()) {
             return Ok(());
         }
+        let parent = |hash: &Hash| match self.batch.get(hash) {
+            Some(chunk) => Ok(Some(chunk.clone())),
+            None => Ok(self.database.store().get(hash)?),
+        };
+        check_generation(&step.chunk, parent).map_err(|error| Error::Record {
+            record: self.records,
+            offset: 0,
+            what: error.to_string(),
+        })?;
         self.stored += 1;
         self.batch.put(step.chunk, step.base.map(|base| *base.hash()));
         if self.batch.bytes() < BATCH_BYTES {

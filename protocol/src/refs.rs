@@ -3,7 +3,7 @@
 //! On the wire a ref is `heads/NAME` or `tags/NAME`. Here, what a remote's branch was when it was last seen is the tracking ref
 //! `remotes/REMOTE/NAME`; tags are shared and have one name on both sides. Called by both sides of fetch and push.
 
-use pleach_engine::{Database, Hash};
+use pleach_engine::{Database, Hash, check_ref_name};
 
 use crate::error::{Error, Result, within};
 use crate::limits::{PATTERNS_MAX, REF_NAME_BYTES_MAX, REFS_MAX};
@@ -92,23 +92,12 @@ pub(crate) fn local_name(remote: &str, name: &str) -> String {
     }
 }
 
-/// Refuses what cannot be the full name of a branch or tag that is exchanged. The engine refuses what it does not like besides.
+/// Refuses what cannot be the full name of a branch or tag that is exchanged.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     within("bytes of a ref name", name.len(), REF_NAME_BYTES_MAX)?;
     let bad = || Error::BadRef { name: name.to_owned(), pattern: false };
     let short = name.strip_prefix(HEADS).or_else(|| name.strip_prefix(TAGS)).ok_or_else(bad)?;
-    let bad_part = |part: &str| {
-        part.is_empty() || part.starts_with('.') || part.ends_with(".lock") || part.ends_with('.')
-    };
-    let bad_char = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
-    if short.split('/').any(bad_part)
-        || short.contains(bad_char)
-        || short.contains("..")
-        || short.contains("@{")
-    {
-        return Err(bad());
-    }
-    Ok(())
+    check_ref_name("branch or tag", short).map_err(|_| bad())
 }
 
 /// One hash over refs, sorted by name: BLAKE3 of, for each, the length of its name as four bytes little-endian, the name, the hash.

@@ -36,6 +36,11 @@ impl Applied {
         self.moved.send_modify(|count| *count += 1);
     }
 
+    /// Whether anything of `epoch` was applied to `database` since this node started.
+    pub(crate) fn has(&self, database: &str, epoch: u64) -> bool {
+        self.positions.lock().get(database).is_some_and(|epochs| epochs.contains_key(&epoch))
+    }
+
     /// Whether what `token` names was applied here.
     pub(crate) fn covers(&self, database: &str, token: &Token) -> bool {
         let positions = self.positions.lock();

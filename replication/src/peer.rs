@@ -149,6 +149,10 @@ impl Peer {
     /// `database` is durable there up to `sequence`, which was read at `read_at`; here it is at `now`.
     pub(crate) fn acked(&self, database: &str, sequence: u64, read_at: Instant, now: u64) {
         let mut state = self.state.lock();
+        if sequence > now {
+            // The database was dropped meanwhile, and one made anew under its name is not what was acknowledged.
+            return;
+        }
         let link = state.links.entry(database.to_owned()).or_default();
         link.acked = Some(sequence);
         link.behind_since = (now > sequence).then_some(read_at);
@@ -225,6 +229,7 @@ mod tests {
     fn who_acked_less_than_what_is_here_is_behind_and_the_error_says_why() {
         let peer = peer();
         assert!(peer.behind("shop", 0).is_some(), "unknown is behind");
+        peer.note_change("shop");
         peer.acked("shop", 5, Instant::now(), 5);
         assert_eq!(peer.behind("shop", 5), None);
         peer.failed(&Error::Busy);

@@ -235,9 +235,10 @@ impl Session<'_> {
             let what = format!("an Ack of `{}` at {}, which was not sent", ack.database, ack.sequence);
             return Err(Error::protocol(what));
         };
-        let now = self.databases.get(&ack.database).map_or(sent.sequence, |database| database.sequence());
         self.held.insert(ack.database.clone(), sent.refs);
-        self.peer.acked(&ack.database, sent.sequence, sent.read_at, now);
+        if let Some(database) = self.databases.get(&ack.database) {
+            self.peer.acked(&ack.database, sent.sequence, sent.read_at, database.sequence());
+        }
         Ok(())
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Update {
     pub(crate) old: Option<Hash>,
     /// What the primary has.
     pub(crate) new: Option<Hash>,
-    /// The primary does not know `old`.
+    /// Nothing of the primary reaches `old`, as far as is known.
     pub(crate) diverged: bool,
 }
 
@@ -61,10 +61,17 @@ pub(crate) fn updates(held: &SharedRefs, now: &SharedRefs, knows: impl Fn(&Hash)
     updates
 }
 
-/// Keeps what the shared ref `name` was, as `recovery/NAME/NUMBER`.
+/// Keeps what the shared ref `name` was, as `recovery/NAME/NUMBER`; the number is `number` or, if that is taken, one above.
 pub(crate) fn keep(database: &Database, name: &str, lost: Hash, number: u64) -> RefUpdate {
-    let kept = format!("recovery/{name}/{number}");
-    RefUpdate { old: database.store().appended_ref(&kept), name: kept, new: Some(lost) }
+    let mut number = number;
+    loop {
+        let kept = format!("recovery/{name}/{number}");
+        let old = database.store().appended_ref(&kept);
+        if old.is_none_or(|old| old == lost) {
+            return RefUpdate { name: kept, old, new: Some(lost) };
+        }
+        number += 1;
+    }
 }
 
 /// What `updates` lead to, each once.

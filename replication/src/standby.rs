@@ -246,8 +246,8 @@ impl Stream {
             None if change.create => (databases.create(&change.database)?, true),
             None => return Err(Error::UnknownDatabase { database: change.database }),
         };
-        drop(applying);
         database.set_epoch(followed.epoch.0);
+        drop(applying);
         let receiver = Receiver::new(&database)?;
         let (sequence, name, updates) = (change.sequence, change.database, Vec::new());
         self.change = Some(Change { sequence, name, database, created, updates, receiver });
@@ -263,6 +263,10 @@ impl Stream {
         }
         receiver.finish(records, &shared_refs::targets(&updates))?.append(&database)?;
         check(&database, &updates)?;
+        let mut updates = updates;
+        if !self.applied.has(&name, followed.epoch.0) {
+            mark_lost(&database, &mut updates)?;
+        }
         let updates = ref_updates(&database, created, updates);
         {
             let _applying = match self.node.apply(followed) {
@@ -302,6 +306,25 @@ fn check(database: &Database, updates: &[Update]) -> Result<()> {
     Ok(())
 }
 
+/// Marks as diverged what the first change of a leader would lose. That the leader's store has it is not enough: chunks of a change that
+/// was fenced stay there, though no ref of it ever named them.
+fn mark_lost(database: &Database, updates: &mut [Update]) -> Result<()> {
+    for update in updates {
+        let Some(old) = update.old.filter(|old| update.new != Some(*old)) else { continue };
+        let goes_on = match (update.name.strip_prefix("work/"), update.new) {
+            // Work that was committed is kept by its head.
+            (Some(branch), _) => match database.branch(branch)?.and_then(|branch| branch.head) {
+                Some(head) => database.commit_object(&head)?.root == old,
+                None => database.snapshot_of_root(old)?.tables()?.is_empty(),
+            },
+            (None, Some(new)) => database.is_ancestor(&old, &new)?,
+            (None, None) => false,
+        };
+        update.diverged |= !goes_on;
+    }
+    Ok(())
+}
+
 /// The moves of a change, with what keeps a diverged value under `recovery/`.
 fn ref_updates(database: &Database, created: bool, updates: Vec<Update>) -> Vec<RefUpdate> {
     let mut moves: Vec<RefUpdate> = Vec::with_capacity(updates.len());
@@ -310,7 +333,7 @@ fn ref_updates(database: &Database, created: bool, updates: Vec<Update>) -> Vec<
     let number = database.sequence();
     for Update { name, old, new, diverged } in updates {
         if let Some(lost) = old.filter(|_| diverged) {
-            tracing::warn!(was = name, %lost, "the primary does not know this; it is kept under recovery/");
+            tracing::warn!(was = name, %lost, "the primary does not have this any more; it is kept under recovery/");
             moves.push(shared_refs::keep(database, &name, lost, number));
         }
         let old = old.or(made.remove(&name));

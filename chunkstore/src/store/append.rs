@@ -24,6 +24,9 @@ use crate::manifest::{self, Manifest, Sealed};
 use crate::refs::{self, Change, Moved, RefUpdate};
 use crate::stats::count;
 
+/// A journal is sealed at this many bytes at the latest: a place in it, and a group of 1 GiB more, fit in 32 bits.
+const JOURNAL_BYTES_MAX: u64 = 2 << 30;
+
 /// What became of an append.
 #[must_use]
 pub enum Outcome {
@@ -86,7 +89,7 @@ impl Store {
                 return Ok(Outcome::Moved { name, expected, found });
             }
             if !finished.group.is_empty() {
-                if appender.abandoned || appender.end >= shared.options.journal_bytes {
+                if appender.abandoned || appender.end >= shared.options.journal_bytes.min(JOURNAL_BYTES_MAX) {
                     drop(appender);
                     shared.rotate()?;
                     continue;
@@ -247,7 +250,7 @@ impl Shared {
         self.sync_appended(&turn)?;
         let mut appender = self.appender.lock();
         self.check_writable(&appender)?;
-        if !appender.abandoned && appender.end < self.options.journal_bytes {
+        if !appender.abandoned && appender.end < self.options.journal_bytes.min(JOURNAL_BYTES_MAX) {
             return Ok(());
         }
         let index_len = self.write_index(&appender);

@@ -137,6 +137,24 @@ impl Begun {
     }
 }
 
+/// Writes the same bytes once more, so that the next sync brings them to the disk. After a sync that failed in an earlier process, the
+/// operating system may hold them as clean pages that no sync would write.
+fn write_anew(journal: &Journal, from: u64, to: u64) -> Result<()> {
+    const PIECE_BYTES: u64 = 1 << 20;
+    let mut offset = from.min(to);
+    while offset < to {
+        let bytes = journal.read(offset, (to - offset).min(PIECE_BYTES) as usize)?;
+        match journal.file.write_at(&bytes, offset) {
+            Ok(()) => {}
+            // A full disk that copies on write: what is there stays as it is, and is synced as it is.
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+            Err(error) => return Err(Error::io("write", &journal.name)(error)),
+        }
+        offset += bytes.len() as u64;
+    }
+    Ok(())
+}
+
 impl Opening {
     /// Refuses a manifest that is older than what lies beside it.
     fn check_newer(&self, manifest: &Manifest) -> Result<()> {
@@ -204,6 +222,7 @@ impl Opening {
         }
         if mark.is_none_or(|mark| mark.end != replay.end) {
             // What was read may be in the operating system's memory only: it must not be shown before it is durable.
+            write_anew(&journal, mark.map_or(0, |mark| mark.end), replay.end)?;
             journal.file.sync_data().map_err(Error::io("sync", &journal.name))?;
             let _ = self.watermark.write(Mark { number: journal.number, end: replay.end });
         }

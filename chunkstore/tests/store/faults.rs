@@ -77,6 +77,28 @@ fn a_failed_sync_poisons_the_store_until_it_is_opened_again() {
     append(&store, &[(two.clone(), None)], &[update("b", None, Some(*two.hash()))]).wait().unwrap();
 }
 
+#[test]
+fn what_a_reopened_store_shows_after_a_failed_sync_survives_a_power_cut() {
+    let disk = Memory::simulated();
+    let open = || Store::open_with_io(Arc::new(disk.clone()), Options::default()).unwrap();
+    let store = Store::create_with_io(Arc::new(disk.clone()), Options::default()).unwrap();
+    let (one, two, three) = (leaf("one"), leaf("two"), leaf("three"));
+    append(&store, &[(one.clone(), None)], &[update("a", None, Some(*one.hash()))]).wait().unwrap();
+    let ticket = append(&store, &[(two.clone(), None)], &[update("a", Some(*one.hash()), Some(*two.hash()))]);
+    disk.with_faults(|faults| faults.error_at = Some(faults.calls + 1));
+    assert!(matches!(ticket.wait(), Err(Error::Poisoned { .. })));
+    drop((ticket, store));
+    // The same machine goes on: the bytes are read from its memory, where a failed sync has left them marked as clean.
+    let store = open();
+    let shown = store.get_ref("a");
+    append(&store, &[(three.clone(), None)], &[update("b", None, Some(*three.hash()))]).wait().unwrap();
+    std::mem::forget(store);
+    let after = Memory::holding(disk.after_power_cut(|| false));
+    let store = Store::open_with_io(Arc::new(after), Options::default()).unwrap();
+    assert_eq!(store.get_ref("a"), shown);
+    assert_eq!(store.get_ref("b"), Some(*three.hash()), "what was acknowledged is there");
+}
+
 /// How many commits wait for the disk, and how many threads can still bring one.
 #[derive(Default)]
 struct Gauge {

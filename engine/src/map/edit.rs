@@ -132,7 +132,8 @@ fn rebuild_run<P: Payload>(
     changes: &mut Changes,
 ) -> Result<usize> {
     let mut builder = LevelBuilder::new(*config, cursor.level);
-    let mut key = Vec::new();
+    let (mut key, mut last_key) = (Vec::new(), Vec::new());
+    let mut first = true;
     loop {
         let node = cursor.node()?.clone();
         let base = Some(*node.hash());
@@ -142,6 +143,11 @@ fn rebuild_run<P: Payload>(
         }
         for i in 0..node.len() {
             node.key_into(i, &mut key);
+            // Nodes are checked one by one when they arrive; that they follow each other shows here.
+            if !std::mem::take(&mut first) && key <= last_key {
+                return Err(Error::malformed(node.hash(), "expected keys beyond those of the node before"));
+            }
+            last_key.clone_from(&key);
             while next < edits.len() && edits[next].key < key {
                 add_edit(writer, &mut builder, &edits[next], base, changes)?;
                 next += 1;

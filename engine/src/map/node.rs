@@ -29,6 +29,7 @@ use pleach_chunkstore::{Chunk, Hash};
 
 use super::config::KEY_BYTES_MAX;
 use crate::{
+    VALUE_BYTES_MAX,
     chunks::Read,
     error::{Error, Result},
     kinds::MAP,
@@ -36,6 +37,10 @@ use crate::{
 
 const HEADER: usize = 16;
 const FLAG_TAGS: u16 = 1;
+/// Longest inline value of any configuration, bytes.
+const INLINE_BYTES_MAX: usize = 1024;
+/// Most addresses in one value.
+const LINKS_MAX: usize = 8;
 /// The highest level that a node may have; 8^16 children are out of reach.
 pub(crate) const LEVEL_MAX: u8 = 16;
 
@@ -62,11 +67,20 @@ impl Tag {
         }
     }
 
+    /// Whether bytes can stand with this tag. The limits keep every node that can be made of such entries below the limit of a
+    /// chunk: at most 8 × 192 entries of 1 KiB of key and 1 KiB of value.
     fn fits(self, value: &[u8]) -> bool {
         match self {
-            Tag::Inline => true,
-            Tag::Blob => value.len() == Hash::LEN + 8,
-            Tag::Links => !value.is_empty() && value.len().is_multiple_of(Hash::LEN),
+            Tag::Inline => value.len() <= INLINE_BYTES_MAX,
+            Tag::Blob => match value.last_chunk() {
+                Some(len) => {
+                    value.len() == Hash::LEN + 8 && u64::from_le_bytes(*len) <= VALUE_BYTES_MAX as u64
+                }
+                None => false,
+            },
+            Tag::Links => {
+                (1..=LINKS_MAX).contains(&(value.len() / Hash::LEN)) && value.len().is_multiple_of(Hash::LEN)
+            }
         }
     }
 }
