@@ -15,7 +15,6 @@ use std::path::Path;
 use pleach_engine::{NewCommit, Options};
 use pleach_protocol::{Databases, transport};
 use pleach_replication::{Cluster, ClusterConfig, Role, StandbyRemote};
-use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
 async fn node(
@@ -23,14 +22,14 @@ async fn node(
     data_dir: &Path,
     role: Role,
     other: SocketAddr,
-) -> Result<(Cluster, Databases, JoinHandle<()>), Box<dyn Error>> {
+) -> Result<(Cluster, Databases), Box<dyn Error>> {
     let databases = Databases::new(data_dir, Options::default())?;
     let remote = StandbyRemote::new("other", &format!("http://{other}/{{database}}"));
     let config = ClusterConfig { bootstrap_role: role, ..ClusterConfig::new(vec![remote]) };
     let cluster = Cluster::start(config, databases.clone()).await?;
     let service = cluster.service().into_server();
-    let served = transport().add_service(service).serve_with_incoming(port);
-    Ok((cluster, databases, tokio::spawn(async { drop(served.await) })))
+    tokio::spawn(transport().add_service(service).serve_with_incoming(port));
+    Ok((cluster, databases))
 }
 
 #[tokio::main]
@@ -41,9 +40,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
     let (here, there) = (bind()?, bind()?);
     let (here_address, there_address) = (here.local_addr()?, there.local_addr()?);
-    let (primary, databases, primary_port) =
+    let (primary, databases) =
         node(here, &directory.path().join("primary"), Role::Primary, there_address).await?;
-    let (standby, copies, standby_port) =
+    let (standby, copies) =
         node(there, &directory.path().join("standby"), Role::Standby, here_address).await?;
 
     let permit = primary.gate()?; // a node asks before each write whether it may
@@ -63,10 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if let Err(refusal) = standby.gate() {
         println!("a write to the standby: {refusal}");
     }
-    // A node's port closes first: a service that is still mounted keeps its node alive.
-    primary_port.abort();
     primary.shutdown().await;
-    standby_port.abort();
     standby.shutdown().await;
     Ok(())
 }

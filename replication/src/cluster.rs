@@ -150,9 +150,11 @@ impl Cluster {
 
     /// The service to mount on the cluster port: `cluster.service().into_server()`.
     pub fn service(&self) -> ReplicationService {
-        // After a shutdown it still answers, by closing each stream.
-        let alive =
-            self.inner.alive.lock().as_ref().map_or_else(|| mpsc::channel(1).0, |(alive, _)| alive.clone());
+        // After a shutdown it still answers, by refusing each stream.
+        let alive = match self.inner.alive.lock().as_ref() {
+            Some((alive, _)) => alive.downgrade(),
+            None => mpsc::channel(1).0.downgrade(),
+        };
         ReplicationService {
             node: self.inner.node.clone(),
             applied: self.inner.applied.clone(),

@@ -32,8 +32,8 @@ pub struct ReplicationService {
     pub(crate) node: Arc<Node>,
     pub(crate) applied: Arc<Applied>,
     pub(crate) stop: watch::Receiver<bool>,
-    /// Dropped when the last thread of a stream has ended.
-    pub(crate) alive: mpsc::Sender<()>,
+    /// Held by the threads of streams; gone once the node shuts down, which a service that is still mounted does not delay.
+    pub(crate) alive: mpsc::WeakSender<()>,
 }
 
 impl ReplicationService {
@@ -55,7 +55,8 @@ impl Replication for ReplicationService {
     ) -> Result<Response<Self::ReplicateStream>, Status> {
         let (inputs, mut received) = mpsc::channel(MESSAGES_AHEAD);
         let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
-        let (node, applied, alive) = (self.node.clone(), self.applied.clone(), self.alive.clone());
+        let alive = self.alive.upgrade().ok_or_else(|| Status::unavailable("this node is shutting down"))?;
+        let (node, applied) = (self.node.clone(), self.applied.clone());
         tokio::task::spawn_blocking(move || {
             let mut stream = Stream { node, applied, answers, followed: None, change: None };
             if let Err(error) = stream.serve(&mut || received.blocking_recv()) {

@@ -82,7 +82,8 @@ fn what_a_reopened_store_shows_after_a_failed_sync_survives_a_power_cut() {
     let disk = Memory::simulated();
     let open = || Store::open_with_io(Arc::new(disk.clone()), Options::default()).unwrap();
     let store = Store::create_with_io(Arc::new(disk.clone()), Options::default()).unwrap();
-    let (one, two, three) = (leaf("one"), leaf("two"), leaf("three"));
+    // Long, so that what comes after it lies in other sectors.
+    let (one, two, three) = (leaf("one"), leaf(&"two".repeat(3000)), leaf("three"));
     append(&store, &[(one.clone(), None)], &[update("a", None, Some(*one.hash()))]).wait().unwrap();
     let ticket = append(&store, &[(two.clone(), None)], &[update("a", Some(*one.hash()), Some(*two.hash()))]);
     disk.with_faults(|faults| faults.error_at = Some(faults.calls + 1));
