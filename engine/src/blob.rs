@@ -122,3 +122,65 @@ pub(crate) fn check(chunk: &Chunk) -> Result<()> {
         _ => malformed("expected level 0 or 1"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use pleach_chunkstore::{Options, Store};
+
+    use super::*;
+
+    /// Bytes that look random and are always the same.
+    fn noise(len: usize) -> Vec<u8> {
+        let mut state = 1u32;
+        let next = |state: &mut u32| {
+            *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (*state >> 24) as u8
+        };
+        (0..len).map(|_| next(&mut state)).collect()
+    }
+
+    #[test]
+    fn golden_cuts_and_list_of_a_blob() {
+        // Where values are cut, and so which chunks they share with their other versions, changed if this fails.
+        let mut writer = Writer::new(&Store::memory(Options::default()));
+        let value = noise(100_000);
+        let stored = store(&mut writer, 1024, &value).unwrap();
+        let stored = Stored { tag: stored.tag, bytes: &stored.bytes };
+        let (address, len) = blob_address(stored).unwrap();
+        assert_eq!(len, 100_000);
+        let list = writer.chunk(&address).unwrap();
+        let lengths: Vec<u32> = list.body()[list.run().len()..]
+            .chunks_exact(4)
+            .map(|len| u32::from_le_bytes([len[0], len[1], len[2], len[3]]))
+            .collect();
+        assert_eq!(lengths, [21856, 4280, 6336, 32886, 22051, 12591]);
+        assert_eq!(load(&writer, stored).unwrap(), value);
+        check(&list).unwrap();
+    }
+
+    #[test]
+    fn a_list_that_says_more_than_a_value_may_hold_is_refused_unread() {
+        let writer = Writer::new(&Store::memory(Options::default()));
+        let mut bytes = vec![0; 32];
+        bytes.extend_from_slice(&(VALUE_BYTES_MAX as u64 + 1).to_le_bytes());
+        let refused = load(&writer, Stored { tag: Tag::Blob, bytes: &bytes });
+        assert!(matches!(refused, Err(Error::Malformed { .. })));
+    }
+
+    #[test]
+    fn an_insertion_near_the_start_rewrites_a_piece_or_two() {
+        let database = Store::memory(Options::default());
+        let mut value = noise(1_000_000);
+        let pieces = |value: &[u8]| {
+            let mut writer = Writer::new(&database);
+            let stored = store(&mut writer, 1024, value).unwrap();
+            let (address, _) = blob_address(Stored { tag: stored.tag, bytes: &stored.bytes }).unwrap();
+            writer.chunk(&address).unwrap().children().collect::<std::collections::HashSet<_>>()
+        };
+        let before = pieces(&value);
+        value.insert(5_000, 7);
+        let new = pieces(&value).difference(&before).count();
+        assert!(new <= 3, "{new} of {} pieces are new", before.len());
+    }
+}

@@ -176,3 +176,23 @@ pub(crate) fn take_theirs(
     let edits: Vec<_> = conflicts.into_iter().map(|row| Edit { key: row.key, new: row.theirs }).collect();
     edit::apply(writer, &config, entry.rows, &edits)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn golden_conflict_bytes() {
+        let value = |bytes: &[u8]| Some(Value { tag: Tag::Inline, bytes: bytes.to_vec() });
+        let conflict =
+            RowConflict { key: b"k".to_vec(), base: value(b"old"), ours: None, theirs: value(b"new!") };
+        let bytes = encode(&conflict);
+        assert_eq!(bytes, b"\x05\0\x03\0\0\0old\0\x04\0\0\0new!");
+        assert_eq!(decode(b"k", &bytes), Some(conflict));
+        for end in 0..bytes.len() {
+            assert_eq!(decode(b"k", &bytes[..end]), None, "cut at {end}");
+        }
+        assert_eq!(decode(b"k", &[&bytes[..], b"x"].concat()), None);
+    }
+}

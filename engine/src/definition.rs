@@ -58,3 +58,31 @@ impl Definition {
         Ok(Definition { config, schema })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn golden_definition_bytes() {
+        let config = MapConfig { leaf_mean: 64, inner_mean: 128, inline_bytes: 1024, salt: 5 };
+        let definition = Definition { config, schema: None };
+        let chunk = definition.encode();
+        assert_eq!(chunk.body(), [1, 64, 0, 128, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(Definition::decode(&chunk).unwrap(), definition);
+    }
+
+    #[test]
+    fn a_definition_of_another_version_or_out_of_range_is_refused() {
+        let good = [1, 64, 0, 128, 0, 0, 4, 5, 0, 0, 0, 0, 0, 0, 0];
+        let decode = |body: &[u8]| Definition::decode(&Chunk::build(DEFINITION, 0, body, None, &[], 0));
+        assert!(decode(&good).is_ok());
+        for (at, value) in [(0, 2), (1, 7), (3, 255), (5, 9)] {
+            let mut bad = good;
+            bad[at] = value;
+            assert!(decode(&bad).is_err(), "byte {at} = {value}");
+        }
+        assert!(decode(&good[..14]).is_err());
+    }
+}
