@@ -358,3 +358,43 @@ fn status(error: &Error) -> Status {
     };
     Status::new(code, error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use pleach_engine::{Hash, NewCommit};
+
+    use super::*;
+
+    fn put(database: &Database, value: &[u8]) {
+        let mut transaction = database.begin("main").unwrap();
+        if !transaction.has_table("t").unwrap() {
+            transaction.create_table("t", None).unwrap();
+        }
+        transaction.put("t", b"k", value).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    fn is_lost(database: &Database, name: &str, old: Hash, new: Option<Hash>) -> bool {
+        let mut updates = [Update { name: name.into(), old: Some(old), new, diverged: false }];
+        mark_lost(database, &mut updates).unwrap();
+        updates[0].diverged
+    }
+
+    #[test]
+    fn the_first_change_of_a_leader_keeps_what_it_does_not_go_on_from() {
+        let database = Database::memory().unwrap();
+        put(&database, b"1");
+        let first = database.commit("main", NewCommit::default()).unwrap();
+        put(&database, b"2");
+        let second =
+            database.commit("main", NewCommit { message: "tail".into(), ..NewCommit::default() }).unwrap();
+        assert!(!is_lost(&database, "heads/main", first.hash, Some(second.hash)), "it goes on");
+        assert!(is_lost(&database, "heads/main", second.hash, Some(first.hash)), "the tail is left behind");
+        assert!(is_lost(&database, "heads/main", second.hash, None), "the branch is gone");
+        assert!(!is_lost(&database, "work/main", second.root, Some(first.root)), "the head keeps it");
+        put(&database, b"3");
+        let work = database.branch("main").unwrap().unwrap().work;
+        assert!(is_lost(&database, "work/main", work, Some(second.root)), "nothing else keeps it");
+    }
+}
