@@ -63,6 +63,11 @@ impl Index {
         self.shard(&hash).write().entry(hash).or_insert(location);
     }
 
+    /// All chunks, in no order.
+    pub(crate) fn hashes(&self) -> Vec<Hash> {
+        self.shards.iter().flat_map(|shard| shard.read().keys().copied().collect::<Vec<_>>()).collect()
+    }
+
     /// Number of chunks.
     pub(crate) fn len(&self) -> u64 {
         self.shards.iter().map(|shard| shard.read().len() as u64).sum()

