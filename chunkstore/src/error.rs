@@ -85,6 +85,12 @@ pub enum Error {
         /// The failure.
         cause: String,
     },
+    /// A ref was to name a chunk that a collection is removing, as nothing led to it.
+    #[error("chunk {hash} is being removed, as nothing led to it: write or fetch it again, then name it")]
+    Collected {
+        /// The chunk.
+        hash: Hash,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -130,7 +136,7 @@ impl Error {
             | Error::AlreadyExists { .. }
             | Error::BatchTooLarge { .. }
             | Error::BadRefName { .. } => ErrorKind::Request,
-            Error::Locked { .. } | Error::DiskFull { .. } => ErrorKind::Retry,
+            Error::Locked { .. } | Error::DiskFull { .. } | Error::Collected { .. } => ErrorKind::Retry,
             Error::Poisoned { .. } | Error::Closed => ErrorKind::Reopen,
             Error::Damaged { .. } | Error::Version { .. } => ErrorKind::Restore,
             Error::Io { .. } => ErrorKind::System,

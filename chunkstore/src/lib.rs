@@ -49,6 +49,7 @@ mod manifest;
 mod refs;
 mod stats;
 mod store;
+mod table;
 #[doc(hidden)]
 pub mod testing;
 mod watermark;

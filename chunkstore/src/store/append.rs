@@ -7,9 +7,10 @@
 //! When a write fails, nothing of its group is noted, and the journal is abandoned: the next append seals it at its last good end and
 //! begins another. The same path seals a journal that is long enough.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::view::View;
 use super::{Durability, Shared, Store, Ticket};
 use crate::batch::Batch;
 use crate::chunk::Chunk;
@@ -45,7 +46,6 @@ pub enum Outcome {
 
 /// The end of the active journal, and what was appended.
 pub(super) struct Appender {
-    pub(super) manifest: Manifest,
     pub(super) journal: Arc<Journal>,
     /// End of the last group.
     pub(super) end: u64,
@@ -61,6 +61,8 @@ pub(super) struct Appender {
     pub(super) pending: VecDeque<Pending>,
     /// What the journal's index will list.
     pub(super) entries: Vec<(Hash, Location)>,
+    /// Other files that deltas in this journal have bases in.
+    pub(super) bases: BTreeSet<u32>,
     /// A write failed: this journal takes no more.
     pub(super) abandoned: bool,
     pub(super) closed: bool,
@@ -91,7 +93,8 @@ impl Store {
             if !finished.group.is_empty() {
                 if appender.abandoned || appender.end >= shared.options.journal_bytes.min(JOURNAL_BYTES_MAX) {
                     drop(appender);
-                    shared.rotate()?;
+                    shared.rotate(false)?;
+                    shared.wake_maintenance();
                     continue;
                 }
                 appender.write(&mut finished)?;
@@ -243,14 +246,16 @@ impl Shared {
         }
     }
 
-    /// Seals the active journal and begins another, if it is abandoned or long enough.
-    fn rotate(&self) -> Result<()> {
+    /// Seals the active journal and begins another, if it is abandoned or long enough, or if `now` and not empty.
+    pub(super) fn rotate(&self, now: bool) -> Result<()> {
         let turn = self.take_turn();
         // Most of what is unsynced goes to the disk here, while others can still append.
         self.sync_appended(&turn)?;
+        let mut manifest = self.manifest.lock();
         let mut appender = self.appender.lock();
         self.check_writable(&appender)?;
-        if !appender.abandoned && appender.end < self.options.journal_bytes.min(JOURNAL_BYTES_MAX) {
+        let is_long = appender.end >= self.options.journal_bytes.min(JOURNAL_BYTES_MAX);
+        if !appender.abandoned && !is_long && !(now && !appender.entries.is_empty()) {
             return Ok(());
         }
         let index_len = self.write_index(&appender);
@@ -260,8 +265,8 @@ impl Shared {
         appender.synced_end = appender.end;
         let group = appender.group;
         let changed = self.publish(&mut appender, group);
-        let begun = self.begin_next(&mut appender, index_len);
-        drop(appender);
+        let begun = self.begin_next(&mut manifest, &mut appender, index_len);
+        drop((appender, manifest));
         self.set_durable(&turn, group);
         if changed {
             self.call_watchers();
@@ -270,25 +275,29 @@ impl Shared {
     }
 
     /// Puts a new journal in the place of the active one, which is durable. After an error the active one is still in its place.
-    fn begin_next(&self, appender: &mut Appender, index_len: u64) -> Result<()> {
-        let mut manifest = appender.manifest.clone();
-        manifest.generation += 1;
-        manifest.sealed.push(Sealed {
+    fn begin_next(&self, manifest: &mut Manifest, appender: &mut Appender, index_len: u64) -> Result<()> {
+        let mut next = manifest.clone();
+        next.generation += 1;
+        next.sealed.push(Sealed {
             number: appender.journal.number,
             end: appender.end,
             index_len,
             sequence: appender.sequence,
             check: appender.check,
+            held: false,
         });
-        manifest.active += 1;
-        let begun = Begun::write(&*self.io, &manifest, &appender.refs, appender.sequence)?;
+        next.active = next.take_number();
+        let begun = Begun::write(&*self.io, &next, &appender.refs, appender.sequence)?;
         if let Err(error) = Manifest::replace(&*self.io) {
             // Which of the two manifests counts is only known by opening again.
             return Err(self.poison("the manifest could not be replaced", &error));
         }
         let journal = Arc::new(begun.journal);
-        self.journals.write().insert(journal.number, journal.clone());
-        appender.manifest = manifest;
+        let mut view = View::clone(&self.view.load());
+        view.journals.insert(journal.number, journal.clone());
+        self.view.store(Arc::new(view));
+        self.maintenance.note_sealed(appender.journal.number, std::mem::take(&mut appender.bases));
+        *manifest = next;
         appender.journal = journal;
         (appender.end, appender.synced_end, appender.check) = (begun.end, begun.end, begun.check);
         appender.entries.clear();
