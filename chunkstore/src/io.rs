@@ -20,6 +20,10 @@ pub trait Io: Send + Sync {
     fn create(&self, name: &str) -> Result<Arc<dyn File>>;
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> Result<Arc<dyn File>>;
+    /// TEMP
+    fn map(&self, name: &str) -> Result<Arc<dyn File>> { self.open(name) }
+    /// TEMP
+    fn reserve(&self, name: &str, bytes: u64) -> Result<()> { let _ = (name, bytes); Ok(()) }
     /// Names of the files in the directory, in any order; empty if there is no directory.
     fn list(&self) -> Result<Vec<String>>;
     /// Renames a file, atomically replacing one that has the new name.

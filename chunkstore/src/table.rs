@@ -47,6 +47,8 @@ pub(crate) const ENTRY_BYTES: usize = 40;
 pub(crate) const FOOTER_BYTES: usize = 64;
 /// The longest dictionary, in bytes.
 pub(crate) const DICTIONARY_BYTES_MAX: usize = 64 << 10;
+/// zstd's level for what is compressed with a dictionary.
+pub(crate) const DICTIONARY_LEVEL: i32 = 9;
 const MAGIC: &[u8; 8] = b"plchtabl";
 const VERSION: u32 = 1;
 const CHECKED_BYTES: usize = 48;
@@ -175,7 +177,7 @@ impl Table {
         let mut table =
             Table { number: listed.number, name, listed: *listed, dictionary: None, file, footer, verified };
         table.check_index(&key, &dictionary)?;
-        table.dictionary = (!dictionary.is_empty()).then(|| Arc::new(Dictionary::new(dictionary)));
+        table.dictionary = (!dictionary.is_empty()).then(|| Arc::new(Dictionary::new(dictionary, DICTIONARY_LEVEL)));
         Ok(table)
     }
 

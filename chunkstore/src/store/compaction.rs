@@ -56,7 +56,7 @@ impl Pace {
     }
 
     /// Called after each small piece of work.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         const SLICE: Duration = Duration::from_millis(5);
         if self.rest == 0 {
             return;
@@ -212,7 +212,7 @@ impl Job<'_> {
         }
         let head = Location { len: item.place.len.min(frame::HEADER_BYTES_MAX as u32), ..item.place };
         let source = self.view.read_frame(head).map_err(|error| self.tell(error, item))?;
-        let header = frame::parse_header(&source.bytes).map_err(|error| self.tell(error.into(), item))?;
+        let header = frame::parse_head(&source.bytes).map_err(|error| self.tell(error.into(), item))?;
         Ok(match header.encoding {
             Encoding::Delta { file, offset, .. } | Encoding::Patch { file, offset, .. } => match file {
                 0 => item.place.offset.checked_sub(offset).map(|offset| (item.place.file, offset)),

@@ -132,6 +132,7 @@ struct End {
 impl Begun {
     fn into_end(self) -> End {
         let replay = Replay {
+            start: self.end,
             end: self.end,
             file_len: self.end,
             check: self.check,
@@ -270,6 +271,7 @@ impl Opening {
         }
         let appender = Appender {
             journal,
+            start: replay.start,
             end: replay.end,
             check: replay.check,
             synced_end: replay.end,

@@ -16,7 +16,7 @@ const STEPS: u64 = 18;
 
 fn options(durability: Durability) -> Options {
     // Short enough that the steps below seal several journals.
-    Options { journal_bytes: 1500, cache_bytes: 0, durability, ..Options::default() }
+    Options { journal_bytes: 1500, background: false, cache_bytes: 0, durability, ..Options::default() }
 }
 
 /// The node that step `step` writes: one line differs from the step before.
