@@ -102,17 +102,17 @@ impl Store {
             if let Err(Moved { name, expected, found }) = refs::compare(&appender.refs, updates) {
                 return Ok(Outcome::Moved { name, expected, found });
             }
+            if prepared.generation != shared.generation.load(Ordering::SeqCst) {
+                // Chunks that were there may be gone, and bases elsewhere.
+                drop(appender);
+                prepared = shared.prepare(&batch, &changes)?;
+                continue;
+            }
             if !prepared.finished.group.is_empty() {
                 if appender.is_full(&shared.options) {
                     drop(appender);
                     shared.rotate(false)?;
                     shared.wake_maintenance();
-                    continue;
-                }
-                if prepared.generation != shared.generation.load(Ordering::SeqCst) {
-                    // Chunks that were there may be gone, and bases elsewhere.
-                    drop(appender);
-                    prepared = shared.prepare(&batch, &changes)?;
                     continue;
                 }
                 shared.admit_roots(&mut batch.iter().map(|put| *put.chunk.hash()), updates)?;
@@ -181,12 +181,13 @@ impl Shared {
             let appender = self.appender.lock();
             (appender.journal.number, self.generation.load(Ordering::SeqCst))
         };
-        let mut bases = BTreeSet::new();
+        let (mut bases, mut reused) = (BTreeSet::new(), Vec::new());
         let mut group = Group::new(Kind::Changes);
         let mut placed: HashMap<Hash, Location, Uniformly> = HashMap::default();
         for put in batch.iter() {
             let hash = put.chunk.hash();
             if !put.anew && self.reuse(hash)? {
+                reused.push(*hash);
                 continue;
             }
             let difference = match &put.base {
@@ -215,6 +216,8 @@ impl Shared {
         }
         changes.iter().for_each(|change| group.put_record(change));
         check_length(&group)?;
+        // Whoever holds may build upon them later: so says the next collection, or this one, by a new generation.
+        self.pins.lock().keep_in_holds(&reused);
         Ok(Prepared { finished: group.finish(), bases, generation })
     }
 

@@ -37,6 +37,11 @@ impl Pins {
         self.holds.values().map(|held| held.since).min()
     }
 
+    /// Keeps chunks that an append found in the store, for every hold: which one it was made under is not known.
+    pub(super) fn keep_in_holds(&mut self, reused: &[Hash]) {
+        self.holds.values_mut().for_each(|held| held.kept.extend(reused));
+    }
+
     fn unpin(&mut self, root: &Hash) {
         if let Some(count) = self.roots.get_mut(root) {
             *count -= 1;
