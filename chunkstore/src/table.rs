@@ -170,14 +170,19 @@ impl Table {
         read_into(&*file, &name, &mut bytes, footer_at)?;
         let footer = Footer::decode(&bytes, &key, len).filter(|_| bytes[CHECKED_BYTES..] == listed.check);
         let Some(footer) = footer else {
-            return Err(Error::damaged(&name, footer_at, "the table's footer is not the one in the manifest"));
+            return Err(Error::damaged(
+                &name,
+                footer_at,
+                "the table's footer is not the one in the manifest",
+            ));
         };
         let dictionary = read(&*file, &name, HEADER_BYTES as u64, footer.dictionary_len as usize)?;
         let verified = (0..footer.chunks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         let mut table =
             Table { number: listed.number, name, listed: *listed, dictionary: None, file, footer, verified };
         table.check_index(&key, &dictionary)?;
-        table.dictionary = (!dictionary.is_empty()).then(|| Arc::new(Dictionary::new(dictionary, DICTIONARY_LEVEL)));
+        table.dictionary =
+            (!dictionary.is_empty()).then(|| Arc::new(Dictionary::new(dictionary, DICTIONARY_LEVEL)));
         Ok(table)
     }
 
@@ -215,7 +220,10 @@ impl Table {
         let count = count.min(self.len().saturating_sub(ordinal)) as usize;
         let at = u64::from(self.footer.index_offset) + u64::from(ordinal) * ENTRY_BYTES as u64;
         let bytes = self.read(at, count * ENTRY_BYTES)?;
-        Ok(bytes.chunks_exact(ENTRY_BYTES).filter_map(|entry| Hash::from_slice(&entry[..Hash::LEN])).collect())
+        Ok(bytes
+            .chunks_exact(ENTRY_BYTES)
+            .filter_map(|entry| Hash::from_slice(&entry[..Hash::LEN]))
+            .collect())
     }
 
     /// Calls `f` with each chunk, by hash, and its ordinal.

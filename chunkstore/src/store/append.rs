@@ -136,7 +136,9 @@ impl Appender {
     /// Whether the active journal takes no more. Its checkpoint does not count, however many refs there are.
     fn is_full(&self, options: &Options) -> bool {
         let limit = options.journal_bytes.min(JOURNAL_BYTES_MAX);
-        self.abandoned || self.end - self.start >= limit || self.end >= JOURNAL_BYTES_MAX && self.end > self.start
+        self.abandoned
+            || self.end - self.start >= limit
+            || self.end >= JOURNAL_BYTES_MAX && self.end > self.start
     }
 
     /// Puts a group at the journal's end. After an error the appender is as before, and the journal abandoned.

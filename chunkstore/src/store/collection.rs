@@ -334,7 +334,8 @@ impl Shared {
     fn sweep(&self, marks: &Marks, plan: &Plan) -> Result<()> {
         let survives = |hash: &Hash| {
             // What cannot be looked up is kept: reading it will tell why.
-            self.locate(hash).map_or(true, |found| found.is_some_and(|(found, _)| marks.survives(hash, &found)))
+            self.locate(hash)
+                .map_or(true, |found| found.is_some_and(|(found, _)| marks.survives(hash, &found)))
         };
         // All that is dead goes out of sight in one step, so that at no time is a chunk found whose children are not.
         let journals = Inputs { journals: plan.journals.clone(), tables: BTreeSet::new() };
@@ -361,13 +362,8 @@ impl Shared {
             let inputs = Inputs { journals: BTreeSet::new(), tables: BTreeSet::from([*table]) };
             let listed = self.manifest.lock().tables.iter().find(|listed| listed.number == *table).copied();
             let Some(listed) = listed else { continue };
-            let rewrite = self.rewrite(
-                &inputs,
-                listed.tier,
-                Some(listed.run),
-                Pace::background(),
-                &survives,
-            )?;
+            let rewrite =
+                self.rewrite(&inputs, listed.tier, Some(listed.run), Pace::background(), &survives)?;
             self.replace(&inputs, rewrite, None)?;
         }
         Ok(())

@@ -163,7 +163,8 @@ impl Job<'_> {
         for table in self.view.lookup.tables().iter().filter(|table| tables.contains(&table.number)) {
             table.for_each(|ordinal, hash, place| {
                 let found = self.view.lookup.get(&hash)?;
-                let counts = found.is_some_and(|found| found.place.file == place.file && found.ordinal == ordinal);
+                let counts =
+                    found.is_some_and(|found| found.place.file == place.file && found.ordinal == ordinal);
                 if counts && self.index.get(&hash).is_none() {
                     add(hash, place);
                 }

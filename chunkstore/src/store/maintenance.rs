@@ -97,10 +97,7 @@ impl Store {
         let inputs = {
             let manifest = shared.manifest.lock();
             let tables = manifest.tables.iter().filter(|table| !table.held);
-            Inputs {
-                journals: sealed(&manifest),
-                tables: tables.map(|table| table.number).collect(),
-            }
+            Inputs { journals: sealed(&manifest), tables: tables.map(|table| table.number).collect() }
         };
         shared.compact(&inputs, Pace::full())
     }

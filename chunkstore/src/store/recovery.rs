@@ -243,7 +243,8 @@ impl Opening {
         let journal = Journal::open(&*self.io, manifest.active, &manifest.store)?;
         let mark = self.watermark.mark().filter(|mark| mark.number == journal.number);
         let replay = replay(&journal, Expect::Active(mark.map_or(0, |mark| mark.end)))?;
-        let sealed_sequence = manifest.sealed.iter().rfind(|sealed| !sealed.held).map_or(0, |sealed| sealed.sequence);
+        let sealed_sequence =
+            manifest.sealed.iter().rfind(|sealed| !sealed.held).map_or(0, |sealed| sealed.sequence);
         if replay.sequence < sealed_sequence {
             let what = "the journal's sequence is less than the one before it";
             return Err(Error::damaged(&journal.name, replay.end, what));

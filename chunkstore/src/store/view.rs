@@ -40,7 +40,8 @@ pub(super) struct Found {
 impl View {
     /// Makes the lookup of all tables that are not held.
     pub(super) fn index_tables(&mut self) -> Result<()> {
-        let mut tables: Vec<_> = self.tables.values().filter(|table| !self.held.contains(&table.number)).cloned().collect();
+        let mut tables: Vec<_> =
+            self.tables.values().filter(|table| !self.held.contains(&table.number)).cloned().collect();
         tables.sort_by_key(|table| table.number);
         let hidden = self.hidden.clone();
         self.lookup = Arc::new(Lookup::build(tables, |number| hidden.get(&number))?);
@@ -97,7 +98,9 @@ impl LoadError {
         let damaged =
             |what: String| Error::Damaged { file, offset: u64::from(place.offset), hash: Some(*hash), what };
         match self {
-            LoadError::Gone => damaged("it, or its base, lies in a file that is not part of the store".to_owned()),
+            LoadError::Gone => {
+                damaged("it, or its base, lies in a file that is not part of the store".to_owned())
+            }
             LoadError::Frame(error) => damaged(error.to_string()),
             LoadError::Chunk(error) => damaged(error.to_string()),
             LoadError::Store(error) => error.of(hash),

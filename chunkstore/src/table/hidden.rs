@@ -141,7 +141,8 @@ pub(crate) fn read(io: &dyn Io, entry: &manifest::Hidden, store: &StoreId) -> Re
     }
     let mut bytes = vec![0; len as usize];
     file.read_at(&mut bytes, 0).map_err(Error::io("read", &name))?;
-    decode(&bytes, entry, store).ok_or_else(|| Error::damaged(&name, 0, "the file is not the one in the manifest"))
+    decode(&bytes, entry, store)
+        .ok_or_else(|| Error::damaged(&name, 0, "the file is not the one in the manifest"))
 }
 
 /// What the file says, if it is the one that the manifest names.
@@ -182,10 +183,8 @@ mod tests {
         let hidden = HiddenChunks::from([(7, bits)]);
         let bytes = encode(9, &[0xab; 16], &hidden);
         let (fields, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().unwrap();
-        let expected = format!(
-            "706c636868696465 01000000 09000000 {} 01000000 07000000 0b000000 0104",
-            "ab".repeat(16)
-        );
+        let expected =
+            format!("706c636868696465 01000000 09000000 {} 01000000 07000000 0b000000 0104", "ab".repeat(16));
         assert_eq!(hex(fields), expected.replace(' ', ""));
         let entry = manifest::Hidden { number: 9, len: bytes.len() as u64, check: check_of(checksum) };
         assert_eq!(decode(&bytes, &entry, &[0xab; 16]), Some(hidden));

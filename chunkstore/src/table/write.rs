@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use super::{
-    ENTRY_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, TABLE_BYTES_MAX, check_of, encode_entry, file_name, header, key_of,
+    ENTRY_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, TABLE_BYTES_MAX, check_of, encode_entry, file_name,
+    header, key_of,
 };
 use crate::error::{Error, Result};
 use crate::frame::{self, FrameHeader, Location};
@@ -77,14 +78,8 @@ impl Writer {
     pub(crate) fn put(&mut self, hash: Hash, header: &FrameHeader, payload: &[u8]) -> Result<Location> {
         let offset = self.next_offset();
         let len = frame::put(&mut self.buffer, header, payload);
-        let place = Location {
-            file: self.number,
-            offset,
-            len,
-            step: header.step,
-            crossed: false,
-            leaf: header.leaf,
-        };
+        let place =
+            Location { file: self.number, offset, len, step: header.step, crossed: false, leaf: header.leaf };
         self.entries.push((hash, place));
         if self.buffer.len() >= BUFFER_BYTES {
             self.flush()?;

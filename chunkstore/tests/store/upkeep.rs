@@ -17,7 +17,8 @@ pub(crate) fn options(compression: Compression) -> Options {
 
 /// A leaf of `lines` lines that tells rows apart; `changed` is in its middle.
 pub(crate) fn rows(number: usize, changed: usize) -> Chunk {
-    let lines = (0..40).map(|line| format!("row {number} {line} {}\n", if line == 20 { changed } else { line }));
+    let lines =
+        (0..40).map(|line| format!("row {number} {line} {}\n", if line == 20 { changed } else { line }));
     leaf(&lines.collect::<String>())
 }
 
@@ -56,8 +57,7 @@ fn history(store: &Store, leaves: usize, versions: usize, keep: bool) {
     for version in 1..=versions {
         let (place, before) = (version * 7 % leaves, node(&now));
         let old = std::mem::replace(&mut now[place], rows(version * 7 % leaves, version));
-        let chunks =
-            [(now[place].clone(), Some(*old.hash())), (node(&now), Some(*before.hash()))];
+        let chunks = [(now[place].clone(), Some(*old.hash())), (node(&now), Some(*before.hash()))];
         if keep {
             commit(store, &format!("version/{version}"), &chunks);
         }
@@ -77,7 +77,11 @@ fn after_a_compaction_everything_reads_back_and_history_costs_its_differences() 
         let count = check(&store);
         let done = store.compact().unwrap();
         assert!(done.bytes_after < done.bytes_before);
-        assert_eq!(store.stats().chunks as usize, count + 2, "the first root and its changed leaf are not in use, and stay");
+        assert_eq!(
+            store.stats().chunks as usize,
+            count + 2,
+            "the first root and its changed leaf are not in use, and stay"
+        );
         assert_eq!(check(&store), count);
         let growth = store.stats().table_bytes - before;
         println!("{compression:?}: {before} bytes, 200 versions more: {growth} bytes");
@@ -173,8 +177,7 @@ fn writers_and_collections_go_on_together() {
                     for turn in 0..150_usize {
                         let leaves: Vec<Chunk> =
                             (0..4).map(|number| rows(number, (turn * 3 + number * writer) % 5)).collect();
-                        let mut chunks: Vec<_> =
-                            leaves.iter().map(|chunk| (chunk.clone(), None)).collect();
+                        let mut chunks: Vec<_> = leaves.iter().map(|chunk| (chunk.clone(), None)).collect();
                         // The leaves go first, as those of a large import do.
                         let hold = store.hold();
                         append(&store, &chunks, &[]).wait().unwrap();
