@@ -252,6 +252,7 @@ impl Store {
         stats.chunks = shared.index.len();
         stats.cache_bytes = shared.cache.weight();
         stats.sequence = self.sequence();
+        shared.pins.lock().count(&mut stats);
         let appender = shared.appender.lock();
         stats.journals = appender.manifest.sealed.len() as u64 + 1;
         let sealed: u64 = appender.manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
