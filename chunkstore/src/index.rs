@@ -58,9 +58,9 @@ impl Index {
         self.shard(hash).read().contains_key(hash)
     }
 
-    /// Notes where a chunk lies, unless another place is known: the first stays.
+    /// Notes where a chunk lies: the last place counts, so that what was written anew takes the place of what could not be read.
     pub(crate) fn insert(&self, hash: Hash, location: Location) {
-        self.shard(&hash).write().entry(hash).or_insert(location);
+        self.shard(&hash).write().insert(hash, location);
     }
 
     /// All chunks, in no order.

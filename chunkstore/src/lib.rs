@@ -46,6 +46,7 @@ pub mod io;
 mod journal;
 mod lock;
 mod manifest;
+pub mod patch;
 mod refs;
 mod stats;
 mod store;

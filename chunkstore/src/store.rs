@@ -26,7 +26,7 @@ use quick_cache::sync::Cache;
 
 use crate::chunk::{Chunk, ChunkError};
 use crate::error::{Error, Result};
-use crate::frame::{self, FrameError, Location};
+use crate::frame::{self, FrameError, Location, Source};
 use crate::hash::Hash;
 use crate::index::{Index, Uniformly};
 use crate::io::Io;
@@ -317,14 +317,15 @@ impl Shared {
         Chunk::verify(bytes, hash).map_err(|error: ChunkError| damaged(error.to_string()))
     }
 
-    fn read_frame(&self, place: Location) -> Result<Vec<u8>, LoadError> {
+    fn read_frame(&self, place: Location) -> Result<Source, LoadError> {
         let journal = self.journals.read().get(&place.file).cloned();
         let Some(journal) = journal else {
             return Err(
-                FrameError { what: "a delta's base lies in a file that is not part of the store" }.into()
+                FrameError { what: "a frame's base lies in a file that is not part of the store" }.into()
             );
         };
-        journal.read(u64::from(place.offset), place.len as usize).map_err(LoadError::Store)
+        let bytes = journal.read(u64::from(place.offset), place.len as usize).map_err(LoadError::Store)?;
+        Ok(Source { bytes, dictionary: None })
     }
 }
 

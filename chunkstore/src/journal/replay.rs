@@ -27,6 +27,7 @@ pub(crate) struct Replay {
     pub(crate) sequence: u64,
     /// Number of good groups, the checkpoint included.
     pub(crate) groups: u64,
+    /// Every frame, in the order of the file: of two places of one chunk the later counts.
     pub(crate) entries: Vec<(Hash, Location)>,
     pub(crate) refs: BTreeMap<String, Hash>,
 }
@@ -123,9 +124,8 @@ impl Replay {
                 return damaged(self.end, "a record changes a ref that has another value");
             }
         }
-        self.entries.extend(frames.into_iter().map(|(hash, start, len, step)| {
-            let offset = body_start as u32 + start;
-            (hash, Location { file: journal.number, offset, len, step })
+        self.entries.extend(frames.into_iter().map(|(hash, place)| {
+            (hash, Location { file: journal.number, offset: body_start as u32 + place.offset, ..place })
         }));
         (self.check, self.sequence) = (check, header.sequence);
         self.groups += 1;

@@ -14,13 +14,14 @@ use super::{Durability, Shared, Store, Ticket};
 use crate::batch::Batch;
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
-use crate::frame::{self, Encoding, FrameHeader, Location, STEPS_MAX};
+use crate::frame::{self, Encoding, FrameHeader, JOURNAL_STEPS_MAX, Location};
 use crate::hash::Hash;
 use crate::index::Uniformly;
 use crate::io::Io;
 use crate::journal::group::{BODY_BYTES_MAX, Finished, Group, Kind, Place};
 use crate::journal::{self, Check, Journal, StoreId, seal};
 use crate::manifest::{self, Manifest, Sealed};
+use crate::patch;
 use crate::refs::{self, Change, Moved, RefUpdate};
 use crate::stats::count;
 
@@ -81,7 +82,8 @@ impl Store {
         refs::check_names(updates)?;
         let changes: Vec<Change> =
             updates.iter().filter(|update| update.old != update.new).cloned().collect();
-        let mut finished = shared.prepare(&batch, &changes)?;
+        let mut active = shared.appender.lock().journal.number;
+        let mut finished = shared.prepare(&batch, &changes, active)?;
         loop {
             let mut appender = shared.appender.lock();
             shared.check_writable(&appender)?;
@@ -94,13 +96,20 @@ impl Store {
                     shared.rotate()?;
                     continue;
                 }
+                if appender.journal.number != active {
+                    // Which bases its frames may have depends on the file that they lie in.
+                    active = appender.journal.number;
+                    drop(appender);
+                    finished = shared.prepare(&batch, &changes, active)?;
+                    continue;
+                }
                 appender.write(&mut finished)?;
                 shared.note(&mut appender, &finished, changes);
             }
             let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
             drop(appender);
-            for (chunk, _) in batch.iter() {
-                shared.cache.insert(*chunk.hash(), chunk.clone());
+            for put in batch.iter() {
+                shared.cache.insert(*put.chunk.hash(), put.chunk.clone());
             }
             if matches!(shared.options.durability, Durability::Eventual { .. }) && !updates.is_empty() {
                 shared.call_watchers();
@@ -128,12 +137,9 @@ impl Appender {
         self.end += bytes.len() as u64;
         (self.check, self.sequence) = (check, place.sequence);
         self.group += 1;
+        let frames = finished.group.frames().iter();
         self.entries.extend(
-            finished
-                .group
-                .frames()
-                .iter()
-                .map(|&(hash, start, len, step)| (hash, Location { file, offset: base + start, len, step })),
+            frames.map(|&(hash, place)| (hash, Location { file, offset: base + place.offset, ..place })),
         );
         Ok(())
     }
@@ -148,36 +154,33 @@ impl Shared {
         }
     }
 
-    /// Makes a group of what the store lacks.
-    fn prepare(&self, batch: &Batch, changes: &[Change]) -> Result<Finished> {
+    /// Makes a group of what the store lacks, to be written to the journal `active`.
+    fn prepare(&self, batch: &Batch, changes: &[Change], active: u32) -> Result<Finished> {
         let mut group = Group::new(Kind::Changes);
-        let mut placed: HashMap<Hash, (u32, u32, u8), Uniformly> = HashMap::default();
-        for (chunk, base) in batch.iter() {
-            if self.index.contains(chunk.hash()) {
+        let mut placed: HashMap<Hash, Location, Uniformly> = HashMap::default();
+        for put in batch.iter() {
+            let hash = put.chunk.hash();
+            if !put.anew && self.index.contains(hash) {
                 continue;
             }
-            let delta = match base {
-                Some(base) if self.options.delta => self.delta(batch, &group, &placed, chunk, base),
+            let difference = match &put.base {
+                Some(base) if self.options.delta => {
+                    let base = match placed.get(base) {
+                        Some(place) => self.base_in_group(batch, &group, *place, base),
+                        None => self.base_in_store(base, active),
+                    };
+                    base.and_then(|base| difference(&put.chunk, &base))
+                }
                 _ => None,
             };
-            let (encoding, step, payload) = match &delta {
-                Some((encoding, step, payload)) => (*encoding, *step, payload.as_slice()),
-                None => (Encoding::Raw, 0, chunk.bytes()),
+            let (encoding, step, crossed, payload) = match &difference {
+                Some(found) => (found.encoding, found.step, found.crossed, found.payload.as_slice()),
+                None => (Encoding::Raw, 0, false, put.chunk.bytes()),
             };
-            let header = FrameHeader {
-                encoding,
-                step,
-                raw_len: chunk.bytes().len() as u32,
-                payload_len: payload.len() as u32,
-                hash: *chunk.hash(),
-            };
-            let counter =
-                if delta.is_some() { &self.counters.frames_delta } else { &self.counters.frames_raw };
-            count(counter, 1);
-            group.put_frame(&header, payload);
-            if let Some(&(hash, start, len, step)) = group.frames().last() {
-                placed.insert(hash, (start, len, step));
-            }
+            let leaf = put.chunk.child_count() == 0;
+            let (raw_len, payload_len) = (put.chunk.bytes().len() as u32, payload.len() as u32);
+            let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
+            placed.insert(*hash, group.put_frame(hash, &header, payload));
             check_length(&group)?;
         }
         changes.iter().for_each(|change| group.put_record(change));
@@ -185,40 +188,28 @@ impl Shared {
         Ok(group.finish())
     }
 
-    /// The chunk as a difference from `base`, if that is known, near enough a full frame, and worth it.
-    fn delta(
-        &self,
-        batch: &Batch,
-        group: &Group,
-        placed: &HashMap<Hash, (u32, u32, u8), Uniformly>,
-        chunk: &Chunk,
-        base: &Hash,
-    ) -> Option<(Encoding, u8, Vec<u8>)> {
-        let (encoding, base_step, base) = match placed.get(base) {
-            Some(&(start, len, step)) => {
-                let offset = group.next_offset() as u32 - start;
-                (Encoding::Delta { file: 0, offset, len }, step, batch.get(base)?.clone())
-            }
-            None => {
-                let place = self.index.get(base)?;
-                if place.step >= STEPS_MAX {
-                    return self.delta_of_start(chunk, place);
-                }
-                // A base that cannot be read is no reason to refuse the chunk: it is written whole.
-                (delta_at(place), place.step, self.get(base).ok()??)
-            }
-        };
-        if base_step >= STEPS_MAX {
-            return None;
-        }
-        Some((encoding, base_step + 1, frame::delta(chunk.bytes(), base.bytes())?))
+    /// A base that lies at `place` in the group being made.
+    fn base_in_group(&self, batch: &Batch, group: &Group, place: Location, hash: &Hash) -> Option<Base> {
+        let chunk = batch.get(hash).filter(|_| place.step < JOURNAL_STEPS_MAX)?;
+        let distance = group.next_frame() - place.offset;
+        let (bytes, share) = (BaseBytes::Chunk(chunk.clone()), WHOLE);
+        Some(Base { place: Location { offset: distance, ..place }, crossed: place.crossed, bytes, share })
     }
 
-    /// The chunk as a difference from the full frame that the longest chain, ending at `place`, starts from.
-    fn delta_of_start(&self, chunk: &Chunk, place: Location) -> Option<(Encoding, u8, Vec<u8>)> {
-        let (start, hash, bytes) = frame::decode_start(place, |place| self.read_frame(place)).ok()?;
-        let base = Chunk::verify(bytes, &hash).ok()?;
-        Some((delta_at(start), 1, frame::delta_of_start(chunk.bytes(), base.bytes())?))
+    /// A base in the store, for a frame of the journal `active`: the version asked for, or the full frame that its chain starts from, if
+    /// the chain is at its longest or leaves a journal that is not the active one. A base that cannot be read is no reason to refuse
+    /// the chunk: it is written whole.
+    fn base_in_store(&self, hash: &Hash, active: u32) -> Option<Base> {
+        let place = self.index.get(hash)?;
+        let ends = place.step >= JOURNAL_STEPS_MAX || (place.crossed && place.file != active);
+        let (place, bytes, share) = if ends {
+            // Its hash is not known and not needed: a difference copies only bytes that were seen to be equal.
+            let (start, bytes) = frame::decode_start(place, |place| self.read_frame(place)).ok()?;
+            (start, BaseBytes::Start(bytes), HALF)
+        } else {
+            (place, BaseBytes::Chunk(self.get(hash).ok()??), WHOLE)
+        };
+        Some(Base { place, crossed: place.crossed || place.file != active, bytes, share })
     }
 
     /// Makes a written group known: its chunks at once, its refs when durable (at once, if the store is eventual).
@@ -226,6 +217,9 @@ impl Shared {
         count(&self.counters.groups, 1);
         let from = appender.entries.len() - finished.group.frames().len();
         for (hash, location) in &appender.entries[from..] {
+            let counter =
+                if location.step > 0 { &self.counters.frames_delta } else { &self.counters.frames_raw };
+            count(counter, 1);
             self.index.insert(*hash, *location);
         }
         if changes.is_empty() {
@@ -310,15 +304,68 @@ impl Shared {
     }
 }
 
-fn delta_at(base: Location) -> Encoding {
-    Encoding::Delta { file: base.file, offset: base.offset, len: base.len }
+/// What a chunk's difference is made from.
+struct Base {
+    /// Where it lies; in the group being made the file is 0 and the offset the distance.
+    place: Location,
+    /// Whether a frame with this base is crossed.
+    crossed: bool,
+    bytes: BaseBytes,
+    /// Difference of at most so many parts of the chunk's length are kept: 1 over this.
+    share: usize,
+}
+
+const WHOLE: usize = 1;
+/// Each new chain from the same start carries all that changed since, so a full frame soon costs less.
+const HALF: usize = 2;
+
+enum BaseBytes {
+    Chunk(Chunk),
+    Start(Vec<u8>),
+}
+
+impl BaseBytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            BaseBytes::Chunk(chunk) => chunk.bytes(),
+            BaseBytes::Start(bytes) => bytes,
+        }
+    }
+}
+
+/// A chunk as its difference from another.
+struct Difference {
+    encoding: Encoding,
+    step: u8,
+    crossed: bool,
+    payload: Vec<u8>,
+}
+
+/// The chunk as its difference from `base`, if that is short. A patch is tried first; zstd, which costs many times as much, only where bytes moved
+/// and the patch is long or none, and taken only if it saves a quarter of it.
+fn difference(chunk: &Chunk, base: &Base) -> Option<Difference> {
+    let (bytes, base_bytes) = (chunk.bytes(), base.bytes.as_slice());
+    let Location { file, offset, len, step, .. } = base.place;
+    let patch = patch::make(bytes, base_bytes);
+    let is_good = |patch: &Vec<u8>| bytes.len() == base_bytes.len() || patch.len() <= bytes.len() / 4;
+    let delta = match &patch {
+        Some(patch) if is_good(patch) => None,
+        _ => frame::delta(bytes, base_bytes),
+    };
+    let (encoding, payload) = match (patch, delta) {
+        (Some(patch), Some(delta)) if delta.len() >= patch.len() / 4 * 3 => {
+            (Encoding::Patch { file, offset, len }, patch)
+        }
+        (_, Some(delta)) => (Encoding::Delta { file, offset, len }, delta),
+        (patch, None) => (Encoding::Patch { file, offset, len }, patch?),
+    };
+    let kept = payload.len() <= bytes.len() / base.share;
+    kept.then_some(Difference { encoding, step: step + 1, crossed: base.crossed, payload })
 }
 
 fn check_length(group: &Group) -> Result<()> {
-    match group.next_offset() > BODY_BYTES_MAX {
-        true => {
-            Err(Error::BatchTooLarge { bytes: group.next_offset() as u64, bytes_max: BODY_BYTES_MAX as u64 })
-        }
+    match group.len() > BODY_BYTES_MAX {
+        true => Err(Error::BatchTooLarge { bytes: group.len() as u64, bytes_max: BODY_BYTES_MAX as u64 }),
         false => Ok(()),
     }
 }

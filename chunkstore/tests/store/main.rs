@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod basics;
+mod chains;
 mod cost;
 mod crash;
 mod damage;
