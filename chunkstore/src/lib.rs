@@ -40,6 +40,7 @@ mod bytes;
 pub mod chunk;
 mod error;
 pub mod frame;
+pub mod fsck;
 mod hash;
 mod index;
 pub mod io;

@@ -260,6 +260,22 @@ impl Store {
         stats
     }
 
+    /// The store's identity: random, made with it, in every file of it.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.appender.lock().manifest.store
+    }
+
+    /// As [`Store::get`], but from the file, whatever the cache holds.
+    pub(crate) fn read_anew(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        let location = self.shared.index.get(hash);
+        location.map(|location| self.shared.load(hash, location)).transpose()
+    }
+
+    /// The number of the file that holds the chunk, and the offset of its frame.
+    pub(crate) fn place(&self, hash: &Hash) -> Option<(u32, u32)> {
+        self.shared.index.get(hash).map(|location| (location.file, location.offset))
+    }
+
     /// The addresses of all chunks, in no order.
     pub fn hashes(&self) -> Vec<Hash> {
         self.shared.index.hashes()

@@ -7,4 +7,5 @@ mod cost;
 mod crash;
 mod damage;
 mod faults;
+mod fsck;
 mod model;
