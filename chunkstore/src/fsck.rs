@@ -17,8 +17,7 @@ use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::Uniformly;
-use crate::journal;
-use crate::store::{Outcome, Store};
+use crate::store::{self, Outcome, Store};
 
 /// Chunks that a thread takes at a time.
 const SHARE: usize = 256;
@@ -142,7 +141,7 @@ fn pinned_refs(store: &Store) -> Result<(Refs, Vec<Store>)> {
 /// Checks a chunk, and that what it names is there. Gives its bytes.
 fn check_one(store: &Store, hash: &Hash, check: Check<'_>, note: &dyn Fn(Damage)) -> u64 {
     let (file, offset) = match store.place(hash) {
-        Some((file, offset)) => (journal::file_name(file), u64::from(offset)),
+        Some((file, offset)) => (store::file_name(file), u64::from(offset)),
         None => return 0,
     };
     let damage = |hash: &Hash, what: String| {

@@ -35,6 +35,7 @@ compile_error!(
     "Pleach runs on Linux and macOS; other systems are refused until their durability is designed"
 );
 
+pub mod backup;
 mod batch;
 mod bytes;
 pub mod chunk;

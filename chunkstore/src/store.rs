@@ -271,6 +271,11 @@ impl Store {
         location.map(|location| self.shared.load(hash, location)).transpose()
     }
 
+    /// What to call the store's directory in messages.
+    pub(crate) fn dir(&self) -> String {
+        self.shared.io.place()
+    }
+
     /// The number of the file that holds the chunk, and the offset of its frame.
     pub(crate) fn place(&self, hash: &Hash) -> Option<(u32, u32)> {
         self.shared.index.get(hash).map(|location| (location.file, location.offset))
@@ -321,7 +326,7 @@ impl Shared {
     fn load(&self, hash: &Hash, location: Location) -> Result<Chunk> {
         count(&self.counters.chunk_loads, 1);
         let damaged = |what: String| Error::Damaged {
-            file: crate::journal::file_name(location.file),
+            file: file_name(location.file),
             offset: u64::from(location.offset),
             hash: Some(*hash),
             what,
@@ -343,6 +348,11 @@ impl Shared {
         let bytes = journal.read(u64::from(place.offset), place.len as usize).map_err(LoadError::Store)?;
         Ok(Source { bytes, dictionary: None })
     }
+}
+
+/// The name of the file with this number.
+pub(crate) fn file_name(number: u32) -> String {
+    crate::journal::file_name(number)
 }
 
 /// Why a chunk cannot be loaded.
