@@ -42,6 +42,10 @@ pub struct Stats {
     pub chunk_loads: u64,
     /// Bytes of chunks held in the cache.
     pub cache_bytes: u64,
+    /// Roots that a handle keeps from collection.
+    pub pinned_roots: u64,
+    /// Holds that keep from collection what is appended.
+    pub holds: u64,
 }
 
 /// The counting side.

@@ -39,6 +39,7 @@ use crate::io::disk::Disk;
 use crate::io::memory::Memory;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
+use crate::{journal, table};
 use crate::refs;
 use crate::stats::{Counters, Stats, count};
 use crate::watermark::Watermark;
@@ -282,6 +283,7 @@ impl Store {
         stats.chunks = shared.index.len() + view.lookup.len();
         stats.cache_bytes = shared.cache.weight();
         stats.sequence = self.sequence();
+        shared.pins.lock().count(&mut stats);
         let manifest = shared.manifest.lock();
         let active = shared.appender.lock().end;
         stats.journals = manifest.sealed.len() as u64 + 1;
@@ -290,6 +292,35 @@ impl Store {
         stats.tables = manifest.tables.len() as u64;
         stats.table_bytes = manifest.tables.iter().map(|table| table.len).sum();
         stats
+    }
+
+    /// The store's identity: random, made with it, in every file of it.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.manifest.lock().store
+    }
+
+    /// As [`Store::get`], but from the file, whatever the cache holds.
+    pub(crate) fn read_anew(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        self.shared.load(hash, true)
+    }
+
+    /// What to call the store's directory in messages.
+    pub(crate) fn dir(&self) -> String {
+        self.shared.io.place()
+    }
+
+    /// The number of the file that holds the chunk, and the offset of its frame.
+    pub(crate) fn place(&self, hash: &Hash) -> Option<(u32, u32)> {
+        let (found, _) = self.shared.locate(hash).ok()??;
+        Some((found.place.file, found.place.offset))
+    }
+
+    /// The name of the file with this number.
+    pub(crate) fn file_name(&self, number: u32) -> String {
+        match self.shared.view.load().tables.contains_key(&number) {
+            true => table::file_name(number),
+            false => journal::file_name(number),
+        }
     }
 
     /// The addresses of all chunks, in no order.

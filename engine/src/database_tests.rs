@@ -493,3 +493,102 @@ proptest! {
         }
     }
 }
+
+/// Roots pinned and holds taken.
+fn kept(database: &Database) -> (u64, u64) {
+    let stats = database.store().stats();
+    (stats.pinned_roots, stats.holds)
+}
+
+#[test]
+fn a_root_stays_pinned_until_the_last_that_reads_it_goes() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    let first = commit(&database, "main", "first");
+    put(&database, "main", "t", &[("b", "2")]);
+    let second = commit(&database, "main", "second");
+    assert_eq!(kept(&database), (0, 0));
+    let snapshot =
+        |commit: &Hash| database.snapshot_of_root(database.commit_object(commit).unwrap().root).unwrap();
+    let scan = {
+        let table = snapshot(&second).table("t").unwrap().unwrap();
+        table.scan(Bound::Unbounded, Bound::Unbounded).unwrap()
+    };
+    assert_eq!(kept(&database), (1, 0), "the snapshot and the table are gone, the scan is not");
+    drop(scan);
+    assert_eq!(kept(&database), (0, 0));
+    let changes = {
+        let diffs = snapshot(&first).diff(&snapshot(&second)).unwrap();
+        diffs[0].changes().unwrap()
+    };
+    assert_eq!(kept(&database), (2, 0), "both sides");
+    assert_eq!(changes.count(), 1);
+    let transaction = database.begin("main").unwrap();
+    assert_eq!(kept(&database), (1, 0));
+    drop(transaction);
+    let log = database.log(&second).unwrap();
+    let sent = difference(&database, &[second], &[first]).unwrap();
+    assert_eq!(kept(&database), (2, 0));
+    drop(log);
+    drop(sent);
+    database.status("main").unwrap();
+    database.conflicts("main").unwrap();
+    database.merge_base(&first, &second).unwrap();
+    database.resolve(&first.to_string()[..9], "main").unwrap();
+    assert_eq!(kept(&database), (0, 0));
+}
+
+#[test]
+fn what_is_written_ahead_is_held_until_it_is_committed_or_given_up() {
+    let database = Database::memory().unwrap();
+    let value = "x".repeat(1000);
+    let load = || {
+        let mut transaction = database.begin("main").unwrap();
+        if !transaction.has_table("t").unwrap() {
+            transaction.create_table("t", None).unwrap();
+        }
+        let chunks = database.store().stats().chunks;
+        transaction.load("t", (0..20_000_u32).map(|i| (i.to_be_bytes(), value.as_bytes()))).unwrap();
+        (transaction, database.store().stats().chunks - chunks)
+    };
+    let (given_up, written) = load();
+    assert!(written > 100, "more than one batch is in the store");
+    assert_eq!(kept(&database), (1, 1));
+    drop(given_up);
+    assert_eq!(kept(&database), (0, 0));
+    let (transaction, _) = load();
+    transaction.commit().unwrap();
+    assert_eq!(kept(&database), (0, 0));
+    let planned = database.write(|_, _| Ok(kept(&database))).unwrap().0;
+    assert_eq!(planned, (0, 1), "every change holds what it writes while it is planned");
+}
+
+#[test]
+fn no_ref_is_set_to_what_is_not_there() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    commit(&database, "main", "first");
+    let absent = Hash::of(b"absent");
+    let update = RefUpdate { name: "tags/v1".into(), old: None, new: Some(absent) };
+    let refused = database.update_refs(Batch::default(), std::slice::from_ref(&update));
+    assert!(matches!(refused, Err(Error::Missing { hash }) if hash == absent));
+    let refused = database.write(|_, updates| {
+        updates.push(update);
+        Ok(())
+    });
+    assert!(matches!(refused, Err(Error::Missing { hash }) if hash == absent));
+    assert_eq!((database.get_ref("tags/v1"), kept(&database)), (None, (0, 0)));
+}
+
+#[test]
+fn a_branch_without_a_commit_needs_no_empty_map_in_the_store() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    let empty = database.committed_root(None).unwrap();
+    assert!(database.status("main").unwrap().dirty);
+    database.create_branch("side", None).unwrap();
+    database.reset("side", &commit(&database, "main", "first"), true).unwrap();
+    assert_eq!(database.refs("recovery/"), [], "an empty map is no loss");
+    let bare = Store::memory(Options::default());
+    assert!(Snapshot::new(&bare, empty).unwrap().tables().unwrap().is_empty());
+}

@@ -36,6 +36,7 @@ mod kinds;
 mod map;
 mod merge;
 mod names;
+mod pins;
 mod revision;
 pub mod row;
 mod settings;
@@ -56,8 +57,9 @@ pub use history::Log;
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
 pub use names::check_ref as check_ref_name;
+pub use pins::Pins;
 pub use pleach_chunkstore::{
-    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Options, Outcome,
+    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Options, Outcome,
     RefUpdate, Stats, Store, Ticket,
 };
 pub use revision::Revision;

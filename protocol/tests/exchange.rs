@@ -478,3 +478,18 @@ async fn a_push_whose_answer_is_lost_with_the_connection_is_repeated_and_answere
 
 #[path = "exchange/histories.rs"]
 mod histories;
+
+#[tokio::test]
+async fn a_transfer_keeps_what_it_needs_and_lets_go_of_it() {
+    let kept = |db: &Database| (db.store().stats().pinned_roots, db.store().stats().holds);
+    let (server, db) = shop(1000).await;
+    let copy = server.clone("shop").await;
+    put(&db, "main", "stock", [(1, "there".into())]);
+    commit(&db, "main", "theirs");
+    put(&copy.db, "main", "stock", [(2, "here".into())]);
+    commit(&copy.db, "main", "ours");
+    assert!(copy.push(Force::No).await.is_rejected());
+    assert!(matches!(copy.pull().await.1, MergeOutcome::Merged { .. }));
+    assert!(!copy.push(Force::No).await.is_rejected());
+    assert_eq!((kept(&db), kept(&copy.db)), ((0, 0), (0, 0)));
+}

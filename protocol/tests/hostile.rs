@@ -93,7 +93,10 @@ fn the_records_of_an_honest_peer_are_taken() {
     let mut receiver = Receiver::new(&here).unwrap();
     receiver.receive(&message(&all)).unwrap();
     let received = receiver.finish(all.len() as u64, &[commits[1]]).unwrap();
-    received.append(&here).unwrap();
+    let hold = received.append(&here).unwrap();
+    assert_eq!(here.store().stats().holds, 1, "until the caller has moved its refs");
+    drop(hold);
+    assert_eq!(here.store().stats().holds, 0);
     assert_eq!(sent(&here, commits[1]).len(), all.len());
 }
 
@@ -203,7 +206,7 @@ fn a_child_of_the_base_that_does_not_exist_is_refused() {
     let mut receiver = Receiver::new(&here).unwrap();
     let first = sent(&db, commits[0]);
     receiver.receive(&message(&first)).unwrap();
-    receiver.finish(first.len() as u64, &[commits[0]]).unwrap().append(&here).unwrap();
+    let _hold = receiver.finish(first.len() as u64, &[commits[0]]).unwrap().append(&here).unwrap();
     let mut receiver = Receiver::new(&here).unwrap();
     let mut bytes = written(&Record { base: Some(BaseName::Hash(commits[0])), ..record(&all[0]) });
     bytes.extend(written(&Record { base: Some(BaseName::Child(7)), ..record(&all[1]) }));
@@ -289,7 +292,7 @@ fn an_absurdly_deep_graph_is_refused() {
     let all: Vec<Sent> = difference(&db, &roots, &[]).unwrap().map(Result::unwrap).collect();
     let mut receiver = Receiver::new(&here).unwrap();
     receiver.receive(&message(&all)).unwrap();
-    receiver.finish(all.len() as u64, &roots).unwrap().append(&here).unwrap();
+    let _hold = receiver.finish(all.len() as u64, &roots).unwrap().append(&here).unwrap();
     let error = Receiver::new(&here).unwrap().receive(&bytes).unwrap_err();
     assert!(matches!(error, Error::Limit { what: "depth of a tree", .. }), "{error}");
     assert!(!here.store().contains(chain.last().unwrap()));

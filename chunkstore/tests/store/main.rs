@@ -1,11 +1,13 @@
 //! The store as its users see it: one binary, a file per promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
+mod backup;
 mod basics;
 mod chains;
 mod cost;
 mod crash;
 mod damage;
 mod faults;
+mod fsck;
 mod model;
 mod upkeep;
