@@ -309,7 +309,8 @@ impl Job<'_> {
             let item = &items[index as usize];
             let chunk = if index == newest { first.clone() } else { self.load(item)? };
             let place = output.put(item, &chunk, newer.as_deref())?;
-            let newer = Rc::new(Version { chunk, place });
+            let start = newer.filter(|_| place.step > 0).map(|newer| newer.start.clone().unwrap_or(newer));
+            let newer = Rc::new(Version { chunk, place, start });
             let mut older = item.older;
             while older != NONE {
                 waiting.push((older, Some(newer.clone())));
@@ -324,6 +325,18 @@ impl Job<'_> {
 struct Version {
     chunk: Chunk,
     place: Location,
+    /// The whole one that its chain starts from, if that is another.
+    start: Option<Newer>,
+}
+
+impl Version {
+    /// What the next older version is to be the difference from: this one, or, once the chain is at its longest, its start.
+    fn base(&self) -> &Version {
+        match &self.start {
+            Some(start) if self.place.step >= STEPS_MAX => start,
+            _ => self,
+        }
+    }
 }
 
 type Newer = Rc<Version>;
@@ -373,8 +386,8 @@ impl Output<'_> {
             payload_len: payload.len() as u32,
         };
         let writer = self.writer()?;
-        let near = newer.filter(|newer| newer.place.file == writer.number() && newer.place.step < STEPS_MAX);
         let number = writer.number();
+        let near = newer.map(Version::base).filter(|base| base.place.file == number);
         let difference = near.and_then(|newer| difference(chunk, newer));
         let mut frame = match (difference, near) {
             (Some((is_patch, payload)), Some(newer)) => {
@@ -500,5 +513,5 @@ fn difference(chunk: &Chunk, newer: &Version) -> Option<(bool, Vec<u8>)> {
         (Some(patched), None) => Some((true, patched)),
         (None, None) => None,
     }
-    .filter(|(_, payload)| payload.len() < bytes.len() / 3)
+    .filter(|(_, payload)| payload.len() < bytes.len() / 2)
 }

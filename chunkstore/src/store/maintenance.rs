@@ -93,6 +93,8 @@ impl Store {
     pub fn compact(&self) -> Result<Compacted> {
         let shared = &self.shared;
         let _turn = shared.maintenance.turn.lock();
+        // On a full disk this is what the next journal is written to.
+        shared.release_spare();
         shared.rotate(true)?;
         let inputs = {
             let manifest = shared.manifest.lock();
