@@ -39,10 +39,11 @@ use crate::io::disk::Disk;
 use crate::io::memory::Memory;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
-use crate::{journal, table};
 use crate::refs;
 use crate::stats::{Counters, Stats, count};
+use crate::testing::Plant;
 use crate::watermark::Watermark;
+use crate::{journal, table};
 use view::View;
 
 pub use append::Outcome;
@@ -131,6 +132,9 @@ pub struct Options {
     pub verify: Verify,
     /// Whether sealed journals are compacted by a thread of the store's own.
     pub background: bool,
+    /// A fault planted by a test.
+    #[doc(hidden)]
+    pub plant: Option<Plant>,
 }
 
 impl Default for Options {
@@ -143,6 +147,7 @@ impl Default for Options {
             compression: Compression::Fast,
             verify: Verify::Once,
             background: true,
+            plant: None,
         }
     }
 }

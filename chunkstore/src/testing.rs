@@ -12,6 +12,21 @@ use crate::journal::replay::{Expect, replay};
 use crate::journal::{self, Journal, seal};
 use crate::manifest::Manifest;
 
+/// A fault to be planted, so that a test can show that it would be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plant {
+    /// A sync that failed is tried again, as if that helped.
+    SyncAgain,
+    /// A new table is in the manifest before it is on the disk.
+    ManifestBeforeTable,
+    /// A writer builds upon what a collection is about to remove.
+    NoBarrier,
+    /// A file goes although a journal has differences from chunks in it.
+    BaseDropped,
+    /// A chunk is handed out without a look at its hash.
+    HashUnchecked,
+}
+
 const STORE: journal::StoreId = [1; 16];
 
 /// Decodes a manifest.

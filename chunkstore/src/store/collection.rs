@@ -29,6 +29,7 @@ use crate::hash::Hash;
 use crate::index::Uniformly;
 use crate::refs::RefUpdate;
 use crate::table::hidden::{self, Bits, HiddenChunks};
+use crate::testing::Plant;
 
 /// A table is rewritten if at least one byte in so many is dead.
 const DEAD_SHARE: u64 = 4;
@@ -104,7 +105,7 @@ impl Shared {
     /// Whether the store has the chunk and the caller may build upon it, now and until the collection under way, if any, is over.
     pub(super) fn reuse(&self, hash: &Hash) -> Result<bool> {
         let Some((found, _)) = self.locate(hash)? else { return Ok(false) };
-        if !self.is_collecting.load(Ordering::SeqCst) {
+        if !self.is_collecting.load(Ordering::SeqCst) || self.options.plant == Some(Plant::NoBarrier) {
             return Ok(true);
         }
         Ok(match self.collecting.lock().as_mut().map(|collecting| &mut collecting.phase) {

@@ -25,6 +25,7 @@ use crate::manifest::Listed;
 use crate::patch;
 use crate::table;
 use crate::table::write::Writer;
+use crate::testing::Plant;
 
 /// zstd's level under [`Compression::Fast`].
 const FAST_LEVEL: i32 = 1;
@@ -95,6 +96,7 @@ pub(super) struct Job<'a> {
     /// The run that they belong to; a new one if there is none.
     pub(super) run: Option<u32>,
     pub(super) take_number: &'a dyn Fn() -> u32,
+    pub(super) plant: Option<Plant>,
     /// Whether to give up.
     pub(super) stop: &'a dyn Fn() -> bool,
 }
@@ -480,7 +482,7 @@ impl Output<'_> {
         let number = writer.number();
         let first = self.done.tables.first().map_or(number, |first| first.number);
         let run = self.job.run.unwrap_or(first);
-        match writer.finish(self.job.newest, self.job.tier, run) {
+        match writer.finish(self.job.newest, self.job.tier, run, self.job.plant) {
             Ok(listed) => {
                 self.done.tables.push(listed);
                 Ok(())

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{Hidden, Listed, Manifest};
 use crate::table::hidden::HiddenChunks;
 use crate::table::{self, Table};
+use crate::testing::Plant;
 use crate::{journal, manifest};
 
 /// Runs of a tier that are merged into one of the next.
@@ -88,6 +89,11 @@ impl Inputs {
 }
 
 impl Store {
+    /// Compacts what is due, once, at the pace of the store's own thread; whether there was anything. For stores without that thread.
+    pub fn maintain(&self) -> Result<bool> {
+        self.shared.maintain()
+    }
+
     /// Rewrites all files in the order of their trees, newest versions whole and older ones as differences, now and at full speed. Readers
     /// and writers go on.
     pub fn compact(&self) -> Result<Compacted> {
@@ -208,6 +214,7 @@ impl Shared {
             tier,
             run,
             take_number: &take_number,
+            plant: self.options.plant,
             stop: &|| self.maintenance.is_stopping() || self.poison.get().is_some(),
         };
         job.run(&inputs.journals, &inputs.tables, keep, pace)
@@ -301,6 +308,9 @@ impl Shared {
             let listed = sealed(&manifest);
             bases.retain(|journal, _| listed.contains(journal));
             bases.values().for_each(|files| needed.extend(files));
+        }
+        if self.options.plant == Some(Plant::BaseDropped) {
+            needed.clear();
         }
         let goes = |number: u32, held: bool| held && !needed.contains(&number);
         let mut next = manifest.clone();

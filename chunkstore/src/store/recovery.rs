@@ -265,6 +265,7 @@ impl Opening {
         self.view.journals.insert(journal.number, journal.clone());
         // Which files the deltas in journals have bases in is not kept: at worst any.
         let listed = manifest.sealed.iter().map(|sealed| sealed.number);
+        self.view.plant = self.options.plant;
         let bases: BTreeSet<u32> = listed.chain(manifest.tables.iter().map(|table| table.number)).collect();
         let maintenance = Maintenance::default();
         for sealed in manifest.sealed.iter().filter(|sealed| !sealed.held) {

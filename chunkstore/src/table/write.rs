@@ -15,6 +15,7 @@ use crate::hash::Hash;
 use crate::io::{File, Io};
 use crate::journal::StoreId;
 use crate::manifest::Listed;
+use crate::testing::Plant;
 
 /// Bytes gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -95,7 +96,7 @@ impl Writer {
     }
 
     /// Writes index and footer and syncs the file; its directory entry is not durable yet.
-    pub(crate) fn finish(mut self, newest: u32, tier: u32, run: u32) -> Result<Listed> {
+    pub(crate) fn finish(mut self, newest: u32, tier: u32, run: u32, plant: Option<Plant>) -> Result<Listed> {
         self.entries.sort_unstable_by_key(|(hash, _)| *hash);
         let index_offset = self.next_offset();
         for (hash, place) in std::mem::take(&mut self.entries) {
@@ -113,7 +114,9 @@ impl Writer {
         let footer = footer.encode(&self.key);
         self.buffer.extend(footer);
         self.flush()?;
-        self.file.sync_data().map_err(Error::io("sync", &self.name))?;
+        if plant != Some(Plant::ManifestBeforeTable) {
+            self.file.sync_data().map_err(Error::io("sync", &self.name))?;
+        }
         debug_assert!(self.written > HEADER_BYTES as u64);
         Ok(Listed {
             number: self.number,
