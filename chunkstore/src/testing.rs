@@ -44,7 +44,7 @@ pub fn group(frame_count: u32, record_count: u32, body: &[u8]) -> Result<u64> {
 pub fn index(bytes: &[u8]) -> bool {
     let key = [7; 32];
     let checked = [bytes, &blake3::keyed_hash(&key, bytes).as_bytes()[..16]].concat();
-    seal::decode(&checked, 1, &key).is_some()
+    seal::decode(&checked, 1, u64::MAX, &key).is_some()
 }
 
 /// Looks for a group's header in bytes that may be anything.

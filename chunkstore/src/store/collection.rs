@@ -186,6 +186,8 @@ impl Shared {
     /// Takes the roots of now.
     fn begin_marking(&self) -> Result<Marks> {
         let view = self.view.load_full();
+        // It says which chunks are leaves, and under a leaf nothing is looked for: so it decides what is removed.
+        view.lookup.tables().iter().try_for_each(|table| table.check_index())?;
         let appender = self.appender.lock();
         let pins = self.pins.lock();
         let active = appender.journal.number;
