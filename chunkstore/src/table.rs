@@ -241,6 +241,11 @@ impl Table {
         self.footer.chunks
     }
 
+    /// Bytes of all frames.
+    pub(crate) fn frames_len(&self) -> u64 {
+        u64::from(self.footer.index_offset - self.footer.dictionary_len) - HEADER_BYTES as u64
+    }
+
     /// The chunk at `ordinal` of the index, and its place.
     pub(crate) fn entry(&self, ordinal: u32) -> Result<(Hash, Location)> {
         let at = u64::from(self.footer.index_offset) + u64::from(ordinal) * ENTRY_BYTES as u64;

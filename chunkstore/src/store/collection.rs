@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::Uniformly;
 use crate::refs::RefUpdate;
+use crate::table;
 use crate::table::hidden::{self, Bits, HiddenChunks};
 
 /// A table is rewritten if at least one byte in so many is dead.
@@ -315,11 +316,11 @@ impl Shared {
                 continue;
             };
             let dead = bits.inverted();
+            let live = live_bytes.get(&table.number).copied().unwrap_or(0);
+            let garbage = table.frames_len().saturating_sub(live) + dead.count() * table::ENTRY_BYTES as u64;
             if dead.count() > 0 {
                 plan.hidden.insert(table.number, dead);
             }
-            let live = live_bytes.get(&table.number).copied().unwrap_or(0);
-            let garbage = table.listed.len.saturating_sub(live + u64::from(table.len()) * 40);
             dead_bytes += garbage;
             if garbage >= table.listed.len / DEAD_SHARE {
                 plan.tables.push(table.number);
