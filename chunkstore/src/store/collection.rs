@@ -251,7 +251,8 @@ impl Shared {
             if marks.mark(&hash, &found) && !found.place.leaf {
                 let chunk = match self.cache.peek(&hash) {
                     Some(chunk) => Some(chunk),
-                    None => self.load(&hash, false)?,
+                    // Hashed, whenever that was done last: an address that rotted would leave what it led to unmarked.
+                    None => self.load(&hash, true)?,
                 };
                 queue.extend(chunk.iter().flat_map(|chunk| chunk.children()));
                 pace.step();
