@@ -16,11 +16,11 @@ pub type Image = BTreeMap<String, Vec<u8>>;
 pub struct Specimen {
     /// The files, after a clean close.
     pub files: Image,
-    /// The files at earlier closes, oldest first.
-    pub past: Vec<Image>,
+    /// Files and refs at earlier closes, oldest first.
+    pub past: Vec<(Image, Vec<(String, Hash)>)>,
     /// All refs.
     pub refs: Vec<(String, Hash)>,
-    /// Every chunk that a ref leads to.
+    /// Every chunk that one of them leads to.
     pub chunks: BTreeMap<Hash, Chunk>,
 }
 
@@ -35,7 +35,7 @@ fn leaf(number: usize, version: usize) -> Chunk {
         let value = if line == 2 { version } else { (number + 1) * (line + 1) };
         format!("the column {line}: {value}; ")
     };
-    Chunk::build(1, 0, (0..9).map(line).collect::<String>().as_bytes(), None, &[], 0)
+    Chunk::build(1, 0, (0..5).map(line).collect::<String>().as_bytes(), None, &[], 0)
 }
 
 /// The same with its lines in another order: no patch is short.
@@ -77,8 +77,9 @@ pub fn specimen() -> Result<Specimen> {
     let disk = Memory::default();
     let mut past = Vec::new();
     let mut close = |store: Store| {
+        let refs = store.refs("");
         store.close()?;
-        past.push(disk.files());
+        past.push((disk.files(), refs));
         Ok::<_, Error>(())
     };
     let open =
@@ -145,6 +146,6 @@ pub fn specimen() -> Result<Specimen> {
     // What is kept for a full disk: never read.
     let mut files = disk.files();
     files.remove("spare");
-    past.iter_mut().for_each(|image| drop(image.remove("spare")));
+    past.iter_mut().for_each(|(image, _)| drop(image.remove("spare")));
     Ok(Specimen { files, past, refs, chunks })
 }
