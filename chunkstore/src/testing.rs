@@ -4,6 +4,10 @@
 //! [`Chunk::from_bytes`](crate::Chunk::from_bytes), [`frame::parse`](crate::frame::parse) and [`frame::decode`](crate::frame::decode); whole
 //! directories are opened through [`Memory::holding`](crate::io::memory::Memory::holding).
 
+mod specimen;
+
+pub use specimen::{Image, Specimen, options, specimen};
+
 use crate::error::Result;
 use crate::io::Io;
 use crate::io::memory::Memory;
@@ -59,7 +63,7 @@ pub fn group(frame_count: u32, record_count: u32, body: &[u8]) -> Result<u64> {
 pub fn index(bytes: &[u8]) -> bool {
     let key = [7; 32];
     let checked = [bytes, &blake3::keyed_hash(&key, bytes).as_bytes()[..16]].concat();
-    seal::decode(&checked, 1, &key).is_some()
+    seal::decode(&checked, 1, u64::MAX, &key).is_some()
 }
 
 /// Looks for a group's header in bytes that may be anything.
@@ -92,6 +96,35 @@ mod tests {
             let _ = (group(number, few, &bytes), group(few, number, &bytes), group(few, few, &bytes));
             assert_eq!(journal(&bytes, 0).unwrap(), 1);
         }
+    }
+
+    #[test]
+    fn a_specimen_has_a_file_of_every_kind() {
+        let specimen = specimen().unwrap();
+        let manifest = Manifest::decode(&specimen.files["manifest"]).unwrap();
+        let held = manifest.sealed.iter().filter(|sealed| sealed.held).count();
+        assert!(held > 0 && manifest.sealed.len() > held, "sealed and held journals: {manifest:?}");
+        let held = manifest.tables.iter().filter(|table| table.held).count();
+        assert!(held > 0 && manifest.tables.len() > held + 2, "tables and held ones: {manifest:?}");
+        assert!(manifest.hidden.is_some(), "a hidden file");
+        let lens: Vec<_> = specimen.files.iter().map(|(name, bytes)| (name, bytes.len())).collect();
+        println!("{lens:?} {}", lens.iter().map(|(_, len)| len).sum::<usize>());
+        let mut encodings = std::collections::BTreeSet::new();
+        for listed in &manifest.tables {
+            let io = Memory::holding(specimen.files.clone());
+            let table = crate::table::Table::open(&io, listed, &manifest.store).unwrap();
+            table
+                .for_each(|_, _, place| {
+                    let bytes = table.read(u64::from(place.offset), place.len as usize)?;
+                    let found = crate::frame::parse(&bytes).unwrap().0.encoding;
+                    encodings.insert(format!("{found:?}").split(' ').next().unwrap().to_owned());
+                    Ok(())
+                })
+                .unwrap();
+        }
+        let all = ["Delta", "Patch", "Raw", "Zstd", "ZstdDictionary"];
+        assert_eq!(encodings.into_iter().collect::<Vec<_>>(), all, "frames of every encoding");
+        assert!(!specimen.chunks.is_empty() && specimen.past.len() > 3);
     }
 
     #[test]

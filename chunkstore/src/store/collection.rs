@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::Uniformly;
 use crate::refs::RefUpdate;
+use crate::table;
 use crate::table::hidden::{self, Bits, HiddenChunks};
 use crate::testing::Plant;
 
@@ -202,6 +203,8 @@ impl Shared {
     /// Takes the roots of now.
     fn begin_marking(&self) -> Result<Marks> {
         let view = self.view.load_full();
+        // It says which chunks are leaves, and under a leaf nothing is looked for: so it decides what is removed.
+        view.lookup.tables().iter().try_for_each(|table| table.check_index())?;
         let appender = self.appender.lock();
         let pins = self.pins.lock();
         let active = appender.journal.number;
@@ -264,7 +267,8 @@ impl Shared {
             if marks.mark(&hash, &found) && !found.place.leaf {
                 let chunk = match self.cache.peek(&hash) {
                     Some(chunk) => Some(chunk),
-                    None => self.load(&hash, false)?,
+                    // Hashed, whenever that was done last: an address that rotted would leave what it led to unmarked.
+                    None => self.load(&hash, true)?,
                 };
                 queue.extend(chunk.iter().flat_map(|chunk| chunk.children()));
                 pace.step();
@@ -329,11 +333,11 @@ impl Shared {
                 continue;
             };
             let dead = bits.inverted();
+            let live = live_bytes.get(&table.number).copied().unwrap_or(0);
+            let garbage = table.frames_len().saturating_sub(live) + dead.count() * table::ENTRY_BYTES as u64;
             if dead.count() > 0 {
                 plan.hidden.insert(table.number, dead);
             }
-            let live = live_bytes.get(&table.number).copied().unwrap_or(0);
-            let garbage = table.listed.len.saturating_sub(live + u64::from(table.len()) * 40);
             dead_bytes += garbage;
             if garbage >= table.listed.len / DEAD_SHARE {
                 plan.tables.push(table.number);

@@ -156,7 +156,9 @@ impl Shared {
     /// Loads the chunk from its file; `None` if the store lacks it.
     pub(super) fn load(&self, hash: &Hash, always: bool) -> Result<Option<Chunk>> {
         for attempt in 1.. {
-            let Some((found, view)) = self.locate(hash)? else { return Ok(None) };
+            let Some((found, view)) = self.locate(hash).map_err(|error| error.of(hash))? else {
+                return Ok(None);
+            };
             count(&self.counters.chunk_loads, 1);
             match view.load(hash, &found, always) {
                 Ok(chunk) => return Ok(Some(chunk)),

@@ -7,6 +7,7 @@ mod chains;
 mod cost;
 mod crash;
 mod damage;
+mod every_bit;
 mod faults;
 mod fsck;
 mod model;
