@@ -149,6 +149,11 @@ impl Backup {
         self.store.close()
     }
 
+    /// Whether there is a point `time`.
+    pub fn has(&self, time: &str) -> bool {
+        self.store.get_ref(&format!("{POINTS}{time}")).is_some()
+    }
+
     /// The points in time, oldest first.
     ///
     /// # Errors
