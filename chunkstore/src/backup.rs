@@ -28,7 +28,7 @@ use crate::hash::Hash;
 use crate::io::Io;
 use crate::io::disk::Disk;
 use crate::refs::RefUpdate;
-use crate::store::{self, Options, Outcome, Store};
+use crate::store::{Options, Outcome, Store};
 
 use copy::{Copy, pair};
 use places::Places;
@@ -166,7 +166,7 @@ impl Backup {
         let malformed = |chunk: &Chunk| {
             let (file, offset) = self.store.place(chunk.hash()).unwrap_or_default();
             let what = "a chunk of the backup breaks a rule of its layout";
-            Error::damaged(&store::file_name(file), u64::from(offset), what).of(chunk.hash())
+            Error::damaged(&self.store.file_name(file), u64::from(offset), what).of(chunk.hash())
         };
         let chunk = get(&self.store, root)?;
         let (source, bytes) = decode_point(&chunk).ok_or_else(|| malformed(&chunk))?;

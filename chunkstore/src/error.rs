@@ -115,6 +115,12 @@ pub enum Error {
         /// The failure.
         cause: String,
     },
+    /// A ref was to name a chunk that a collection is removing, as nothing led to it.
+    #[error("chunk {hash} is being removed, as nothing led to it: write or fetch it again, then name it")]
+    Collected {
+        /// The chunk.
+        hash: Hash,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -163,7 +169,10 @@ impl Error {
             | Error::OtherSource { .. }
             | Error::BatchTooLarge { .. }
             | Error::BadRefName { .. } => ErrorKind::Request,
-            Error::Locked { .. } | Error::DiskFull { .. } | Error::RefExists { .. } => ErrorKind::Retry,
+            Error::Locked { .. }
+            | Error::DiskFull { .. }
+            | Error::RefExists { .. }
+            | Error::Collected { .. } => ErrorKind::Retry,
             Error::Poisoned { .. } | Error::Closed => ErrorKind::Reopen,
             Error::Damaged { .. } | Error::Missing { .. } | Error::Version { .. } => ErrorKind::Restore,
             Error::Io { .. } => ErrorKind::System,

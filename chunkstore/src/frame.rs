@@ -40,6 +40,8 @@ use crate::patch;
 
 pub use compress::{Dictionary, compress, compress_with, delta, train};
 
+/// No header is longer.
+pub(crate) const HEADER_BYTES_MAX: usize = 3 + 5 * 5;
 /// Most steps between any frame and the full frame that its chain ends in.
 pub const STEPS_MAX: u8 = 64;
 /// Most steps between a journal's frame and the full frame that its chain ends in.
@@ -174,6 +176,11 @@ pub(crate) fn parse_next<'a>(fields: &mut Fields<'a>) -> Result<(FrameHeader, &'
         return refuse("the frame's payload is cut short");
     };
     Ok((header, payload))
+}
+
+/// The header at the start of `bytes`, whose payload need not be there.
+pub(crate) fn parse_head(bytes: &[u8]) -> Result<FrameHeader, FrameError> {
+    parse_header(&mut Fields::new(bytes)).ok_or(FrameError { what: "the frame's header is cut short" })?
 }
 
 fn parse_header(fields: &mut Fields<'_>) -> Option<Result<FrameHeader, FrameError>> {

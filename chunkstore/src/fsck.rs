@@ -17,7 +17,7 @@ use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::Uniformly;
-use crate::store::{self, Outcome, Store};
+use crate::store::{Outcome, Store};
 
 /// Chunks that a thread takes at a time.
 const SHARE: usize = 256;
@@ -78,7 +78,7 @@ pub struct Repaired {
 /// None of what is damaged, which the report says; the store's, if it was closed.
 pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<Report> {
     let (refs, _pins) = pinned_refs(store)?;
-    let mut hashes = store.hashes();
+    let mut hashes = store.hashes()?;
     // In the order in which they lie, so that the disk is read forwards.
     hashes.sort_by_cached_key(|hash| store.place(hash));
     let found = Mutex::new(HashMap::<Hash, Damage, Uniformly>::default());
@@ -141,7 +141,7 @@ fn pinned_refs(store: &Store) -> Result<(Refs, Vec<Store>)> {
 /// Checks a chunk, and that what it names is there. Gives its bytes.
 fn check_one(store: &Store, hash: &Hash, check: Check<'_>, note: &dyn Fn(Damage)) -> u64 {
     let (file, offset) = match store.place(hash) {
-        Some((file, offset)) => (store::file_name(file), u64::from(offset)),
+        Some((file, offset)) => (store.file_name(file), u64::from(offset)),
         None => return 0,
     };
     let damage = |hash: &Hash, what: String| {

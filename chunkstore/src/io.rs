@@ -5,6 +5,7 @@
 
 mod counted;
 pub mod disk;
+mod map;
 pub mod memory;
 
 pub(crate) use counted::Counted;
@@ -20,6 +21,9 @@ pub trait Io: Send + Sync {
     fn create(&self, name: &str) -> Result<Arc<dyn File>>;
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> Result<Arc<dyn File>>;
+    /// Opens a file that is not changed any more for reading, mapped into memory where the system can. Bytes beyond its end, or gone
+    /// because it was cut meanwhile, are errors, as with any other file.
+    fn map(&self, name: &str) -> Result<Arc<dyn File>>;
     /// Names of the files in the directory, in any order; empty if there is no directory.
     fn list(&self) -> Result<Vec<String>>;
     /// Renames a file, atomically replacing one that has the new name.
@@ -28,8 +32,20 @@ pub trait Io: Send + Sync {
     fn remove(&self, name: &str) -> Result<()>;
     /// Makes creations, renames and removals durable.
     fn sync_dir(&self) -> Result<()>;
+    /// Makes a file of `bytes` bytes that are really taken from the disk, so that removing it gives as many back. If they are not to be
+    /// had, no file is left.
+    fn reserve(&self, name: &str, bytes: u64) -> Result<()>;
     /// Takes the lock file `name`, writing `owner` into it.
     fn lock(&self, name: &str, owner: &str) -> Result<Locking>;
+}
+
+/// Writes zeros up to `bytes`, and syncs: a file system may take space for what is written only then.
+fn fill(file: &dyn File, bytes: u64) -> Result<()> {
+    static PIECE: [u8; 64 << 10] = [0; 64 << 10];
+    for offset in (0..bytes).step_by(PIECE.len()) {
+        file.write_at(&PIECE[..(bytes - offset).min(PIECE.len() as u64) as usize], offset)?;
+    }
+    file.sync_data()
 }
 
 /// An open file.
@@ -55,3 +71,6 @@ pub enum Locking {
     /// Someone else holds it; this is what the owner wrote.
     Busy(String),
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,6 +52,7 @@ pub mod patch;
 mod refs;
 mod stats;
 mod store;
+mod table;
 #[doc(hidden)]
 pub mod testing;
 mod watermark;

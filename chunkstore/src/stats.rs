@@ -14,6 +14,10 @@ pub struct Stats {
     pub journal_bytes: u64,
     /// Number of journals.
     pub journals: u64,
+    /// Number of table files.
+    pub tables: u64,
+    /// Bytes in table files.
+    pub table_bytes: u64,
     /// Sequence of the last durable root record.
     pub sequence: u64,
     /// Bytes handed to the operating system in write calls, of all files.

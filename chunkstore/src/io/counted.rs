@@ -38,6 +38,10 @@ impl Io for Counted {
         self.io.open(name).map(|file| self.file(file))
     }
 
+    fn map(&self, name: &str) -> Result<Arc<dyn File>> {
+        self.io.map(name).map(|file| self.file(file))
+    }
+
     fn list(&self) -> Result<Vec<String>> {
         self.io.list()
     }
@@ -53,6 +57,11 @@ impl Io for Counted {
     fn sync_dir(&self) -> Result<()> {
         count(&self.counters.fsyncs, 1);
         self.io.sync_dir()
+    }
+
+    fn reserve(&self, name: &str, bytes: u64) -> Result<()> {
+        count(&self.counters.fsyncs, 1);
+        self.io.reserve(name, bytes)
     }
 
     fn lock(&self, name: &str, owner: &str) -> Result<Locking> {

@@ -1,4 +1,4 @@
-//! Files in a directory of the operating system, through `std` alone.
+//! Files in a directory of the operating system.
 //!
 //! One idea: positioned reads and writes, which need no lock and no seek. `std` syncs with `F_FULLFSYNC` on macOS, where `fsync`
 //! does not reach the disk.
@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{File, Io, Locking};
+use super::map::Mapped;
+use super::{File, Io, Locking, fill};
 
 /// A directory on disk.
 pub struct Disk {
@@ -56,6 +57,10 @@ impl Io for Disk {
         Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.dir.join(name))?))
     }
 
+    fn map(&self, name: &str) -> Result<Arc<dyn File>> {
+        Ok(Arc::new(Mapped::new(fs::File::open(self.dir.join(name))?)?))
+    }
+
     fn list(&self) -> Result<Vec<String>> {
         let entries = match fs::read_dir(&self.dir) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -79,6 +84,15 @@ impl Io for Disk {
         fs::File::open(&self.dir)?.sync_all()
     }
 
+    fn reserve(&self, name: &str, bytes: u64) -> Result<()> {
+        let file = fs::File::create(self.dir.join(name))?;
+        let reserved = allocate(&file, bytes).and_then(|()| file.sync_data());
+        if reserved.is_err() {
+            let _ = self.remove(name);
+        }
+        reserved
+    }
+
     fn lock(&self, name: &str, owner: &str) -> Result<Locking> {
         let path = self.dir.join(name);
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
@@ -97,6 +111,25 @@ impl Io for Disk {
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
+}
+
+/// Takes space for a file of `bytes` bytes from the disk.
+#[cfg(target_os = "linux")]
+fn allocate(file: &fs::File, bytes: u64) -> Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    use rustix::io::{Errno, retry_on_intr};
+    if bytes == 0 {
+        return Ok(());
+    }
+    match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, bytes)) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill(file, bytes),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(file: &fs::File, bytes: u64) -> Result<()> {
+    fill(file, bytes)
 }
 
 impl File for fs::File {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{File, Io, Locking};
+use super::{File, Io, Locking, fill};
 
 /// What a disk writes whole or not at all.
 pub const SECTOR_BYTES: usize = 512;
@@ -203,12 +203,17 @@ impl Io for Memory {
         let contents = Arc::new(Contents::default());
         self.disk.live.lock().insert(name.to_owned(), contents.clone());
         self.disk.note(DirChange::Link(name.to_owned(), contents.clone()));
-        Ok(Arc::new(MemoryFile { disk: self.disk.clone(), contents }))
+        Ok(Arc::new(MemoryFile { disk: self.disk.clone(), contents, read_only: false }))
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn File>> {
         let contents = self.disk.live.lock().get(name).cloned().ok_or(ErrorKind::NotFound)?;
-        Ok(Arc::new(MemoryFile { disk: self.disk.clone(), contents }))
+        Ok(Arc::new(MemoryFile { disk: self.disk.clone(), contents, read_only: false }))
+    }
+
+    fn map(&self, name: &str) -> Result<Arc<dyn File>> {
+        let contents = self.disk.live.lock().get(name).cloned().ok_or(ErrorKind::NotFound)?;
+        Ok(Arc::new(MemoryFile { disk: self.disk.clone(), contents, read_only: true }))
     }
 
     fn list(&self) -> Result<Vec<String>> {
@@ -242,6 +247,14 @@ impl Io for Memory {
         Ok(())
     }
 
+    fn reserve(&self, name: &str, bytes: u64) -> Result<()> {
+        let reserved = self.create(name).and_then(|file| fill(&*file, bytes));
+        if reserved.is_err() {
+            let _ = self.remove(name);
+        }
+        reserved
+    }
+
     fn lock(&self, name: &str, owner: &str) -> Result<Locking> {
         let mut locks = self.disk.locks.lock();
         if let Some(found) = locks.get(name) {
@@ -266,6 +279,7 @@ impl Drop for MemoryLock {
 struct MemoryFile {
     disk: Arc<Disk>,
     contents: Arc<Contents>,
+    read_only: bool,
 }
 
 impl File for MemoryFile {
@@ -278,6 +292,9 @@ impl File for MemoryFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<()> {
+        if self.read_only {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
         let start = usize::try_from(offset).map_err(|_| ErrorKind::FileTooLarge)?;
         let end = start.checked_add(bytes.len()).ok_or(ErrorKind::FileTooLarge)?;
         let grows = end.saturating_sub(self.contents.live.read().len());

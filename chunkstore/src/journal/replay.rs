@@ -17,6 +17,8 @@ use crate::refs;
 /// What a journal holds.
 #[derive(Debug)]
 pub(crate) struct Replay {
+    /// End of the checkpoint.
+    pub(crate) start: u64,
     /// End of the last good group.
     pub(crate) end: u64,
     /// Length of the file.
@@ -56,6 +58,7 @@ pub(crate) fn replay(journal: &Journal, expect: Expect) -> Result<Replay> {
         ));
     }
     let mut replay = Replay {
+        start: HEADER_BYTES as u64,
         end: HEADER_BYTES as u64,
         file_len,
         check: journal.first_check(),
@@ -130,6 +133,9 @@ impl Replay {
         (self.check, self.sequence) = (check, header.sequence);
         self.groups += 1;
         self.end = body_start + u64::from(header.body_len);
+        if is_first {
+            self.start = self.end;
+        }
         Ok(true)
     }
 }

@@ -7,10 +7,12 @@
 //! When a write fails, nothing of its group is noted, and the journal is abandoned: the next append seals it at its last good end and
 //! begins another. The same path seals a journal that is long enough.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::{Durability, Shared, Store, Ticket};
+use super::view::{Found, View};
+use super::{Durability, Options, Shared, Store, Ticket};
 use crate::batch::Batch;
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
@@ -46,8 +48,9 @@ pub enum Outcome {
 
 /// The end of the active journal, and what was appended.
 pub(super) struct Appender {
-    pub(super) manifest: Manifest,
     pub(super) journal: Arc<Journal>,
+    /// End of the checkpoint.
+    pub(super) start: u64,
     /// End of the last group.
     pub(super) end: u64,
     /// Check of the last group.
@@ -62,9 +65,19 @@ pub(super) struct Appender {
     pub(super) pending: VecDeque<Pending>,
     /// What the journal's index will list.
     pub(super) entries: Vec<(Hash, Location)>,
+    /// Other files that deltas in this journal have bases in.
+    pub(super) bases: BTreeSet<u32>,
     /// A write failed: this journal takes no more.
     pub(super) abandoned: bool,
     pub(super) closed: bool,
+}
+
+/// A group that is to be written to the journal that was active when it was made, if nothing has changed since.
+struct Prepared {
+    finished: Finished,
+    /// Other files that its frames have bases in.
+    bases: BTreeSet<u32>,
+    generation: u64,
 }
 
 /// Records waiting to be durable.
@@ -82,29 +95,29 @@ impl Store {
         refs::check_names(updates)?;
         let changes: Vec<Change> =
             updates.iter().filter(|update| update.old != update.new).cloned().collect();
-        let mut active = shared.appender.lock().journal.number;
-        let mut finished = shared.prepare(&batch, &changes, active)?;
+        let mut prepared = shared.prepare(&batch, &changes)?;
         loop {
             let mut appender = shared.appender.lock();
             shared.check_writable(&appender)?;
             if let Err(Moved { name, expected, found }) = refs::compare(&appender.refs, updates) {
                 return Ok(Outcome::Moved { name, expected, found });
             }
-            if !finished.group.is_empty() {
-                if appender.abandoned || appender.end >= shared.options.journal_bytes.min(JOURNAL_BYTES_MAX) {
+            if prepared.generation != shared.generation.load(Ordering::SeqCst) {
+                // Chunks that were there may be gone, and bases elsewhere.
+                drop(appender);
+                prepared = shared.prepare(&batch, &changes)?;
+                continue;
+            }
+            if !prepared.finished.group.is_empty() {
+                if appender.is_full(&shared.options) {
                     drop(appender);
-                    shared.rotate()?;
+                    shared.rotate(false)?;
+                    shared.wake_maintenance();
                     continue;
                 }
-                if appender.journal.number != active {
-                    // Which bases its frames may have depends on the file that they lie in.
-                    active = appender.journal.number;
-                    drop(appender);
-                    finished = shared.prepare(&batch, &changes, active)?;
-                    continue;
-                }
-                appender.write(&mut finished)?;
-                shared.note(&mut appender, &finished, changes);
+                shared.admit_roots(&mut batch.iter().map(|put| *put.chunk.hash()), updates)?;
+                appender.write(&mut prepared)?;
+                shared.note(&mut appender, &prepared.finished, changes);
             }
             let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
             drop(appender);
@@ -120,8 +133,17 @@ impl Store {
 }
 
 impl Appender {
+    /// Whether the active journal takes no more. Its checkpoint does not count, however many refs there are.
+    fn is_full(&self, options: &Options) -> bool {
+        let limit = options.journal_bytes.min(JOURNAL_BYTES_MAX);
+        self.abandoned
+            || self.end - self.start >= limit
+            || self.end >= JOURNAL_BYTES_MAX && self.end > self.start
+    }
+
     /// Puts a group at the journal's end. After an error the appender is as before, and the journal abandoned.
-    fn write(&mut self, finished: &mut Finished) -> Result<()> {
+    fn write(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let finished = &mut prepared.finished;
         let place = Place {
             offset: self.end,
             previous: self.check,
@@ -137,6 +159,7 @@ impl Appender {
         self.end += bytes.len() as u64;
         (self.check, self.sequence) = (check, place.sequence);
         self.group += 1;
+        self.bases.append(&mut prepared.bases);
         let frames = finished.group.frames().iter();
         self.entries.extend(
             frames.map(|&(hash, place)| (hash, Location { file, offset: base + place.offset, ..place })),
@@ -154,13 +177,19 @@ impl Shared {
         }
     }
 
-    /// Makes a group of what the store lacks, to be written to the journal `active`.
-    fn prepare(&self, batch: &Batch, changes: &[Change], active: u32) -> Result<Finished> {
+    /// Makes a group of what the store lacks.
+    fn prepare(&self, batch: &Batch, changes: &[Change]) -> Result<Prepared> {
+        let (active, generation) = {
+            let appender = self.appender.lock();
+            (appender.journal.number, self.generation.load(Ordering::SeqCst))
+        };
+        let (mut bases, mut reused) = (BTreeSet::new(), Vec::new());
         let mut group = Group::new(Kind::Changes);
         let mut placed: HashMap<Hash, Location, Uniformly> = HashMap::default();
         for put in batch.iter() {
             let hash = put.chunk.hash();
-            if !put.anew && self.index.contains(hash) {
+            if !put.anew && self.reuse(hash)? {
+                reused.push(*hash);
                 continue;
             }
             let difference = match &put.base {
@@ -169,7 +198,11 @@ impl Shared {
                         Some(place) => self.base_in_group(batch, &group, *place, base),
                         None => self.base_in_store(base, active),
                     };
-                    base.and_then(|base| difference(&put.chunk, &base))
+                    base.and_then(|base| {
+                        let found = difference(&put.chunk, &base)?;
+                        bases.extend(Some(base.place.file).filter(|file| *file != active && *file != 0));
+                        Some(found)
+                    })
                 }
                 _ => None,
             };
@@ -185,7 +218,9 @@ impl Shared {
         }
         changes.iter().for_each(|change| group.put_record(change));
         check_length(&group)?;
-        Ok(group.finish())
+        // Whoever holds may build upon them later: so says the next collection, or this one, by a new generation.
+        self.pins.lock().keep_in_holds(&reused);
+        Ok(Prepared { finished: group.finish(), bases, generation })
     }
 
     /// A base that lies at `place` in the group being made.
@@ -200,11 +235,11 @@ impl Shared {
     /// the chain is at its longest or leaves a journal that is not the active one. A base that cannot be read is no reason to refuse
     /// the chunk: it is written whole.
     fn base_in_store(&self, hash: &Hash, active: u32) -> Option<Base> {
-        let place = self.index.get(hash)?;
+        let (Found { place, .. }, view) = self.locate(hash).ok()??;
         let ends = place.step >= JOURNAL_STEPS_MAX || (place.crossed && place.file != active);
         let (place, bytes, share) = if ends {
             // Its hash is not known and not needed: a difference copies only bytes that were seen to be equal.
-            let (start, bytes) = frame::decode_start(place, |place| self.read_frame(place)).ok()?;
+            let (start, bytes) = frame::decode_start(place, |place| view.read_frame(place)).ok()?;
             (start, BaseBytes::Start(bytes), HALF)
         } else {
             (place, BaseBytes::Chunk(self.get(hash).ok()??), WHOLE)
@@ -237,14 +272,15 @@ impl Shared {
         }
     }
 
-    /// Seals the active journal and begins another, if it is abandoned or long enough.
-    fn rotate(&self) -> Result<()> {
+    /// Seals the active journal and begins another, if it is abandoned or long enough, or if `now` and not empty.
+    pub(super) fn rotate(&self, now: bool) -> Result<()> {
         let turn = self.take_turn();
         // Most of what is unsynced goes to the disk here, while others can still append.
         self.sync_appended(&turn)?;
+        let mut manifest = self.manifest.lock();
         let mut appender = self.appender.lock();
         self.check_writable(&appender)?;
-        if !appender.abandoned && appender.end < self.options.journal_bytes.min(JOURNAL_BYTES_MAX) {
+        if !appender.is_full(&self.options) && !(now && !appender.entries.is_empty()) {
             return Ok(());
         }
         let index_len = self.write_index(&appender);
@@ -254,8 +290,8 @@ impl Shared {
         appender.synced_end = appender.end;
         let group = appender.group;
         let changed = self.publish(&mut appender, group);
-        let begun = self.begin_next(&mut appender, index_len);
-        drop(appender);
+        let begun = self.begin_next(&mut manifest, &mut appender, index_len);
+        drop((appender, manifest));
         self.set_durable(&turn, group);
         if changed {
             self.call_watchers();
@@ -264,27 +300,34 @@ impl Shared {
     }
 
     /// Puts a new journal in the place of the active one, which is durable. After an error the active one is still in its place.
-    fn begin_next(&self, appender: &mut Appender, index_len: u64) -> Result<()> {
-        let mut manifest = appender.manifest.clone();
-        manifest.generation += 1;
-        manifest.sealed.push(Sealed {
+    fn begin_next(&self, manifest: &mut Manifest, appender: &mut Appender, index_len: u64) -> Result<()> {
+        let mut next = manifest.clone();
+        next.generation += 1;
+        next.sealed.push(Sealed {
             number: appender.journal.number,
             end: appender.end,
             index_len,
             sequence: appender.sequence,
             check: appender.check,
+            held: false,
         });
-        manifest.active += 1;
-        let begun = Begun::write(&*self.io, &manifest, &appender.refs, appender.sequence)?;
+        next.active = next.take_number();
+        let begun = Begun::write(&*self.io, &next, &appender.refs, appender.sequence)?;
         if let Err(error) = Manifest::replace(&*self.io) {
             // Which of the two manifests counts is only known by opening again.
             return Err(self.poison("the manifest could not be replaced", &error));
         }
         let journal = Arc::new(begun.journal);
-        self.journals.write().insert(journal.number, journal.clone());
-        appender.manifest = manifest;
+        let mut view = View::clone(&self.view.load());
+        view.journals.insert(journal.number, journal.clone());
+        self.view.store(Arc::new(view));
+        self.maintenance.note_sealed(appender.journal.number, std::mem::take(&mut appender.bases));
+        *manifest = next;
         appender.journal = journal;
-        (appender.end, appender.synced_end, appender.check) = (begun.end, begun.end, begun.check);
+        // Which bases a frame may have depends on the file that it lies in.
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        (appender.start, appender.end, appender.synced_end) = (begun.end, begun.end, begun.end);
+        appender.check = begun.check;
         appender.entries.clear();
         appender.abandoned = false;
         Ok(())

@@ -172,6 +172,7 @@ impl Shared {
             }
             appender.closed = true;
         }
+        self.maintenance.stop();
         *self.closing.0.lock() = true;
         self.closing.1.notify_all();
         let turn = self.take_turn();

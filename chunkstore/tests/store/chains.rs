@@ -9,7 +9,7 @@ use crate::basics::append;
 
 fn options() -> Options {
     // Short journals: a few frames each.
-    Options { journal_bytes: 3000, cache_bytes: 0, ..Options::default() }
+    Options { journal_bytes: 3000, background: false, cache_bytes: 0, ..Options::default() }
 }
 
 /// A node of 40 rows of 32 bytes, one of which is another in each version; every 16th version has a row more.

@@ -11,7 +11,7 @@ use crate::basics::{append, leaf, update};
 type Image = BTreeMap<String, Vec<u8>>;
 
 fn options() -> Options {
-    Options { journal_bytes: 900, cache_bytes: 0, ..Options::default() }
+    Options { journal_bytes: 900, background: false, cache_bytes: 0, ..Options::default() }
 }
 
 fn open(image: &Image) -> Result<Store, Error> {

@@ -142,6 +142,9 @@ impl Io for SlowSync {
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         self.memory.open(name).map(|file| self.slow(file))
     }
+    fn map(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.memory.map(name)
+    }
     fn list(&self) -> io::Result<Vec<String>> {
         self.memory.list()
     }
@@ -153,6 +156,9 @@ impl Io for SlowSync {
     }
     fn sync_dir(&self) -> io::Result<()> {
         self.memory.sync_dir()
+    }
+    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
+        self.memory.reserve(name, bytes)
     }
     fn lock(&self, name: &str, owner: &str) -> io::Result<Locking> {
         self.memory.lock(name, owner)

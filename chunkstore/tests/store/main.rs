@@ -10,3 +10,4 @@ mod damage;
 mod faults;
 mod fsck;
 mod model;
+mod upkeep;
