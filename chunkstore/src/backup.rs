@@ -164,7 +164,7 @@ impl Backup {
 
     fn point(&self, name: &str, root: &Hash) -> Result<Point> {
         let malformed = |chunk: &Chunk| {
-            let (file, offset) = self.store.place(chunk.hash()).unwrap_or_default();
+            let (file, offset) = self.store.place(chunk.hash()).ok().flatten().unwrap_or_default();
             let what = "a chunk of the backup breaks a rule of its layout";
             Error::damaged(&self.store.file_name(file), u64::from(offset), what).of(chunk.hash())
         };

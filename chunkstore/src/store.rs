@@ -39,10 +39,10 @@ use crate::io::disk::Disk;
 use crate::io::memory::Memory;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
-use crate::{journal, table};
 use crate::refs;
 use crate::stats::{Counters, Stats, count};
 use crate::watermark::Watermark;
+use crate::{journal, table};
 use view::View;
 
 pub use append::Outcome;
@@ -310,9 +310,9 @@ impl Store {
     }
 
     /// The number of the file that holds the chunk, and the offset of its frame.
-    pub(crate) fn place(&self, hash: &Hash) -> Option<(u32, u32)> {
-        let (found, _) = self.shared.locate(hash).ok()??;
-        Some((found.place.file, found.place.offset))
+    pub(crate) fn place(&self, hash: &Hash) -> Result<Option<(u32, u32)>> {
+        let located = self.shared.locate(hash)?;
+        Ok(located.map(|(found, _)| (found.place.file, found.place.offset)))
     }
 
     /// The name of the file with this number.
