@@ -602,42 +602,71 @@ fn collect(database: &Database) -> u64 {
 
 #[test]
 fn a_collection_leaves_what_is_read_and_takes_it_when_nobody_does() {
-    let dir = tempfile::tempdir().unwrap();
-    // Without a cache, which would still have what is gone.
-    let options = Options { cache_bytes: 0, ..Options::default() };
-    let database = Database::init(&dir.path().join("db"), options).unwrap();
-    let rows: Vec<(String, String)> = (0..3000).map(|i| (format!("{i:05}"), format!("value {i}"))).collect();
-    let rows: Vec<(&str, &str)> = rows.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    put(&database, "main", "t", &rows);
-    let first = commit(&database, "main", "first");
-    put(&database, "main", "u", &rows[..10]);
-    let second = commit(&database, "main", "second");
-    // The reads begin, and then everything that they read loses its last ref.
-    let mut scan = {
-        let root = database.commit_object(&second).unwrap().root;
-        let table = database.snapshot_of_root(root).unwrap().table("t").unwrap().unwrap();
-        table.scan(Bound::Unbounded, Bound::Unbounded).unwrap()
+    type Reading = Box<dyn FnOnce() -> usize>;
+    type Begin = fn(&Database, Hash, Hash) -> Reading;
+    fn at(database: &Database, commit: Hash) -> Snapshot {
+        database.snapshot_of_root(database.commit_object(&commit).unwrap().root).unwrap()
+    }
+    let scan: Begin = |database, _, second| {
+        let table = at(database, second).table("t").unwrap().unwrap();
+        let mut scan = table.scan(Bound::Unbounded, Bound::Unbounded).unwrap();
+        assert!(scan.next().is_some());
+        Box::new(move || scan.map(Result::unwrap).count() + 1)
     };
-    let log = database.log(&second).unwrap();
-    let sent = difference(&database, &[second], &[]).unwrap();
-    let mut transaction = database.begin("main").unwrap();
-    assert!(scan.next().is_some());
-    let mut updates = vec![RefUpdate { name: "heads/main".into(), old: Some(second), new: None }];
-    let (work, empty) = (database.get_ref("work/main"), database.committed_root(None).unwrap());
-    updates.push(RefUpdate { name: "work/main".into(), old: work, new: Some(empty) });
-    let refused = database.update_refs(Batch::default(), &updates);
-    assert!(matches!(refused, Ok(Outcome::Appended(_))), "the empty map is there since the beginning");
-    collect(&database);
-    assert_eq!(scan.count(), 2999);
-    assert_eq!(log.count(), 2);
-    assert!(sent.map(Result::unwrap).count() > 10);
-    assert_eq!(transaction.get("t", b"00007").unwrap().as_deref(), Some(&b"value 7"[..]));
-    drop(transaction);
-    assert!(collect(&database) > 10, "nobody reads it any more");
-    assert!(matches!(database.commit_object(&first), Err(Error::Missing { .. })));
-    assert_eq!(database.status("main").unwrap().tables, []);
-    let gone = database.create_tag("v1", second);
-    assert!(matches!(gone, Err(Error::Missing { .. })));
+    let changes: Begin = |database, first, second| {
+        let diffs = at(database, first).diff(&at(database, second)).unwrap();
+        let changes = diffs.iter().find(|diff| diff.table == "t").unwrap().changes().unwrap();
+        drop(diffs);
+        Box::new(move || changes.map(Result::unwrap).count())
+    };
+    let log: Begin = |database, _, second| {
+        let log = database.log(&second).unwrap();
+        Box::new(move || log.map(Result::unwrap).count())
+    };
+    let sent: Begin = |database, first, second| {
+        let sent = difference(database, &[second], &[first]).unwrap();
+        Box::new(move || sent.map(Result::unwrap).count().min(5))
+    };
+    let transaction: Begin = |database, _, _| {
+        let mut transaction = database.begin("main").unwrap();
+        Box::new(move || transaction.get("t", b"00007").unwrap().map_or(0, |value| value.len()))
+    };
+    for (what, begin, expected) in [
+        ("a scan", scan, 3000),
+        ("changes", changes, 1),
+        ("a log", log, 2),
+        ("what a peer lacks", sent, 5),
+        ("a transaction", transaction, 7),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        // Without a cache, which would still have what is gone.
+        let options = Options { cache_bytes: 0, ..Options::default() };
+        let database = Database::init(&dir.path().join("db"), options).unwrap();
+        let rows: Vec<(String, String)> =
+            (0..3000).map(|i| (format!("{i:05}"), format!("value {i}"))).collect();
+        let rows: Vec<(&str, &str)> =
+            rows.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        put(&database, "main", "t", &rows);
+        let first = commit(&database, "main", "first");
+        put(&database, "main", "t", &[("00001", "changed")]);
+        put(&database, "main", "u", &rows[..10]);
+        let second = commit(&database, "main", "second");
+        let reading = begin(&database, first, second);
+        // What it reads loses its last ref.
+        let (work, empty) = (database.get_ref("work/main"), database.committed_root(None).unwrap());
+        let updates = [
+            RefUpdate { name: "heads/main".into(), old: Some(second), new: None },
+            RefUpdate { name: "work/main".into(), old: work, new: Some(empty) },
+        ];
+        assert!(matches!(database.update_refs(Batch::default(), &updates), Ok(Outcome::Appended(_))));
+        collect(&database);
+        assert_eq!(reading(), expected, "{what}");
+        assert_eq!(kept(&database), (0, 0), "{what}");
+        collect(&database);
+        assert!(matches!(database.commit_object(&first), Err(Error::Missing { .. })), "{what} is over");
+        assert_eq!(database.status("main").unwrap().tables, []);
+        assert!(matches!(database.create_tag("v1", second), Err(Error::Missing { .. })));
+    }
 }
 
 #[test]
