@@ -149,6 +149,11 @@ impl Backup {
         self.store.close()
     }
 
+    /// Whether there is a point `time`.
+    pub fn has(&self, time: &str) -> bool {
+        self.store.get_ref(&format!("{POINTS}{time}")).is_some()
+    }
+
     /// The points in time, oldest first.
     ///
     /// # Errors
@@ -159,7 +164,7 @@ impl Backup {
 
     fn point(&self, name: &str, root: &Hash) -> Result<Point> {
         let malformed = |chunk: &Chunk| {
-            let (file, offset) = self.store.place(chunk.hash()).unwrap_or_default();
+            let (file, offset) = self.store.place(chunk.hash()).ok().flatten().unwrap_or_default();
             let what = "a chunk of the backup breaks a rule of its layout";
             Error::damaged(&self.store.file_name(file), u64::from(offset), what).of(chunk.hash())
         };

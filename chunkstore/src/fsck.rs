@@ -38,9 +38,9 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 /// What is wrong with a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// The file; of a chunk that is missing, that of the chunk which names it, or empty if a ref does.
+    /// The file that is damaged; of a chunk that is missing, that of the chunk which names it, or empty if a ref does.
     pub file: String,
-    /// Where in the file its frame begins.
+    /// Where in the file the frame begins that cannot be read: the chunk's, or one that it is a difference from.
     pub offset: u64,
     /// The chunk that is damaged or missing.
     pub hash: Hash,
@@ -80,7 +80,7 @@ pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<
     let (refs, _pins) = pinned_refs(store)?;
     let mut hashes = store.hashes()?;
     // In the order in which they lie, so that the disk is read forwards.
-    hashes.sort_by_cached_key(|hash| store.place(hash));
+    hashes.sort_by_cached_key(|hash| store.place(hash).ok());
     let found = Mutex::new(HashMap::<Hash, Damage, Uniformly>::default());
     let note = |damage: Damage| {
         found.lock().entry(damage.hash).or_insert(damage);
@@ -140,38 +140,35 @@ fn pinned_refs(store: &Store) -> Result<(Refs, Vec<Store>)> {
 
 /// Checks a chunk, and that what it names is there. Gives its bytes.
 fn check_one(store: &Store, hash: &Hash, check: Check<'_>, note: &dyn Fn(Damage)) -> u64 {
-    let (file, offset) = match store.place(hash) {
-        Some((file, offset)) => (store.file_name(file), u64::from(offset)),
-        None => return 0,
+    let damage = |hash: &Hash, place: Option<(String, u64)>, what: String| {
+        let (file, offset) = place.unwrap_or_default();
+        note(Damage { file, offset, hash: *hash, what, needed_by: None });
     };
-    let damage = |hash: &Hash, what: String| {
-        let (file, hash) = (file.clone(), *hash);
-        note(Damage { file, offset, hash, what, needed_by: None });
+    let place = || {
+        let (file, offset) = store.place(hash).ok()??;
+        Some((store.file_name(file), u64::from(offset)))
     };
     let chunk = match store.read_anew(hash) {
         Ok(Some(chunk)) => chunk,
+        // A collection took it meanwhile.
         Ok(None) => return 0,
-        Err(Error::Damaged { file: at, offset: place, what, .. })
-            if (at.as_str(), place) != (&*file, offset) =>
-        {
-            damage(hash, format!("{what} (at byte {place} of {at}, which it is a difference from)"));
-            return 0;
-        }
-        Err(Error::Damaged { what, .. }) => {
-            damage(hash, what);
+        // Where the damage is: in the chunk's own frame, or in one that it is a difference from.
+        Err(Error::Damaged { file, offset, what, .. }) => {
+            damage(hash, Some((file, offset)), what);
             return 0;
         }
         Err(error) => {
-            damage(hash, error.to_string());
+            damage(hash, place(), error.to_string());
             return 0;
         }
     };
     if let Err(what) = check(&chunk) {
-        damage(hash, what);
+        damage(hash, place(), what);
     }
     for child in chunk.children() {
         if !store.contains(&child) && store.contains(hash) {
-            damage(&child, format!("chunk {hash}, which lies there, names it, and it is missing"));
+            let what = format!("chunk {hash}, which lies there, names it, and it is missing");
+            damage(&child, place(), what);
         }
     }
     chunk.bytes().len() as u64

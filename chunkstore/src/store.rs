@@ -315,9 +315,9 @@ impl Store {
     }
 
     /// The number of the file that holds the chunk, and the offset of its frame.
-    pub(crate) fn place(&self, hash: &Hash) -> Option<(u32, u32)> {
-        let (found, _) = self.shared.locate(hash).ok()??;
-        Some((found.place.file, found.place.offset))
+    pub(crate) fn place(&self, hash: &Hash) -> Result<Option<(u32, u32)>> {
+        let located = self.shared.locate(hash)?;
+        Ok(located.map(|(found, _)| (found.place.file, found.place.offset)))
     }
 
     /// The name of the file with this number.

@@ -112,7 +112,8 @@ impl Database {
         // A process that died while it made the store left one without refs; nothing was acknowledged there.
         match store.get_ref(names::SETTINGS) {
             Some(_) => Ok(Database::over(store)),
-            None => Database::begin_history(store),
+            None if store.refs("").is_empty() => Database::begin_history(store),
+            None => Err(Error::NoDatabase { dir: dir.display().to_string() }),
         }
     }
 

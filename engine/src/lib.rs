@@ -42,6 +42,7 @@ pub mod row;
 mod settings;
 mod snapshot;
 mod transaction;
+mod upkeep;
 
 pub use blob::VALUE_BYTES_MAX;
 pub use branches::Branch;
@@ -62,7 +63,9 @@ pub use pleach_chunkstore::{
     Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Options, Outcome,
     RefUpdate, Stats, Store, Ticket,
 };
+pub use pleach_chunkstore::{Compression, backup, fsck};
 pub use revision::Revision;
 pub use row::Schema;
 pub use snapshot::{Change, Changes, Scan, Snapshot, Table, TableChange, TableDiff, TableStat};
 pub use transaction::{BadToken, Token, Transaction, TransactionOutcome};
+pub use upkeep::KINDS;

@@ -263,7 +263,8 @@ impl Receiver {
 
     /// Whether the chunk is here; then it and all under it stay until the refs are moved.
     fn holds(&self, hash: &Hash) -> bool {
-        self.batch.contains(hash) || self.hold.keep(hash)
+        // What is absent is not kept: a hold would remember the hash of every chunk that arrives.
+        self.batch.contains(hash) || (self.database.store().contains(hash) && self.hold.keep(hash))
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use pleach_engine::{Chunk, Database, Hash, NewCommit, Options, Sent, difference};
+use pleach_engine::{Batch, Chunk, Database, Hash, NewCommit, Options, RefUpdate, Sent, difference};
 use pleach_protocol::limits::{CHUNK_BYTES_MAX, DEPTH_MAX};
 use pleach_protocol::proto::{self, fetch_response, push_request, sync_client::SyncClient, sync_server};
 use pleach_protocol::record::{BaseName, Follow, Record};
@@ -523,4 +523,31 @@ async fn a_push_whose_answer_was_lost_gets_the_same_answer_again() {
         panic!("it must be taken")
     };
     assert_eq!(result.refs[0].status(), proto::RefStatus::Unchanged);
+}
+
+#[test]
+fn collections_while_a_transfer_arrives_take_nothing_of_it_and_all_of_it_when_it_is_given_up() {
+    let (db, commits) = source();
+    let all = sent(&db, commits[1]);
+    for given_up in [false, true] {
+        let here = Database::memory().unwrap();
+        let collect = || here.store().collect(false).unwrap().dead_chunks;
+        let before = here.store().stats().chunks;
+        let mut receiver = Receiver::new(&here).unwrap();
+        for one in &all {
+            receiver.receive(&message(std::slice::from_ref(one))).unwrap();
+            collect();
+        }
+        let hold = receiver.finish(all.len() as u64, &[commits[1]]).unwrap().append(&here).unwrap();
+        collect();
+        if !given_up {
+            let head = RefUpdate { name: "heads/new".into(), old: None, new: Some(commits[1]) };
+            here.update_refs(Batch::default(), &[head]).unwrap();
+        }
+        drop(hold);
+        collect();
+        assert_eq!(here.fsck(&|_, _| {}).unwrap().damages, []);
+        assert_eq!(here.store().contains(&commits[1]), !given_up);
+        assert_eq!(here.store().stats().chunks > before, !given_up);
+    }
 }

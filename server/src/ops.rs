@@ -17,6 +17,7 @@ pub mod refs;
 pub mod rows;
 pub mod stats;
 pub mod tables;
+pub mod upkeep;
 
 /// Takes the messages of an answer one by one; an error ends the operation.
 pub type Sink<'a, T> = &'a mut dyn FnMut(T) -> Result<()>;

@@ -28,7 +28,7 @@ fn parent(children: &[Hash]) -> Chunk {
 
 /// `heads/even` and `heads/odd` reach half of the leaves each, `heads/all` both.
 fn fill(disk: &Memory) -> Store {
-    let options = Options { journal_bytes: 8192, ..Options::default() };
+    let options = Options { journal_bytes: 8192, background: false, ..Options::default() };
     let store = Store::create_with_io(Arc::new(disk.clone()), options).unwrap();
     let mut sides: [Vec<Hash>; 2] = Default::default();
     for number in 0..LEAVES {
@@ -95,6 +95,30 @@ fn damage_is_found_past_the_cache_with_its_place_and_the_refs_that_need_it() {
         assert!(damage.what.contains(&chunk.hash().to_string()), "{}", damage.what);
         assert_eq!(damage.needed_by.as_deref().unwrap(), ["heads/all", side]);
     }
+}
+
+#[test]
+fn damage_in_a_table_is_found_and_repaired() {
+    let disk = Memory::default();
+    let store = fill(&disk);
+    store.compact().unwrap();
+    assert_eq!(check(&store).damages, []);
+    let (name, bytes) = disk.files().into_iter().find(|(name, _)| name.starts_with("table-")).unwrap();
+    let at = bytes.len() as u64 / 3;
+    disk.open(&name).unwrap().write_at(&[bytes[at as usize] ^ 1], at).unwrap();
+    let damages = check(&store).damages;
+    assert!(!damages.is_empty());
+    for damage in &damages {
+        assert!(damage.file == name && damage.offset <= at, "{damage:?}");
+        assert!(damage.needed_by.as_deref().unwrap().contains(&"heads/all".to_owned()));
+    }
+    let sound = fill(&Memory::default());
+    let repaired = fsck::repair(&store, &damages, &fine, &|hash| sound.get(hash)).unwrap();
+    assert_eq!(repaired.chunks, damages.len() as u64);
+    assert_eq!(check(&store).damages, []);
+    // What was written anew outlives the next compaction.
+    store.compact().unwrap();
+    assert_eq!(check(&store).damages, []);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 mod architecture;
+mod backup;
 mod bad_input;
 mod branches;
 mod cluster;
