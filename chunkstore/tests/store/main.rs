@@ -7,3 +7,4 @@ mod crash;
 mod damage;
 mod faults;
 mod model;
+mod power;
