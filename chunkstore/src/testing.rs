@@ -1,9 +1,10 @@
-//! Doors for fuzzing: decoders that have no other door, fed with bytes that may be anything.
+//! Doors for tests that other packages run too. [`power`] cuts the power; the rest are doors for fuzzing: decoders that have no other door, fed with bytes that may be anything.
 //!
 //! One idea: each takes what a file could hold and must come back, with a result or an error. The other decoders are public:
 //! [`Chunk::from_bytes`](crate::Chunk::from_bytes), [`frame::parse`](crate::frame::parse) and [`frame::decode`](crate::frame::decode); whole
 //! directories are opened through [`Memory::holding`](crate::io::memory::Memory::holding).
 
+pub mod power;
 mod specimen;
 
 pub use specimen::{Image, Specimen, options, specimen};

@@ -11,4 +11,5 @@ mod every_bit;
 mod faults;
 mod fsck;
 mod model;
+mod power;
 mod upkeep;
