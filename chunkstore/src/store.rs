@@ -295,6 +295,9 @@ impl Store {
         let sealed: u64 = manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
         stats.journal_bytes = sealed + active;
         stats.tables = manifest.tables.len() as u64;
+        let held = manifest.sealed.iter().filter(|sealed| sealed.held).count();
+        stats.held_files = (held + view.held.len()) as u64;
+        stats.lookup_bytes = view.lookup.bytes();
         stats.table_bytes = manifest.tables.iter().map(|table| table.len).sum();
         stats
     }

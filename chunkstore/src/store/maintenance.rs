@@ -89,6 +89,11 @@ impl Inputs {
 }
 
 impl Store {
+    /// Why the store's own thread last gave up, if it did: the next sealed journal has it try again.
+    pub fn maintenance_failure(&self) -> Option<String> {
+        self.shared.maintenance.failure()
+    }
+
     /// Compacts what is due, once, at the pace of the store's own thread; whether there was anything. For stores without that thread.
     pub fn maintain(&self) -> Result<bool> {
         self.shared.maintain()

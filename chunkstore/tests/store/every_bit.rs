@@ -14,7 +14,7 @@ use pleach_chunkstore::io::memory::Memory;
 use pleach_chunkstore::testing::{Image, Specimen, options, specimen};
 use pleach_chunkstore::{Batch, Chunk, Error, Hash, Options, Outcome, Store, Verify};
 
-use crate::basics::{append, leaf, update};
+use crate::basics::{leaf, update};
 
 fn soak() -> bool {
     std::env::var_os("PLEACH_SOAK").is_some_and(|value| value == "1")
