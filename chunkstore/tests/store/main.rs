@@ -12,4 +12,5 @@ mod faults;
 mod fsck;
 mod model;
 mod power;
+mod reader;
 mod upkeep;
