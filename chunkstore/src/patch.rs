@@ -245,7 +245,9 @@ mod tests {
 
     #[test]
     fn a_patch_is_short_or_none() {
-        for (chunk, base) in [("abc", "xyz"), ("ab", "ba"), ("0123456789", "9876543210"), ("a", "")] {
+        for (chunk, base) in
+            [("abc", "xyz"), ("ab", "ba"), ("0123456789", "9876543210"), ("a", "ab"), ("", "abc")]
+        {
             assert_eq!(make(chunk.as_bytes(), base.as_bytes()), None, "{chunk:?} from {base:?}");
         }
     }
