@@ -35,11 +35,13 @@ compile_error!(
     "Pleach runs on Linux and macOS; other systems are refused until their durability is designed"
 );
 
+pub mod backup;
 mod batch;
 mod bytes;
 pub mod chunk;
 mod error;
 pub mod frame;
+pub mod fsck;
 mod hash;
 mod index;
 pub mod io;

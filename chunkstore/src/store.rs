@@ -15,6 +15,7 @@ mod collection;
 mod compaction;
 mod maintenance;
 mod pins;
+mod reader;
 mod recovery;
 mod sync;
 mod view;
@@ -41,7 +42,9 @@ use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::refs;
 use crate::stats::{Counters, Stats, count};
+use crate::testing::Plant;
 use crate::watermark::Watermark;
+use crate::{journal, table};
 use view::View;
 
 pub use append::Outcome;
@@ -130,6 +133,9 @@ pub struct Options {
     pub verify: Verify,
     /// Whether sealed journals are compacted by a thread of the store's own.
     pub background: bool,
+    /// A fault planted by a test.
+    #[doc(hidden)]
+    pub plant: Option<Plant>,
 }
 
 impl Default for Options {
@@ -142,6 +148,7 @@ impl Default for Options {
             compression: Compression::Fast,
             verify: Verify::Once,
             background: true,
+            plant: None,
         }
     }
 }
@@ -177,10 +184,12 @@ struct Shared {
     durable: RwLock<Durable>,
     watchers: Mutex<Vec<Watcher>>,
     pins: Mutex<pins::Pins>,
-    watermark: Mutex<Watermark>,
+    watermark: Mutex<Option<Watermark>>,
     /// The first failure after which nothing more may be written.
     poison: OnceLock<String>,
     lock: Mutex<Option<Lock>>,
+    /// How far the writer was followed, if this store only reads.
+    follower: Option<Mutex<reader::Follower>>,
     /// Told when the store is closed, so that the syncing thread of an eventual store ends.
     closing: Arc<(Mutex<bool>, Condvar)>,
     counters: Arc<Counters>,
@@ -212,6 +221,17 @@ impl Store {
     /// Opens the store in `dir` and takes its lock.
     pub fn open(dir: &Path, options: Options) -> Result<Store> {
         Store::open_with_io(Arc::new(Disk::new(dir)), options)
+    }
+
+    /// Opens the store in `dir` to read, beside whoever writes it, without its lock. It shows what was durable when it was opened, and what
+    /// has become so since after each [`Store::refresh`]. What it shows stays readable, whatever the writer compacts or collects.
+    pub fn open_to_read(dir: &Path, options: Options) -> Result<Store> {
+        Store::open_to_read_with_io(Arc::new(Disk::new(dir)), options)
+    }
+
+    /// [`Store::open_to_read`] in a directory of any kind.
+    pub fn open_to_read_with_io(io: Arc<dyn Io>, options: Options) -> Result<Store> {
+        reader::open(io, options)
     }
 
     /// A store that lives in memory and dies with it: the same code, on files in memory.
@@ -282,14 +302,47 @@ impl Store {
         stats.chunks = shared.index.len() + view.lookup.len();
         stats.cache_bytes = shared.cache.weight();
         stats.sequence = self.sequence();
+        shared.pins.lock().count(&mut stats);
         let manifest = shared.manifest.lock();
         let active = shared.appender.lock().end;
         stats.journals = manifest.sealed.len() as u64 + 1;
         let sealed: u64 = manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
         stats.journal_bytes = sealed + active;
         stats.tables = manifest.tables.len() as u64;
+        let held = manifest.sealed.iter().filter(|sealed| sealed.held).count();
+        stats.held_files = (held + view.held.len()) as u64;
+        stats.lookup_bytes = view.lookup.bytes();
         stats.table_bytes = manifest.tables.iter().map(|table| table.len).sum();
         stats
+    }
+
+    /// The store's identity: random, made with it, in every file of it.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.manifest.lock().store
+    }
+
+    /// As [`Store::get`], but from the file, whatever the cache holds.
+    pub(crate) fn read_anew(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        self.shared.load(hash, true)
+    }
+
+    /// What to call the store's directory in messages.
+    pub(crate) fn dir(&self) -> String {
+        self.shared.io.place()
+    }
+
+    /// The number of the file that holds the chunk, and the offset of its frame.
+    pub(crate) fn place(&self, hash: &Hash) -> Result<Option<(u32, u32)>> {
+        let located = self.shared.locate(hash)?;
+        Ok(located.map(|(found, _)| (found.place.file, found.place.offset)))
+    }
+
+    /// The name of the file with this number.
+    pub(crate) fn file_name(&self, number: u32) -> String {
+        match self.shared.view.load().tables.contains_key(&number) {
+            true => table::file_name(number),
+            false => journal::file_name(number),
+        }
     }
 
     /// The addresses of all chunks, in no order.

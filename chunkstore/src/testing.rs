@@ -1,9 +1,10 @@
-//! Doors for fuzzing: decoders that have no other door, fed with bytes that may be anything.
+//! Doors for tests that other packages run too. [`power`] cuts the power; the rest are doors for fuzzing: decoders that have no other door, fed with bytes that may be anything.
 //!
 //! One idea: each takes what a file could hold and must come back, with a result or an error. The other decoders are public:
 //! [`Chunk::from_bytes`](crate::Chunk::from_bytes), [`frame::parse`](crate::frame::parse) and [`frame::decode`](crate::frame::decode); whole
 //! directories are opened through [`Memory::holding`](crate::io::memory::Memory::holding).
 
+pub mod power;
 mod specimen;
 
 pub use specimen::{Image, Specimen, options, specimen};
@@ -22,6 +23,21 @@ use crate::journal::{self, Journal, seal};
 use crate::manifest::{Hidden, Listed, Manifest};
 use crate::table::lookup::{Found, Lookup};
 use crate::table::{self, Footer, Table, hidden};
+
+/// A fault to be planted, so that a test can show that it would be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plant {
+    /// A sync that failed is tried again, as if that helped.
+    SyncAgain,
+    /// A new table is in the manifest before it is on the disk.
+    ManifestBeforeTable,
+    /// A writer builds upon what a collection is about to remove.
+    NoBarrier,
+    /// A file goes although a journal has differences from chunks in it.
+    BaseDropped,
+    /// A chunk is handed out without a look at its hash.
+    HashUnchecked,
+}
 
 const STORE: journal::StoreId = [1; 16];
 

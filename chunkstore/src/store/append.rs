@@ -172,6 +172,7 @@ impl Shared {
     pub(super) fn check_writable(&self, appender: &Appender) -> Result<()> {
         match self.poison.get() {
             Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+            None if self.follower.is_some() => Err(Error::ReadOnly),
             None if appender.closed => Err(Error::Closed),
             None => Ok(()),
         }

@@ -10,6 +10,7 @@ use super::{Shared, Store};
 use crate::error::Result;
 use crate::hash::Hash;
 use crate::index::Uniformly;
+use crate::stats::Stats;
 
 /// Roots and holds that are alive.
 #[derive(Default)]
@@ -51,9 +52,10 @@ impl Pins {
         }
     }
 
-    /// Number of pinned roots and of holds.
-    pub(super) fn counts(&self) -> (u64, u64) {
-        (self.roots.len() as u64, self.holds.len() as u64)
+    /// Notes in `stats` how much is kept.
+    pub(super) fn count(&self, stats: &mut Stats) {
+        stats.pinned_roots = self.roots.len() as u64;
+        stats.holds = self.holds.len() as u64;
     }
 }
 
@@ -70,6 +72,7 @@ impl Drop for Pin {
 }
 
 /// Keeps from collection whatever is appended while it lives, and whatever its holder found with [`Hold::keep`].
+#[must_use = "what it keeps may be collected as soon as it is dropped"]
 pub struct Hold {
     shared: Arc<Shared>,
     number: u64,
@@ -113,5 +116,52 @@ impl Store {
         pins.next += 1;
         pins.holds.insert(number, Held { since: appender.journal.number, kept: HashSet::default() });
         Hold { shared: shared.clone(), number }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::store::{Options, Outcome};
+    use crate::{Batch, Chunk};
+
+    fn store() -> (Store, Hash) {
+        let store = Store::memory(Options::default());
+        let chunk = Chunk::build(1, 0, b"root", None, &[], 0);
+        let root = *chunk.hash();
+        let mut batch = Batch::default();
+        batch.put(chunk, None);
+        assert!(matches!(store.append(batch, &[]).unwrap(), Outcome::Appended(_)));
+        (store, root)
+    }
+
+    fn kept(store: &Store) -> (u64, u64) {
+        (store.stats().pinned_roots, store.stats().holds)
+    }
+
+    #[test]
+    fn a_root_is_pinned_until_the_last_clone_of_its_last_handle_goes() {
+        let (store, root) = store();
+        let pinned = store.pinned(&root).unwrap().unwrap();
+        let (clone, again) = (pinned.clone(), store.pinned(&root).unwrap().unwrap());
+        drop(pinned);
+        assert_eq!(kept(&store), (1, 0));
+        drop(clone);
+        assert_eq!(kept(&store), (1, 0), "the other handle keeps it");
+        drop(again);
+        assert_eq!(kept(&store), (0, 0));
+    }
+
+    #[test]
+    fn what_is_absent_is_neither_pinned_nor_kept() {
+        let (store, root) = store();
+        let absent = Hash::of(b"absent");
+        assert!(store.pinned(&absent).unwrap().is_none());
+        let hold = store.hold();
+        assert_eq!((hold.keep(&root), hold.keep(&absent)), (true, false));
+        assert_eq!(kept(&store), (0, 1));
+        drop(hold);
+        assert_eq!(kept(&store), (0, 0));
     }
 }

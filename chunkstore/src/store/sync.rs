@@ -16,6 +16,7 @@ use super::append::Appender;
 use super::{Durability, Shared};
 use crate::error::{Error, Result};
 use crate::refs;
+use crate::testing::Plant;
 use crate::watermark::Mark;
 
 /// Who may sync, and how far that has come.
@@ -111,7 +112,11 @@ impl Shared {
         if self.turn.lock().durable_group >= group {
             return Ok(());
         }
-        if let Err(error) = journal.file.sync_data() {
+        let mut synced = journal.file.sync_data();
+        if synced.is_err() && self.options.plant == Some(Plant::SyncAgain) {
+            synced = journal.file.sync_data();
+        }
+        if let Err(error) = synced {
             return Err(self.poison("a sync failed", &error));
         }
         let changed = {
@@ -125,7 +130,9 @@ impl Shared {
             self.call_watchers();
         }
         // A watermark that cannot be written only lags: see `watermark`.
-        let _ = self.watermark.lock().write(Mark { number: journal.number, end });
+        if let Some(watermark) = self.watermark.lock().as_mut() {
+            let _ = watermark.write(Mark { number: journal.number, end });
+        }
         Ok(())
     }
 
@@ -181,9 +188,10 @@ impl Shared {
                 let appender = self.appender.lock();
                 Mark { number: appender.journal.number, end: appender.end }
             };
-            let mut watermark = self.watermark.lock();
-            watermark.write(mark)?;
-            watermark.sync()
+            match self.watermark.lock().as_mut() {
+                Some(watermark) => watermark.write(mark).and_then(|()| watermark.sync()),
+                None => Ok(()),
+            }
         });
         self.lock.lock().take();
         synced
