@@ -82,7 +82,7 @@ impl<'a> Maker<'a> {
             let (chunk, base) = (&self.chunk[self.at..self.end], &self.base[self.base_at..self.base_end]);
             let copy = common_start(chunk, base);
             if copy == chunk.len() && copy == base.len() {
-                return Some(self.out);
+                return (self.out.len() <= self.out_max).then_some(self.out);
             }
             let (differs, base_differs) = (self.at + copy, self.base_at + copy);
             let (next, base_next) = self.meet(differs, base_differs).unwrap_or((self.end, self.base_end));
@@ -241,6 +241,15 @@ mod tests {
         }
         let counts = [keys.len() as u32 / 12, keys.len() as u32, values.len() as u32];
         [counts.map(u32::to_le_bytes).as_flattened(), &keys, &ends, &values].concat()
+    }
+
+    #[test]
+    fn a_patch_is_short_or_none() {
+        for (chunk, base) in
+            [("abc", "xyz"), ("ab", "ba"), ("0123456789", "9876543210"), ("a", "ab"), ("", "abc")]
+        {
+            assert_eq!(make(chunk.as_bytes(), base.as_bytes()), None, "{chunk:?} from {base:?}");
+        }
     }
 
     #[test]

@@ -252,6 +252,11 @@ fn files_that_are_missing_swapped_or_of_another_store_are_told_or_harmless() {
         }
     }
     println!("{tally}");
+    let mut image = specimen.files.clone();
+    image.retain(|name, _| name != "manifest" && !name.starts_with("journal-"));
+    assert!(matches!(open(&image).1, Err(Error::Damaged { .. })), "tables without anything else");
+    let created = Store::create_with_io(Arc::new(Memory::holding(image)), options());
+    assert!(matches!(created, Err(Error::AlreadyExists { .. })), "tables without anything else");
 }
 
 #[test]
