@@ -54,10 +54,6 @@ impl Index {
         self.shard(hash).read().get(hash).copied()
     }
 
-    pub(crate) fn contains(&self, hash: &Hash) -> bool {
-        self.shard(hash).read().contains_key(hash)
-    }
-
     /// Notes where a chunk lies: the last place counts, so that what was written anew takes the place of what could not be read.
     pub(crate) fn insert(&self, hash: Hash, location: Location) {
         self.shard(&hash).write().insert(hash, location);

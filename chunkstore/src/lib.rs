@@ -64,4 +64,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use hash::{Hash, ParseHashError};
 pub use refs::{NAME_BYTES_MAX, RefUpdate};
 pub use stats::Stats;
-pub use store::{Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Store, Ticket};
+pub use store::{
+    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Store, Ticket, Verify,
+};

@@ -47,6 +47,10 @@ const VERSION: u32 = 2;
 const ENTRY_BYTES: usize = 49;
 const HIDDEN_BYTES: usize = 28;
 const CHECKSUM_BYTES: usize = 32;
+/// Far beyond any number, length, generation and tier that is reached: so counting on from what a manifest says never overflows.
+const NUMBER_MAX: u32 = u32::MAX - (1 << 20);
+const LEN_MAX: u64 = 1 << 40;
+const COUNT_MAX: u64 = 1 << 60;
 
 /// What the manifest says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -160,6 +164,9 @@ impl Entry {
         let (number, kind) = (fields.u32()?, fields.u8()?);
         let (end, index_len, mark) = (fields.u64()?, fields.u64()?, fields.u64()?);
         let (check, tier) = (fields.array()?, fields.u32()?);
+        if end > LEN_MAX || index_len > LEN_MAX || mark > COUNT_MAX || tier > NUMBER_MAX {
+            return None;
+        }
         match kind {
             ACTIVE if (end, index_len, mark, check, tier) == (0, 0, 0, Check::default(), 0) => {
                 Some(Entry::Active(number))
@@ -253,6 +260,9 @@ impl Manifest {
         let (store, generation, next) = (fields.array()?, fields.u64()?, fields.u32()?);
         let count = fields.u32()? as usize;
         if fields.left() != count.checked_mul(ENTRY_BYTES)?.checked_add(HIDDEN_BYTES)? {
+            return None;
+        }
+        if next > NUMBER_MAX || generation > COUNT_MAX {
             return None;
         }
         let mut manifest = Manifest { next, generation, active: 0, ..Manifest::first(store) };

@@ -16,6 +16,10 @@ pub struct Stats {
     pub journals: u64,
     /// Number of table files.
     pub tables: u64,
+    /// Files that stay only because a journal has differences from chunks in them.
+    pub held_files: u64,
+    /// Bytes of memory that say where chunks in tables lie.
+    pub lookup_bytes: u64,
     /// Bytes in table files.
     pub table_bytes: u64,
     /// Sequence of the last durable root record.

@@ -41,6 +41,7 @@ use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::refs;
 use crate::stats::{Counters, Stats, count};
+use crate::testing::Plant;
 use crate::watermark::Watermark;
 use crate::{journal, table};
 use view::View;
@@ -131,6 +132,9 @@ pub struct Options {
     pub verify: Verify,
     /// Whether sealed journals are compacted by a thread of the store's own.
     pub background: bool,
+    /// A fault planted by a test.
+    #[doc(hidden)]
+    pub plant: Option<Plant>,
 }
 
 impl Default for Options {
@@ -143,6 +147,7 @@ impl Default for Options {
             compression: Compression::Fast,
             verify: Verify::Once,
             background: true,
+            plant: None,
         }
     }
 }
@@ -290,6 +295,9 @@ impl Store {
         let sealed: u64 = manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
         stats.journal_bytes = sealed + active;
         stats.tables = manifest.tables.len() as u64;
+        let held = manifest.sealed.iter().filter(|sealed| sealed.held).count();
+        stats.held_files = (held + view.held.len()) as u64;
+        stats.lookup_bytes = view.lookup.bytes();
         stats.table_bytes = manifest.tables.iter().map(|table| table.len).sum();
         stats
     }

@@ -20,7 +20,8 @@
 //! ```
 //!
 //! Header, footer, dictionary and index are checked when the table is opened, and the footer's check is in the manifest; a chunk is
-//! hashed when it is first loaded.
+//! hashed when it is first loaded. A short check of each piece of the index stays in memory: whatever reads the index to decide what stays
+//! and what goes, or to say that a chunk is absent, checks the pieces again, for bytes may rot under an open store.
 //!
 //! Written by [`write`] alone; found through [`lookup`]; [`hidden`] says which chunks no longer count.
 
@@ -28,6 +29,7 @@ pub(crate) mod hidden;
 pub(crate) mod lookup;
 pub(crate) mod write;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -45,6 +47,8 @@ pub(crate) const TABLE_BYTES_MAX: u64 = 256 << 20;
 pub(crate) const HEADER_BYTES: usize = 64;
 pub(crate) const ENTRY_BYTES: usize = 40;
 pub(crate) const FOOTER_BYTES: usize = 64;
+/// Entries of the index that are checked together.
+const PIECE_ENTRIES: u32 = 256;
 /// The longest dictionary, in bytes.
 pub(crate) const DICTIONARY_BYTES_MAX: usize = 64 << 10;
 /// zstd's level for what is compressed with a dictionary.
@@ -86,8 +90,8 @@ pub(crate) fn encode_entry(hash: &Hash, place: &Location) -> [u8; ENTRY_BYTES] {
     bytes
 }
 
-/// The chunk and the place that an entry states, if its frame can lie in a table whose frames end at `end`.
-fn decode_entry(bytes: &[u8], file: u32, end: u64) -> Option<(Hash, Location)> {
+/// The chunk and the place that an entry states, if its frame can lie in a table whose frames are at `frames`.
+fn decode_entry(bytes: &[u8], file: u32, frames: Range<u64>) -> Option<(Hash, Location)> {
     let mut fields = Fields::new(bytes);
     let (hash, offset, packed) = (fields.hash()?, fields.u32()?, fields.u32()?);
     let place = Location {
@@ -98,7 +102,7 @@ fn decode_entry(bytes: &[u8], file: u32, end: u64) -> Option<(Hash, Location)> {
         crossed: false,
         leaf: packed >> 30 & 1 == 1,
     };
-    let fits = offset as usize >= HEADER_BYTES && u64::from(offset) + u64::from(place.len) <= end;
+    let fits = u64::from(offset) >= frames.start && u64::from(offset) + u64::from(place.len) <= frames.end;
     (fits && place.step <= STEPS_MAX && packed >> 31 == 0).then_some((hash, place))
 }
 
@@ -145,6 +149,8 @@ pub(crate) struct Table {
     pub(crate) dictionary: Option<Arc<Dictionary>>,
     file: Arc<dyn File>,
     footer: Footer,
+    /// A check for each piece of the index, as it was when the table was opened.
+    pieces: Vec<u64>,
     /// A bit for each chunk that was hashed since the table was opened.
     verified: Vec<AtomicU64>,
 }
@@ -178,33 +184,66 @@ impl Table {
         };
         let dictionary = read(&*file, &name, HEADER_BYTES as u64, footer.dictionary_len as usize)?;
         let verified = (0..footer.chunks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        let mut table =
-            Table { number: listed.number, name, listed: *listed, dictionary: None, file, footer, verified };
-        table.check_index(&key, &dictionary)?;
+        let mut table = Table {
+            number: listed.number,
+            name,
+            listed: *listed,
+            dictionary: None,
+            file,
+            footer,
+            pieces: Vec::new(),
+            verified,
+        };
+        table.pieces = table.check_digest(&key, &dictionary)?;
         table.dictionary =
             (!dictionary.is_empty()).then(|| Arc::new(Dictionary::new(dictionary, DICTIONARY_LEVEL)));
         Ok(table)
     }
 
-    fn check_index(&self, key: &[u8; 32], dictionary: &[u8]) -> Result<()> {
+    /// Checks dictionary and index against the footer's digest, and gives the checks of the index's pieces.
+    fn check_digest(&self, key: &[u8; 32], dictionary: &[u8]) -> Result<Vec<u64>> {
         let mut hasher = blake3::Hasher::new_keyed(key);
         hasher.update(dictionary);
-        self.for_each_piece(|bytes, _| {
-            hasher.update(bytes);
-            Ok(())
-        })?;
-        match *hasher.finalize().as_bytes() == self.footer.digest {
-            true => Ok(()),
-            false => Err(self.damaged(
-                u64::from(self.footer.index_offset),
-                "the table's index or dictionary does not match its digest",
-            )),
+        let mut checks = Vec::with_capacity(self.pieces() as usize);
+        let (mut last, mut ascends) = (None, true);
+        for piece in 0..self.pieces() {
+            let (_, bytes) = self.read_piece(piece)?;
+            hasher.update(&bytes);
+            checks.push(check_of_piece(&bytes));
+            for entry in bytes.chunks_exact(ENTRY_BYTES) {
+                let hash = Hash::from_slice(&entry[..Hash::LEN]);
+                ascends &= last < hash;
+                last = hash;
+            }
         }
+        let index = u64::from(self.footer.index_offset);
+        if *hasher.finalize().as_bytes() != self.footer.digest {
+            return Err(self.damaged(index, "the table's index or dictionary does not match its digest"));
+        }
+        match ascends {
+            true => Ok(checks),
+            false => Err(self.damaged(index, "the table's index is not in the order of its hashes")),
+        }
+    }
+
+    /// Checks that the index is what it was when the table was opened.
+    pub(crate) fn check_index(&self) -> Result<()> {
+        (0..self.pieces()).try_for_each(|piece| self.piece(piece).map(drop))
+    }
+
+    /// Checks that the entry at `ordinal`, and those around it, are what they were when the table was opened.
+    pub(crate) fn check_entry(&self, ordinal: u32) -> Result<()> {
+        self.piece(ordinal / PIECE_ENTRIES).map(drop)
     }
 
     /// Number of chunks.
     pub(crate) fn len(&self) -> u32 {
         self.footer.chunks
+    }
+
+    /// Bytes of all frames.
+    pub(crate) fn frames_len(&self) -> u64 {
+        u64::from(self.footer.index_offset - self.footer.dictionary_len) - HEADER_BYTES as u64
     }
 
     /// The chunk at `ordinal` of the index, and its place.
@@ -215,49 +254,51 @@ impl Table {
         self.decode_entry(&bytes, at)
     }
 
-    /// The hashes of at most `count` chunks from `ordinal` on.
-    pub(crate) fn hashes(&self, ordinal: u32, count: u32) -> Result<Vec<Hash>> {
-        let count = count.min(self.len().saturating_sub(ordinal)) as usize;
-        let at = u64::from(self.footer.index_offset) + u64::from(ordinal) * ENTRY_BYTES as u64;
-        let bytes = self.read(at, count * ENTRY_BYTES)?;
-        Ok(bytes
-            .chunks_exact(ENTRY_BYTES)
-            .filter_map(|entry| Hash::from_slice(&entry[..Hash::LEN]))
-            .collect())
+    /// The hashes of a piece of the index, and the ordinal of the first.
+    pub(crate) fn hashes(&self, ordinal: u32) -> Result<(u32, Vec<Hash>)> {
+        let (_, bytes) = self.piece(ordinal / PIECE_ENTRIES)?;
+        let hashes =
+            bytes.chunks_exact(ENTRY_BYTES).filter_map(|entry| Hash::from_slice(&entry[..Hash::LEN]));
+        Ok((ordinal / PIECE_ENTRIES * PIECE_ENTRIES, hashes.collect()))
     }
 
     /// Calls `f` with each chunk, by hash, and its ordinal.
     pub(crate) fn for_each(&self, mut f: impl FnMut(u32, Hash, Location) -> Result<()>) -> Result<()> {
-        let mut ordinal = 0;
-        self.for_each_piece(|piece, at| {
-            for bytes in piece.chunks_exact(ENTRY_BYTES) {
+        for piece in 0..self.pieces() {
+            let (at, bytes) = self.piece(piece)?;
+            for (ordinal, bytes) in (piece * PIECE_ENTRIES..).zip(bytes.chunks_exact(ENTRY_BYTES)) {
                 let (hash, place) = self.decode_entry(bytes, at)?;
                 f(ordinal, hash, place)?;
-                ordinal += 1;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     fn decode_entry(&self, bytes: &[u8], at: u64) -> Result<(Hash, Location)> {
-        decode_entry(bytes, self.number, u64::from(self.footer.index_offset))
+        let start = HEADER_BYTES as u64 + u64::from(self.footer.dictionary_len);
+        decode_entry(bytes, self.number, start..u64::from(self.footer.index_offset))
             .ok_or_else(|| self.damaged(at, "an entry of the table's index breaks a rule"))
     }
 
-    /// Calls `f` with the index, piece by piece, and where each piece begins.
-    fn for_each_piece(&self, mut f: impl FnMut(&[u8], u64) -> Result<()>) -> Result<()> {
-        const PIECE_BYTES: usize = 2048 * ENTRY_BYTES;
-        let mut left = self.footer.chunks as usize * ENTRY_BYTES;
-        let mut at = u64::from(self.footer.index_offset);
-        let mut buffer = vec![0; left.min(PIECE_BYTES)];
-        while left > 0 {
-            let piece = &mut buffer[..left.min(PIECE_BYTES)];
-            read_into(&*self.file, &self.name, piece, at)?;
-            f(piece, at)?;
-            left -= piece.len();
-            at += piece.len() as u64;
+    /// Number of pieces of the index.
+    fn pieces(&self) -> u32 {
+        self.footer.chunks.div_ceil(PIECE_ENTRIES)
+    }
+
+    /// A piece of the index, as it was when the table was opened, and where it begins.
+    fn piece(&self, piece: u32) -> Result<(u64, Vec<u8>)> {
+        let (at, bytes) = self.read_piece(piece)?;
+        match self.pieces.get(piece as usize) == Some(&check_of_piece(&bytes)) {
+            true => Ok((at, bytes)),
+            false => Err(self.damaged(at, "the table's index has changed since the table was opened")),
         }
-        Ok(())
+    }
+
+    fn read_piece(&self, piece: u32) -> Result<(u64, Vec<u8>)> {
+        let first = piece * PIECE_ENTRIES;
+        let count = PIECE_ENTRIES.min(self.footer.chunks.saturating_sub(first));
+        let at = u64::from(self.footer.index_offset) + u64::from(first) * ENTRY_BYTES as u64;
+        Ok((at, self.read(at, count as usize * ENTRY_BYTES)?))
     }
 
     /// Reads `len` bytes from `offset`.
@@ -300,6 +341,12 @@ fn check_header(file: &dyn File, name: &str, number: u32, store: &StoreId) -> Re
         return Err(Error::damaged(name, 12, "this is another table, or another store's"));
     }
     Ok(key_of(&found))
+}
+
+/// Enough to tell bytes that rotted: whoever can choose them can choose the footer, too.
+fn check_of_piece(bytes: &[u8]) -> u64 {
+    let hash = blake3::hash(bytes);
+    hash.as_bytes().first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
 /// The key of the checks in the table with this header.

@@ -542,7 +542,7 @@ fn collections_while_a_transfer_arrives_take_nothing_of_it_and_all_of_it_when_it
         collect();
         if !given_up {
             let head = RefUpdate { name: "heads/new".into(), old: None, new: Some(commits[1]) };
-            here.update_refs(Batch::default(), &[head]).unwrap();
+            let _ = here.update_refs(Batch::default(), &[head]).unwrap();
         }
         drop(hold);
         collect();

@@ -2,8 +2,17 @@
 //!
 //! A [`Sandbox`] is a temporary directory; it runs commands there and starts servers, which die with it. Everything waits for a
 //! condition, never for a time.
+//!
+//! What goes wrong is in modules, which `pleach-soak` uses too: a script of commands ([`script`]) with a fault at each system call
+//! ([`syscalls`]), servers killed under load ([`kills`]), a disk that fills up ([`small_disk`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+pub mod kills;
+pub mod script;
+pub mod small_disk;
+pub mod state;
+pub mod syscalls;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

@@ -55,8 +55,10 @@ pub fn train(samples: &[impl AsRef<[u8]>], max_bytes: usize) -> Option<Vec<u8>> 
 
 /// The payload of a delta from `base` to `chunk`, if it is worth keeping.
 pub fn delta(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
-    // zstd takes a prefix that begins with its dictionary number for a trained dictionary: a chunk begins with its format.
-    debug_assert!(!base.starts_with(&[0x37, 0xa4, 0x30, 0xec]));
+    // zstd would take such a prefix for a trained dictionary. No chunk begins so, but a base that was damaged may.
+    if base.starts_with(&[0x37, 0xa4, 0x30, 0xec]) {
+        return None;
+    }
     zip(chunk.len() / DELTA_SHARE.1 * DELTA_SHARE.0, |encoder, out| {
         encoder.compress_using_dict(out, chunk, base, DELTA_LEVEL)
     })

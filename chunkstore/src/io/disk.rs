@@ -101,7 +101,7 @@ impl Io for Disk {
                 file.set_len(0)?;
                 file.rewind()?;
                 file.write_all(owner.as_bytes())?;
-                Ok(Locking::Held(Box::new(file)))
+                Ok(Locking::Held(Box::new(HeldLock(file))))
             }
             Err(TryLockError::WouldBlock) => {
                 let mut found = Vec::new();
@@ -110,6 +110,16 @@ impl Io for Disk {
             }
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+}
+
+/// A lock that goes with this, and not with the last copy of its descriptor: a child that a program is just starting has one too, until it
+/// runs its own program.
+struct HeldLock(fs::File);
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
     }
 }
 

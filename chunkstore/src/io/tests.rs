@@ -78,3 +78,20 @@ fn reserving_is_an_effect_that_a_power_cut_can_stop() {
         assert!(memory.reserve("spare", 1000).is_err());
     }
 }
+
+#[test]
+fn a_lock_that_was_given_back_is_free_although_a_child_is_being_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = Disk::new(dir.path());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                std::process::Command::new("true").status().unwrap();
+            }
+        });
+        let busy = (0..2000).filter(|_| matches!(disk.lock("LOCK", "us").unwrap(), Locking::Busy(_))).count();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(busy, 0);
+    });
+}

@@ -92,7 +92,7 @@ pub(crate) fn replay(journal: &Journal, expect: Expect) -> Result<Replay> {
 impl Replay {
     /// Takes in the group at `self.end`; false if no good group is there.
     fn next_group(&mut self, journal: &Journal, limit: u64) -> Result<bool> {
-        let left = limit - self.end;
+        let left = limit.saturating_sub(self.end);
         if left < group::HEADER_BYTES as u64 {
             return Ok(false);
         }
@@ -119,7 +119,8 @@ impl Replay {
         if is_first != (header.kind == Kind::Checkpoint) {
             return damaged(self.end, "the first group of a journal, and no other, is a checkpoint");
         }
-        if !is_first && header.sequence != self.sequence + u64::from(header.record_count > 0) {
+        let counted = self.sequence.checked_add(u64::from(header.record_count > 0));
+        if !is_first && Some(header.sequence) != counted {
             return damaged(self.end, "a group does not count on from the one before");
         }
         for record in records {

@@ -12,7 +12,7 @@
 //! ```
 
 use crate::bytes::Fields;
-use crate::frame::{self, Location};
+use crate::frame::{self, FRAME_BYTES_MAX, JOURNAL_STEPS_MAX, Location};
 use crate::hash::Hash;
 
 const MAGIC: &[u8; 4] = b"PLIX";
@@ -40,8 +40,8 @@ pub(crate) fn encode(entries: &[(Hash, Location)], key: &[u8; 32]) -> Vec<u8> {
     bytes
 }
 
-/// The chunks that an index lists; `None` if the bytes are not a good index.
-pub(crate) fn decode(bytes: &[u8], file: u32, key: &[u8; 32]) -> Option<Vec<(Hash, Location)>> {
+/// The chunks that the index of a journal lists, whose groups end at `end`; `None` if the bytes are not a good index.
+pub(crate) fn decode(bytes: &[u8], file: u32, end: u64, key: &[u8; 32]) -> Option<Vec<(Hash, Location)>> {
     let (checked, found) = bytes.split_last_chunk::<CHECK_BYTES>()?;
     if *found != check(checked, key) {
         return None;
@@ -58,6 +58,10 @@ pub(crate) fn decode(bytes: &[u8], file: u32, key: &[u8; 32]) -> Option<Vec<(Has
         .map(|_| {
             let (hash, offset, len, step) = (fields.hash()?, fields.u32()?, fields.u32()?, fields.u8()?);
             let (crossed, leaf) = frame::parse_flags(fields.u8()?)?;
+            let fits = len as usize <= FRAME_BYTES_MAX && u64::from(offset) + u64::from(len) <= end;
+            if !fits || step > JOURNAL_STEPS_MAX {
+                return None;
+            }
             Some((hash, Location { file, offset, len, step, crossed, leaf }))
         })
         .collect()
@@ -87,11 +91,12 @@ mod tests {
         let fields =
             format!("504c4958 02000000 02000000 {one}64000000 46000000 0080 {two}c8000000 46000000 0140");
         assert_eq!(hex(&bytes), format!("{fields} ca34ae649278239236456b53f3f46ae6").replace(' ', ""));
-        assert_eq!(decode(&bytes, 2, &[7; 32]), Some(vec![entries[1], entries[0]]));
+        assert_eq!(decode(&bytes, 2, 270, &[7; 32]), Some(vec![entries[1], entries[0]]));
+        assert_eq!(decode(&bytes, 2, 269, &[7; 32]), None, "a frame ends behind the groups");
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped, 2, &[7; 32]), None, "bit {bit}");
+            assert_eq!(decode(&flipped, 2, 270, &[7; 32]), None, "bit {bit}");
         }
     }
 }

@@ -15,6 +15,8 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::append::Appender;
 use super::compaction::{Pace, Rewrite};
@@ -26,10 +28,14 @@ use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::Uniformly;
 use crate::refs::RefUpdate;
+use crate::table;
 use crate::table::hidden::{self, Bits, HiddenChunks};
+use crate::testing::Plant;
 
 /// A table is rewritten if at least one byte in so many is dead.
 const DEAD_SHARE: u64 = 4;
+/// Most transactions are over in less.
+const HOLDS_END_WITHIN: Duration = Duration::from_millis(500);
 
 type Set = HashSet<Hash, Uniformly>;
 
@@ -83,10 +89,15 @@ impl Store {
     pub fn collect(&self, dry_run: bool) -> Result<Collected> {
         let shared = &self.shared;
         let _turn = shared.take_maintenance();
+        // On a full disk this is what the next journal and the first new table are written to.
+        shared.release_spare();
         // So that all that is there now lies in journals that can be rewritten.
-        shared.rotate(true)?;
-        let collected = shared.collect(dry_run);
+        let collected = shared.rotate(true).and_then(|()| {
+            shared.await_holds();
+            shared.collect(dry_run)
+        });
         shared.end_collecting();
+        shared.renew_spare();
         collected
     }
 }
@@ -95,7 +106,7 @@ impl Shared {
     /// Whether the store has the chunk and the caller may build upon it, now and until the collection under way, if any, is over.
     pub(super) fn reuse(&self, hash: &Hash) -> Result<bool> {
         let Some((found, _)) = self.locate(hash)? else { return Ok(false) };
-        if !self.is_collecting.load(Ordering::SeqCst) {
+        if !self.is_collecting.load(Ordering::SeqCst) || self.options.plant == Some(Plant::NoBarrier) {
             return Ok(true);
         }
         Ok(match self.collecting.lock().as_mut().map(|collecting| &mut collecting.phase) {
@@ -175,17 +186,25 @@ impl Shared {
             return Ok(collected);
         }
         self.remove_strays()?;
-        self.release_spare();
-        let swept = self.sweep(&marks, &plan);
-        self.renew_spare();
-        swept?;
+        self.sweep(&marks, &plan)?;
         collected.bytes_after = self.bytes();
         Ok(collected)
+    }
+
+    /// Gives holds from before the active journal began a moment to end: what lies in files as young as the oldest is not collected.
+    fn await_holds(&self) {
+        let active = self.appender.lock().journal.number;
+        let until = Instant::now() + HOLDS_END_WITHIN;
+        while self.pins.lock().held_since().is_some_and(|since| since < active) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Takes the roots of now.
     fn begin_marking(&self) -> Result<Marks> {
         let view = self.view.load_full();
+        // It says which chunks are leaves, and under a leaf nothing is looked for: so it decides what is removed.
+        view.lookup.tables().iter().try_for_each(|table| table.check_index())?;
         let appender = self.appender.lock();
         let pins = self.pins.lock();
         let active = appender.journal.number;
@@ -248,7 +267,8 @@ impl Shared {
             if marks.mark(&hash, &found) && !found.place.leaf {
                 let chunk = match self.cache.peek(&hash) {
                     Some(chunk) => Some(chunk),
-                    None => self.load(&hash, false)?,
+                    // Hashed, whenever that was done last: an address that rotted would leave what it led to unmarked.
+                    None => self.load(&hash, true)?,
                 };
                 queue.extend(chunk.iter().flat_map(|chunk| chunk.children()));
                 pace.step();
@@ -313,11 +333,11 @@ impl Shared {
                 continue;
             };
             let dead = bits.inverted();
+            let live = live_bytes.get(&table.number).copied().unwrap_or(0);
+            let garbage = table.frames_len().saturating_sub(live) + dead.count() * table::ENTRY_BYTES as u64;
             if dead.count() > 0 {
                 plan.hidden.insert(table.number, dead);
             }
-            let live = live_bytes.get(&table.number).copied().unwrap_or(0);
-            let garbage = table.listed.len.saturating_sub(live + u64::from(table.len()) * 40);
             dead_bytes += garbage;
             if garbage >= table.listed.len / DEAD_SHARE {
                 plan.tables.push(table.number);

@@ -25,6 +25,7 @@ use crate::manifest::Listed;
 use crate::patch;
 use crate::table;
 use crate::table::write::Writer;
+use crate::testing::Plant;
 
 /// zstd's level under [`Compression::Fast`].
 const FAST_LEVEL: i32 = 1;
@@ -95,6 +96,7 @@ pub(super) struct Job<'a> {
     /// The run that they belong to; a new one if there is none.
     pub(super) run: Option<u32>,
     pub(super) take_number: &'a dyn Fn() -> u32,
+    pub(super) plant: Option<Plant>,
     /// Whether to give up.
     pub(super) stop: &'a dyn Fn() -> bool,
 }
@@ -309,7 +311,8 @@ impl Job<'_> {
             let item = &items[index as usize];
             let chunk = if index == newest { first.clone() } else { self.load(item)? };
             let place = output.put(item, &chunk, newer.as_deref())?;
-            let newer = Rc::new(Version { chunk, place });
+            let start = newer.filter(|_| place.step > 0).map(|newer| newer.start.clone().unwrap_or(newer));
+            let newer = Rc::new(Version { chunk, place, start });
             let mut older = item.older;
             while older != NONE {
                 waiting.push((older, Some(newer.clone())));
@@ -324,6 +327,18 @@ impl Job<'_> {
 struct Version {
     chunk: Chunk,
     place: Location,
+    /// The whole one that its chain starts from, if that is another.
+    start: Option<Newer>,
+}
+
+impl Version {
+    /// What the next older version is to be the difference from: this one, or, once the chain is at its longest, its start.
+    fn base(&self) -> &Version {
+        match &self.start {
+            Some(start) if self.place.step >= STEPS_MAX => start,
+            _ => self,
+        }
+    }
 }
 
 type Newer = Rc<Version>;
@@ -373,8 +388,8 @@ impl Output<'_> {
             payload_len: payload.len() as u32,
         };
         let writer = self.writer()?;
-        let near = newer.filter(|newer| newer.place.file == writer.number() && newer.place.step < STEPS_MAX);
         let number = writer.number();
+        let near = newer.map(Version::base).filter(|base| base.place.file == number);
         let difference = near.and_then(|newer| difference(chunk, newer));
         let mut frame = match (difference, near) {
             (Some((is_patch, payload)), Some(newer)) => {
@@ -467,7 +482,7 @@ impl Output<'_> {
         let number = writer.number();
         let first = self.done.tables.first().map_or(number, |first| first.number);
         let run = self.job.run.unwrap_or(first);
-        match writer.finish(self.job.newest, self.job.tier, run) {
+        match writer.finish(self.job.newest, self.job.tier, run, self.job.plant) {
             Ok(listed) => {
                 self.done.tables.push(listed);
                 Ok(())
@@ -500,5 +515,5 @@ fn difference(chunk: &Chunk, newer: &Version) -> Option<(bool, Vec<u8>)> {
         (Some(patched), None) => Some((true, patched)),
         (None, None) => None,
     }
-    .filter(|(_, payload)| payload.len() < bytes.len() / 3)
+    .filter(|(_, payload)| payload.len() < bytes.len() / 2)
 }

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::manifest::{Hidden, Listed, Manifest};
 use crate::table::hidden::HiddenChunks;
 use crate::table::{self, Table};
+use crate::testing::Plant;
 use crate::{journal, manifest};
 
 /// Runs of a tier that are merged into one of the next.
@@ -88,11 +89,23 @@ impl Inputs {
 }
 
 impl Store {
+    /// Why the store's own thread last gave up, if it did: the next sealed journal has it try again.
+    pub fn maintenance_failure(&self) -> Option<String> {
+        self.shared.maintenance.failure()
+    }
+
+    /// Compacts what is due, once, at the pace of the store's own thread; whether there was anything. For stores without that thread.
+    pub fn maintain(&self) -> Result<bool> {
+        self.shared.maintain()
+    }
+
     /// Rewrites all files in the order of their trees, newest versions whole and older ones as differences, now and at full speed. Readers
     /// and writers go on.
     pub fn compact(&self) -> Result<Compacted> {
         let shared = &self.shared;
         let _turn = shared.maintenance.turn.lock();
+        // On a full disk this is what the next journal is written to.
+        shared.release_spare();
         shared.rotate(true)?;
         let inputs = {
             let manifest = shared.manifest.lock();
@@ -206,6 +219,7 @@ impl Shared {
             tier,
             run,
             take_number: &take_number,
+            plant: self.options.plant,
             stop: &|| self.maintenance.is_stopping() || self.poison.get().is_some(),
         };
         job.run(&inputs.journals, &inputs.tables, keep, pace)
@@ -299,6 +313,9 @@ impl Shared {
             let listed = sealed(&manifest);
             bases.retain(|journal, _| listed.contains(journal));
             bases.values().for_each(|files| needed.extend(files));
+        }
+        if self.options.plant == Some(Plant::BaseDropped) {
+            needed.clear();
         }
         let goes = |number: u32, held: bool| held && !needed.contains(&number);
         let mut next = manifest.clone();

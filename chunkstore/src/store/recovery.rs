@@ -29,8 +29,8 @@ use crate::journal::{self, Journal, StoreId, seal};
 use crate::lock::Lock;
 use crate::manifest::{self, Manifest, Sealed};
 use crate::stats::Counters;
-use crate::table::Table;
 use crate::table::hidden::{self, HiddenChunks};
+use crate::table::{self, Table};
 use crate::watermark::{Mark, Watermark};
 
 /// What lies in the directory.
@@ -45,13 +45,20 @@ fn look(io: &dyn Io) -> Result<Found> {
         return Ok(Found::Store(manifest));
     }
     let names = io.list().map_err(Error::io("list", "the directory"))?;
+    let missing =
+        |beside: &str| Error::damaged(manifest::FILE, 0, format!("the manifest is missing beside {beside}"));
+    // A creation makes no table, and nothing is hidden in one.
+    let tables = |name: &&String| table::number_of(name).or(hidden::number_of(name)).is_some();
+    if let Some(name) = names.iter().find(tables) {
+        return Err(missing(name));
+    }
     let Some(journal) = names.iter().find(|name| journal::number_of(name).is_some()) else {
         return Ok(Found::Nothing);
     };
     // A creation makes its manifest, under the temporary name, durable before its journal.
     match Manifest::read(io, manifest::NEW_FILE) {
         Ok(Some(new)) if new.generation == 1 => Ok(Found::Nothing),
-        _ => Err(Error::damaged(manifest::FILE, 0, format!("the manifest is missing beside {journal}"))),
+        _ => Err(missing(journal)),
     }
 }
 
@@ -198,6 +205,10 @@ impl Opening {
         };
         for listed in &manifest.tables {
             let table = Table::open(&*self.io, listed, &manifest.store)?;
+            if hidden.get(&listed.number).is_some_and(|bits| bits.len() != table.len()) {
+                let what = "what is hidden in the table is not for as many chunks as it has";
+                return Err(Error::damaged(&table.name, 0, what));
+            }
             self.view.tables.insert(listed.number, Arc::new(table));
             if listed.held {
                 self.view.held.insert(listed.number);
@@ -222,7 +233,7 @@ impl Opening {
             index_len if sealed.end.checked_add(index_len).is_none_or(|end| end > len) => None,
             index_len => {
                 let bytes = journal.read(sealed.end, index_len as usize)?;
-                seal::decode(&bytes, journal.number, &journal.key)
+                seal::decode(&bytes, journal.number, sealed.end, &journal.key)
             }
         };
         let entries = match index {
@@ -265,6 +276,7 @@ impl Opening {
         self.view.journals.insert(journal.number, journal.clone());
         // Which files the deltas in journals have bases in is not kept: at worst any.
         let listed = manifest.sealed.iter().map(|sealed| sealed.number);
+        self.view.plant = self.options.plant;
         let bases: BTreeSet<u32> = listed.chain(manifest.tables.iter().map(|table| table.number)).collect();
         let maintenance = Maintenance::default();
         for sealed in manifest.sealed.iter().filter(|sealed| !sealed.held) {

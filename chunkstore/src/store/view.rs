@@ -16,6 +16,7 @@ use crate::stats::count;
 use crate::table::hidden::HiddenChunks;
 use crate::table::lookup::Lookup;
 use crate::table::{self, Table};
+use crate::testing::Plant;
 
 /// The files of one generation.
 #[derive(Clone, Default)]
@@ -27,6 +28,7 @@ pub(super) struct View {
     pub(super) held: BTreeSet<u32>,
     pub(super) lookup: Arc<Lookup>,
     pub(super) hidden: Arc<HiddenChunks>,
+    pub(super) plant: Option<Plant>,
 }
 
 /// Where a chunk lies.
@@ -68,7 +70,8 @@ impl View {
     pub(super) fn load(&self, hash: &Hash, found: &Found, always: bool) -> Result<Chunk, LoadError> {
         let bytes = self.decode(found.place)?;
         let table = found.ordinal.and_then(|ordinal| Some((self.tables.get(&found.place.file)?, ordinal)));
-        if !always && table.is_some_and(|(table, ordinal)| table.is_verified(ordinal)) {
+        let known = !always && table.is_some_and(|(table, ordinal)| table.is_verified(ordinal));
+        if known || self.plant == Some(Plant::HashUnchecked) {
             return Ok(Chunk::verified(bytes, hash)?);
         }
         let chunk = Chunk::verify(bytes, hash)?;
@@ -153,7 +156,9 @@ impl Shared {
     /// Loads the chunk from its file; `None` if the store lacks it.
     pub(super) fn load(&self, hash: &Hash, always: bool) -> Result<Option<Chunk>> {
         for attempt in 1.. {
-            let Some((found, view)) = self.locate(hash)? else { return Ok(None) };
+            let Some((found, view)) = self.locate(hash).map_err(|error| error.of(hash))? else {
+                return Ok(None);
+            };
             count(&self.counters.chunk_loads, 1);
             match view.load(hash, &found, always) {
                 Ok(chunk) => return Ok(Some(chunk)),

@@ -40,6 +40,11 @@ impl Bits {
         Bits { len, bytes: vec![0; len.div_ceil(8) as usize] }
     }
 
+    /// Number of bits, set or not.
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
     pub(crate) fn get(&self, index: u32) -> bool {
         self.bytes.get(index as usize / 8).is_some_and(|byte| byte >> (index % 8) & 1 == 1)
     }
@@ -142,29 +147,45 @@ pub(crate) fn read(io: &dyn Io, entry: &manifest::Hidden, store: &StoreId) -> Re
     let mut bytes = vec![0; len as usize];
     file.read_at(&mut bytes, 0).map_err(Error::io("read", &name))?;
     decode(&bytes, entry, store)
-        .ok_or_else(|| Error::damaged(&name, 0, "the file is not the one in the manifest"))
 }
 
 /// What the file says, if it is the one that the manifest names.
-pub(crate) fn decode(bytes: &[u8], entry: &manifest::Hidden, store: &StoreId) -> Option<HiddenChunks> {
-    let (checked, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>()?;
-    if blake3::hash(checked).as_bytes() != checksum || check_of(bytes) != entry.check {
-        return None;
-    }
+pub(crate) fn decode(bytes: &[u8], entry: &manifest::Hidden, store: &StoreId) -> Result<HiddenChunks> {
+    let name = file_name(entry.number);
+    let other = |offset, what| Error::damaged(&name, offset, what);
+    let Some((checked, checksum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() else {
+        return Err(other(0, "the file is cut short"));
+    };
     let mut fields = Fields::new(checked);
-    let head = fields.take(8)? == MAGIC && fields.u32()? == VERSION && fields.u32()? == entry.number;
-    if !head || fields.array::<16>()? != *store {
-        return None;
+    if fields.take(8) != Some(MAGIC) {
+        return Err(other(0, "a hidden file begins with \"plchhide\""));
     }
+    if blake3::hash(checked).as_bytes() != checksum || check_of(bytes) != entry.check {
+        return Err(other(0, "the file is not the one in the manifest"));
+    }
+    match fields.u32() {
+        Some(VERSION) => {}
+        found => return Err(Error::Version { file: name, found: found.unwrap_or(0), expected: VERSION }),
+    }
+    if (fields.u32(), fields.array()) != (Some(entry.number), Some(*store)) {
+        return Err(other(12, "this is another hidden file, or another store's"));
+    }
+    decode_tables(&mut fields)
+        .ok_or_else(|| Error::damaged(&name, fields.at() as u64, "the file breaks a rule of its layout"))
+}
+
+fn decode_tables(fields: &mut Fields<'_>) -> Option<HiddenChunks> {
     let count = fields.u32()?;
     let mut hidden = HiddenChunks::new();
     for _ in 0..count {
         let (table, len) = (fields.u32()?, fields.u32()?);
-        let bytes = fields.take(len.div_ceil(8) as usize)?.to_vec();
-        if hidden.last_key_value().is_some_and(|(last, _)| *last >= table) {
+        let bits = Bits { len, bytes: fields.take(len.div_ceil(8) as usize)?.to_vec() };
+        let ascends = hidden.last_key_value().is_none_or(|(last, _)| *last < table);
+        // No bit stands for a chunk that the table does not have.
+        if !ascends || bits.count() + bits.inverted().count() != u64::from(len) {
             return None;
         }
-        hidden.insert(table, Bits { len, bytes });
+        hidden.insert(table, bits);
     }
     (fields.left() == 0).then_some(hidden)
 }
@@ -187,11 +208,11 @@ mod tests {
             format!("706c636868696465 01000000 09000000 {} 01000000 07000000 0b000000 0104", "ab".repeat(16));
         assert_eq!(hex(fields), expected.replace(' ', ""));
         let entry = manifest::Hidden { number: 9, len: bytes.len() as u64, check: check_of(checksum) };
-        assert_eq!(decode(&bytes, &entry, &[0xab; 16]), Some(hidden));
+        assert_eq!(decode(&bytes, &entry, &[0xab; 16]).unwrap(), hidden);
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped, &entry, &[0xab; 16]), None, "bit {bit}");
+            assert!(matches!(decode(&flipped, &entry, &[0xab; 16]), Err(Error::Damaged { .. })), "bit {bit}");
         }
     }
 }

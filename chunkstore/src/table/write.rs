@@ -15,6 +15,7 @@ use crate::hash::Hash;
 use crate::io::{File, Io};
 use crate::journal::StoreId;
 use crate::manifest::Listed;
+use crate::testing::Plant;
 
 /// Bytes gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -63,11 +64,6 @@ impl Writer {
         (self.written + self.buffer.len() as u64) as u32
     }
 
-    /// Whether no chunk was put.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
     /// Whether a frame of `len` bytes more still leaves a table of allowed length.
     pub(crate) fn has_room(&self, len: usize) -> bool {
         let index_len = (self.entries.len() + 1) * ENTRY_BYTES + FOOTER_BYTES;
@@ -95,7 +91,7 @@ impl Writer {
     }
 
     /// Writes index and footer and syncs the file; its directory entry is not durable yet.
-    pub(crate) fn finish(mut self, newest: u32, tier: u32, run: u32) -> Result<Listed> {
+    pub(crate) fn finish(mut self, newest: u32, tier: u32, run: u32, plant: Option<Plant>) -> Result<Listed> {
         self.entries.sort_unstable_by_key(|(hash, _)| *hash);
         let index_offset = self.next_offset();
         for (hash, place) in std::mem::take(&mut self.entries) {
@@ -113,7 +109,9 @@ impl Writer {
         let footer = footer.encode(&self.key);
         self.buffer.extend(footer);
         self.flush()?;
-        self.file.sync_data().map_err(Error::io("sync", &self.name))?;
+        if plant != Some(Plant::ManifestBeforeTable) {
+            self.file.sync_data().map_err(Error::io("sync", &self.name))?;
+        }
         debug_assert!(self.written > HEADER_BYTES as u64);
         Ok(Listed {
             number: self.number,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_chunkstore::io::memory::{Faults, Memory};
+use pleach_chunkstore::testing::Plant;
 use pleach_chunkstore::{Batch, Chunk, Durability, Error, Hash, Options, Outcome, RefUpdate, Result, Store};
 
 type Image = BTreeMap<String, Vec<u8>>;
@@ -17,6 +18,11 @@ const STEPS: u64 = 18;
 fn options(durability: Durability) -> Options {
     // Short enough that the steps below seal several journals.
     Options { journal_bytes: 1500, background: false, cache_bytes: 0, durability, ..Options::default() }
+}
+
+/// Journals so short that compaction finds some that the active one has differences from.
+fn upkept() -> Options {
+    Options { journal_bytes: 400, ..options(Durability::Full) }
 }
 
 /// The node that step `step` writes: one line differs from the step before.
@@ -78,8 +84,10 @@ fn run(disk: &Memory, options: &Options, upkeep: Upkeep, progress: &mut Progress
     progress.created = true;
     for number in 1..=STEPS / 2 {
         step(&store, number, progress, number % 3 != 0)?;
-        if upkeep == Upkeep::CompactAndCollect && number % 3 == 1 {
-            store.compact()?;
+        match (upkeep, number % 4) {
+            (Upkeep::CompactAndCollect, 0) => drop(store.compact()?),
+            (Upkeep::CompactAndCollect, _) => drop(store.maintain()?),
+            _ => {}
         }
     }
     store.close()?;
@@ -89,6 +97,7 @@ fn run(disk: &Memory, options: &Options, upkeep: Upkeep, progress: &mut Progress
         match (upkeep, number % 4) {
             (Upkeep::CompactAndCollect, 0) => drop(store.collect(false)?),
             (Upkeep::CompactAndCollect, 3) => drop(store.compact()?),
+            (Upkeep::CompactAndCollect, _) => drop(store.maintain()?),
             _ => {}
         }
     }
@@ -217,7 +226,7 @@ fn a_power_cut_at_any_effect_loses_nothing_acknowledged() {
 
 #[test]
 fn a_power_cut_at_any_effect_of_compaction_or_collection_loses_nothing() {
-    let states = explore(|_| {}, &options(Durability::Full), Upkeep::CompactAndCollect).unwrap();
+    let states = explore(|_| {}, &upkept(), Upkeep::CompactAndCollect).unwrap();
     println!("{states} states after power cuts beside compactions and collections, nothing in use was lost");
     assert!(states > 3000, "{states}");
 }
@@ -236,6 +245,22 @@ fn the_check_finds_a_missing_directory_sync() {
     println!("{found}");
 }
 
+/// What [`explore`] finds of a planted fault.
+fn found(plant: Plant) -> String {
+    let options = Options { plant: Some(plant), ..upkept() };
+    explore(|_| {}, &options, Upkeep::CompactAndCollect).unwrap_err()
+}
+
+#[test]
+fn the_check_finds_a_manifest_that_is_durable_before_the_table() {
+    println!("{}", found(Plant::ManifestBeforeTable));
+}
+
+#[test]
+fn the_check_finds_a_base_dropped_under_a_difference_in_use() {
+    println!("{}", found(Plant::BaseDropped));
+}
+
 #[test]
 fn the_check_finds_an_acknowledgement_before_the_sync() {
     let eager = Durability::Eventual { interval: Duration::from_secs(3600) };
@@ -246,24 +271,36 @@ fn the_check_finds_an_acknowledgement_before_the_sync() {
 #[test]
 fn an_error_at_any_effect_is_reported_and_loses_nothing_acknowledged() {
     for upkeep in [Upkeep::None, Upkeep::CompactAndCollect] {
-        let mut states = 0;
-        for at in 1.. {
-            let disk = Memory::simulated();
-            disk.with_faults(|faults| faults.error_at = Some(at));
-            let mut progress = Progress::default();
-            let _ = run(&disk, &options(Durability::Full), upkeep, &mut progress);
-            for seed in 0..4 {
-                let image = disk.after_power_cut(choices(seed + if seed > 1 { at * 4 } else { 0 }));
-                check(&image, &options(Durability::Full), progress)
-                    .unwrap_or_else(|found| panic!("error at call {at}, seed {seed}: {found}"));
-                states += 1;
-            }
-            if disk.with_faults(|faults| faults.calls < at).unwrap() {
-                break;
-            }
-        }
+        let states = explore_errors(&options(Durability::Full), upkeep).unwrap();
         println!("{states} states after input/output errors");
     }
+}
+
+#[test]
+fn the_check_finds_a_failed_sync_that_is_tried_again() {
+    let options = Options { plant: Some(Plant::SyncAgain), ..options(Durability::Full) };
+    println!("{}", explore_errors(&options, Upkeep::None).unwrap_err());
+}
+
+/// Fails each effect of `run` in turn, cuts the power afterwards, and checks what is left.
+fn explore_errors(options: &Options, upkeep: Upkeep) -> Result<u64, String> {
+    let mut states = 0;
+    for at in 1.. {
+        let disk = Memory::simulated();
+        disk.with_faults(|faults| faults.error_at = Some(at));
+        let mut progress = Progress::default();
+        let _ = run(&disk, options, upkeep, &mut progress);
+        for seed in 0..4 {
+            let image = disk.after_power_cut(choices(seed + if seed > 1 { at * 4 } else { 0 }));
+            check(&image, options, progress)
+                .map_err(|found| format!("error at call {at}, seed {seed}: {found}"))?;
+            states += 1;
+        }
+        if disk.with_faults(|faults| faults.calls < at).unwrap() {
+            return Ok(states);
+        }
+    }
+    unreachable!("a run has an end")
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use pleach_chunkstore::io::memory::Memory;
+use pleach_chunkstore::testing::Plant;
 use pleach_chunkstore::{Batch, Chunk, Compression, Error, Hash, Options, Outcome, RefUpdate, Store};
 use proptest::prelude::*;
 
@@ -162,66 +163,93 @@ fn what_is_pinned_or_held_stays_until_it_is_let_go() {
     assert!(store.pinned(one.hash()).unwrap().is_none());
 }
 
-/// Writers that make, and make again, the same few chunks, so that they build upon what collections are about to remove.
-#[test]
-fn writers_and_collections_go_on_together() {
-    let disk = Memory::default();
-    let store = Store::create_with_io(Arc::new(disk.clone()), options(Compression::Fast)).unwrap();
+/// Writers that make, and make again, the same few chunks, so that they build upon what collections are about to remove. Gives the
+/// number of collections, or a chunk that is gone.
+fn race(disk: &Memory, options: &Options) -> Result<u64, String> {
+    let store = Store::create_with_io(Arc::new(disk.clone()), options.clone()).unwrap();
     let done = AtomicBool::new(false);
-    let collections = thread::scope(|scope| {
-        let writers: Vec<_> = (0..3_usize)
-            .map(|writer| {
-                let store = store.clone();
-                scope.spawn(move || {
-                    let name = format!("writer/{writer}");
-                    for turn in 0..150_usize {
-                        let leaves: Vec<Chunk> =
-                            (0..4).map(|number| rows(number, (turn * 3 + number * writer) % 5)).collect();
-                        let mut chunks: Vec<_> = leaves.iter().map(|chunk| (chunk.clone(), None)).collect();
-                        // The leaves go first, as those of a large import do.
-                        let hold = store.hold();
-                        append(&store, &chunks, &[]).wait().unwrap();
-                        chunks.clear();
-                        chunks.push((node(&leaves), None));
-                        commit(&store, &name, &chunks);
-                        drop(hold);
-                        assert!(check_root(&store, &store.get_ref(&name).unwrap()) > 1);
-                    }
-                })
-            })
-            .collect();
+    let write = |writer: usize| {
+        let name = format!("writer/{writer}");
+        for turn in 0..150_usize {
+            let leaves: Vec<Chunk> =
+                (0..4).map(|number| rows(number, (turn * 3 + number * writer) % 5)).collect();
+            let chunks: Vec<_> = leaves.iter().map(|chunk| (chunk.clone(), None)).collect();
+            // The leaves go first, as those of a large import do.
+            let hold = store.hold();
+            append(&store, &chunks, &[]).wait().unwrap();
+            commit(&store, &name, &[(node(&leaves), None)]);
+            drop(hold);
+            whole(&store, &store.get_ref(&name).unwrap())?;
+        }
+        Ok(())
+    };
+    let (collections, ended) = thread::scope(|scope| {
+        let write = &write;
+        let writers: Vec<_> = (0..3).map(|writer| scope.spawn(move || write(writer))).collect();
         let upkeep = scope.spawn(|| {
             let mut collections = 0;
-            while !done.load(Ordering::SeqCst) && collections < 10_000 {
-                store.collect(false).unwrap();
-                collections += 1;
-                if collections % 5 == 0 {
-                    store.compact().unwrap();
+            while !done.load(Ordering::SeqCst) {
+                if store.collect(false).and_then(|_| store.compact()).is_err() {
+                    break;
                 }
+                collections += 1;
             }
             collections
         });
         let ended: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
         done.store(true, Ordering::SeqCst);
-        assert!(ended.iter().all(Result::is_ok), "a writer failed");
-        upkeep.join().unwrap()
+        (upkeep.join().unwrap(), ended)
     });
+    ended.into_iter().map(Result::unwrap).collect::<Result<Vec<()>, String>>()?;
+    for (_, root) in store.refs("") {
+        whole(&store, &root)?;
+    }
+    Ok(collections)
+}
+
+/// Everything under `root` reads back.
+fn whole(store: &Store, root: &Hash) -> Result<(), String> {
+    let mut waiting = vec![*root];
+    while let Some(hash) = waiting.pop() {
+        let chunk = store.get(&hash).map_err(|error| error.to_string())?;
+        waiting.extend(chunk.ok_or_else(|| format!("{hash} is gone"))?.children());
+    }
+    Ok(())
+}
+
+#[test]
+fn writers_and_collections_go_on_together() {
+    let (disk, options) = (Memory::default(), options(Compression::Fast));
+    let collections = race(&disk, &options).unwrap();
     println!("{collections} collections beside 450 commits");
-    check(&store);
-    store.close().unwrap();
-    let store = Store::open_with_io(Arc::new(disk), options(Compression::Fast)).unwrap();
+    let store = Store::open_with_io(Arc::new(disk), options).unwrap();
     check(&store);
 }
 
-fn check_root(store: &Store, root: &Hash) -> usize {
-    let mut waiting = vec![*root];
-    let mut seen = 0;
-    while let Some(hash) = waiting.pop() {
-        seen += 1;
-        let chunk = store.get(&hash).unwrap().unwrap_or_else(|| panic!("{hash} is gone"));
-        waiting.extend(chunk.children());
-    }
-    seen
+#[test]
+fn the_race_finds_a_collection_without_its_barrier() {
+    let options = Options { plant: Some(Plant::NoBarrier), ..options(Compression::Fast) };
+    let found = (0..50).find_map(|_| race(&Memory::default(), &options).err());
+    println!("{}", found.expect("a chunk that is gone"));
+}
+
+#[test]
+fn a_disk_that_is_full_can_be_collected() {
+    let disk = Memory::simulated();
+    let store = Store::create_with_io(Arc::new(disk.clone()), options(Compression::Fast)).unwrap();
+    history(&store, 60, 80, false);
+    store.compact().unwrap();
+    let used: u64 = disk.files().values().map(|bytes| bytes.len() as u64).sum();
+    disk.with_faults(|faults| faults.capacity_bytes = Some(used));
+    let chunk = rows(77, 77);
+    let mut batch = Batch::default();
+    batch.put(chunk.clone(), None);
+    assert!(matches!(store.append(batch, &[]), Err(Error::DiskFull { .. })));
+    let live = check(&store);
+    let done = store.collect(false).unwrap();
+    assert!(done.bytes_after < done.bytes_before, "{done:?}");
+    assert_eq!(check(&store), live);
+    commit(&store, "more", &[(chunk, None)]);
 }
 
 #[test]

@@ -110,7 +110,7 @@ fn branches_are_renamed_and_deleted() {
     sandbox.run(&["-C", "db", "branch", "a"]).ok();
     sandbox.run(&["-C", "db", "branch", "-m", "a", "b/c"]).ok();
     let listed = sandbox.run(&["-C", "db", "branch"]).ok();
-    assert!(listed.contains("b/c") && !listed.contains("a\n"), "{listed}");
+    assert!(listed.contains("  b/c\t") && !listed.contains("  a\t"), "{listed}");
     sandbox.run(&["-C", "db", "branch", "-d", "b/c"]).ok();
     sandbox.run(&["-C", "db", "branch", "-d", "main"]).fails(1);
     sandbox.run(&["-C", "db", "switch", "b/c"]).fails(1);

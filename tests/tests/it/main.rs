@@ -1,6 +1,13 @@
 //! Integration tests: the real binary on real files and sockets. A test of a row of `docs/conformance.md` begins with its id.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    missing_docs
+)]
 
 mod architecture;
 mod backup;
@@ -12,5 +19,6 @@ mod remotes;
 mod replica;
 mod scale;
 mod server;
+mod syscalls;
 mod tables;
 mod tour;
