@@ -27,6 +27,8 @@ fn figures(stats: &pleach_engine::Stats) -> HashMap<String, u64> {
         ("journal_bytes", stats.journal_bytes),
         ("tables", stats.tables),
         ("table_bytes", stats.table_bytes),
+        ("held_files", stats.held_files),
+        ("lookup_bytes", stats.lookup_bytes),
         ("sequence", stats.sequence),
         ("bytes_written", stats.bytes_written),
         ("bytes_read", stats.bytes_read),

@@ -276,6 +276,9 @@ fn gc_takes_what_nothing_leads_to_and_a_backup_made_before_still_has_it() {
     let kept = refused.split([' ', ',', '\n']).find(|word| word.starts_with("recovery/work/main/")).unwrap();
     let done = run(&["gc", "--purge", kept, "--json"]).json();
     assert!(done["dead_chunks"].as_u64().unwrap() > 50, "{done}");
+    let (first, again) = (run(&["gc", "--json"]).json(), run(&["gc", "--json"]).json());
+    assert_eq!(again["bytes_after"], first["bytes_after"], "nothing to do costs nothing");
+    assert_eq!(again["files_rewritten"], 0, "{again}");
     assert_eq!(run(&["export", "t"]).ok(), rows);
     assert_eq!(run(&["fsck", "--json"]).json()["damages"], json!([]));
     sandbox.run(&["backup", "restore", &url(&sandbox, "backup"), "old"]).ok();
