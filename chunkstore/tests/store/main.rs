@@ -4,6 +4,7 @@
 mod backup;
 mod basics;
 mod chains;
+mod conformance;
 mod cost;
 mod crash;
 mod damage;
