@@ -8,6 +8,7 @@ pub mod compare;
 pub mod means;
 pub mod measure;
 pub mod rows;
+pub mod store;
 pub mod sync_calls;
 pub mod system;
 pub mod worker;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use pleach_bench::compare::{self, Line, Plan};
-use pleach_bench::{means, system, worker, workload};
+use pleach_bench::{means, store, system, worker, workload};
 
 #[derive(Parser)]
 #[command(name = "pleach-bench", version, about = "Benchmarks of Pleach beside its rivals")]
@@ -42,6 +42,15 @@ enum Command {
         /// Rows of the table, 116 bytes each
         #[arg(long, default_value_t = 1_000_000)]
         rows: usize,
+    },
+    /// Measure the chunk store: compaction, history, opening, collection
+    Store {
+        /// Rows of the table, 116 bytes each
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: usize,
+        /// Where the store is made, and removed afterwards [default: the system's temporary directory]
+        #[arg(long)]
+        directory: Option<PathBuf>,
     },
     /// One system in a process of its own; started by `compare`
     #[command(hide = true)]
@@ -92,6 +101,11 @@ fn main() -> Result<()> {
                 );
             }
             Ok(())
+        }
+        Command::Store { rows, directory } => {
+            store::run(rows, &directory.unwrap_or_else(std::env::temp_dir), &mut |figure| {
+                println!("{:<6} {:<36} {:>16.3}", figure.case, figure.metric, figure.value);
+            })
         }
         Command::Worker { system, rows, directory } => {
             worker::serve(&system, rows, &directory, io::stdin().lock(), io::stdout().lock())

@@ -8,10 +8,19 @@ use crate::chunk::Chunk;
 use crate::hash::Hash;
 use crate::index::Uniformly;
 
+/// A chunk, and how it is to be kept.
+pub(crate) struct Put {
+    pub(crate) chunk: Chunk,
+    /// An earlier version of the same node.
+    pub(crate) base: Option<Hash>,
+    /// It is written even if the store has it.
+    pub(crate) anew: bool,
+}
+
 /// Chunks to be appended together.
 #[derive(Default)]
 pub struct Batch {
-    chunks: Vec<(Chunk, Option<Hash>)>,
+    chunks: Vec<Put>,
     places: HashMap<Hash, usize, Uniformly>,
     bytes: usize,
 }
@@ -24,13 +33,22 @@ impl Batch {
         if let std::collections::hash_map::Entry::Vacant(place) = self.places.entry(hash) {
             place.insert(self.chunks.len());
             self.bytes += chunk.bytes().len();
-            self.chunks.push((chunk, base.filter(|base| *base != hash)));
+            self.chunks.push(Put { chunk, base: base.filter(|base| *base != hash), anew: false });
+        }
+    }
+
+    /// Adds a chunk that is to be written whole even if the store has it: to repair one that cannot be read.
+    pub fn put_anew(&mut self, chunk: Chunk) {
+        let hash = *chunk.hash();
+        self.put(chunk, None);
+        if let Some(put) = self.places.get(&hash).and_then(|place| self.chunks.get_mut(*place)) {
+            (put.base, put.anew) = (None, true);
         }
     }
 
     /// The chunk with this hash, if it was put.
     pub fn get(&self, hash: &Hash) -> Option<&Chunk> {
-        self.places.get(hash).and_then(|place| self.chunks.get(*place)).map(|(chunk, _)| chunk)
+        self.places.get(hash).and_then(|place| self.chunks.get(*place)).map(|put| &put.chunk)
     }
 
     /// Whether the chunk was put.
@@ -53,8 +71,8 @@ impl Batch {
         self.bytes
     }
 
-    /// The chunks with their bases, in the order in which they were put.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Chunk, Option<Hash>)> {
+    /// The chunks, in the order in which they were put.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Put> {
         self.chunks.iter()
     }
 }

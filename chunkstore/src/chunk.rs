@@ -125,6 +125,12 @@ impl Chunk {
         Ok(Chunk(Arc::new(Inner { hash: found, bytes, header })))
     }
 
+    /// The chunk with these bytes, which were hashed before and found to be `hash`'s.
+    pub(crate) fn verified(bytes: Vec<u8>, hash: &Hash) -> Result<Chunk, ChunkError> {
+        let header = Header::parse(&bytes)?;
+        Ok(Chunk(Arc::new(Inner { hash: *hash, bytes, header })))
+    }
+
     /// The chunk with these bytes, under whatever hash they have.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Chunk, ChunkError> {
         let header = Header::parse(&bytes)?;

@@ -37,6 +37,36 @@ pub enum Error {
         /// The machine that it runs on.
         host: String,
     },
+    /// The directory holds something, and it is no store.
+    #[error("{dir} is not empty, and holds no store: choose another directory")]
+    NotEmpty {
+        /// The directory.
+        dir: String,
+    },
+    /// The store in the directory is no backup.
+    #[error("{dir} holds a store that is no backup: choose another place for the backup")]
+    NotBackup {
+        /// The directory.
+        dir: String,
+    },
+    /// The backup in the directory is of another store.
+    #[error("{dir} holds the backup of another store: choose another place, one for each store")]
+    OtherSource {
+        /// The directory.
+        dir: String,
+    },
+    /// A ref that was to be made exists.
+    #[error("the ref {name} exists already: try again")]
+    RefExists {
+        /// The ref.
+        name: String,
+    },
+    /// A chunk that another one, or a ref, names is not in the store.
+    #[error("chunk {hash} is missing: run fsck, and repair the store from a backup or a remote")]
+    Missing {
+        /// Its address.
+        hash: Hash,
+    },
     /// A file holds something else than what was written.
     #[error("{file} is damaged at byte {offset}: {what}{}; restore this store from a backup or a remote", of_chunk(.hash))]
     Damaged {
@@ -85,6 +115,12 @@ pub enum Error {
         /// The failure.
         cause: String,
     },
+    /// A ref was to name a chunk that a collection is removing, as nothing led to it.
+    #[error("chunk {hash} is being removed, as nothing led to it: write or fetch it again, then name it")]
+    Collected {
+        /// The chunk.
+        hash: Hash,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -128,11 +164,17 @@ impl Error {
         match self {
             Error::NotFound { .. }
             | Error::AlreadyExists { .. }
+            | Error::NotEmpty { .. }
+            | Error::NotBackup { .. }
+            | Error::OtherSource { .. }
             | Error::BatchTooLarge { .. }
             | Error::BadRefName { .. } => ErrorKind::Request,
-            Error::Locked { .. } | Error::DiskFull { .. } => ErrorKind::Retry,
+            Error::Locked { .. }
+            | Error::DiskFull { .. }
+            | Error::RefExists { .. }
+            | Error::Collected { .. } => ErrorKind::Retry,
             Error::Poisoned { .. } | Error::Closed => ErrorKind::Reopen,
-            Error::Damaged { .. } | Error::Version { .. } => ErrorKind::Restore,
+            Error::Damaged { .. } | Error::Missing { .. } | Error::Version { .. } => ErrorKind::Restore,
             Error::Io { .. } => ErrorKind::System,
         }
     }

@@ -1,50 +1,53 @@
 //! A frame: how one chunk lies in a file.
 //!
-//! One idea: a new version of a node differs little from the one before it, so it is kept as a *delta*: zstd with the earlier
-//! version as prefix. A delta names its base by place, and its step is one more than its base's, so a chain always ends, at most
-//! [`STEPS_MAX`] deltas later, in a frame that needs no other. After the last step the next version is a delta of that full frame again, as
-//! long as the two still resemble each other: so a node that changes often is seldom written whole.
+//! One idea: a new version of a node differs little from the one before it, so it is kept as the difference from a *base*: as a
+//! [`patch`](crate::patch), or as a *delta*, zstd with the base as prefix. Such a frame names its base by the place of the base's frame, and its
+//! step is one more than its base's, so a chain always ends, at most [`STEPS_MAX`] steps later, in a frame that needs no other.
 //!
 //! ```text
 //! size    field
-//!    1    encoding     1 raw · 2 zstd · 3 (kept: zstd with a dictionary) · 4 delta
+//!    1    encoding     low 4 bits: 1 raw · 2 zstd · 3 zstd with the file's dictionary · 4 delta · 5 patch
+//!                      bit 6: crossed: the chain from here leaves this file · bit 7: leaf: the chunk has no strong children
 //!    1    cipher       0 none; other values are kept for encryption
-//!    1    step         0, or for a delta its base's step + 1
+//!    1    step         0, or for a delta and a patch its base's step + 1
 //!  1–5    raw_len      varint: length of the chunk
 //!  1–5    payload_len  varint: length of the payload
-//!   32    hash         of the chunk
-//!                      -- a delta only --
+//!                      -- delta and patch only --
 //!  1–5    base_file    varint: number of the file that holds the base's frame; 0 = this file
 //!  1–5    base_offset  varint: start of the base's frame; if base_file is 0, how many bytes before this frame's start
 //!  1–5    base_len     varint: length of the base's frame, header included
 //!                      --
-//!    …    payload      raw: the chunk · zstd and delta: one zstd frame without its magic number
+//!    …    payload      raw: the chunk · patch: see `patch` · others: one zstd frame without its magic number
 //! ```
+//!
+//! A frame does not say whose it is: the file that holds it has the hashes, beside the frames (a journal) or in its index (a table file). It does
+//! not say where it stands either, so that it can be made outside every lock.
+//!
+//! A base in another file must not be crossed: a file depends on others directly, never through a third. Journals keep chains of at most
+//! [`JOURNAL_STEPS_MAX`] steps; a table file is never crossed, and its frames name no other file.
 //!
 //! Lengths are checked against the bytes that are there and against `CHUNK_BYTES_MAX` before anything is allocated. What comes out is
 //! still to be hashed: the store does so before it makes a [`Chunk`](crate::Chunk).
-//!
-//! Frames do not say where they stand, so that they can be made outside every lock.
 
-use std::cell::RefCell;
+mod compress;
 
-use zstd::zstd_safe::{CCtx, DCtx, DParameter, FrameFormat};
+use std::ops::Range;
+use std::sync::Arc;
 
 use crate::bytes::{Fields, put_varint};
 use crate::chunk::CHUNK_BYTES_MAX;
-use crate::hash::Hash;
+use crate::patch;
 
-/// Most deltas between a frame and the full frame that its chain ends in.
-pub const STEPS_MAX: u8 = 16;
+pub use compress::{Dictionary, compress, compress_with, delta, train};
 
-/// zstd's level for deltas: what differs is short, so a deeper search finds nothing more.
-const DELTA_LEVEL: i32 = 1;
-/// The number at the start of a standard zstd frame, which is not stored.
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-/// A delta is kept if it is shorter than this share of the chunk.
-const DELTA_SHARE: (usize, usize) = (3, 4);
+/// No header is longer.
+pub(crate) const HEADER_BYTES_MAX: usize = 3 + 5 * 5;
+/// Most steps between any frame and the full frame that its chain ends in.
+pub const STEPS_MAX: u8 = 64;
+/// Most steps between a journal's frame and the full frame that its chain ends in.
+pub const JOURNAL_STEPS_MAX: u8 = 16;
 
-/// Where a frame lies.
+/// Where a frame lies, and what its header is to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
     /// Number of the file.
@@ -53,8 +56,12 @@ pub struct Location {
     pub offset: u32,
     /// Length of the frame, in bytes, header included.
     pub len: u32,
-    /// Deltas between this frame and a full one.
+    /// Frames between this one and a full one, that one included.
     pub step: u8,
+    /// Whether the chain from this frame leaves its file.
+    pub crossed: bool,
+    /// Whether the chunk has no strong children.
+    pub leaf: bool,
 }
 
 /// How a payload is encoded.
@@ -65,6 +72,8 @@ pub enum Encoding {
     Raw,
     /// zstd.
     Zstd,
+    /// zstd with the dictionary of the file.
+    ZstdDictionary,
     /// zstd with the base chunk as prefix.
     Delta {
         /// Number of the base's file; 0 = the file of this frame.
@@ -74,25 +83,73 @@ pub enum Encoding {
         /// Length of the base's frame.
         len: u32,
     },
+    /// A patch of the base chunk.
+    Patch {
+        /// Number of the base's file; 0 = the file of this frame.
+        file: u32,
+        /// Start of the base's frame, or its distance before this frame if `file` is 0.
+        offset: u32,
+        /// Length of the base's frame.
+        len: u32,
+    },
+}
+
+impl Encoding {
+    /// The base's file, offset and length, if there is a base.
+    fn base(self) -> Option<(u32, u32, u32)> {
+        match self {
+            Encoding::Raw | Encoding::Zstd | Encoding::ZstdDictionary => None,
+            Encoding::Delta { file, offset, len } | Encoding::Patch { file, offset, len } => {
+                Some((file, offset, len))
+            }
+        }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            Encoding::Raw => RAW,
+            Encoding::Zstd => ZSTD,
+            Encoding::ZstdDictionary => ZSTD_DICTIONARY,
+            Encoding::Delta { .. } => DELTA,
+            Encoding::Patch { .. } => PATCH,
+        }
+    }
 }
 
 const RAW: u8 = 1;
 const ZSTD: u8 = 2;
+const ZSTD_DICTIONARY: u8 = 3;
 const DELTA: u8 = 4;
+const PATCH: u8 = 5;
+const CODE_BITS: u8 = 0x0f;
+const CROSSED: u8 = 0x40;
+const LEAF: u8 = 0x80;
+
+/// The bits of a frame's first byte that say whether it is crossed, and a leaf.
+pub(crate) fn flags(crossed: bool, leaf: bool) -> u8 {
+    (u8::from(crossed) * CROSSED) | (u8::from(leaf) * LEAF)
+}
+
+/// Whether these bits say crossed, and leaf; `None` if they say anything else.
+pub(crate) fn parse_flags(flags: u8) -> Option<(bool, bool)> {
+    (flags & !(CROSSED | LEAF) == 0).then_some((flags & CROSSED != 0, flags & LEAF != 0))
+}
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameHeader {
     /// How the payload is encoded.
     pub encoding: Encoding,
-    /// Deltas between this frame and a full one.
+    /// Frames between this one and a full one, that one included.
     pub step: u8,
+    /// Whether the chain from this frame leaves its file.
+    pub crossed: bool,
+    /// Whether the chunk has no strong children.
+    pub leaf: bool,
     /// Length of the chunk.
     pub raw_len: u32,
     /// Length of the payload.
     pub payload_len: u32,
-    /// The chunk's address.
-    pub hash: Hash,
 }
 
 /// Why bytes are not a frame, or why a frame does not give a chunk: the rule that is broken.
@@ -121,34 +178,54 @@ pub(crate) fn parse_next<'a>(fields: &mut Fields<'a>) -> Result<(FrameHeader, &'
     Ok((header, payload))
 }
 
+/// The header at the start of `bytes`, whose payload need not be there.
+pub(crate) fn parse_head(bytes: &[u8]) -> Result<FrameHeader, FrameError> {
+    parse_header(&mut Fields::new(bytes)).ok_or(FrameError { what: "the frame's header is cut short" })?
+}
+
 fn parse_header(fields: &mut Fields<'_>) -> Option<Result<FrameHeader, FrameError>> {
-    let (encoding, cipher, step) = (fields.u8()?, fields.u8()?, fields.u8()?);
-    let (raw_len, payload_len, hash) = (fields.varint()?, fields.varint()?, fields.hash()?);
-    let encoding = match encoding {
+    let (first, cipher, step) = (fields.u8()?, fields.u8()?, fields.u8()?);
+    let (raw_len, payload_len) = (fields.varint()?, fields.varint()?);
+    let Some((crossed, leaf)) = parse_flags(first & !CODE_BITS) else {
+        return Some(refuse("a frame has an unknown flag"));
+    };
+    let mut base = || Some((fields.varint()?, fields.varint()?, fields.varint()?));
+    let encoding = match first & CODE_BITS {
         RAW => Encoding::Raw,
         ZSTD => Encoding::Zstd,
-        DELTA => Encoding::Delta { file: fields.varint()?, offset: fields.varint()?, len: fields.varint()? },
+        ZSTD_DICTIONARY => Encoding::ZstdDictionary,
+        DELTA => {
+            let (file, offset, len) = base()?;
+            Encoding::Delta { file, offset, len }
+        }
+        PATCH => {
+            let (file, offset, len) = base()?;
+            Encoding::Patch { file, offset, len }
+        }
         _ => return Some(refuse("a frame's encoding is unknown")),
     };
+    let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
+    Some(check_header(&header, cipher).map(|()| header))
+}
+
+fn check_header(header: &FrameHeader, cipher: u8) -> Result<(), FrameError> {
     if cipher != 0 {
-        return Some(refuse("a frame is encrypted, which this version cannot read"));
+        return refuse("a frame is encrypted, which this version cannot read");
     }
-    if raw_len as usize > CHUNK_BYTES_MAX {
-        return Some(refuse("a frame is longer than a chunk may be"));
+    if header.raw_len as usize > CHUNK_BYTES_MAX {
+        return refuse("a frame is longer than a chunk may be");
     }
-    match encoding {
-        Encoding::Raw if raw_len != payload_len => {
-            return Some(refuse("a raw frame's two lengths differ"));
-        }
-        Encoding::Delta { .. } if step == 0 || step > STEPS_MAX => {
-            return Some(refuse("a delta's step is out of range"));
-        }
-        Encoding::Raw | Encoding::Zstd if step != 0 => {
-            return Some(refuse("a full frame's step is not 0"));
-        }
-        _ => {}
+    if header.encoding == Encoding::Raw && header.raw_len != header.payload_len {
+        return refuse("a raw frame's two lengths differ");
     }
-    Some(Ok(FrameHeader { encoding, step, raw_len, payload_len, hash }))
+    match header.encoding.base() {
+        None if header.step != 0 || header.crossed => {
+            refuse("a full frame's step is not 0, or it is crossed")
+        }
+        Some(_) if header.step == 0 || header.step > STEPS_MAX => refuse("a frame's step is out of range"),
+        Some((_, _, len)) if len as usize > FRAME_BYTES_MAX => refuse("a base is longer than a frame may be"),
+        _ => Ok(()),
+    }
 }
 
 /// Appends a frame to `out` and returns its length.
@@ -158,148 +235,136 @@ fn parse_header(fields: &mut Fields<'_>) -> Option<Result<FrameHeader, FrameErro
 pub fn put(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) -> u32 {
     assert_eq!(header.payload_len as usize, payload.len(), "a frame's payload_len is its payload's length");
     let start = out.len();
-    let code = match header.encoding {
-        Encoding::Raw => RAW,
-        Encoding::Zstd => ZSTD,
-        Encoding::Delta { .. } => DELTA,
-    };
-    out.extend([code, 0, header.step]);
+    out.extend([header.encoding.code() | flags(header.crossed, header.leaf), 0, header.step]);
     put_varint(out, header.raw_len);
     put_varint(out, header.payload_len);
-    out.extend(header.hash.as_bytes());
-    if let Encoding::Delta { file, offset, len } = header.encoding {
+    if let Some((file, offset, len)) = header.encoding.base() {
         put_varint(out, file);
         put_varint(out, offset);
         put_varint(out, len);
     }
-    out.extend(payload);
+    out.extend_from_slice(payload);
     debug_assert!(parse(&out[start..]).is_ok_and(|(read, _)| read == *header), "a frame reads back");
     (out.len() - start) as u32
 }
 
-/// The chunk's bytes, from its frame at `at`. `read` gives the bytes at a location; it is called once for each step of the chain.
-/// The result has the length that the frame states, and is not hashed yet.
+/// What decoding reads at a location.
+pub struct Source {
+    /// The frame.
+    pub bytes: Vec<u8>,
+    /// The dictionary of the file that it lies in.
+    pub dictionary: Option<Arc<Dictionary>>,
+}
+
+/// The chunk's bytes, from its frame at `at`. `read` gives what lies at a location; it is called once for each step of the chain. Of a base's
+/// location, `leaf` says nothing. The result has the length that the frame states, and is not hashed yet.
 pub fn decode<E: From<FrameError>>(
     at: Location,
-    mut read: impl FnMut(Location) -> Result<Vec<u8>, E>,
+    mut read: impl FnMut(Location) -> Result<Source, E>,
 ) -> Result<Vec<u8>, E> {
-    let mut deltas: Vec<(Vec<u8>, u32)> = Vec::new();
+    let mut differences = Vec::new();
     let mut place = at;
     let mut chunk = loop {
-        let frame = read(place)?;
-        let (header, payload) = parse(&frame)?;
-        check_step(&header, &place)?;
-        match header.encoding {
-            Encoding::Raw => break payload.to_vec(),
-            Encoding::Zstd => break unzip(payload, &[], header.raw_len)?,
-            Encoding::Delta { file, offset, len } => {
-                let base = base_of(place, header.step, file, offset, len)?;
-                deltas.push((payload.to_vec(), header.raw_len));
+        let step = read_step(place, &mut read)?;
+        match base_of(place, &step.header)? {
+            Some(base) => {
+                differences.push(step);
                 place = base;
             }
+            None => break step.full()?,
         }
     };
-    for (payload, raw_len) in deltas.iter().rev() {
-        chunk = unzip(payload, &chunk, *raw_len)?;
+    for step in differences.iter().rev() {
+        chunk = step.apply(&chunk)?;
     }
     Ok(chunk)
 }
 
-/// The full frame that the chain from `at` ends in: its place, its chunk's address and its bytes, not hashed yet.
+/// The full frame that the chain from `at` ends in: its place and its chunk's bytes, not hashed.
 pub(crate) fn decode_start<E: From<FrameError>>(
     at: Location,
-    mut read: impl FnMut(Location) -> Result<Vec<u8>, E>,
-) -> Result<(Location, Hash, Vec<u8>), E> {
+    mut read: impl FnMut(Location) -> Result<Source, E>,
+) -> Result<(Location, Vec<u8>), E> {
     let mut place = at;
     loop {
-        let frame = read(place)?;
-        let (header, payload) = parse(&frame)?;
-        check_step(&header, &place)?;
-        place = match header.encoding {
-            Encoding::Raw => return Ok((place, header.hash, payload.to_vec())),
-            Encoding::Zstd => return Ok((place, header.hash, unzip(payload, &[], header.raw_len)?)),
-            Encoding::Delta { file, offset, len } => base_of(place, header.step, file, offset, len)?,
+        let step = read_step(place, &mut read)?;
+        match base_of(place, &step.header)? {
+            Some(base) => place = base,
+            None => return Ok((place, step.full()?)),
+        }
+    }
+}
+
+/// A frame of a chain, as read.
+struct Step {
+    source: Source,
+    header: FrameHeader,
+    payload: Range<usize>,
+}
+
+fn read_step<E: From<FrameError>>(
+    place: Location,
+    read: &mut impl FnMut(Location) -> Result<Source, E>,
+) -> Result<Step, E> {
+    let source = read(place)?;
+    let mut fields = Fields::new(&source.bytes);
+    let (header, payload) = parse_next(&mut fields)?;
+    if (header.step, header.crossed) != (place.step, place.crossed) {
+        return Err(FrameError { what: "a frame is not the one that its place promises" }.into());
+    }
+    let payload = fields.at() - payload.len()..fields.at();
+    Ok(Step { source, header, payload })
+}
+
+impl Step {
+    fn payload(&self) -> &[u8] {
+        &self.source.bytes[self.payload.clone()]
+    }
+
+    /// The chunk of a full frame.
+    fn full(&self) -> Result<Vec<u8>, FrameError> {
+        match (self.header.encoding, &self.source.dictionary) {
+            (Encoding::Raw, _) => Ok(self.payload().to_vec()),
+            (Encoding::ZstdDictionary, None) => refuse("a frame needs a dictionary, and its file has none"),
+            (Encoding::ZstdDictionary, Some(dictionary)) => {
+                compress::unzip_with(self.payload(), dictionary, self.header.raw_len)
+            }
+            _ => compress::unzip(self.payload(), &[], self.header.raw_len),
+        }
+    }
+
+    /// The chunk of a frame with this base.
+    fn apply(&self, base: &[u8]) -> Result<Vec<u8>, FrameError> {
+        match self.header.encoding {
+            Encoding::Patch { .. } => patch::apply(self.payload(), base, self.header.raw_len as usize)
+                .ok_or(FrameError { what: "a patch does not fit its base" }),
+            _ => compress::unzip(self.payload(), base, self.header.raw_len),
+        }
+    }
+}
+
+/// Where the base of the frame at `place` lies, if it has one. Its step is one less, so a chain of places cannot turn in a circle.
+fn base_of(place: Location, header: &FrameHeader) -> Result<Option<Location>, FrameError> {
+    let Some((file, offset, len)) = header.encoding.base() else { return Ok(None) };
+    let step = header.step.checked_sub(1).ok_or(FrameError { what: "a frame's step is out of range" })?;
+    let base = Location { file, offset, len, step, crossed: false, leaf: header.leaf };
+    if file != 0 && file != place.file {
+        return match header.crossed {
+            true => Ok(Some(base)),
+            false => refuse("a frame's base lies in another file, and it is not crossed"),
         };
     }
-}
-
-fn check_step(header: &FrameHeader, place: &Location) -> Result<(), FrameError> {
-    match header.step == place.step {
-        true => Ok(()),
-        false => refuse("a frame's step is not the one that its place promises"),
-    }
-}
-
-/// Where the base of a delta at `place` lies. Its step is one less, so a chain of places cannot turn in a circle.
-fn base_of(place: Location, step: u8, file: u32, offset: u32, len: u32) -> Result<Location, FrameError> {
-    let step = step.checked_sub(1).ok_or(FrameError { what: "a delta's step is 0" })?;
-    if len as usize > FRAME_BYTES_MAX {
-        return refuse("a delta's base is longer than a frame may be");
-    }
-    if file != 0 {
-        return Ok(Location { file, offset, len, step });
-    }
-    match place.offset.checked_sub(offset) {
-        Some(start) if offset > 0 => Ok(Location { file: place.file, offset: start, len, step }),
-        _ => refuse("a delta's base does not lie before it"),
+    let start = if file == 0 { place.offset.checked_sub(offset) } else { Some(offset) };
+    match start {
+        Some(start) if start.checked_add(len).is_some_and(|end| end <= place.offset) => {
+            Ok(Some(Location { file: place.file, offset: start, crossed: header.crossed, ..base }))
+        }
+        _ => refuse("a frame's base does not lie before it"),
     }
 }
 
 /// No frame is longer: the longest chunk, kept raw, and the longest header.
 pub(crate) const FRAME_BYTES_MAX: usize = CHUNK_BYTES_MAX + 64;
-
-thread_local! {
-    static ENCODER: RefCell<Option<CCtx<'static>>> = const { RefCell::new(None) };
-    static DECODER: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
-}
-
-/// The payload of a delta from `base` to `chunk`, if it is worth keeping.
-pub fn delta(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
-    zip(chunk, base, chunk.len() / DELTA_SHARE.1 * DELTA_SHARE.0)
-}
-
-/// The payload of a delta from the full frame `start` of a chain to `chunk`, if it saves at least half: each new chain from the same start
-/// carries all that changed since, so a full frame soon costs less.
-pub(crate) fn delta_of_start(chunk: &[u8], start: &[u8]) -> Option<Vec<u8>> {
-    zip(chunk, start, chunk.len() / 2)
-}
-
-/// The payload of a zstd frame of `chunk`, if it is shorter.
-pub fn compress(chunk: &[u8]) -> Option<Vec<u8>> {
-    zip(chunk, &[], chunk.len())
-}
-
-fn zip(bytes: &[u8], prefix: &[u8], len_max: usize) -> Option<Vec<u8>> {
-    // zstd takes a prefix that begins with its dictionary number for a trained dictionary: a chunk begins with its format.
-    debug_assert!(!prefix.starts_with(&[0x37, 0xa4, 0x30, 0xec]));
-    let mut out = Vec::with_capacity(len_max + ZSTD_MAGIC.len());
-    ENCODER.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            *slot = CCtx::try_create();
-        }
-        // An output that does not fit is an error of zstd's, and the answer that the frame is not worth keeping.
-        slot.as_mut()?.compress_using_dict(&mut out, bytes, prefix, DELTA_LEVEL).ok()
-    })?;
-    out.strip_prefix(&ZSTD_MAGIC).filter(|payload| payload.len() < len_max).map(<[u8]>::to_vec)
-}
-
-fn unzip(payload: &[u8], prefix: &[u8], raw_len: u32) -> Result<Vec<u8>, FrameError> {
-    let raw_len = raw_len as usize;
-    let mut out = Vec::with_capacity(raw_len);
-    let unzipped = DECODER.with_borrow_mut(|slot| {
-        if slot.is_none() {
-            let mut decoder = DCtx::try_create()?;
-            decoder.set_parameter(DParameter::Format(FrameFormat::Magicless)).ok()?;
-            *slot = Some(decoder);
-        }
-        slot.as_mut()?.decompress_using_dict(&mut out, payload, prefix).ok()
-    });
-    match unzipped {
-        Some(len) if len == raw_len => Ok(out),
-        Some(_) => refuse("a frame's payload has another length than it states"),
-        None => refuse("a frame's payload is not valid zstd"),
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -310,76 +375,138 @@ mod tests {
 
     use super::*;
     use crate::bytes::tests::hex;
+    use crate::hash::Hash;
 
-    fn frame(encoding: Encoding, step: u8, chunk: &[u8], payload: &[u8]) -> Vec<u8> {
-        let header = FrameHeader {
-            encoding,
-            step,
-            raw_len: chunk.len() as u32,
-            payload_len: payload.len() as u32,
-            hash: Hash::of(chunk),
-        };
+    fn put_flagged(
+        encoding: Encoding,
+        step: u8,
+        (crossed, leaf): (bool, bool),
+        raw_len: usize,
+        payload: &[u8],
+    ) -> Vec<u8> {
+        let (raw_len, payload_len) = (raw_len as u32, payload.len() as u32);
         let mut out = Vec::new();
+        let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
         assert_eq!(put(&mut out, &header, payload) as usize, out.len());
         out
     }
 
-    #[test]
-    fn golden_bytes_of_a_raw_frame_and_of_a_delta() {
-        let hash = hex(Hash::of(b"chunk").as_bytes());
-        let raw = frame(Encoding::Raw, 0, b"chunk", b"chunk");
-        assert_eq!(hex(&raw), format!("0100000505{hash}6368756e6b"));
-        let delta = frame(Encoding::Delta { file: 3, offset: 300, len: 42 }, 1, b"chunk", b"xy");
-        assert_eq!(hex(&delta), format!("0400010502{hash}03ac022a7879"));
+    fn frame(encoding: Encoding, step: u8, chunk: &[u8], payload: &[u8]) -> Vec<u8> {
+        put_flagged(encoding, step, (false, false), chunk.len(), payload)
     }
 
-    /// Frames by offset, each `step` a delta of the one before.
+    fn at(offset: u32, bytes: &[u8], step: u8) -> Location {
+        Location { file: 1, offset, len: bytes.len() as u32, step, crossed: false, leaf: false }
+    }
+
+    fn source(bytes: &[u8]) -> Source {
+        Source { bytes: bytes.to_vec(), dictionary: None }
+    }
+
+    #[test]
+    fn golden_bytes_of_frames() {
+        let (place, whole) = (Encoding::Delta { file: 3, offset: 300, len: 42 }, (false, false));
+        assert_eq!(hex(&put_flagged(Encoding::Raw, 0, whole, 5, b"chunk")), "01000005056368756e6b");
+        assert_eq!(hex(&put_flagged(Encoding::Zstd, 0, (false, true), 5, b"xy")), "82000005027879");
+        assert_eq!(hex(&put_flagged(Encoding::ZstdDictionary, 0, whole, 5, b"xy")), "03000005027879");
+        assert_eq!(hex(&put_flagged(place, 1, (true, false), 5, b"xy")), "440001050203ac022a7879");
+        let near = Encoding::Patch { file: 0, offset: 50, len: 42 };
+        assert_eq!(
+            hex(&put_flagged(near, 64, (true, true), 5, b"xy")),
+            "c500400502".to_owned() + "00322a7879"
+        );
+    }
+
+    /// Frames by offset, each `step` the difference from the one before: patches and deltas in turn.
     fn chain(steps: u8) -> (BTreeMap<u32, Vec<u8>>, Location, Vec<u8>) {
         let version = |step: u8| -> Vec<u8> {
-            (0..60_u32)
-                .flat_map(|line| {
-                    Hash::of(&[line as u8, if line == 7 { step } else { 0 }]).as_bytes().to_vec()
-                })
-                .collect()
+            let line = |line: u32| [line as u8, if line == 7 { step } else { 0 }];
+            (0..60).flat_map(|number| *Hash::of(&line(number)).as_bytes()).collect()
         };
         let mut frames = BTreeMap::new();
         let first = frame(Encoding::Raw, 0, &version(0), &version(0));
-        let mut at = Location { file: 1, offset: 64, len: first.len() as u32, step: 0 };
-        frames.insert(at.offset, first);
+        let mut place = at(64, &first, 0);
+        frames.insert(place.offset, first);
         for step in 1..=steps {
-            let payload = delta(&version(step), &version(step - 1)).unwrap();
+            let (offset, len) = (place.len, place.len);
+            let (chunk, base) = (version(step), version(step - 1));
+            let (encoding, payload) = match step % 2 {
+                0 => (Encoding::Delta { file: 0, offset, len }, delta(&chunk, &base)),
+                _ => (Encoding::Patch { file: 1, offset: place.offset, len }, patch::make(&chunk, &base)),
+            };
+            let payload = payload.unwrap();
             assert!(payload.len() < 60, "{} bytes for 32 that changed", payload.len());
-            let next = at.offset + at.len;
-            let encoding = Encoding::Delta { file: 0, offset: at.len, len: at.len };
-            let bytes = frame(encoding, step, &version(step), &payload);
-            at = Location { file: 1, offset: next, len: bytes.len() as u32, step };
-            frames.insert(next, bytes);
+            let bytes = frame(encoding, step, &chunk, &payload);
+            place = at(place.offset + place.len, &bytes, step);
+            frames.insert(place.offset, bytes);
         }
-        (frames, at, version(steps))
+        (frames, place, version(steps))
     }
 
     #[test]
-    fn a_chain_of_deltas_gives_the_chunk_in_as_many_reads() {
-        for steps in [0, 1, STEPS_MAX] {
-            let (frames, at, expected) = chain(steps);
+    fn a_chain_gives_the_chunk_in_as_many_reads() {
+        for steps in [0, 1, JOURNAL_STEPS_MAX, STEPS_MAX] {
+            let (frames, place, expected) = chain(steps);
             let mut reads = 0;
-            let found = decode(at, |place| {
+            let mut read = |place: Location| {
                 reads += 1;
-                frames.get(&place.offset).cloned().ok_or(FrameError { what: "no frame there" })
-            });
-            assert_eq!((found, reads), (Ok(expected), usize::from(steps) + 1));
+                frames
+                    .get(&place.offset)
+                    .map(|bytes| source(bytes))
+                    .ok_or(FrameError { what: "no frame there" })
+            };
+            assert_eq!(decode(place, &mut read), Ok(expected));
+            let (start, bytes) = decode_start(place, &mut read).unwrap();
+            assert_eq!((start, bytes), (at(64, &frames[&64], 0), chain(0).2));
+            assert_eq!(reads, 2 * (usize::from(steps) + 1));
+        }
+    }
+
+    #[test]
+    fn a_base_is_where_the_rules_allow_it_or_refused() {
+        let base = frame(Encoding::Raw, 0, b"chunk", b"chunk");
+        let len = base.len() as u32;
+        let read = |file, offset, step, (crossed, base_crossed)| {
+            let bytes = put_flagged(Encoding::Patch { file, offset, len }, step, (crossed, false), 5, b"");
+            let place = Location { crossed, ..at(300, &bytes, step) };
+            decode(place, |place| match place.offset {
+                300 => Ok::<_, FrameError>(source(&bytes)),
+                _ if place.step > 0 => {
+                    let near = Encoding::Patch { file: 0, offset: len, len };
+                    Ok(source(&put_flagged(near, place.step, (base_crossed, false), 5, b"")))
+                }
+                _ => Ok(source(&base)),
+            })
+        };
+        let good = (false, false);
+        assert_eq!(read(0, 300 - 64, 1, good), Ok(b"chunk".to_vec()));
+        assert_eq!(read(1, 64, 1, good), Ok(b"chunk".to_vec()));
+        assert_eq!(read(2, 400, 1, (true, false)), Ok(b"chunk".to_vec()));
+        assert_eq!(read(1, 64, 2, good), Ok(b"chunk".to_vec()));
+        for (file, offset, step, crossed, why) in [
+            (0, len - 1, 1, good, "it reaches into the frame"),
+            (0, 0, 1, good, "it is the frame"),
+            (0, 301, 1, good, "it lies before the file"),
+            (1, 300, 1, good, "it is the frame"),
+            (1, 400, 1, good, "it lies after the frame"),
+            (1, u32::MAX, 1, good, "its end is nowhere"),
+            (2, 64, 1, good, "it lies in another file, and the frame is not crossed"),
+            (1, 64, 1, (true, false), "the frame is crossed, and its base is full"),
+            (1, 64, 2, (true, false), "the frame is crossed, and its base is not"),
+            (2, 64, 2, (true, true), "a base in another file is crossed"),
+        ] {
+            assert!(read(file, offset, step, crossed).is_err(), "{why}");
         }
     }
 
     #[test]
     fn a_chain_that_turns_in_a_circle_ends_in_an_error() {
-        let payload = delta(&[7; 600], &[7; 600]).unwrap();
-        let bytes = frame(Encoding::Delta { file: 1, offset: 64, len: 50 }, 9, &[7; 600], &payload);
-        let at = Location { file: 1, offset: 64, len: bytes.len() as u32, step: 9 };
+        let len = 50;
+        let bytes = put_flagged(Encoding::Delta { file: 2, offset: 64, len }, 9, (true, false), 600, b"x");
         let mut reads = 0;
-        let found = decode(at, |_| {
+        let found = decode(Location { crossed: true, ..at(64, &bytes, 9) }, |_| {
             reads += 1;
-            Ok::<_, FrameError>(bytes.clone())
+            Ok::<_, FrameError>(source(&bytes))
         });
         assert!(found.is_err());
         assert_eq!(reads, 2);
@@ -387,33 +514,25 @@ mod tests {
 
     #[test]
     fn sizes_that_lie_are_refused_before_anything_is_allocated() {
-        let zipped = compress(&[b'z'; 5000]).unwrap();
-        let good = frame(Encoding::Zstd, 0, &[b'z'; 5000], &zipped);
-        let at = Location { file: 1, offset: 64, len: good.len() as u32, step: 0 };
-        let read = |bytes: Vec<u8>| decode(at, move |_| Ok::<_, FrameError>(bytes.clone()));
-        assert_eq!(read(good), Ok(vec![b'z'; 5000]));
+        let zipped = compress(&[b'z'; 5000], 1).unwrap();
+        let read = |bytes: Vec<u8>| decode(at(64, &bytes, 0), |_| Ok::<_, FrameError>(source(&bytes)));
+        assert_eq!(read(frame(Encoding::Zstd, 0, &[b'z'; 5000], &zipped)), Ok(vec![b'z'; 5000]));
         for claimed in [0, 4999, 5001, CHUNK_BYTES_MAX] {
-            let lying = frame(Encoding::Zstd, 0, &vec![b'z'; claimed], &zipped);
-            assert!(read(lying).is_err(), "{claimed}");
+            assert!(read(frame(Encoding::Zstd, 0, &vec![b'z'; claimed], &zipped)).is_err(), "{claimed}");
         }
-        let header = FrameHeader {
-            encoding: Encoding::Zstd,
-            step: 0,
-            raw_len: CHUNK_BYTES_MAX as u32 + 1,
-            payload_len: 0,
-            hash: Hash::of(b""),
-        };
         let mut out = vec![2, 0, 0];
-        put_varint(&mut out, header.raw_len);
+        put_varint(&mut out, CHUNK_BYTES_MAX as u32 + 1);
         out.push(0);
-        out.extend([0; 32]);
         assert_eq!(parse(&out), refuse("a frame is longer than a chunk may be"));
+        let mut out = vec![5, 0, 1, 0, 0, 0, 9];
+        put_varint(&mut out, FRAME_BYTES_MAX as u32 + 1);
+        assert_eq!(parse(&out), refuse("a base is longer than a frame may be"));
     }
 
     #[test]
-    fn a_cipher_or_an_encoding_that_is_not_known_is_refused() {
+    fn what_is_not_known_is_refused() {
         let good = frame(Encoding::Raw, 0, b"chunk", b"chunk");
-        for (at, value) in [(0, 0), (0, 3), (0, 5), (1, 1), (2, 1)] {
+        for (at, value) in [(0, 0), (0, 6), (0, 0x11), (0, 0x21), (0, 0x41), (1, 1), (2, 1)] {
             let mut bytes = good.clone();
             bytes[at] = value;
             assert!(parse(&bytes).is_err(), "byte {at} = {value}");
@@ -421,15 +540,43 @@ mod tests {
         for len in 0..good.len() {
             assert!(parse(&good[..len]).is_err(), "cut at {len}");
         }
+        for step in [0, STEPS_MAX + 1] {
+            let good = frame(Encoding::Patch { file: 0, offset: 9, len: 9 }, 1, b"", b"");
+            assert!(parse(&[&good[..2], &[step], &good[3..]].concat()).is_err(), "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_dictionary_serves_the_frames_of_its_file() {
+        let sample = |number: u32| {
+            format!("{{\"name\": \"row {number}\", \"colour\": \"{}\"}}", number % 7).into_bytes()
+        };
+        let samples: Vec<_> = (0..2000).map(sample).collect();
+        let trained = train(&samples, 4096).unwrap();
+        assert!(trained.len() <= 4096);
+        assert_eq!(train(&samples[..1], 4096), None);
+        let dictionary = Arc::new(Dictionary::new(trained.clone(), 3));
+        assert_eq!(dictionary.bytes(), trained);
+        let chunk = sample(77_777);
+        let payload = compress_with(&chunk, &dictionary).unwrap();
+        assert!(compress(&chunk, 3).is_none_or(|plain| payload.len() < plain.len() / 2));
+        let bytes = frame(Encoding::ZstdDictionary, 0, &chunk, &payload);
+        let read = |dictionary: Option<&Arc<Dictionary>>| {
+            decode(at(64, &bytes, 0), |_| {
+                Ok::<_, FrameError>(Source { bytes: bytes.clone(), dictionary: dictionary.cloned() })
+            })
+        };
+        assert_eq!(read(Some(&dictionary)), Ok(chunk));
+        assert!(read(None).is_err());
+        assert!(read(Some(&Arc::new(Dictionary::new(b"another".to_vec(), 3)))).is_err());
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_frame_or_an_error(bytes: Vec<u8>, encoding in 0..6_u8, step in 0..18_u8) {
-            let forced = [&[encoding, 0, step][..], &bytes].concat();
+        fn any_bytes_are_a_frame_or_an_error(bytes: Vec<u8>, first: u8, step in 0..66_u8) {
+            let forced = [&[first, 0, step][..], &bytes].concat();
             for bytes in [bytes, forced] {
-                let at = Location { file: 1, offset: 64, len: bytes.len() as u32, step };
-                let _ = decode(at, |_| Ok::<_, FrameError>(bytes.clone()));
+                let _ = decode(at(64, &bytes, step), |_| Ok::<_, FrameError>(source(&bytes)));
             }
         }
 
@@ -438,12 +585,11 @@ mod tests {
             let mut chunk = base.clone();
             let cut = cut % chunk.len();
             chunk.splice(cut..cut, new);
-            let payload = delta(&chunk, &base);
-            if let Some(payload) = payload {
-                prop_assert_eq!(unzip(&payload, &base, chunk.len() as u32), Ok(chunk.clone()));
+            if let Some(payload) = delta(&chunk, &base) {
+                prop_assert_eq!(compress::unzip(&payload, &base, chunk.len() as u32), Ok(chunk.clone()));
             }
-            if let Some(payload) = compress(&chunk) {
-                prop_assert_eq!(unzip(&payload, &[], chunk.len() as u32), Ok(chunk));
+            if let Some(payload) = compress(&chunk, 1) {
+                prop_assert_eq!(compress::unzip(&payload, &[], chunk.len() as u32), Ok(chunk));
             }
         }
     }

@@ -3,7 +3,7 @@
 //! One idea: a hash is uniform, so its bytes serve as shard number and table hash as they are. The door is narrow (`get`, `contains`,
 //! `insert`), so that a more compact index can take this one's place. Read by every load, written by appends and by opening.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use parking_lot::RwLock;
@@ -54,13 +54,25 @@ impl Index {
         self.shard(hash).read().get(hash).copied()
     }
 
-    pub(crate) fn contains(&self, hash: &Hash) -> bool {
-        self.shard(hash).read().contains_key(hash)
+    /// Notes where a chunk lies: the last place counts, so that what was written anew takes the place of what could not be read.
+    pub(crate) fn insert(&self, hash: Hash, location: Location) {
+        self.shard(&hash).write().insert(hash, location);
     }
 
-    /// Notes where a chunk lies, unless another place is known: the first stays.
-    pub(crate) fn insert(&self, hash: Hash, location: Location) {
-        self.shard(&hash).write().entry(hash).or_insert(location);
+    /// The chunks that lie in these files, in no order.
+    pub(crate) fn in_files(&self, files: &BTreeSet<u32>) -> Vec<(Hash, Location)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let entries = shard.iter().filter(|(_, place)| files.contains(&place.file));
+            found.extend(entries.map(|(hash, place)| (*hash, *place)));
+        }
+        found
+    }
+
+    /// Forgets the chunks whose place is of this kind.
+    pub(crate) fn forget(&self, gone: impl Fn(&Location) -> bool) {
+        self.shards.iter().for_each(|shard| shard.write().retain(|_, place| !gone(place)));
     }
 
     /// All chunks, in no order.

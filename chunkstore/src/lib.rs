@@ -35,20 +35,24 @@ compile_error!(
     "Pleach runs on Linux and macOS; other systems are refused until their durability is designed"
 );
 
+pub mod backup;
 mod batch;
 mod bytes;
 pub mod chunk;
 mod error;
 pub mod frame;
+pub mod fsck;
 mod hash;
 mod index;
 pub mod io;
 mod journal;
 mod lock;
 mod manifest;
+pub mod patch;
 mod refs;
 mod stats;
 mod store;
+mod table;
 #[doc(hidden)]
 pub mod testing;
 mod watermark;
@@ -59,4 +63,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use hash::{Hash, ParseHashError};
 pub use refs::{NAME_BYTES_MAX, RefUpdate};
 pub use stats::Stats;
-pub use store::{Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Store, Ticket};
+pub use store::{
+    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Store, Ticket, Verify,
+};

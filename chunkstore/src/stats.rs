@@ -14,6 +14,14 @@ pub struct Stats {
     pub journal_bytes: u64,
     /// Number of journals.
     pub journals: u64,
+    /// Number of table files.
+    pub tables: u64,
+    /// Files that stay only because a journal has differences from chunks in them.
+    pub held_files: u64,
+    /// Bytes of memory that say where chunks in tables lie.
+    pub lookup_bytes: u64,
+    /// Bytes in table files.
+    pub table_bytes: u64,
     /// Sequence of the last durable root record.
     pub sequence: u64,
     /// Bytes handed to the operating system in write calls, of all files.
@@ -38,6 +46,10 @@ pub struct Stats {
     pub chunk_loads: u64,
     /// Bytes of chunks held in the cache.
     pub cache_bytes: u64,
+    /// Roots that a handle keeps from collection.
+    pub pinned_roots: u64,
+    /// Holds that keep from collection what is appended.
+    pub holds: u64,
 }
 
 /// The counting side.

@@ -11,32 +11,40 @@
 //! **Whoever appends keeps this one**: a chunk in the store implies that its strong children are. Append children before or with parents.
 
 mod append;
+mod collection;
+mod compaction;
+mod maintenance;
 mod pins;
 mod recovery;
 mod sync;
+mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::chunk::{Chunk, ChunkError};
+use crate::chunk::Chunk;
 use crate::error::{Error, Result};
-use crate::frame::{self, FrameError, Location};
 use crate::hash::Hash;
 use crate::index::{Index, Uniformly};
 use crate::io::Io;
 use crate::io::disk::Disk;
 use crate::io::memory::Memory;
-use crate::journal::Journal;
 use crate::lock::Lock;
+use crate::manifest::Manifest;
 use crate::refs;
 use crate::stats::{Counters, Stats, count};
+use crate::testing::Plant;
 use crate::watermark::Watermark;
+use crate::{journal, table};
+use view::View;
 
 pub use append::Outcome;
 pub use pins::Hold;
@@ -64,6 +72,15 @@ pub enum Compression {
     Fast,
     /// zstd at a high level, with a dictionary trained on leaves.
     Dense,
+}
+
+/// How often a chunk that lies in a table is hashed. Chunks in journals are hashed whenever they are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// When it is first loaded since the store was opened.
+    Once,
+    /// Whenever it is loaded.
+    Always,
 }
 
 /// What a compaction did.
@@ -111,6 +128,13 @@ pub struct Options {
     pub journal_bytes: u64,
     /// How hard compaction compresses.
     pub compression: Compression,
+    /// How often a chunk that lies in a table is hashed.
+    pub verify: Verify,
+    /// Whether sealed journals are compacted by a thread of the store's own.
+    pub background: bool,
+    /// A fault planted by a test.
+    #[doc(hidden)]
+    pub plant: Option<Plant>,
 }
 
 impl Default for Options {
@@ -121,6 +145,9 @@ impl Default for Options {
             delta: true,
             journal_bytes: 64 << 20,
             compression: Compression::Fast,
+            verify: Verify::Once,
+            background: true,
+            plant: None,
         }
     }
 }
@@ -136,13 +163,20 @@ pub struct Store {
 /// Called with the sequence of the last durable root record.
 type Watcher = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// What the clones of a store share. Locks are taken in the order: turn, appender, any other.
+/// What the clones of a store share. Locks are taken in the order: maintenance, turn, manifest, appender, any other.
 struct Shared {
     io: Arc<dyn Io>,
     options: Options,
     index: Index,
     cache: Cache<Hash, Chunk, ByBytes, Uniformly>,
-    journals: RwLock<HashMap<u32, Arc<Journal>>>,
+    view: ArcSwap<View>,
+    manifest: Mutex<Manifest>,
+    /// One more whenever what a group was prepared by no longer holds. Changed under the appender's lock.
+    generation: AtomicU64,
+    collecting: Mutex<Option<collection::Collecting>>,
+    /// Whether there is a collection: looked at before `collecting` is locked.
+    is_collecting: AtomicBool,
+    maintenance: maintenance::Maintenance,
     appender: Mutex<append::Appender>,
     turn: Mutex<sync::Turn>,
     turned: Condvar,
@@ -211,7 +245,8 @@ impl Store {
 
     /// Whether the store has the chunk.
     pub fn contains(&self, hash: &Hash) -> bool {
-        self.shared.index.contains(hash)
+        // What cannot be looked up is not absent: reading it will tell why.
+        self.shared.has(hash).unwrap_or(true)
     }
 
     /// What a durable ref names.
@@ -249,30 +284,63 @@ impl Store {
     pub fn stats(&self) -> Stats {
         let shared = &self.shared;
         let mut stats = shared.counters.stats();
-        stats.chunks = shared.index.len();
+        let view = shared.view.load();
+        stats.chunks = shared.index.len() + view.lookup.len();
         stats.cache_bytes = shared.cache.weight();
         stats.sequence = self.sequence();
-        let appender = shared.appender.lock();
-        stats.journals = appender.manifest.sealed.len() as u64 + 1;
-        let sealed: u64 = appender.manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
-        stats.journal_bytes = sealed + appender.end;
+        shared.pins.lock().count(&mut stats);
+        let manifest = shared.manifest.lock();
+        let active = shared.appender.lock().end;
+        stats.journals = manifest.sealed.len() as u64 + 1;
+        let sealed: u64 = manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
+        stats.journal_bytes = sealed + active;
+        stats.tables = manifest.tables.len() as u64;
+        let held = manifest.sealed.iter().filter(|sealed| sealed.held).count();
+        stats.held_files = (held + view.held.len()) as u64;
+        stats.lookup_bytes = view.lookup.bytes();
+        stats.table_bytes = manifest.tables.iter().map(|table| table.len).sum();
         stats
     }
 
+    /// The store's identity: random, made with it, in every file of it.
+    pub fn id(&self) -> [u8; 16] {
+        self.shared.manifest.lock().store
+    }
+
+    /// As [`Store::get`], but from the file, whatever the cache holds.
+    pub(crate) fn read_anew(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        self.shared.load(hash, true)
+    }
+
+    /// What to call the store's directory in messages.
+    pub(crate) fn dir(&self) -> String {
+        self.shared.io.place()
+    }
+
+    /// The number of the file that holds the chunk, and the offset of its frame.
+    pub(crate) fn place(&self, hash: &Hash) -> Result<Option<(u32, u32)>> {
+        let located = self.shared.locate(hash)?;
+        Ok(located.map(|(found, _)| (found.place.file, found.place.offset)))
+    }
+
+    /// The name of the file with this number.
+    pub(crate) fn file_name(&self, number: u32) -> String {
+        match self.shared.view.load().tables.contains_key(&number) {
+            true => table::file_name(number),
+            false => journal::file_name(number),
+        }
+    }
+
     /// The addresses of all chunks, in no order.
-    pub fn hashes(&self) -> Vec<Hash> {
-        self.shared.index.hashes()
-    }
-
-    /// Rewrites all files in tree order, newest versions whole and older ones as differences, now and at full speed.
-    pub fn compact(&self) -> Result<Compacted> {
-        Ok(Compacted::default())
-    }
-
-    /// Removes the chunks that no ref, no pinned handle and no hold leads to. With `dry_run` it only finds them.
-    pub fn collect(&self, dry_run: bool) -> Result<Collected> {
-        let _ = dry_run;
-        Ok(Collected::default())
+    pub fn hashes(&self) -> Result<Vec<Hash>> {
+        let mut hashes = self.shared.index.hashes();
+        self.shared.view.load().lookup.for_each(|hash, _| {
+            if self.shared.index.get(&hash).is_none() {
+                hashes.push(hash);
+            }
+            Ok(())
+        })?;
+        Ok(hashes)
     }
 
     /// Makes everything durable and gives the lock back. Other clones can still read.
@@ -294,47 +362,9 @@ impl Shared {
             count(&self.counters.cache_hits, 1);
             return Ok(Some(chunk));
         }
-        let Some(location) = self.index.get(hash) else { return Ok(None) };
         count(&self.counters.cache_misses, 1);
-        let chunk = self.load(hash, location)?;
+        let Some(chunk) = self.load(hash, self.options.verify == Verify::Always)? else { return Ok(None) };
         self.cache.insert(*hash, chunk.clone());
         Ok(Some(chunk))
-    }
-
-    fn load(&self, hash: &Hash, location: Location) -> Result<Chunk> {
-        count(&self.counters.chunk_loads, 1);
-        let damaged = |what: String| Error::Damaged {
-            file: crate::journal::file_name(location.file),
-            offset: u64::from(location.offset),
-            hash: Some(*hash),
-            what,
-        };
-        let bytes = frame::decode(location, |place| self.read_frame(place)).map_err(|error| match error {
-            LoadError::Frame(error) => damaged(error.to_string()),
-            LoadError::Store(error) => error.of(hash),
-        })?;
-        Chunk::verify(bytes, hash).map_err(|error: ChunkError| damaged(error.to_string()))
-    }
-
-    fn read_frame(&self, place: Location) -> Result<Vec<u8>, LoadError> {
-        let journal = self.journals.read().get(&place.file).cloned();
-        let Some(journal) = journal else {
-            return Err(
-                FrameError { what: "a delta's base lies in a file that is not part of the store" }.into()
-            );
-        };
-        journal.read(u64::from(place.offset), place.len as usize).map_err(LoadError::Store)
-    }
-}
-
-/// Why a chunk cannot be loaded.
-enum LoadError {
-    Frame(FrameError),
-    Store(Error),
-}
-
-impl From<FrameError> for LoadError {
-    fn from(error: FrameError) -> LoadError {
-        LoadError::Frame(error)
     }
 }

@@ -5,6 +5,9 @@
 //! directories are opened through [`Memory::holding`](crate::io::memory::Memory::holding).
 
 pub mod power;
+mod specimen;
+
+pub use specimen::{Image, Specimen, options, specimen};
 
 use crate::error::Result;
 use crate::io::Io;
@@ -13,6 +16,21 @@ use crate::journal::group::{self, Group, GroupHeader, Kind, Place};
 use crate::journal::replay::{Expect, replay};
 use crate::journal::{self, Journal, seal};
 use crate::manifest::Manifest;
+
+/// A fault to be planted, so that a test can show that it would be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Plant {
+    /// A sync that failed is tried again, as if that helped.
+    SyncAgain,
+    /// A new table is in the manifest before it is on the disk.
+    ManifestBeforeTable,
+    /// A writer builds upon what a collection is about to remove.
+    NoBarrier,
+    /// A file goes although a journal has differences from chunks in it.
+    BaseDropped,
+    /// A chunk is handed out without a look at its hash.
+    HashUnchecked,
+}
 
 const STORE: journal::StoreId = [1; 16];
 
@@ -46,7 +64,7 @@ pub fn group(frame_count: u32, record_count: u32, body: &[u8]) -> Result<u64> {
 pub fn index(bytes: &[u8]) -> bool {
     let key = [7; 32];
     let checked = [bytes, &blake3::keyed_hash(&key, bytes).as_bytes()[..16]].concat();
-    seal::decode(&checked, 1, &key).is_some()
+    seal::decode(&checked, 1, u64::MAX, &key).is_some()
 }
 
 /// Looks for a group's header in bytes that may be anything.
@@ -79,6 +97,35 @@ mod tests {
             let _ = (group(number, few, &bytes), group(few, number, &bytes), group(few, few, &bytes));
             assert_eq!(journal(&bytes, 0).unwrap(), 1);
         }
+    }
+
+    #[test]
+    fn a_specimen_has_a_file_of_every_kind() {
+        let specimen = specimen().unwrap();
+        let manifest = Manifest::decode(&specimen.files["manifest"]).unwrap();
+        let held = manifest.sealed.iter().filter(|sealed| sealed.held).count();
+        assert!(held > 0 && manifest.sealed.len() > held, "sealed and held journals: {manifest:?}");
+        let held = manifest.tables.iter().filter(|table| table.held).count();
+        assert!(held > 0 && manifest.tables.len() > held + 2, "tables and held ones: {manifest:?}");
+        assert!(manifest.hidden.is_some(), "a hidden file");
+        let lens: Vec<_> = specimen.files.iter().map(|(name, bytes)| (name, bytes.len())).collect();
+        println!("{lens:?} {}", lens.iter().map(|(_, len)| len).sum::<usize>());
+        let mut encodings = std::collections::BTreeSet::new();
+        for listed in &manifest.tables {
+            let io = Memory::holding(specimen.files.clone());
+            let table = crate::table::Table::open(&io, listed, &manifest.store).unwrap();
+            table
+                .for_each(|_, _, place| {
+                    let bytes = table.read(u64::from(place.offset), place.len as usize)?;
+                    let found = crate::frame::parse(&bytes).unwrap().0.encoding;
+                    encodings.insert(format!("{found:?}").split(' ').next().unwrap().to_owned());
+                    Ok(())
+                })
+                .unwrap();
+        }
+        let all = ["Delta", "Patch", "Raw", "Zstd", "ZstdDictionary"];
+        assert_eq!(encodings.into_iter().collect::<Vec<_>>(), all, "frames of every encoding");
+        assert!(!specimen.chunks.is_empty() && specimen.past.len() > 3);
     }
 
     #[test]

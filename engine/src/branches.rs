@@ -139,9 +139,7 @@ impl Database {
     /// Keeps what a change by force is about to make unreachable.
     pub(crate) fn keep_for_recovery(&self, branch: &Branch, updates: &mut Vec<RefUpdate>) -> Result<()> {
         let number = self.sequence();
-        let head_root =
-            branch.head.map(|head| self.commit_object(&head)).transpose()?.map(|commit| commit.root);
-        let work = (Some(branch.work) != head_root).then_some(branch.work);
+        let work = (branch.work != self.committed_root(branch.head)?).then_some(branch.work);
         for (kind, lost) in [("heads", branch.head), ("work", work)] {
             let Some(lost) = lost else { continue };
             // Changes that are not durable yet may have taken the number.

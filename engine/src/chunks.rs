@@ -3,10 +3,17 @@
 //! Everything that walks a graph is generic over [`Read`], so that a transaction sees the nodes that it just made.
 //! A [`Writer`] gives a large batch to the store piece by piece; as nodes are made children first, what is in the store
 //! always has its whole closure there.
+//!
+//! No ref leads yet to what a writer has spilled, and what a change builds upon may lose its last ref meanwhile; so a writer
+//! holds the one and keeps the other until the refs of its change are appended. Whoever only reads pins the root that it
+//! starts from ([`pin`]).
 
-use pleach_chunkstore::{Batch, Chunk, Hash, Outcome, Store};
+use pleach_chunkstore::{Batch, Chunk, Hash, Hold, Outcome, RefUpdate, Store, Ticket};
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    map::build,
+};
 
 /// A writer hands its batch to the store when it holds this many bytes.
 const BATCH_BYTES_MAX: usize = 8 << 20;
@@ -19,7 +26,12 @@ pub(crate) trait Read {
 
 impl Read for Store {
     fn chunk(&self, hash: &Hash) -> Result<Chunk> {
-        self.get(hash)?.ok_or(Error::Missing { hash: *hash })
+        match self.get(hash)? {
+            Some(chunk) => Ok(chunk),
+            // A branch without a commit is compared with the empty map, whether or not a ref leads to one.
+            None if *hash == *build::empty_chunk().hash() => Ok(build::empty_chunk().clone()),
+            None => Err(Error::Missing { hash: *hash }),
+        }
     }
 }
 
@@ -29,15 +41,36 @@ impl<R: Read> Read for &R {
     }
 }
 
+/// The store, by a handle whose clones keep `root` and all under it as long as one of them lives.
+pub(crate) fn pin(store: &Store, root: &Hash) -> Result<Store> {
+    match store.pinned(root)? {
+        Some(pinned) => Ok(pinned),
+        None if *root == *build::empty_chunk().hash() => Ok(store.clone()),
+        None => Err(Error::Missing { hash: *root }),
+    }
+}
+
+/// Appends `batch` and moves refs, none of which then names what is not there. `hold` was taken before the first chunk was
+/// made that the refs lead to.
+pub(crate) fn append(store: &Store, hold: &Hold, batch: Batch, updates: &[RefUpdate]) -> Result<Outcome> {
+    for new in updates.iter().filter_map(|update| update.new) {
+        if !batch.contains(&new) && !hold.keep(&new) {
+            return Err(Error::Missing { hash: new });
+        }
+    }
+    Ok(store.append(batch, updates)?)
+}
+
 /// New chunks on their way into the store.
 pub(crate) struct Writer {
     store: Store,
     batch: Batch,
+    hold: Hold,
 }
 
 impl Writer {
     pub(crate) fn new(store: &Store) -> Writer {
-        Writer { store: store.clone(), batch: Batch::default() }
+        Writer { store: store.clone(), batch: Batch::default(), hold: store.hold() }
     }
 
     /// Adds a chunk whose children are in the store or in this writer. `base` is an earlier version of it, if known.
@@ -52,9 +85,23 @@ impl Writer {
         Ok(())
     }
 
-    /// What is left to append, with the refs that make it reachable.
-    pub(crate) fn into_batch(self) -> Batch {
-        self.batch
+    /// Keeps a chunk and all under it until the writer is appended: no ref may lead to it any longer.
+    ///
+    /// # Errors
+    /// [`Error::Missing`].
+    pub(crate) fn keep(&self, hash: &Hash) -> Result<()> {
+        match self.batch.contains(hash) || self.hold.keep(hash) {
+            true => Ok(()),
+            false => Err(Error::Missing { hash: *hash }),
+        }
+    }
+
+    /// Appends what is left, with the refs that make it reachable.
+    pub(crate) fn append(self, updates: &[RefUpdate]) -> Result<Ticket> {
+        match append(&self.store, &self.hold, self.batch, updates)? {
+            Outcome::Appended(ticket) => Ok(ticket),
+            Outcome::Moved { name, .. } => Err(Error::Moved { name }),
+        }
     }
 }
 

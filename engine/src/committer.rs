@@ -112,7 +112,7 @@ impl Database {
             }
             roots.insert(branch, (new, old != new));
         }
-        let ticket = Arc::new(self.append(writer.into_batch(), &updates)?);
+        let ticket = Arc::new(writer.append(&updates)?);
         let reply = |(waiting, refusal): (&Arc<Waiting>, Option<Refusal>)| match refusal {
             Some(Refusal { table, key }) => Reply::Refused { table, key },
             None => {

@@ -30,7 +30,7 @@ use crate::{
         node::{Stored, Tag, Value},
     },
     names,
-    snapshot::load_value,
+    snapshot::{Snapshot, load_value},
 };
 
 /// One of the two sides of a merge.
@@ -114,10 +114,15 @@ impl Database {
     /// # Errors
     /// [`Error::UnknownBranch`].
     pub fn conflicts(&self, branch: &str) -> Result<Vec<Conflict>> {
-        let work = self.existing_branch(branch)?.work;
+        self.at_ref(&names::work(branch), |_| {
+            self.conflicts_of(&Snapshot::new(self.store(), self.existing_branch(branch)?.work)?)
+        })
+    }
+
+    fn conflicts_of(&self, work: &Snapshot) -> Result<Vec<Conflict>> {
         let load = |value: Option<Value>| value.map(|value| load_value(self.store(), value)).transpose();
         let mut conflicts = Vec::new();
-        for (table, root) in catalogue::conflicts(self.store(), &work)? {
+        for (table, root) in catalogue::conflicts(self.store(), &work.root())? {
             for row in read(self.store(), &root)? {
                 let (base, ours, theirs) = (load(row.base)?, load(row.ours)?, load(row.theirs)?);
                 conflicts.push(Conflict { table: table.clone(), key: row.key, base, ours, theirs });

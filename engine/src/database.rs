@@ -14,12 +14,12 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use pleach_chunkstore::{Batch, Hash, Options, Outcome, RefUpdate, Store, Ticket};
+use pleach_chunkstore::{Batch, Hash, Options, Outcome, RefUpdate, Store};
 
 use crate::{
     branches::Branch,
     catalogue,
-    chunks::Writer,
+    chunks::{self, Writer},
     commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX},
     error::{Error, Result},
     history::{self, Log},
@@ -27,7 +27,9 @@ use crate::{
         build, edit,
         node::{Node, Stored, Tag},
     },
-    names, settings,
+    names,
+    pins::Pins,
+    settings,
     snapshot::{Snapshot, TableStat},
     transaction::{Queue, Token, Transaction},
 };
@@ -110,7 +112,8 @@ impl Database {
         // A process that died while it made the store left one without refs; nothing was acknowledged there.
         match store.get_ref(names::SETTINGS) {
             Some(_) => Ok(Database::over(store)),
-            None => Database::begin_history(store),
+            None if store.refs("").is_empty() => Database::begin_history(store),
+            None => Err(Error::NoDatabase { dir: dir.display().to_string() }),
         }
     }
 
@@ -181,18 +184,10 @@ impl Database {
             let mut writer = Writer::new(self.store());
             let mut updates = Vec::new();
             let planned = plan(&mut writer, &mut updates)?;
-            Ok::<_, Error>((planned, self.append(writer.into_batch(), &updates)?))
+            Ok::<_, Error>((planned, writer.append(&updates)?))
         })?;
         ticket.wait()?;
         Ok((planned, ticket.sequence()))
-    }
-
-    /// Appends under the order of [`Database::in_order`].
-    pub(crate) fn append(&self, batch: Batch, updates: &[RefUpdate]) -> Result<Ticket> {
-        match self.store().append(batch, updates)? {
-            Outcome::Appended(ticket) => Ok(ticket),
-            Outcome::Moved { name, .. } => Err(Error::Moved { name }),
-        }
     }
 
     // Refs.
@@ -207,12 +202,56 @@ impl Database {
         self.store().get_ref(name)
     }
 
+    /// Runs `read` on what a durable ref names. If that was collected because the ref moved meanwhile, reads again.
+    pub(crate) fn at_ref<T>(&self, name: &str, read: impl Fn(Option<Hash>) -> Result<T>) -> Result<T> {
+        let mut found = self.get_ref(name);
+        loop {
+            match read(found) {
+                Err(Error::Missing { hash }) => {
+                    let before = std::mem::replace(&mut found, self.get_ref(name));
+                    if found == before {
+                        return Err(Error::Missing { hash });
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The durable refs whose names begin with `prefix`, sorted, and pins on what they name.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], if a ref names what is not there.
+    pub fn pinned_refs(&self, prefix: &str) -> Result<(Vec<(String, Hash)>, Pins)> {
+        loop {
+            let refs = self.refs(prefix);
+            if let Some(pins) = self.pin_refs(&refs)? {
+                return Ok((refs, pins));
+            }
+        }
+    }
+
+    /// Pins what `refs`, just read, name; `None` if one has moved and what it named was collected before the pin was set: then
+    /// they are to be read again.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], if a ref names what is not there.
+    pub fn pin_refs(&self, refs: &[(String, Hash)]) -> Result<Option<Pins>> {
+        let pins = Pins::of(self.store(), refs.iter().map(|(_, hash)| *hash))?;
+        match refs.iter().find(|(_, hash)| !pins.contains(hash)) {
+            None => Ok(Some(pins)),
+            Some((name, hash)) if self.get_ref(name) != Some(*hash) => Ok(None),
+            Some((_, hash)) => Err(Error::Missing { hash: *hash }),
+        }
+    }
+
     /// Appends chunks and moves refs by compare-and-set, all or none; durable when it returns `Appended`.
     ///
     /// # Errors
-    /// The store's.
+    /// [`Error::Missing`] if a ref would name what is not there; the store's.
     pub fn update_refs(&self, batch: Batch, updates: &[RefUpdate]) -> Result<Outcome> {
-        let outcome = self.in_order(|| self.store().append(batch, updates))?;
+        let hold = self.store().hold();
+        let outcome = self.in_order(|| chunks::append(self.store(), &hold, batch, updates))?;
         if let Outcome::Appended(ticket) = &outcome {
             ticket.wait()?;
         }
@@ -261,8 +300,9 @@ impl Database {
     /// # Errors
     /// [`Error::Missing`].
     pub fn snapshot_of_root(&self, root: Hash) -> Result<Snapshot> {
-        Node::load(self.store(), &root)?;
-        Ok(Snapshot::new(self.store(), root))
+        let snapshot = Snapshot::new(self.store(), root)?;
+        Node::load(snapshot.store(), &root)?;
+        Ok(snapshot)
     }
 
     /// The commit at `hash`.
@@ -286,7 +326,8 @@ impl Database {
     /// # Errors
     /// The store's.
     pub fn merge_base(&self, a: &Hash, b: &Hash) -> Result<Option<Hash>> {
-        history::merge_base(self.store(), a, b)
+        let _b = chunks::pin(self.store(), b)?;
+        history::merge_base(&chunks::pin(self.store(), a)?, a, b)
     }
 
     /// Whether `ancestor` is `of` or one of its ancestors.
@@ -294,7 +335,8 @@ impl Database {
     /// # Errors
     /// The store's.
     pub fn is_ancestor(&self, ancestor: &Hash, of: &Hash) -> Result<bool> {
-        history::is_ancestor(self.store(), ancestor, of)
+        let _of = chunks::pin(self.store(), of)?;
+        history::is_ancestor(&chunks::pin(self.store(), ancestor)?, ancestor, of)
     }
 
     /// How a branch's work differs from its head.
@@ -302,10 +344,14 @@ impl Database {
     /// # Errors
     /// [`Error::UnknownBranch`].
     pub fn status(&self, branch: &str) -> Result<Status> {
-        let Branch { name, head, work } = self.existing_branch(branch)?;
+        self.at_ref(&names::work(branch), |_| self.status_of(self.existing_branch(branch)?))
+    }
+
+    fn status_of(&self, Branch { name, head, work }: Branch) -> Result<Status> {
+        let now = Snapshot::new(self.store(), work)?;
         let committed = self.committed_root(head)?;
         let merging = catalogue::merging(self.store(), &work)?;
-        let diffs = Snapshot::new(self.store(), committed).diff(&Snapshot::new(self.store(), work))?;
+        let diffs = Snapshot::new(self.store(), committed)?.diff(&now)?;
         Ok(Status {
             branch: name,
             head,
@@ -321,10 +367,7 @@ impl Database {
     pub(crate) fn committed_root(&self, head: Option<Hash>) -> Result<Hash> {
         match head {
             Some(head) => Ok(self.commit_object(&head)?.root),
-            None => {
-                let mut unwritten = Writer::new(self.store());
-                build::empty(&mut unwritten)
-            }
+            None => Ok(*build::empty_chunk().hash()),
         }
     }
 
@@ -335,8 +378,11 @@ impl Database {
     /// # Errors
     /// [`Error::UnknownBranch`].
     pub fn begin(&self, branch: &str) -> Result<Transaction> {
-        let branch = self.existing_branch(branch)?;
-        Ok(Transaction::new(self, branch))
+        self.at_ref(&names::work(branch), |work| {
+            let unknown = || Error::UnknownBranch { name: branch.to_owned() };
+            let snapshot = Snapshot::new(self.store(), work.ok_or_else(unknown)?)?;
+            Ok(Transaction::new(self, branch.to_owned(), snapshot))
+        })
     }
 
     /// Makes a version commit of a branch's work.
@@ -402,6 +448,7 @@ impl Database {
     ) -> Result<Hash> {
         let mut generation = 1;
         for parent in &parents {
+            writer.keep(parent)?;
             generation = generation.max(self.commit_object(parent)?.generation.saturating_add(1));
         }
         let base = parents.first().copied();

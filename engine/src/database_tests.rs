@@ -493,3 +493,276 @@ proptest! {
         }
     }
 }
+
+/// Roots pinned and holds taken.
+fn kept(database: &Database) -> (u64, u64) {
+    let stats = database.store().stats();
+    (stats.pinned_roots, stats.holds)
+}
+
+#[test]
+fn a_root_stays_pinned_until_the_last_that_reads_it_goes() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    let first = commit(&database, "main", "first");
+    put(&database, "main", "t", &[("b", "2")]);
+    let second = commit(&database, "main", "second");
+    assert_eq!(kept(&database), (0, 0));
+    let snapshot =
+        |commit: &Hash| database.snapshot_of_root(database.commit_object(commit).unwrap().root).unwrap();
+    let scan = {
+        let table = snapshot(&second).table("t").unwrap().unwrap();
+        table.scan(Bound::Unbounded, Bound::Unbounded).unwrap()
+    };
+    assert_eq!(kept(&database), (1, 0), "the snapshot and the table are gone, the scan is not");
+    drop(scan);
+    assert_eq!(kept(&database), (0, 0));
+    let changes = {
+        let diffs = snapshot(&first).diff(&snapshot(&second)).unwrap();
+        diffs[0].changes().unwrap()
+    };
+    assert_eq!(kept(&database), (2, 0), "both sides");
+    assert_eq!(changes.count(), 1);
+    let transaction = database.begin("main").unwrap();
+    assert_eq!(kept(&database), (1, 0));
+    drop(transaction);
+    let log = database.log(&second).unwrap();
+    let sent = difference(&database, &[second], &[first]).unwrap();
+    assert_eq!(kept(&database), (2, 0));
+    drop(log);
+    drop(sent);
+    database.status("main").unwrap();
+    database.conflicts("main").unwrap();
+    database.merge_base(&first, &second).unwrap();
+    database.resolve(&first.to_string()[..9], "main").unwrap();
+    assert_eq!(kept(&database), (0, 0));
+}
+
+#[test]
+fn what_is_written_ahead_is_held_until_it_is_committed_or_given_up() {
+    let database = Database::memory().unwrap();
+    let value = "x".repeat(1000);
+    let load = || {
+        let mut transaction = database.begin("main").unwrap();
+        if !transaction.has_table("t").unwrap() {
+            transaction.create_table("t", None).unwrap();
+        }
+        let chunks = database.store().stats().chunks;
+        transaction.load("t", (0..20_000_u32).map(|i| (i.to_be_bytes(), value.as_bytes()))).unwrap();
+        (transaction, database.store().stats().chunks - chunks)
+    };
+    let (given_up, written) = load();
+    assert!(written > 100, "more than one batch is in the store");
+    assert_eq!(kept(&database), (1, 1));
+    drop(given_up);
+    assert_eq!(kept(&database), (0, 0));
+    let (transaction, _) = load();
+    transaction.commit().unwrap();
+    assert_eq!(kept(&database), (0, 0));
+    let planned = database.write(|_, _| Ok(kept(&database))).unwrap().0;
+    assert_eq!(planned, (0, 1), "every change holds what it writes while it is planned");
+}
+
+#[test]
+fn no_ref_is_set_to_what_is_not_there() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    commit(&database, "main", "first");
+    let absent = Hash::of(b"absent");
+    let update = RefUpdate { name: "tags/v1".into(), old: None, new: Some(absent) };
+    let refused = database.update_refs(Batch::default(), std::slice::from_ref(&update));
+    assert!(matches!(refused, Err(Error::Missing { hash }) if hash == absent));
+    let refused = database.write(|_, updates| {
+        updates.push(update);
+        Ok(())
+    });
+    assert!(matches!(refused, Err(Error::Missing { hash }) if hash == absent));
+    assert_eq!((database.get_ref("tags/v1"), kept(&database)), (None, (0, 0)));
+}
+
+#[test]
+fn a_branch_without_a_commit_needs_no_empty_map_in_the_store() {
+    let database = Database::memory().unwrap();
+    put(&database, "main", "t", &[("a", "1")]);
+    let empty = database.committed_root(None).unwrap();
+    assert!(database.status("main").unwrap().dirty);
+    database.create_branch("side", None).unwrap();
+    database.reset("side", &commit(&database, "main", "first"), true).unwrap();
+    assert_eq!(database.refs("recovery/"), [], "an empty map is no loss");
+    let bare = Store::memory(Options::default());
+    assert!(Snapshot::new(&bare, empty).unwrap().tables().unwrap().is_empty());
+}
+
+/// Collects, and checks that what is left is whole. Gives how many chunks went.
+fn collect(database: &Database) -> u64 {
+    let collected = database.store().collect(false).unwrap();
+    assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+    collected.dead_chunks
+}
+
+#[test]
+fn a_collection_leaves_what_is_read_and_takes_it_when_nobody_does() {
+    type Reading = Box<dyn FnOnce() -> usize>;
+    type Begin = fn(&Database, Hash, Hash) -> Reading;
+    fn at(database: &Database, commit: Hash) -> Snapshot {
+        database.snapshot_of_root(database.commit_object(&commit).unwrap().root).unwrap()
+    }
+    let scan: Begin = |database, _, second| {
+        let table = at(database, second).table("t").unwrap().unwrap();
+        let mut scan = table.scan(Bound::Unbounded, Bound::Unbounded).unwrap();
+        assert!(scan.next().is_some());
+        Box::new(move || scan.map(Result::unwrap).count() + 1)
+    };
+    let changes: Begin = |database, first, second| {
+        let diffs = at(database, first).diff(&at(database, second)).unwrap();
+        let changes = diffs.iter().find(|diff| diff.table == "t").unwrap().changes().unwrap();
+        drop(diffs);
+        Box::new(move || changes.map(Result::unwrap).count())
+    };
+    let log: Begin = |database, _, second| {
+        let log = database.log(&second).unwrap();
+        Box::new(move || log.map(Result::unwrap).count())
+    };
+    let sent: Begin = |database, first, second| {
+        let sent = difference(database, &[second], &[first]).unwrap();
+        Box::new(move || sent.map(Result::unwrap).count().min(5))
+    };
+    let transaction: Begin = |database, _, _| {
+        let mut transaction = database.begin("main").unwrap();
+        Box::new(move || transaction.get("t", b"00007").unwrap().map_or(0, |value| value.len()))
+    };
+    for (what, begin, expected) in [
+        ("a scan", scan, 3000),
+        ("changes", changes, 1),
+        ("a log", log, 2),
+        ("what a peer lacks", sent, 5),
+        ("a transaction", transaction, 7),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        // Without a cache, which would still have what is gone.
+        let options = Options { cache_bytes: 0, ..Options::default() };
+        let database = Database::init(&dir.path().join("db"), options).unwrap();
+        let rows: Vec<(String, String)> =
+            (0..3000).map(|i| (format!("{i:05}"), format!("value {i}"))).collect();
+        let rows: Vec<(&str, &str)> =
+            rows.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        put(&database, "main", "t", &rows);
+        let first = commit(&database, "main", "first");
+        put(&database, "main", "t", &[("00001", "changed")]);
+        put(&database, "main", "u", &rows[..10]);
+        let second = commit(&database, "main", "second");
+        let reading = begin(&database, first, second);
+        // What it reads loses its last ref.
+        let (work, empty) = (database.get_ref("work/main"), database.committed_root(None).unwrap());
+        let updates = [
+            RefUpdate { name: "heads/main".into(), old: Some(second), new: None },
+            RefUpdate { name: "work/main".into(), old: work, new: Some(empty) },
+        ];
+        assert!(matches!(database.update_refs(Batch::default(), &updates), Ok(Outcome::Appended(_))));
+        collect(&database);
+        assert_eq!(reading(), expected, "{what}");
+        assert_eq!(kept(&database), (0, 0), "{what}");
+        collect(&database);
+        assert!(matches!(database.commit_object(&first), Err(Error::Missing { .. })), "{what} is over");
+        assert_eq!(database.status("main").unwrap().tables, []);
+        assert!(matches!(database.create_tag("v1", second), Err(Error::Missing { .. })));
+    }
+}
+
+#[test]
+fn a_collection_leaves_what_is_written_ahead() {
+    let database = Database::memory().unwrap();
+    let value = "x".repeat(900);
+    let mut transaction = database.begin("main").unwrap();
+    transaction.create_table("t", None).unwrap();
+    transaction.load("t", (0..20_000_u32).map(|i| (i.to_be_bytes(), value.as_bytes()))).unwrap();
+    database.store().collect(false).unwrap();
+    assert!(matches!(transaction.commit().unwrap(), TransactionOutcome::Committed(_)));
+    assert!(collect(&database) <= 1, "the empty map of the first work, and nothing else");
+    let work = database.branch("main").unwrap().unwrap().work;
+    let table = database.snapshot_of_root(work).unwrap().table("t").unwrap().unwrap();
+    assert_eq!(table.scan(Bound::Unbounded, Bound::Unbounded).unwrap().count(), 20_000);
+
+    let (_, sequence) = database
+        .write(|writer, _| {
+            // A change that has spilled is collected under, and then given up.
+            for i in 0..10_000_u32 {
+                let chunk = Chunk::build(2, 0, &[&i.to_be_bytes(), value.as_bytes()].concat(), None, &[], 0);
+                writer.put(chunk, None)?;
+            }
+            assert_eq!(self::collect(&database), 0, "it is held");
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(sequence, database.sequence());
+    assert!(collect(&database) > 9_000, "and nothing holds it now");
+}
+
+#[test]
+fn writers_readers_and_collections_at_once_lose_nothing() {
+    const WRITERS: usize = 3;
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { journal_bytes: 256 << 10, cache_bytes: 1 << 20, ..Options::default() };
+    let database = Database::init(&dir.path().join("db"), options).unwrap();
+    for writer in 0..WRITERS {
+        let name = format!("b{writer}");
+        database.create_branch(&name, None).unwrap();
+        put(&database, &name, "t", &[("k", "0")]);
+        commit(&database, &name, "0");
+    }
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let collections = std::thread::scope(|scope| {
+        let collector = scope.spawn(|| {
+            let mut collections = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) || collections < 3 {
+                database.store().collect(false).unwrap();
+                collections += 1;
+            }
+            collections
+        });
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                let database = &database;
+                scope.spawn(move || {
+                    let name = format!("b{writer}");
+                    for round in 1..60 {
+                        let text = format!("{round}");
+                        let rows: Vec<(String, String)> = (0..200)
+                            .map(|i| (format!("{:03}", (i * 7 + round) % 500), format!("{round} {i}")))
+                            .collect();
+                        let rows: Vec<(&str, &str)> =
+                            rows.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+                        put(database, &name, "t", &rows);
+                        put(database, &name, "t", &[("k", &text)]);
+                        match round % 3 {
+                            // What was written is given up: there is something to collect.
+                            0 => {
+                                let head = database.branch(&name).unwrap().unwrap().head.unwrap();
+                                database.reset(&name, &head, true).unwrap();
+                                for (kept, old) in database.refs(&format!("recovery/work/{name}/")) {
+                                    let drop = RefUpdate { name: kept, old: Some(old), new: None };
+                                    let _ = database.update_refs(Batch::default(), &[drop]).unwrap();
+                                }
+                            }
+                            _ => drop(commit(database, &name, &text)),
+                        }
+                        let status = database.status(&name).unwrap();
+                        let count = database.log(&status.head.unwrap()).unwrap().map(Result::unwrap).count();
+                        assert!(count > 1 || round < 2);
+                        assert!(get(database, &name, "t", "k").is_some());
+                    }
+                })
+            })
+            .collect();
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        collector.join().unwrap()
+    });
+    println!("{collections} collections");
+    assert_eq!(kept(&database), (0, 0));
+    collect(&database);
+    drop(database);
+    let database = Database::open(&dir.path().join("db"), Options::default()).unwrap();
+    assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(get(&database, "b0", "t", "k").as_deref(), Some("59"));
+}

@@ -13,7 +13,7 @@ use pleach_chunkstore::{Chunk, Hash, Store};
 
 use crate::{
     catalogue,
-    chunks::Read,
+    chunks::{self, Read},
     database::Database,
     error::Result,
     history,
@@ -50,6 +50,8 @@ pub struct Sent {
 /// Chunks that a holder lacks, parents before children.
 pub struct Difference {
     store: Store,
+    /// Handles that keep the targets and bases as long as the walk lasts.
+    _pins: Vec<Store>,
     /// Tops that are still to come, the next last.
     tops: Vec<Top>,
     stack: Vec<Open>,
@@ -71,12 +73,15 @@ struct Open {
     next: usize,
 }
 
-/// What a holder of the closures of `bases` lacks to have those of `targets`. Both are commits or catalogue roots.
+/// What a holder of the closures of `bases` lacks to have those of `targets`. Both are commits or catalogue roots, and stay here as long
+/// as the difference lives.
 ///
 /// # Errors
 /// [`Error::Missing`](crate::Error::Missing) if a target or base is not here; the store's.
 pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Result<Difference> {
     let store = database.store().clone();
+    let starts = targets.iter().chain(bases);
+    let pins = starts.map(|start| chunks::pin(&store, start)).collect::<Result<_>>()?;
     let is_commit = |hash: &Hash| Ok::<_, crate::Error>(store.chunk(hash)?.kind() == COMMIT);
     let split = |hashes: &[Hash]| {
         let (mut commits, mut roots) = (Vec::new(), Vec::new());
@@ -107,7 +112,7 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
         }
     }
     tops.reverse();
-    Ok(Difference { store, tops, stack: Vec::new(), sent: HashSet::new() })
+    Ok(Difference { store, _pins: pins, tops, stack: Vec::new(), sent: HashSet::new() })
 }
 
 impl Difference {

@@ -31,6 +31,12 @@ pub enum Error {
     /// The chunk store failed.
     #[error(transparent)]
     Store(#[from] pleach_chunkstore::Error),
+    /// The directory holds a store that is no database: a backup, for one.
+    #[error("{dir} holds a store that is no database; if it is a backup, restore it into another directory")]
+    NoDatabase {
+        /// The directory.
+        dir: String,
+    },
     /// A chunk that something refers to is not in the store.
     #[error("chunk {hash} is missing from the store; run fsck, and fetch again from a remote that has it")]
     Missing {

@@ -7,7 +7,11 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use pleach_chunkstore::{Hash, Store};
 
-use crate::{chunks::Read, commit::Commit, error::Result};
+use crate::{
+    chunks::{self, Read},
+    commit::Commit,
+    error::Result,
+};
 
 pub(crate) fn load(reader: &impl Read, hash: &Hash) -> Result<Commit> {
     Commit::decode(&reader.chunk(hash)?)
@@ -59,16 +63,19 @@ pub(crate) fn merge_base(reader: &impl Read, a: &Hash, b: &Hash) -> Result<Optio
     Ok(None)
 }
 
-/// Commits that some starts reach, each once, newest first.
+/// Commits that some starts reach, each once, newest first. Keeps them as long as it lives.
 pub struct Log {
     reader: Store,
+    /// Handles that keep the starts.
+    _pins: Vec<Store>,
     open: BinaryHeap<(i64, u64, Hash)>,
     seen: HashSet<Hash>,
 }
 
 impl Log {
     pub(crate) fn new(reader: Store, starts: &[Hash]) -> Result<Log> {
-        let mut log = Log { reader, open: BinaryHeap::new(), seen: HashSet::new() };
+        let pins = starts.iter().map(|start| chunks::pin(&reader, start)).collect::<Result<_>>()?;
+        let mut log = Log { reader, _pins: pins, open: BinaryHeap::new(), seen: HashSet::new() };
         starts.iter().try_for_each(|start| log.add(*start))?;
         Ok(log)
     }

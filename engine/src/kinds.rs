@@ -1,4 +1,4 @@
-//! The kinds of chunks that the engine writes.
+//! The kinds of chunks that the engine writes. 255 is that of what a backup adds (`pleach_chunkstore::backup`).
 
 /// A node of a prolly map; the chunk's level is the height above the leaves.
 pub(crate) const MAP: u8 = 1;

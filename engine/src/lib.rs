@@ -36,11 +36,13 @@ mod kinds;
 mod map;
 mod merge;
 mod names;
+mod pins;
 mod revision;
 pub mod row;
 mod settings;
 mod snapshot;
 mod transaction;
+mod upkeep;
 
 pub use blob::VALUE_BYTES_MAX;
 pub use branches::Branch;
@@ -56,11 +58,14 @@ pub use history::Log;
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
 pub use names::check_ref as check_ref_name;
+pub use pins::Pins;
 pub use pleach_chunkstore::{
-    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Options, Outcome,
+    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Options, Outcome,
     RefUpdate, Stats, Store, Ticket,
 };
+pub use pleach_chunkstore::{Compression, backup, fsck};
 pub use revision::Revision;
 pub use row::Schema;
 pub use snapshot::{Change, Changes, Scan, Snapshot, Table, TableChange, TableDiff, TableStat};
 pub use transaction::{BadToken, Token, Transaction, TransactionOutcome};
+pub use upkeep::KINDS;

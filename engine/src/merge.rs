@@ -70,6 +70,8 @@ impl Database {
     pub fn merge(&self, branch: &str, theirs: &Hash, options: MergeOptions) -> Result<MergeOutcome> {
         let (outcome, _) = self.write(|writer, updates| {
             let branch = self.appended_branch(branch)?;
+            // Nothing but the caller may know of it any longer.
+            writer.keep(theirs)?;
             if let Some(head) = branch.head
                 && history::is_ancestor(self.store(), theirs, &head)?
             {

@@ -120,6 +120,8 @@ impl Database {
         for prefix in [names::HEADS, names::TAGS, "remotes/", "recovery/heads/"] {
             starts.extend(self.refs(prefix).into_iter().map(|(_, hash)| hash));
         }
+        // Those that are gone are not looked for: their refs have moved.
+        starts.retain(|start| self.store().contains(start));
         let log = Log::new(self.store().clone(), &starts)?;
         Ok(log.map(|entry| entry.map(|(hash, _)| hash)))
     }

@@ -29,7 +29,7 @@ impl Database {
     /// # Errors
     /// The store's.
     pub fn setting(&self, key: &str) -> Result<Option<String>> {
-        self.setting_in(self.get_ref(names::SETTINGS), key)
+        self.at_ref(names::SETTINGS, |root| self.setting_in(root, key))
     }
 
     /// A setting as appended, which may not be durable yet. For plans of [`Database::write`].
@@ -48,7 +48,11 @@ impl Database {
     /// # Errors
     /// The store's.
     pub fn settings(&self, prefix: &str) -> Result<Vec<(String, String)>> {
-        let Some(root) = self.get_ref(names::SETTINGS) else { return Ok(Vec::new()) };
+        self.at_ref(names::SETTINGS, |root| self.settings_in(root, prefix))
+    }
+
+    fn settings_in(&self, root: Option<Hash>, prefix: &str) -> Result<Vec<(String, String)>> {
+        let Some(root) = root else { return Ok(Vec::new()) };
         let from = Bound::Included(prefix.as_bytes());
         let mut rows = Rows::new(self.store(), &root, from, Bound::Unbounded)?;
         let mut settings = Vec::new();

@@ -1,7 +1,7 @@
 //! Read-only views: a branch's root, its tables, and the differences between two roots.
 //!
 //! A snapshot owns what it reads from, so that it and its iterators can be kept, and sent to other threads, as long as
-//! wanted.
+//! wanted: its handle of the store is pinned to its root, and everything made from it has a clone of that handle.
 
 use std::{collections::BTreeMap, ops::Bound};
 
@@ -10,7 +10,7 @@ use pleach_chunkstore::{Hash, Store};
 use crate::{
     blob,
     catalogue::{self, TableEntry},
-    chunks::Read,
+    chunks::{self, Read},
     definition::Definition,
     error::Result,
     map::{
@@ -30,8 +30,17 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn new(store: &Store, root: Hash) -> Snapshot {
-        Snapshot { store: store.clone(), root }
+    /// A view of `root`, which stays as long as the view or anything made from it.
+    ///
+    /// # Errors
+    /// [`Error::Missing`](crate::Error::Missing).
+    pub(crate) fn new(store: &Store, root: Hash) -> Result<Snapshot> {
+        Ok(Snapshot { store: chunks::pin(store, &root)?, root })
+    }
+
+    /// The store, by a handle that keeps what is viewed.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// The root that is viewed.
@@ -73,11 +82,14 @@ impl Snapshot {
         for (name, entry) in catalogue::tables(&to.store, &to.root)? {
             tables.entry(name).or_default().1 = Some(entry);
         }
-        let load = |entry: Option<TableEntry>| entry.map(|entry| Table::load(&self.store, entry)).transpose();
-        tables
-            .into_iter()
-            .filter(|(_, (from, to))| from != to)
-            .map(|(table, (from, to))| Ok(TableDiff { table, from: load(from)?, to: load(to)? }))
+        let load = |store: &Store, entry: Option<TableEntry>| {
+            entry.map(|entry| Table::load(store, entry)).transpose()
+        };
+        let differ = tables.into_iter().filter(|(_, (from, to))| from != to);
+        differ
+            .map(|(table, (before, after))| {
+                Ok(TableDiff { table, from: load(&self.store, before)?, to: load(&to.store, after)? })
+            })
             .collect()
     }
 }
@@ -228,12 +240,11 @@ impl TableDiff {
     /// # Errors
     /// The store's.
     pub fn changes(&self) -> Result<Changes> {
-        let Some(either) = self.from.as_ref().or(self.to.as_ref()) else {
-            unreachable!("a table that differs is on one side at least")
-        };
-        let root = |table: &Option<Table>| table.as_ref().map(|table| table.entry.rows);
-        let diff = Diff::new(either.store.clone(), root(&self.from).as_ref(), root(&self.to).as_ref())?;
-        Ok(Changes { store: either.store.clone(), diff })
+        let side =
+            |table: &Option<Table>| table.as_ref().map(|table| (table.store.clone(), table.entry.rows));
+        let (from, to) = (side(&self.from), side(&self.to));
+        let values = [&from, &to].map(|side| side.as_ref().map(|(store, _)| store.clone()));
+        Ok(Changes { values, diff: Diff::between(from, to)? })
     }
 
     /// How many rows were inserted, updated and deleted. Reads no value that is out of line.
@@ -280,7 +291,8 @@ pub struct Change {
 
 /// Changed rows of a table, in key order. Owns its snapshots.
 pub struct Changes {
-    store: Store,
+    /// Where values before and after are read from.
+    values: [Option<Store>; 2],
     diff: Diff<Store>,
 }
 
@@ -288,10 +300,16 @@ impl Iterator for Changes {
     type Item = Result<Change>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let load = |value: Option<Value>| value.map(|value| load_value(&self.store, value)).transpose();
-        self.diff.next_change().transpose().map(|change| {
-            let change = change?;
-            Ok(Change { key: change.key, old: load(change.old)?, new: load(change.new)? })
-        })
+        let change = match self.diff.next_change() {
+            Ok(change) => change?,
+            Err(error) => return Some(Err(error)),
+        };
+        let load = |store: &Option<Store>, value: Option<Value>| match (store, value) {
+            (Some(store), Some(value)) => load_value(store, value).map(Some),
+            _ => Ok(None),
+        };
+        let [before, after] = &self.values;
+        let loaded = || Ok((load(before, change.old)?, load(after, change.new)?));
+        Some(loaded().map(|(old, new)| Change { key: change.key, old, new }))
     }
 }

@@ -9,12 +9,11 @@ use std::{
     str::FromStr,
 };
 
-use pleach_chunkstore::{Hash, Outcome};
+use pleach_chunkstore::{Hash, Hold};
 
 pub(crate) use crate::committer::Queue;
 use crate::{
     blob::{self, VALUE_BYTES_MAX},
-    branches::Branch,
     chunks::Writer,
     database::Database,
     definition::Definition,
@@ -114,17 +113,14 @@ pub struct Transaction {
     snapshot: Snapshot,
     tables: BTreeMap<String, Option<Table>>,
     edits: BTreeMap<String, TableEdits>,
+    /// Keeps what was written ahead of the commit.
+    ahead: Option<Hold>,
 }
 
 impl Transaction {
-    pub(crate) fn new(database: &Database, branch: Branch) -> Transaction {
-        Transaction {
-            database: database.clone(),
-            branch: branch.name,
-            snapshot: Snapshot::new(database.store(), branch.work),
-            tables: BTreeMap::new(),
-            edits: BTreeMap::new(),
-        }
+    pub(crate) fn new(database: &Database, branch: String, snapshot: Snapshot) -> Transaction {
+        let (tables, edits) = (BTreeMap::new(), BTreeMap::new());
+        Transaction { database: database.clone(), branch, snapshot, tables, edits, ahead: None }
     }
 
     /// The branch.
@@ -286,6 +282,8 @@ impl Transaction {
         rows: impl IntoIterator<Item = (K, V)>,
     ) -> Result<()> {
         let config = self.require(table)?.config;
+        // Taken before the first node is written, and given back after the commit.
+        self.ahead.get_or_insert_with(|| self.database.store().hold());
         let mut writer = Writer::new(self.database.store());
         let mut builder = TreeBuilder::new(config);
         for (key, value) in rows {
@@ -302,9 +300,7 @@ impl Transaction {
             }
         }
         let root = builder.finish(&mut writer)?;
-        if let Outcome::Moved { name, .. } = self.database.store().append(writer.into_batch(), &[])? {
-            return Err(Error::Moved { name });
-        }
+        let _written = writer.append(&[])?;
         let edits = self.edits.entry(table.to_owned()).or_default();
         edits.rows.clear();
         edits.loaded = Some(root);
@@ -316,7 +312,9 @@ impl Transaction {
     /// # Errors
     /// The store's. After an error of the disk the outcome is not known until the store is opened again.
     pub fn commit(self) -> Result<TransactionOutcome> {
-        let Transaction { database, branch, snapshot, edits, .. } = self;
-        database.commit_edits(branch, snapshot.root(), edits)
+        let Transaction { database, branch, snapshot, edits, ahead, .. } = self;
+        let outcome = database.commit_edits(branch, snapshot.root(), edits);
+        drop((snapshot, ahead));
+        outcome
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pleach_chunkstore::frame::{self, Encoding, FrameHeader};
 use pleach_chunkstore::io::memory::Memory;
+use pleach_chunkstore::patch;
 use pleach_engine::row::{Column, Type, Value};
 use pleach_engine::{Batch, Chunk, Database, Hash, NewCommit, Options, Outcome, RefUpdate, Schema, Store};
 
@@ -62,7 +63,7 @@ fn frames() -> Result<()> {
     newer[100] = b'X';
     let newer = Chunk::build(2, 0, &newer, None, &[], 0);
 
-    let payload = frame::compress(base.bytes()).ok_or("compresses")?;
+    let payload = frame::compress(base.bytes(), 1).ok_or("compresses")?;
     let mut file = Vec::new();
     frame::put(&mut file, &header(&base, Encoding::Zstd, 0, &payload), &payload);
     write("frame", "zstd", &[&[0, 0], &file[..]].concat())?;
@@ -73,6 +74,11 @@ fn frames() -> Result<()> {
     let encoding = Encoding::Delta { file: 0, offset: start, len };
     frame::put(&mut file, &header(&newer, encoding, 1, &payload), &payload);
     write("frame", "delta", &[&[1, (start / 8) as u8], &file[..]].concat())?;
+    file.truncate(start as usize);
+    let payload = patch::make(newer.bytes(), base.bytes()).ok_or("resembles")?;
+    let encoding = Encoding::Patch { file: 0, offset: start, len };
+    frame::put(&mut file, &header(&newer, encoding, 1, &payload), &payload);
+    write("frame", "patch", &[&[1, (start / 8) as u8], &file[..]].concat())?;
     let mut raw = Vec::new();
     frame::put(&mut raw, &header(&base, Encoding::Raw, 0, base.bytes()), base.bytes());
     write("frame", "raw", &[&[0, 0], &raw[..]].concat())
@@ -80,7 +86,7 @@ fn frames() -> Result<()> {
 
 fn header(chunk: &Chunk, encoding: Encoding, step: u8, payload: &[u8]) -> FrameHeader {
     let (raw_len, payload_len) = (chunk.bytes().len() as u32, payload.len() as u32);
-    FrameHeader { encoding, step, raw_len, payload_len, hash: *chunk.hash() }
+    FrameHeader { encoding, step, crossed: false, leaf: chunk.child_count() == 0, raw_len, payload_len }
 }
 
 /// The files of a small store, and one group's body.
@@ -104,7 +110,7 @@ fn journals() -> Result<()> {
             write("journal", "header", &[&[2], &bytes[..]].concat())?;
         }
     }
-    let mut body = Vec::new();
+    let mut body = chunk.hash().as_bytes().to_vec();
     frame::put(&mut body, &header(&chunk, Encoding::Raw, 0, chunk.bytes()), chunk.bytes());
     write("journal", "group", &[&[1, 1, 0], &body[..]].concat())?;
     write("journal", "index", &[3])

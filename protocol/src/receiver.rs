@@ -6,13 +6,16 @@
 //!    canonical; and if every child that does not follow is stored already.
 //! 2. Chunks are stored in post-order, a node after all that it reaches: so a chunk in the store implies its closure, at every
 //!    moment, and a transfer that is cut leaves only whole subtrees.
-//! 3. Memory is one message, the path of chunks that wait for their children, and one batch, whatever the size of the transfer.
+//! 3. Memory is one message, the path of chunks that wait for their children, one batch, and the hashes of what is built upon, whatever
+//!    the size of the transfer.
 //! 4. Nothing moves a ref but the caller, with the batch that [`Receiver::finish`] returns after the last record.
-//! 5. At the end, each top is a wanted commit, or was named by a later one: what nobody asked for ends in an error.
+//! 5. What the transfer builds upon (bases, and children that do not follow), and what it stored, stays until the caller has moved its
+//!    refs: the receiver keeps it, and [`Received::append`] passes that on.
+//! 6. At the end, each top is a wanted commit, or was named by a later one: what nobody asked for ends in an error.
 
 use std::collections::{HashMap, HashSet};
 
-use pleach_engine::{Batch, Chunk, ChunkError, Database, Hash, Outcome, check_chunk, check_generation};
+use pleach_engine::{Batch, Chunk, ChunkError, Database, Hash, Hold, Outcome, check_chunk, check_generation};
 
 use crate::encoding::Decoder;
 use crate::error::{Error, Result, within};
@@ -22,6 +25,7 @@ use crate::record::{BaseName, Follow, Record};
 /// Verifies and stores the records of one transfer.
 pub struct Receiver {
     database: Database,
+    hold: Hold,
     decoder: Decoder,
     path: Vec<Step>,
     path_bytes: usize,
@@ -48,23 +52,31 @@ pub struct Received {
     pub records: u64,
     /// Chunks that were not here before.
     pub stored: u64,
+    hold: Hold,
 }
 
 impl Received {
-    /// Appends the last chunks without moving a ref.
-    pub fn append(self, database: &Database) -> Result<()> {
-        if self.batch.is_empty() {
-            return Ok(());
+    /// Appends the last chunks without moving a ref. What was received stays as long as the hold; the caller's refs are to move before it
+    /// goes.
+    pub fn append(self, database: &Database) -> Result<Hold> {
+        if !self.batch.is_empty() {
+            append(database, self.batch)?;
         }
-        append(database, self.batch)
+        Ok(self.hold)
     }
 }
 
 impl Receiver {
     /// A receiver that stores into `database`, and reads bases from it.
     pub fn new(database: &Database) -> Result<Receiver> {
+        Receiver::holding(database, database.store().hold())
+    }
+
+    /// [`Receiver::new`] for a transfer whose bases were offered to the sender before, and are kept by `hold`.
+    pub fn holding(database: &Database, hold: Hold) -> Result<Receiver> {
         Ok(Receiver {
             database: database.clone(),
+            hold,
             decoder: Decoder::new().map_err(|error| Error::Lost { what: error.to_string() })?,
             path: Vec::new(),
             path_bytes: 0,
@@ -115,7 +127,7 @@ impl Receiver {
         if let Some(missing) = wanted.iter().find(|hash| !self.holds(hash)) {
             return Err(Error::protocol(format!("{missing} is wanted, but was not sent")));
         }
-        Ok(Received { batch: self.batch, records: self.records, stored: self.stored })
+        Ok(Received { batch: self.batch, records: self.records, stored: self.stored, hold: self.hold })
     }
 
     fn take(&mut self, record: &Record<'_>, offset: usize) -> Result<()> {
@@ -169,6 +181,9 @@ impl Receiver {
         };
         if let Some(chunk) = self.batch.get(&hash) {
             return Ok(Some(chunk.clone()));
+        }
+        if matches!(record.base, Some(BaseName::Hash(_))) && !self.hold.keep(&hash) {
+            return Err(unknown(hash.to_string()));
         }
         match self.database.store().get(&hash).map_err(pleach_engine::Error::from)? {
             Some(chunk) => Ok(Some(chunk)),
@@ -246,8 +261,10 @@ impl Receiver {
         append(&self.database, std::mem::take(&mut self.batch))
     }
 
+    /// Whether the chunk is here; then it and all under it stay until the refs are moved.
     fn holds(&self, hash: &Hash) -> bool {
-        self.batch.contains(hash) || self.database.store().contains(hash)
+        // What is absent is not kept: a hold would remember the hash of every chunk that arrives.
+        self.batch.contains(hash) || (self.database.store().contains(hash) && self.hold.keep(hash))
     }
 }
 

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, NewCommit, Options, TransactionOutcome};
 use pleach_protocol::{
@@ -478,3 +478,48 @@ async fn a_push_whose_answer_is_lost_with_the_connection_is_repeated_and_answere
 
 #[path = "exchange/histories.rs"]
 mod histories;
+
+#[tokio::test]
+async fn a_transfer_keeps_what_it_needs_and_lets_go_of_it() {
+    let kept = |db: &Database| (db.store().stats().pinned_roots, db.store().stats().holds);
+    let (server, db) = shop(1000).await;
+    let copy = server.clone("shop").await;
+    put(&db, "main", "stock", [(1, "there".into())]);
+    commit(&db, "main", "theirs");
+    put(&copy.db, "main", "stock", [(2, "here".into())]);
+    commit(&copy.db, "main", "ours");
+    assert!(copy.push(Force::No).await.is_rejected());
+    assert!(matches!(copy.pull().await.1, MergeOutcome::Merged { .. }));
+    assert!(!copy.push(Force::No).await.is_rejected());
+    assert_eq!((kept(&db), kept(&copy.db)), ((0, 0), (0, 0)));
+}
+
+#[tokio::test]
+async fn a_collection_between_a_pushs_chunks_and_its_refs_takes_nothing_of_it() {
+    let (collected, databases) = (Arc::new(Mutex::new(Vec::new())), Arc::new(OnceLock::<Databases>::new()));
+    let server = {
+        let (collected, databases) = (collected.clone(), databases.clone());
+        Server::start_with(move |name: &str| {
+            let databases: Option<&Databases> = databases.get();
+            if let Some(database) = databases.and_then(|databases| databases.get(name).unwrap()) {
+                collected.lock().unwrap().push(database.store().collect(false).unwrap().dead_chunks);
+            }
+            Ok(Box::new(()) as PushPermit)
+        })
+        .await
+    };
+    let db = server.databases.create("shop").unwrap();
+    put(&db, "main", "stock", (0..3000).map(|i| (i, value(i))));
+    commit(&db, "main", "first");
+    let copy = server.clone("shop").await;
+    databases.set(server.databases.clone()).ok().unwrap();
+    put(&copy.db, "main", "stock", [(7, "pushed".into())]);
+    put(&copy.db, "main", "more", (0..2000).map(|i| (i, value(i))));
+    let head = commit(&copy.db, "main", "second");
+    assert!(!copy.push(Force::No).await.is_rejected());
+    assert_eq!(collected.lock().unwrap().len(), 2, "before the chunks came, and when they were there");
+    assert_eq!(db.branch("main").unwrap().unwrap().head, Some(head));
+    db.store().collect(false).unwrap();
+    assert_eq!(db.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(db.store().stats().holds, 0);
+}

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use pleach_engine::{Chunk, Database, Hash, NewCommit, Options, Sent, difference};
+use pleach_engine::{Batch, Chunk, Database, Hash, NewCommit, Options, RefUpdate, Sent, difference};
 use pleach_protocol::limits::{CHUNK_BYTES_MAX, DEPTH_MAX};
 use pleach_protocol::proto::{self, fetch_response, push_request, sync_client::SyncClient, sync_server};
 use pleach_protocol::record::{BaseName, Follow, Record};
@@ -93,7 +93,10 @@ fn the_records_of_an_honest_peer_are_taken() {
     let mut receiver = Receiver::new(&here).unwrap();
     receiver.receive(&message(&all)).unwrap();
     let received = receiver.finish(all.len() as u64, &[commits[1]]).unwrap();
-    received.append(&here).unwrap();
+    let hold = received.append(&here).unwrap();
+    assert_eq!(here.store().stats().holds, 1, "until the caller has moved its refs");
+    drop(hold);
+    assert_eq!(here.store().stats().holds, 0);
     assert_eq!(sent(&here, commits[1]).len(), all.len());
 }
 
@@ -203,7 +206,7 @@ fn a_child_of_the_base_that_does_not_exist_is_refused() {
     let mut receiver = Receiver::new(&here).unwrap();
     let first = sent(&db, commits[0]);
     receiver.receive(&message(&first)).unwrap();
-    receiver.finish(first.len() as u64, &[commits[0]]).unwrap().append(&here).unwrap();
+    let _hold = receiver.finish(first.len() as u64, &[commits[0]]).unwrap().append(&here).unwrap();
     let mut receiver = Receiver::new(&here).unwrap();
     let mut bytes = written(&Record { base: Some(BaseName::Hash(commits[0])), ..record(&all[0]) });
     bytes.extend(written(&Record { base: Some(BaseName::Child(7)), ..record(&all[1]) }));
@@ -289,7 +292,7 @@ fn an_absurdly_deep_graph_is_refused() {
     let all: Vec<Sent> = difference(&db, &roots, &[]).unwrap().map(Result::unwrap).collect();
     let mut receiver = Receiver::new(&here).unwrap();
     receiver.receive(&message(&all)).unwrap();
-    receiver.finish(all.len() as u64, &roots).unwrap().append(&here).unwrap();
+    let _hold = receiver.finish(all.len() as u64, &roots).unwrap().append(&here).unwrap();
     let error = Receiver::new(&here).unwrap().receive(&bytes).unwrap_err();
     assert!(matches!(error, Error::Limit { what: "depth of a tree", .. }), "{error}");
     assert!(!here.store().contains(chain.last().unwrap()));
@@ -520,4 +523,31 @@ async fn a_push_whose_answer_was_lost_gets_the_same_answer_again() {
         panic!("it must be taken")
     };
     assert_eq!(result.refs[0].status(), proto::RefStatus::Unchanged);
+}
+
+#[test]
+fn collections_while_a_transfer_arrives_take_nothing_of_it_and_all_of_it_when_it_is_given_up() {
+    let (db, commits) = source();
+    let all = sent(&db, commits[1]);
+    for given_up in [false, true] {
+        let here = Database::memory().unwrap();
+        let collect = || here.store().collect(false).unwrap().dead_chunks;
+        let before = here.store().stats().chunks;
+        let mut receiver = Receiver::new(&here).unwrap();
+        for one in &all {
+            receiver.receive(&message(std::slice::from_ref(one))).unwrap();
+            collect();
+        }
+        let hold = receiver.finish(all.len() as u64, &[commits[1]]).unwrap().append(&here).unwrap();
+        collect();
+        if !given_up {
+            let head = RefUpdate { name: "heads/new".into(), old: None, new: Some(commits[1]) };
+            let _ = here.update_refs(Batch::default(), &[head]).unwrap();
+        }
+        drop(hold);
+        collect();
+        assert_eq!(here.fsck(&|_, _| {}).unwrap().damages, []);
+        assert_eq!(here.store().contains(&commits[1]), !given_up);
+        assert_eq!(here.store().stats().chunks > before, !given_up);
+    }
 }

@@ -426,6 +426,7 @@ async fn lead(inner: Arc<Inner>, peer: Arc<Peer>) {
             () = lead_in(&inner, &peer, standing) => {}
             () = node.left(standing) => {}
         }
+        peer.let_go();
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
+use pleach_engine::{Database, Hash, Pins};
 use tokio::sync::{Notify, watch};
 
 use crate::error::{Behind, Error, Result};
@@ -33,13 +34,17 @@ struct State {
 }
 
 /// How far a database has come on the standby.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Link {
     /// The sequence that is durable there; `None` until it is known.
     acked: Option<u64>,
     /// When the first change came that is not durable there.
     behind_since: Option<Instant>,
     last_update: Option<SystemTime>,
+    /// Keeps here what the standby last said that it has: what it lacks is computed, and sent, as a difference to that.
+    held: Pins,
+    /// Keeps here what is on its way there: it may have that without having said so.
+    sent: Pins,
 }
 
 /// What the status shows of a database on a standby.
@@ -112,6 +117,11 @@ impl Peer {
         *self.state.lock() = State::default();
     }
 
+    /// This node leads no longer, or closes: nothing is kept for the standby.
+    pub(crate) fn let_go(&self) {
+        self.state.lock().links.values_mut().for_each(|link| (link.held, link.sent) = Default::default());
+    }
+
     /// Returns when a database has changed since the last call.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
@@ -159,6 +169,29 @@ impl Peer {
         link.last_update = Some(SystemTime::now());
         drop(state);
         self.progress.send_modify(|count| *count += 1);
+    }
+
+    /// The standby has `refs` of `database`: as far as that is here, it stays until the standby has something else.
+    pub(crate) fn pin(
+        &self,
+        name: &str,
+        database: &Database,
+        refs: impl IntoIterator<Item = Hash>,
+    ) -> Result<()> {
+        self.holds(name, Pins::of(database.store(), refs)?);
+        Ok(())
+    }
+
+    /// What `pins` keep is on its way.
+    pub(crate) fn sent(&self, name: &str, pins: Pins) {
+        self.state.lock().links.entry(name.to_owned()).or_default().sent = pins;
+    }
+
+    /// The standby has what `pins` keep, and nothing is on its way.
+    pub(crate) fn holds(&self, name: &str, pins: Pins) {
+        let mut state = self.state.lock();
+        let link = state.links.entry(name.to_owned()).or_default();
+        (link.held, link.sent) = (pins, Pins::default());
     }
 
     /// Tells each progress of the standby.
@@ -235,5 +268,24 @@ mod tests {
         peer.failed(&Error::Busy);
         let behind = peer.behind("shop", 6).unwrap();
         assert!(behind.to_string().starts_with("`shop` on standby (a role is being assumed"), "{behind}");
+    }
+
+    #[test]
+    fn what_the_standby_has_and_what_is_on_its_way_stays_here_until_it_has_something_else() {
+        let (peer, database) = (peer(), Database::memory().unwrap());
+        let empty = database.branch("main").unwrap().unwrap().work;
+        let pinned = || database.store().stats().pinned_roots;
+        peer.pin("shop", &database, [empty, Hash::of(b"what this node lacks")]).unwrap();
+        assert_eq!(pinned(), 1);
+        let mut transaction = database.begin("main").unwrap();
+        transaction.create_table("t", None).unwrap();
+        transaction.commit().unwrap();
+        let sent = Pins::of(database.store(), [database.branch("main").unwrap().unwrap().work]).unwrap();
+        peer.sent("shop", sent.clone());
+        assert_eq!(pinned(), 2, "it may have either");
+        peer.holds("shop", sent);
+        assert_eq!(pinned(), 1);
+        peer.let_go();
+        assert_eq!(pinned(), 0);
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pleach_engine::Database;
+use pleach_engine::{Database, Pins};
 use pleach_protocol::Sender;
 use pleach_protocol::limits::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX,
@@ -56,6 +56,7 @@ pub(crate) async fn run(
         let mut answers =
             Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
         let held = greet(node, peer, &standing, &mut answers).await?;
+        pin(peer, databases, &held)?;
         peer.connected();
         let session =
             Session { peer, databases, standing, held, sending: None, in_flight: HashMap::new(), requests };
@@ -146,6 +147,16 @@ async fn greet(
     }
 }
 
+/// Pins what the standby holds, as far as it is here: what it lacks is a difference to that.
+fn pin(peer: &Peer, databases: &Tracked, held: &BTreeMap<String, SharedRefs>) -> Result<()> {
+    for (name, refs) in held {
+        if let Some(database) = databases.get(name) {
+            peer.pin(name, &database, refs.values().copied())?;
+        }
+    }
+    Ok(())
+}
+
 /// Meets the peer on a thread that may write the role file.
 async fn meet(node: &Arc<Node>, theirs: Standing) -> Result<Reaction> {
     let node = node.clone();
@@ -177,6 +188,8 @@ struct Sent {
     refs: SharedRefs,
     records: u64,
     read_at: Instant,
+    /// Keeps them here.
+    pins: Pins,
 }
 
 impl Session<'_> {
@@ -199,6 +212,7 @@ impl Session<'_> {
                 sent = sent(&mut self.sending) => {
                     let (database, sent) = sent?;
                     let finish = proto::Finish { records: sent.records };
+                    self.peer.sent(&database, sent.pins.clone());
                     self.in_flight.insert(database, sent);
                     send(&self.requests, Request::Finish(finish)).await?;
                 }
@@ -238,6 +252,7 @@ impl Session<'_> {
         self.held.insert(ack.database.clone(), sent.refs);
         if let Some(database) = self.databases.get(&ack.database) {
             self.peer.acked(&ack.database, sent.sequence, sent.read_at, database.sequence());
+            self.peer.holds(&ack.database, sent.pins);
         }
         Ok(())
     }
@@ -262,7 +277,7 @@ fn send_change(
     let read_at = Instant::now();
     // Read before the refs, which so include it.
     let sequence = database.sequence();
-    let refs = shared_refs::read(database);
+    let (refs, pins) = shared_refs::read_pinned(database)?;
     let knows = |hash: &pleach_engine::Hash| database.store().contains(hash);
     let updates = shared_refs::updates(held, &refs, knows);
     send(Request::Change(proto::Change { sequence, ..change }))?;
@@ -279,7 +294,7 @@ fn send_change(
         }
         records = sender.records();
     }
-    Ok(Sent { sequence, refs, records, read_at })
+    Ok(Sent { sequence, refs, records, read_at, pins })
 }
 
 async fn send(requests: &mpsc::Sender<ReplicateRequest>, message: Request) -> Result<()> {

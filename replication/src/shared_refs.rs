@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use pleach_engine::{Database, Hash, RefUpdate};
+use pleach_engine::{Database, Hash, Pins, RefUpdate};
+
+use crate::error::Result;
 
 pub(crate) const HEADS: &str = "heads/";
 pub(crate) const WORK: &str = "work/";
@@ -32,6 +34,16 @@ pub(crate) struct Update {
 pub(crate) fn read(database: &Database) -> SharedRefs {
     let shared = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     database.refs("").into_iter().filter(|(name, _)| shared(name)).collect()
+}
+
+/// As [`read`], with pins on what the refs name.
+pub(crate) fn read_pinned(database: &Database) -> Result<(SharedRefs, Pins)> {
+    loop {
+        let refs: Vec<_> = read(database).into_iter().collect();
+        if let Some(pins) = database.pin_refs(&refs)? {
+            return Ok((refs.into_iter().collect(), pins));
+        }
+    }
 }
 
 /// Whether `name` can be that of a shared ref.

@@ -262,7 +262,8 @@ impl Stream {
         if let Some(twice) = updates.iter().find(|update| !names.insert(&update.name)) {
             return Err(Error::protocol(format!("{} stands twice in a change", twice.name)));
         }
-        receiver.finish(records, &shared_refs::targets(&updates))?.append(&database)?;
+        // Until the refs have moved, nothing else keeps what was received.
+        let _hold = receiver.finish(records, &shared_refs::targets(&updates))?.append(&database)?;
         check(&database, &updates)?;
         let mut updates = updates;
         if !self.applied.has(&name, followed.epoch.0) {

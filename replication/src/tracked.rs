@@ -79,6 +79,7 @@ impl Tracked {
 
     /// Lets go of all databases, so that they can be closed.
     pub(crate) fn clear(&self) {
+        self.peers.iter().for_each(|peer| peer.let_go());
         self.databases.lock().clear();
     }
 }

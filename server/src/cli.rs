@@ -12,6 +12,7 @@ use pleach_engine::{Database, Error, Options, StoreError};
 use crate::error::{Failure, Result};
 use crate::ops::Session;
 use args::{Cli, Command, Global};
+pub(crate) use backend::runtime;
 use backend::{Backend, Remote};
 use output::Output;
 
@@ -34,6 +35,7 @@ mod remotes;
 mod rows;
 mod stats;
 mod tables;
+mod upkeep;
 
 /// Runs the command line `arguments`, the program's name first, and gives the process's exit status.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -89,6 +91,9 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Database(arguments) => databases::database(context, arguments)?,
         Command::Serve(arguments) => clusters::serve(context, arguments)?,
         Command::Cluster(arguments) => clusters::cluster(context, &arguments)?,
+        Command::Backup(arguments) => upkeep::backup(context, arguments)?,
+        Command::Fsck { repair_from } => upkeep::fsck(context, repair_from)?,
+        Command::Gc { dry_run, purge } => upkeep::gc(context, dry_run, purge)?,
         Command::Stats { after } => stats::stats(context, &after)?,
         Command::Chunk(args::Chunk::Cat { hash }) => stats::chunk_cat(context, &hash)?,
         Command::Tour => {

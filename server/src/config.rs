@@ -8,6 +8,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pleach_engine::Compression;
+
 use crate::error::{Failure, Result};
 
 mod file;
@@ -22,6 +24,8 @@ pub struct Config {
     pub listener: Address,
     /// How databases are opened.
     pub store: Store,
+    /// Prefixes of the URLs that clients may have the server use.
+    pub remotes_allowed: Vec<String>,
     /// Replication through a remote; none without the stanza.
     pub replication: Option<Replication>,
     /// Replication direct to standbys; none without the stanza.
@@ -61,6 +65,8 @@ pub struct Store {
     pub flush_interval: Option<Duration>,
     /// Bytes of the chunk cache, for each open database.
     pub cache_bytes: u64,
+    /// How hard compaction compresses.
+    pub compression: Compression,
 }
 
 /// Mode 1: following a remote.
@@ -162,7 +168,14 @@ impl Config {
             return Err(wrong("replication.read_replica_remote and cluster exclude each other".into())
                 .hint("a standby follows its primary only; remove one of the two stanzas"));
         }
-        Ok(Config { data_dir, listener, store, replication, cluster })
+        let remotes_allowed = file.remotes_allowed;
+        if let Some(wrong_one) = remotes_allowed.iter().find(|prefix| !prefix.contains("://")) {
+            return Err(wrong(format!(
+                "remotes_allowed: expected the beginning of a URL, found `{wrong_one}`"
+            ))
+            .hint("for example file:///share/"));
+        }
+        Ok(Config { data_dir, listener, store, remotes_allowed, replication, cluster })
     }
 }
 
@@ -199,7 +212,13 @@ fn store(file: &file::Store) -> Checked<Store> {
         other => return Err(format!("store.durability: expected full or eventual, found `{other}`")),
     };
     let cache_bytes = units::bytes(&file.cache).map_err(|error| format!("store.cache: {error}"))?;
-    Ok(Store { flush_interval, cache_bytes })
+    let compression = match file.compression.as_str() {
+        "none" => Compression::None,
+        "fast" => Compression::Fast,
+        "dense" => Compression::Dense,
+        other => return Err(format!("store.compression: expected none, fast or dense, found `{other}`")),
+    };
+    Ok(Store { flush_interval, cache_bytes, compression })
 }
 
 fn replication(file: file::Replication) -> Checked<Replication> {
@@ -289,7 +308,8 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config.data_dir, Path::new("/etc/pleach/./data"));
         assert_eq!(config.listener.to_string(), "127.0.0.1:7420");
-        assert_eq!(config.store, Store { flush_interval: None, cache_bytes: 256 << 20 });
+        let compression = Compression::Fast;
+        assert_eq!(config.store, Store { flush_interval: None, cache_bytes: 256 << 20, compression });
         assert_eq!((config.replication, config.cluster), (None, None));
     }
 
@@ -374,5 +394,24 @@ mod tests {
                 .is_empty()
         );
         assert!(message("replication: {replicate_all_heads: true}").contains("read_replica_remote"));
+    }
+
+    #[test]
+    fn the_documented_store_stanza_is_read() {
+        let text = "store: {durability: eventual, flush_interval: 50ms, compression: dense, cache: 1GiB}";
+        let store = parse(text).unwrap().store;
+        let expected = Store {
+            flush_interval: Some(Duration::from_millis(50)),
+            cache_bytes: 1 << 30,
+            compression: Compression::Dense,
+        };
+        assert_eq!(store, expected);
+        assert!(message("store: {compression: best}").contains("expected none, fast or dense, found `best`"));
+    }
+
+    #[test]
+    fn urls_that_clients_may_use_are_prefixes_of_urls() {
+        assert_eq!(parse("remotes_allowed: ['file:///share/']").unwrap().remotes_allowed, ["file:///share/"]);
+        assert!(message("remotes_allowed: [/share]").contains("`/share`"));
     }
 }

@@ -50,7 +50,7 @@ impl From<EngineError> for Failure {
                 failure.hint("`pleach commit -m MSG` keeps it, `pleach reset HEAD --hard` throws it away")
             }
             EngineError::Missing { .. } | EngineError::Malformed { .. } | EngineError::Chunk(_) => {
-                failure.hint("clone the database again from a remote that is whole")
+                failure.hint("`pleach fsck --repair-from REMOTE` brings back what a backup or remote has; else restore a backup, or clone again")
             }
             _ => failure,
         }
@@ -73,7 +73,7 @@ impl From<StoreError> for Failure {
                 )
             }
             StoreError::Damaged { .. } => {
-                Failure::damaged(message).hint("restore the database from a backup, or clone it again from a remote")
+                Failure::damaged(message).hint("`pleach fsck --repair-from REMOTE` repairs a database that opens; else restore it from a backup, or clone it again")
             }
             StoreError::Version { .. } => {
                 Failure::refused(what).hint("use the version of pleach that wrote it, or a newer one")
@@ -83,6 +83,15 @@ impl From<StoreError> for Failure {
             }
             StoreError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Failure::not_allowed(message).hint("run as a user who may use this directory, or change its permissions")
+            }
+            StoreError::Missing { .. } => Failure::damaged(what)
+                .hint("`pleach fsck --repair-from REMOTE` brings back what a backup or remote has"),
+            StoreError::NotEmpty { .. }
+            | StoreError::NotBackup { .. }
+            | StoreError::OtherSource { .. }
+            | StoreError::RefExists { .. } => {
+                let hint = message.rsplit_once(": ").map_or("", |(_, advice)| advice).to_owned();
+                Failure::refused(what).hint(hint)
             }
             _ => Failure::refused(message),
         }

@@ -17,6 +17,7 @@ pub mod refs;
 pub mod rows;
 pub mod stats;
 pub mod tables;
+pub mod upkeep;
 
 /// Takes the messages of an answer one by one; an error ends the operation.
 pub type Sink<'a, T> = &'a mut dyn FnMut(T) -> Result<()>;
@@ -131,8 +132,20 @@ impl Session {
 
     /// What `revision` looks like; empty: the uncommitted work.
     pub fn snapshot(&self, revision: &str) -> Result<Snapshot> {
-        let revision = self.resolve(if revision.is_empty() { "@work" } else { revision })?;
-        Ok(self.database.snapshot(&revision)?)
+        let revision = if revision.is_empty() { "@work" } else { revision };
+        let mut found = self.resolve(revision)?;
+        loop {
+            match self.database.snapshot(&found) {
+                // Its ref may have moved, and a collection have taken what it was, before the snapshot kept it.
+                Err(pleach_engine::Error::Missing { hash }) => {
+                    let before = std::mem::replace(&mut found, self.resolve(revision)?);
+                    if found == before {
+                        return Err(pleach_engine::Error::Missing { hash }.into());
+                    }
+                }
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// The token of the last write, whatever it changed.

@@ -45,14 +45,17 @@ fn options(store: &Store) -> Options {
         None => Durability::Full,
         Some(interval) => Durability::Eventual { interval },
     };
-    Options { cache_bytes: store.cache_bytes, durability, ..Options::default() }
+    let (cache_bytes, compression) = (store.cache_bytes, store.compression);
+    Options { cache_bytes, durability, compression, ..Options::default() }
 }
 
 async fn serve(config: &Config, databases: &Databases) -> Result<()> {
     let stop = stop_signal()?;
     let (socket, address) = listen::bind(&config.listener, "--listen HOST:PORT")?;
     let replication = Replication::start(config, databases, format!("http://{address}")).await?;
-    let served = listen(socket, address, databases, replication.gate(), stop).await;
+    let service =
+        DataService::new(databases.clone(), replication.gate()).with_remotes_allowed(&config.remotes_allowed);
+    let served = listen(socket, address, databases, service, replication.gate(), stop).await;
     replication.stop().await;
     served
 }
@@ -62,6 +65,7 @@ async fn listen(
     socket: tokio::net::TcpSocket,
     address: SocketAddr,
     databases: &Databases,
+    service: DataService,
     gate: Arc<dyn Gate>,
     stop: impl Future<Output = Result<()>>,
 ) -> Result<()> {
@@ -72,11 +76,10 @@ async fn listen(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
-    let pushes = gate.clone();
     let sync = SyncService::new(databases.clone())
-        .with_gate(move |_: &str| pushes.writable().map_err(|failure| failure.message))
+        .with_gate(move |_: &str| gate.writable().map_err(|failure| failure.message))
         .into_server();
-    let data = DataServer::new(DataService::new(databases.clone(), gate))
+    let data = DataServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();

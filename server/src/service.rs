@@ -32,6 +32,8 @@ const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
 pub struct DataService {
     databases: Databases,
     gate: Arc<dyn Gate>,
+    /// Prefixes of the URLs that clients may have this server use.
+    remotes_allowed: Arc<[String]>,
 }
 
 /// A request about a place in a database.
@@ -54,6 +56,7 @@ targeted! {
     DropTableRequest CommitRequest StatusRequest LogRequest ShowRequest DiffRequest DiffStatRequest ResetRequest
     ListBranchesRequest CreateBranchRequest DeleteBranchRequest RenameBranchRequest ListTagsRequest CreateTagRequest
     DeleteTagRequest MergeRequest AbortMergeRequest ListConflictsRequest ResolveConflictsRequest StatsRequest
+    FsckRequest GcRequest BackupSyncRequest BackupRestoreRequest
 }
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
@@ -62,7 +65,30 @@ type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Se
 impl DataService {
     /// The service over `databases`, as far as `gate` lets requests through.
     pub fn new(databases: Databases, gate: Arc<dyn Gate>) -> DataService {
-        DataService { databases, gate }
+        DataService { databases, gate, remotes_allowed: Arc::default() }
+    }
+
+    /// Lets clients have this server use the URLs that begin so.
+    #[must_use]
+    pub fn with_remotes_allowed(self, prefixes: &[String]) -> DataService {
+        DataService { remotes_allowed: prefixes.into(), ..self }
+    }
+
+    /// Refuses a URL that clients may not have this server use.
+    fn allow(&self, url: &str) -> Result<()> {
+        if url.starts_with("file://") {
+            // No way round a prefix by `..`.
+            ops::upkeep::directory(url)?;
+        }
+        let begins = |prefix: &String| {
+            let rest = url.strip_prefix(prefix.as_str());
+            rest.is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with('/'))
+        };
+        match self.remotes_allowed.iter().any(begins) {
+            true => Ok(()),
+            false => Err(Failure::not_allowed(format!("this server may not use `{url}` for its clients"))
+                .hint("add the beginning of the URL to `remotes_allowed` in its config.yaml and restart it")),
+        }
     }
 
     async fn read<Q: Targeted, A: Send + 'static>(
@@ -153,6 +179,9 @@ impl DataService {
         ops::import::import(&session, start, &source)
     }
 }
+
+/// Nobody sees how far an operation on a server has come.
+fn silent(_done: u64, _total: u64) {}
 
 fn no_database(name: &str) -> Failure {
     Failure::not_found(format!("no database `{name}` on this server"))
@@ -301,6 +330,88 @@ calls! {
                     Ok(DropDatabaseResponse {})
                 }
                 false => Err(no_database(&name)),
+            }
+        })
+        .await
+    }
+
+    async fn fsck(&self, request: Request<FsckRequest>) -> Answer<FsckResponse> {
+        let service = self.clone();
+        blocking(move || {
+            let request = request.into_inner();
+            if request.repair_from.contains("://") {
+                service.allow(&request.repair_from)?;
+            }
+            ops::upkeep::fsck(&service.session(&request.target())?, &request, &silent)
+        })
+        .await
+    }
+
+    async fn gc(&self, request: Request<GcRequest>) -> Answer<GcResponse> {
+        let service = self.clone();
+        blocking(move || {
+            let request = request.into_inner();
+            ops::upkeep::gc(&service.session(&request.target())?, &request)
+        })
+        .await
+    }
+
+    async fn backup_sync(&self, request: Request<BackupSyncRequest>) -> Answer<BackupSyncResponse> {
+        let service = self.clone();
+        blocking(move || {
+            let request = request.into_inner();
+            service.allow(&request.url)?;
+            ops::upkeep::backup_sync(&service.session(&request.target())?, &request, &silent)
+        })
+        .await
+    }
+
+    async fn backup_list(&self, request: Request<BackupListRequest>) -> Answer<BackupListResponse> {
+        let service = self.clone();
+        blocking(move || {
+            let request = request.into_inner();
+            service.allow(&request.url)?;
+            ops::upkeep::backup_list(&request)
+        })
+        .await
+    }
+
+    async fn backup_verify(&self, request: Request<BackupVerifyRequest>) -> Answer<BackupVerifyResponse> {
+        let service = self.clone();
+        blocking(move || {
+            let request = request.into_inner();
+            service.allow(&request.url)?;
+            ops::upkeep::backup_verify(&request, &silent)
+        })
+        .await
+    }
+
+    async fn backup_restore(&self, request: Request<BackupRestoreRequest>) -> Answer<BackupRestoreResponse> {
+        let service = self.clone();
+        blocking(move || {
+            let _permit = service.gate.writable()?;
+            let request = request.into_inner();
+            service.allow(&request.url)?;
+            let name = request.target().database;
+            let mut restored = Ok(BackupRestoreResponse::default());
+            let made = service.databases.create_with(&name, |dir, _| {
+                restored = ops::upkeep::backup_restore(&request, dir, false, &silent);
+                match &restored {
+                    Ok(_) => Ok(()),
+                    Err(failure) => Err(pleach_protocol::Error::Lost { what: failure.to_string() }),
+                }
+            });
+            match (restored, made) {
+                (Err(failure), _) => Err(failure),
+                (_, Err(pleach_protocol::Error::Exists { .. })) => {
+                    Err(Failure::exists(format!("database `{name}` exists already"))
+                        .hint("restore under another name with --database NAME, or drop it first"))
+                }
+                (_, Err(error)) => Err(error.into()),
+                (Ok(restored), Ok(_)) => {
+                    service.gate.databases_changed()?;
+                    Ok(restored)
+                }
             }
         })
         .await

@@ -24,7 +24,7 @@
 //! Keys are the journal's ([`super::key_of`]); checks are the first bytes of the hash.
 
 use crate::bytes::{Fields, put_varint};
-use crate::frame::{self, FrameHeader};
+use crate::frame::{self, FrameHeader, JOURNAL_STEPS_MAX, Location};
 use crate::hash::Hash;
 use crate::journal::Check;
 use crate::refs::{Change, NAME_BYTES_MAX};
@@ -48,8 +48,8 @@ pub(crate) enum Kind {
 pub(crate) struct Group {
     bytes: Vec<u8>,
     kind: Kind,
-    /// Each frame's chunk, start in the group, length and step.
-    frames: Vec<(Hash, u32, u32, u8)>,
+    /// Each frame's chunk and place; offsets count from the group's start, and the file is 0.
+    frames: Vec<Framed>,
     record_count: u32,
 }
 
@@ -61,22 +61,33 @@ impl Group {
     /// A group with a body that may be anything, for fuzzing.
     pub(crate) fn with_body(body: &[u8], frame_count: u32, record_count: u32) -> Group {
         let bytes = [&[0; HEADER_BYTES][..], body].concat();
-        let frame = (Hash::from_bytes([0; Hash::LEN]), 0, 0, 0);
+        let nowhere = Location { file: 0, offset: 0, len: 0, step: 0, crossed: false, leaf: false };
+        let frame = (Hash::from_bytes([0; Hash::LEN]), nowhere);
         // Only their number matters: the bytes are there already.
         let frames = vec![frame; (frame_count as usize).min(1 << 16)];
         Group { bytes, kind: Kind::Changes, frames, record_count }
     }
 
-    /// Where in the group the next frame will start.
-    pub(crate) fn next_offset(&self) -> usize {
+    /// Length of the group so far, its header included.
+    pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    pub(crate) fn put_frame(&mut self, header: &FrameHeader, payload: &[u8]) {
+    /// Where in the group the next frame will start.
+    pub(crate) fn next_frame(&self) -> u32 {
+        (self.bytes.len() + Hash::LEN) as u32
+    }
+
+    /// Adds the frame of a chunk, and gives its place in the group.
+    pub(crate) fn put_frame(&mut self, hash: &Hash, header: &FrameHeader, payload: &[u8]) -> Location {
         assert_eq!(self.record_count, 0, "frames stand before records");
-        let start = self.bytes.len() as u32;
+        assert!(header.step <= JOURNAL_STEPS_MAX, "a journal's chains are short");
+        let offset = self.next_frame();
+        self.bytes.extend_from_slice(hash.as_bytes());
         let len = frame::put(&mut self.bytes, header, payload);
-        self.frames.push((header.hash, start, len, header.step));
+        let place = place_of(header, offset, len);
+        self.frames.push((*hash, place));
+        place
     }
 
     pub(crate) fn put_record(&mut self, change: &Change) {
@@ -90,7 +101,7 @@ impl Group {
         self.record_count += 1;
     }
 
-    pub(crate) fn frames(&self) -> &[(Hash, u32, u32, u8)] {
+    pub(crate) fn frames(&self) -> &[Framed] {
         &self.frames
     }
 
@@ -214,14 +225,16 @@ pub(crate) struct BodyError {
     pub(crate) what: &'static str,
 }
 
-/// A frame's chunk, start in the body, length and step.
-pub(crate) type FoundFrame = (Hash, u32, u32, u8);
+/// The place of a frame in bytes that do not know their file.
+fn place_of(header: &FrameHeader, offset: u32, len: u32) -> Location {
+    Location { file: 0, offset, len, step: header.step, crossed: header.crossed, leaf: header.leaf }
+}
 
-/// The frames and records of a body.
-pub(crate) fn parse_body(
-    header: &GroupHeader,
-    body: &[u8],
-) -> Result<(Vec<FoundFrame>, Vec<Change>), BodyError> {
+/// A chunk, and the place of its frame.
+pub(crate) type Framed = (Hash, Location);
+
+/// The frames and records of a body; the frames' offsets count from the body's start, and their file is 0.
+pub(crate) fn parse_body(header: &GroupHeader, body: &[u8]) -> Result<(Vec<Framed>, Vec<Change>), BodyError> {
     // Each frame and record takes several bytes: a count beyond the body's length is refused before it sizes anything.
     if header.frame_count as usize > body.len() || header.record_count as usize > body.len() {
         return Err(BodyError { offset: 0, what: "a group counts more than it holds" });
@@ -229,10 +242,14 @@ pub(crate) fn parse_body(
     let mut fields = Fields::new(body);
     let mut frames = Vec::new();
     for _ in 0..header.frame_count {
+        let broken = |offset, what| BodyError { offset, what };
+        let hash = fields.hash().ok_or(broken(fields.at(), "a frame's hash is cut short"))?;
         let offset = fields.at();
-        let (found, _) =
-            frame::parse_next(&mut fields).map_err(|error| BodyError { offset, what: error.what })?;
-        frames.push((found.hash, offset as u32, (fields.at() - offset) as u32, found.step));
+        let (header, _) = frame::parse_next(&mut fields).map_err(|error| broken(offset, error.what))?;
+        if header.step > JOURNAL_STEPS_MAX {
+            return Err(broken(offset, "a chain is longer than a journal's may be"));
+        }
+        frames.push((hash, place_of(&header, offset as u32, (fields.at() - offset) as u32)));
     }
     let mut records = Vec::new();
     for _ in 0..header.record_count {
@@ -276,11 +293,12 @@ mod tests {
         let header = FrameHeader {
             encoding: Encoding::Raw,
             step: 0,
+            crossed: false,
+            leaf: true,
             raw_len: 5,
             payload_len: 5,
-            hash: Hash::from_bytes([1; 32]),
         };
-        group.put_frame(&header, b"chunk");
+        group.put_frame(&Hash::from_bytes([1; 32]), &header, b"chunk");
         let new = Some(Hash::from_bytes([1; 32]));
         group.put_record(&Change { name: "heads/main".into(), old: None, new });
         group.finish()
@@ -292,8 +310,8 @@ mod tests {
         let (bytes, check) = finished.place(&KEY, &PLACE);
         let one = "01".repeat(32);
         let header = "504c4752 01000000 56000000 01000000 01000000 0500000000000000 4000000000000000";
-        let checks = "900d04f7b38cf2e7 5a2b02c1912cfe8ac912ea4a23562472";
-        let body = format!("0100000505{one}6368756e6b 0a68656164732f6d61696e02{one}");
+        let checks = "900d04f7b38cf2e7 06dd492d9904597e43af1836d8897089";
+        let body = format!("{one}81000005056368756e6b 0a68656164732f6d61696e02{one}");
         assert_eq!(hex(bytes), format!("{header}{checks}{body}").replace(' ', ""));
         assert_eq!(bytes[44..60], check);
     }
@@ -310,7 +328,8 @@ mod tests {
         assert_eq!(GroupHeader::parse(bytes, &KEY, 65), None, "elsewhere");
         assert_eq!(GroupHeader::parse(bytes, &[6; 32], 64), None, "in another journal");
         let (frames, records) = parse_body(&header, body).unwrap();
-        assert_eq!(frames, [(Hash::from_bytes([1; 32]), 0, 42, 0)]);
+        let place = Location { file: 0, offset: 32, len: 10, step: 0, crossed: false, leaf: true };
+        assert_eq!(frames, [(Hash::from_bytes([1; 32]), place)]);
         assert_eq!((records.len(), records[0].name.as_str()), (1, "heads/main"));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.to_vec();

@@ -17,6 +17,8 @@ use crate::refs;
 /// What a journal holds.
 #[derive(Debug)]
 pub(crate) struct Replay {
+    /// End of the checkpoint.
+    pub(crate) start: u64,
     /// End of the last good group.
     pub(crate) end: u64,
     /// Length of the file.
@@ -27,6 +29,7 @@ pub(crate) struct Replay {
     pub(crate) sequence: u64,
     /// Number of good groups, the checkpoint included.
     pub(crate) groups: u64,
+    /// Every frame, in the order of the file: of two places of one chunk the later counts.
     pub(crate) entries: Vec<(Hash, Location)>,
     pub(crate) refs: BTreeMap<String, Hash>,
 }
@@ -55,6 +58,7 @@ pub(crate) fn replay(journal: &Journal, expect: Expect) -> Result<Replay> {
         ));
     }
     let mut replay = Replay {
+        start: HEADER_BYTES as u64,
         end: HEADER_BYTES as u64,
         file_len,
         check: journal.first_check(),
@@ -88,7 +92,7 @@ pub(crate) fn replay(journal: &Journal, expect: Expect) -> Result<Replay> {
 impl Replay {
     /// Takes in the group at `self.end`; false if no good group is there.
     fn next_group(&mut self, journal: &Journal, limit: u64) -> Result<bool> {
-        let left = limit - self.end;
+        let left = limit.saturating_sub(self.end);
         if left < group::HEADER_BYTES as u64 {
             return Ok(false);
         }
@@ -115,7 +119,8 @@ impl Replay {
         if is_first != (header.kind == Kind::Checkpoint) {
             return damaged(self.end, "the first group of a journal, and no other, is a checkpoint");
         }
-        if !is_first && header.sequence != self.sequence + u64::from(header.record_count > 0) {
+        let counted = self.sequence.checked_add(u64::from(header.record_count > 0));
+        if !is_first && Some(header.sequence) != counted {
             return damaged(self.end, "a group does not count on from the one before");
         }
         for record in records {
@@ -123,13 +128,15 @@ impl Replay {
                 return damaged(self.end, "a record changes a ref that has another value");
             }
         }
-        self.entries.extend(frames.into_iter().map(|(hash, start, len, step)| {
-            let offset = body_start as u32 + start;
-            (hash, Location { file: journal.number, offset, len, step })
+        self.entries.extend(frames.into_iter().map(|(hash, place)| {
+            (hash, Location { file: journal.number, offset: body_start as u32 + place.offset, ..place })
         }));
         (self.check, self.sequence) = (check, header.sequence);
         self.groups += 1;
         self.end = body_start + u64::from(header.body_len);
+        if is_first {
+            self.start = self.end;
+        }
         Ok(true)
     }
 }

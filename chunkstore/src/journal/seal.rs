@@ -5,20 +5,20 @@
 //! ```text
 //! size     field (little-endian)
 //!    4     magic        "PLIX"
-//!    4     version      = 1
+//!    4     version      = 2
 //!    4     count
-//!   41×n   entries, by hash: hash 32 · offset u32 · len u32 · step u8
+//!   42×n   entries, by hash: hash 32 · offset u32 · len u32 · step u8 · flags u8: of the frame, bit 6 crossed, bit 7 leaf
 //!   16     check        BLAKE3 keyed by the journal's key, of all before
 //! ```
 
 use crate::bytes::Fields;
-use crate::frame::Location;
+use crate::frame::{self, FRAME_BYTES_MAX, JOURNAL_STEPS_MAX, Location};
 use crate::hash::Hash;
 
 const MAGIC: &[u8; 4] = b"PLIX";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 12;
-const ENTRY_BYTES: usize = 41;
+const ENTRY_BYTES: usize = 42;
 const CHECK_BYTES: usize = 16;
 
 /// The index of a journal with these chunks.
@@ -33,15 +33,15 @@ pub(crate) fn encode(entries: &[(Hash, Location)], key: &[u8; 32]) -> Vec<u8> {
         bytes.extend(hash.as_bytes());
         bytes.extend(location.offset.to_le_bytes());
         bytes.extend(location.len.to_le_bytes());
-        bytes.push(location.step);
+        bytes.extend([location.step, frame::flags(location.crossed, location.leaf)]);
     }
     let check = check(&bytes, key);
     bytes.extend(check);
     bytes
 }
 
-/// The chunks that an index lists; `None` if the bytes are not a good index.
-pub(crate) fn decode(bytes: &[u8], file: u32, key: &[u8; 32]) -> Option<Vec<(Hash, Location)>> {
+/// The chunks that the index of a journal lists, whose groups end at `end`; `None` if the bytes are not a good index.
+pub(crate) fn decode(bytes: &[u8], file: u32, end: u64, key: &[u8; 32]) -> Option<Vec<(Hash, Location)>> {
     let (checked, found) = bytes.split_last_chunk::<CHECK_BYTES>()?;
     if *found != check(checked, key) {
         return None;
@@ -57,7 +57,12 @@ pub(crate) fn decode(bytes: &[u8], file: u32, key: &[u8; 32]) -> Option<Vec<(Has
     (0..count)
         .map(|_| {
             let (hash, offset, len, step) = (fields.hash()?, fields.u32()?, fields.u32()?, fields.u8()?);
-            Some((hash, Location { file, offset, len, step }))
+            let (crossed, leaf) = frame::parse_flags(fields.u8()?)?;
+            let fits = len as usize <= FRAME_BYTES_MAX && u64::from(offset) + u64::from(len) <= end;
+            if !fits || step > JOURNAL_STEPS_MAX {
+                return None;
+            }
+            Some((hash, Location { file, offset, len, step, crossed, leaf }))
         })
         .collect()
 }
@@ -77,19 +82,21 @@ mod tests {
     #[test]
     fn golden_bytes_of_an_index() {
         let entry = |byte: u8, offset, step| {
-            (Hash::from_bytes([byte; 32]), Location { file: 2, offset, len: 70, step })
+            let place = Location { file: 2, offset, len: 70, step, crossed: step > 0, leaf: byte == 1 };
+            (Hash::from_bytes([byte; 32]), place)
         };
         let entries = [entry(2, 200, 1), entry(1, 100, 0)];
         let bytes = encode(&entries, &[7; 32]);
         let (one, two) = ("01".repeat(32), "02".repeat(32));
         let fields =
-            format!("504c4958 01000000 02000000 {one}64000000 46000000 00 {two}c8000000 46000000 01");
-        assert_eq!(hex(&bytes), format!("{fields} 8fe6ee2e33391decce80b37131121857").replace(' ', ""));
-        assert_eq!(decode(&bytes, 2, &[7; 32]), Some(vec![entries[1], entries[0]]));
+            format!("504c4958 02000000 02000000 {one}64000000 46000000 0080 {two}c8000000 46000000 0140");
+        assert_eq!(hex(&bytes), format!("{fields} ca34ae649278239236456b53f3f46ae6").replace(' ', ""));
+        assert_eq!(decode(&bytes, 2, 270, &[7; 32]), Some(vec![entries[1], entries[0]]));
+        assert_eq!(decode(&bytes, 2, 269, &[7; 32]), None, "a frame ends behind the groups");
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode(&flipped, 2, &[7; 32]), None, "bit {bit}");
+            assert_eq!(decode(&flipped, 2, 270, &[7; 32]), None, "bit {bit}");
         }
     }
 }

@@ -7,20 +7,23 @@
 //! When a write fails, nothing of its group is noted, and the journal is abandoned: the next append seals it at its last good end and
 //! begins another. The same path seals a journal that is long enough.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::{Durability, Shared, Store, Ticket};
+use super::view::{Found, View};
+use super::{Durability, Options, Shared, Store, Ticket};
 use crate::batch::Batch;
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
-use crate::frame::{self, Encoding, FrameHeader, Location, STEPS_MAX};
+use crate::frame::{self, Encoding, FrameHeader, JOURNAL_STEPS_MAX, Location};
 use crate::hash::Hash;
 use crate::index::Uniformly;
 use crate::io::Io;
 use crate::journal::group::{BODY_BYTES_MAX, Finished, Group, Kind, Place};
 use crate::journal::{self, Check, Journal, StoreId, seal};
 use crate::manifest::{self, Manifest, Sealed};
+use crate::patch;
 use crate::refs::{self, Change, Moved, RefUpdate};
 use crate::stats::count;
 
@@ -45,8 +48,9 @@ pub enum Outcome {
 
 /// The end of the active journal, and what was appended.
 pub(super) struct Appender {
-    pub(super) manifest: Manifest,
     pub(super) journal: Arc<Journal>,
+    /// End of the checkpoint.
+    pub(super) start: u64,
     /// End of the last group.
     pub(super) end: u64,
     /// Check of the last group.
@@ -61,9 +65,19 @@ pub(super) struct Appender {
     pub(super) pending: VecDeque<Pending>,
     /// What the journal's index will list.
     pub(super) entries: Vec<(Hash, Location)>,
+    /// Other files that deltas in this journal have bases in.
+    pub(super) bases: BTreeSet<u32>,
     /// A write failed: this journal takes no more.
     pub(super) abandoned: bool,
     pub(super) closed: bool,
+}
+
+/// A group that is to be written to the journal that was active when it was made, if nothing has changed since.
+struct Prepared {
+    finished: Finished,
+    /// Other files that its frames have bases in.
+    bases: BTreeSet<u32>,
+    generation: u64,
 }
 
 /// Records waiting to be durable.
@@ -81,26 +95,34 @@ impl Store {
         refs::check_names(updates)?;
         let changes: Vec<Change> =
             updates.iter().filter(|update| update.old != update.new).cloned().collect();
-        let mut finished = shared.prepare(&batch, &changes)?;
+        let mut prepared = shared.prepare(&batch, &changes)?;
         loop {
             let mut appender = shared.appender.lock();
             shared.check_writable(&appender)?;
             if let Err(Moved { name, expected, found }) = refs::compare(&appender.refs, updates) {
                 return Ok(Outcome::Moved { name, expected, found });
             }
-            if !finished.group.is_empty() {
-                if appender.abandoned || appender.end >= shared.options.journal_bytes.min(JOURNAL_BYTES_MAX) {
+            if prepared.generation != shared.generation.load(Ordering::SeqCst) {
+                // Chunks that were there may be gone, and bases elsewhere.
+                drop(appender);
+                prepared = shared.prepare(&batch, &changes)?;
+                continue;
+            }
+            if !prepared.finished.group.is_empty() {
+                if appender.is_full(&shared.options) {
                     drop(appender);
-                    shared.rotate()?;
+                    shared.rotate(false)?;
+                    shared.wake_maintenance();
                     continue;
                 }
-                appender.write(&mut finished)?;
-                shared.note(&mut appender, &finished, changes);
+                shared.admit_roots(&mut batch.iter().map(|put| *put.chunk.hash()), updates)?;
+                appender.write(&mut prepared)?;
+                shared.note(&mut appender, &prepared.finished, changes);
             }
             let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
             drop(appender);
-            for (chunk, _) in batch.iter() {
-                shared.cache.insert(*chunk.hash(), chunk.clone());
+            for put in batch.iter() {
+                shared.cache.insert(*put.chunk.hash(), put.chunk.clone());
             }
             if matches!(shared.options.durability, Durability::Eventual { .. }) && !updates.is_empty() {
                 shared.call_watchers();
@@ -111,8 +133,17 @@ impl Store {
 }
 
 impl Appender {
+    /// Whether the active journal takes no more. Its checkpoint does not count, however many refs there are.
+    fn is_full(&self, options: &Options) -> bool {
+        let limit = options.journal_bytes.min(JOURNAL_BYTES_MAX);
+        self.abandoned
+            || self.end - self.start >= limit
+            || self.end >= JOURNAL_BYTES_MAX && self.end > self.start
+    }
+
     /// Puts a group at the journal's end. After an error the appender is as before, and the journal abandoned.
-    fn write(&mut self, finished: &mut Finished) -> Result<()> {
+    fn write(&mut self, prepared: &mut Prepared) -> Result<()> {
+        let finished = &mut prepared.finished;
         let place = Place {
             offset: self.end,
             previous: self.check,
@@ -128,12 +159,10 @@ impl Appender {
         self.end += bytes.len() as u64;
         (self.check, self.sequence) = (check, place.sequence);
         self.group += 1;
+        self.bases.append(&mut prepared.bases);
+        let frames = finished.group.frames().iter();
         self.entries.extend(
-            finished
-                .group
-                .frames()
-                .iter()
-                .map(|&(hash, start, len, step)| (hash, Location { file, offset: base + start, len, step })),
+            frames.map(|&(hash, place)| (hash, Location { file, offset: base + place.offset, ..place })),
         );
         Ok(())
     }
@@ -149,76 +178,73 @@ impl Shared {
     }
 
     /// Makes a group of what the store lacks.
-    fn prepare(&self, batch: &Batch, changes: &[Change]) -> Result<Finished> {
+    fn prepare(&self, batch: &Batch, changes: &[Change]) -> Result<Prepared> {
+        let (active, generation) = {
+            let appender = self.appender.lock();
+            (appender.journal.number, self.generation.load(Ordering::SeqCst))
+        };
+        let (mut bases, mut reused) = (BTreeSet::new(), Vec::new());
         let mut group = Group::new(Kind::Changes);
-        let mut placed: HashMap<Hash, (u32, u32, u8), Uniformly> = HashMap::default();
-        for (chunk, base) in batch.iter() {
-            if self.index.contains(chunk.hash()) {
+        let mut placed: HashMap<Hash, Location, Uniformly> = HashMap::default();
+        for put in batch.iter() {
+            let hash = put.chunk.hash();
+            if !put.anew && self.reuse(hash)? {
+                reused.push(*hash);
                 continue;
             }
-            let delta = match base {
-                Some(base) if self.options.delta => self.delta(batch, &group, &placed, chunk, base),
+            let difference = match &put.base {
+                Some(base) if self.options.delta => {
+                    let base = match placed.get(base) {
+                        Some(place) => self.base_in_group(batch, &group, *place, base),
+                        None => self.base_in_store(base, active),
+                    };
+                    base.and_then(|base| {
+                        let found = difference(&put.chunk, &base)?;
+                        bases.extend(Some(base.place.file).filter(|file| *file != active && *file != 0));
+                        Some(found)
+                    })
+                }
                 _ => None,
             };
-            let (encoding, step, payload) = match &delta {
-                Some((encoding, step, payload)) => (*encoding, *step, payload.as_slice()),
-                None => (Encoding::Raw, 0, chunk.bytes()),
+            let (encoding, step, crossed, payload) = match &difference {
+                Some(found) => (found.encoding, found.step, found.crossed, found.payload.as_slice()),
+                None => (Encoding::Raw, 0, false, put.chunk.bytes()),
             };
-            let header = FrameHeader {
-                encoding,
-                step,
-                raw_len: chunk.bytes().len() as u32,
-                payload_len: payload.len() as u32,
-                hash: *chunk.hash(),
-            };
-            let counter =
-                if delta.is_some() { &self.counters.frames_delta } else { &self.counters.frames_raw };
-            count(counter, 1);
-            group.put_frame(&header, payload);
-            if let Some(&(hash, start, len, step)) = group.frames().last() {
-                placed.insert(hash, (start, len, step));
-            }
+            let leaf = put.chunk.child_count() == 0;
+            let (raw_len, payload_len) = (put.chunk.bytes().len() as u32, payload.len() as u32);
+            let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
+            placed.insert(*hash, group.put_frame(hash, &header, payload));
             check_length(&group)?;
         }
         changes.iter().for_each(|change| group.put_record(change));
         check_length(&group)?;
-        Ok(group.finish())
+        // Whoever holds may build upon them later: so says the next collection, or this one, by a new generation.
+        self.pins.lock().keep_in_holds(&reused);
+        Ok(Prepared { finished: group.finish(), bases, generation })
     }
 
-    /// The chunk as a difference from `base`, if that is known, near enough a full frame, and worth it.
-    fn delta(
-        &self,
-        batch: &Batch,
-        group: &Group,
-        placed: &HashMap<Hash, (u32, u32, u8), Uniformly>,
-        chunk: &Chunk,
-        base: &Hash,
-    ) -> Option<(Encoding, u8, Vec<u8>)> {
-        let (encoding, base_step, base) = match placed.get(base) {
-            Some(&(start, len, step)) => {
-                let offset = group.next_offset() as u32 - start;
-                (Encoding::Delta { file: 0, offset, len }, step, batch.get(base)?.clone())
-            }
-            None => {
-                let place = self.index.get(base)?;
-                if place.step >= STEPS_MAX {
-                    return self.delta_of_start(chunk, place);
-                }
-                // A base that cannot be read is no reason to refuse the chunk: it is written whole.
-                (delta_at(place), place.step, self.get(base).ok()??)
-            }
+    /// A base that lies at `place` in the group being made.
+    fn base_in_group(&self, batch: &Batch, group: &Group, place: Location, hash: &Hash) -> Option<Base> {
+        let chunk = batch.get(hash).filter(|_| place.step < JOURNAL_STEPS_MAX)?;
+        let distance = group.next_frame() - place.offset;
+        let (bytes, share) = (BaseBytes::Chunk(chunk.clone()), WHOLE);
+        Some(Base { place: Location { offset: distance, ..place }, crossed: place.crossed, bytes, share })
+    }
+
+    /// A base in the store, for a frame of the journal `active`: the version asked for, or the full frame that its chain starts from, if
+    /// the chain is at its longest or leaves a journal that is not the active one. A base that cannot be read is no reason to refuse
+    /// the chunk: it is written whole.
+    fn base_in_store(&self, hash: &Hash, active: u32) -> Option<Base> {
+        let (Found { place, .. }, view) = self.locate(hash).ok()??;
+        let ends = place.step >= JOURNAL_STEPS_MAX || (place.crossed && place.file != active);
+        let (place, bytes, share) = if ends {
+            // Its hash is not known and not needed: a difference copies only bytes that were seen to be equal.
+            let (start, bytes) = frame::decode_start(place, |place| view.read_frame(place)).ok()?;
+            (start, BaseBytes::Start(bytes), HALF)
+        } else {
+            (place, BaseBytes::Chunk(self.get(hash).ok()??), WHOLE)
         };
-        if base_step >= STEPS_MAX {
-            return None;
-        }
-        Some((encoding, base_step + 1, frame::delta(chunk.bytes(), base.bytes())?))
-    }
-
-    /// The chunk as a difference from the full frame that the longest chain, ending at `place`, starts from.
-    fn delta_of_start(&self, chunk: &Chunk, place: Location) -> Option<(Encoding, u8, Vec<u8>)> {
-        let (start, hash, bytes) = frame::decode_start(place, |place| self.read_frame(place)).ok()?;
-        let base = Chunk::verify(bytes, &hash).ok()?;
-        Some((delta_at(start), 1, frame::delta_of_start(chunk.bytes(), base.bytes())?))
+        Some(Base { place, crossed: place.crossed || place.file != active, bytes, share })
     }
 
     /// Makes a written group known: its chunks at once, its refs when durable (at once, if the store is eventual).
@@ -226,6 +252,9 @@ impl Shared {
         count(&self.counters.groups, 1);
         let from = appender.entries.len() - finished.group.frames().len();
         for (hash, location) in &appender.entries[from..] {
+            let counter =
+                if location.step > 0 { &self.counters.frames_delta } else { &self.counters.frames_raw };
+            count(counter, 1);
             self.index.insert(*hash, *location);
         }
         if changes.is_empty() {
@@ -243,14 +272,15 @@ impl Shared {
         }
     }
 
-    /// Seals the active journal and begins another, if it is abandoned or long enough.
-    fn rotate(&self) -> Result<()> {
+    /// Seals the active journal and begins another, if it is abandoned or long enough, or if `now` and not empty.
+    pub(super) fn rotate(&self, now: bool) -> Result<()> {
         let turn = self.take_turn();
         // Most of what is unsynced goes to the disk here, while others can still append.
         self.sync_appended(&turn)?;
+        let mut manifest = self.manifest.lock();
         let mut appender = self.appender.lock();
         self.check_writable(&appender)?;
-        if !appender.abandoned && appender.end < self.options.journal_bytes.min(JOURNAL_BYTES_MAX) {
+        if !appender.is_full(&self.options) && !(now && !appender.entries.is_empty()) {
             return Ok(());
         }
         let index_len = self.write_index(&appender);
@@ -260,8 +290,8 @@ impl Shared {
         appender.synced_end = appender.end;
         let group = appender.group;
         let changed = self.publish(&mut appender, group);
-        let begun = self.begin_next(&mut appender, index_len);
-        drop(appender);
+        let begun = self.begin_next(&mut manifest, &mut appender, index_len);
+        drop((appender, manifest));
         self.set_durable(&turn, group);
         if changed {
             self.call_watchers();
@@ -270,27 +300,34 @@ impl Shared {
     }
 
     /// Puts a new journal in the place of the active one, which is durable. After an error the active one is still in its place.
-    fn begin_next(&self, appender: &mut Appender, index_len: u64) -> Result<()> {
-        let mut manifest = appender.manifest.clone();
-        manifest.generation += 1;
-        manifest.sealed.push(Sealed {
+    fn begin_next(&self, manifest: &mut Manifest, appender: &mut Appender, index_len: u64) -> Result<()> {
+        let mut next = manifest.clone();
+        next.generation += 1;
+        next.sealed.push(Sealed {
             number: appender.journal.number,
             end: appender.end,
             index_len,
             sequence: appender.sequence,
             check: appender.check,
+            held: false,
         });
-        manifest.active += 1;
-        let begun = Begun::write(&*self.io, &manifest, &appender.refs, appender.sequence)?;
+        next.active = next.take_number();
+        let begun = Begun::write(&*self.io, &next, &appender.refs, appender.sequence)?;
         if let Err(error) = Manifest::replace(&*self.io) {
             // Which of the two manifests counts is only known by opening again.
             return Err(self.poison("the manifest could not be replaced", &error));
         }
         let journal = Arc::new(begun.journal);
-        self.journals.write().insert(journal.number, journal.clone());
-        appender.manifest = manifest;
+        let mut view = View::clone(&self.view.load());
+        view.journals.insert(journal.number, journal.clone());
+        self.view.store(Arc::new(view));
+        self.maintenance.note_sealed(appender.journal.number, std::mem::take(&mut appender.bases));
+        *manifest = next;
         appender.journal = journal;
-        (appender.end, appender.synced_end, appender.check) = (begun.end, begun.end, begun.check);
+        // Which bases a frame may have depends on the file that it lies in.
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        (appender.start, appender.end, appender.synced_end) = (begun.end, begun.end, begun.end);
+        appender.check = begun.check;
         appender.entries.clear();
         appender.abandoned = false;
         Ok(())
@@ -310,15 +347,68 @@ impl Shared {
     }
 }
 
-fn delta_at(base: Location) -> Encoding {
-    Encoding::Delta { file: base.file, offset: base.offset, len: base.len }
+/// What a chunk's difference is made from.
+struct Base {
+    /// Where it lies; in the group being made the file is 0 and the offset the distance.
+    place: Location,
+    /// Whether a frame with this base is crossed.
+    crossed: bool,
+    bytes: BaseBytes,
+    /// Difference of at most so many parts of the chunk's length are kept: 1 over this.
+    share: usize,
+}
+
+const WHOLE: usize = 1;
+/// Each new chain from the same start carries all that changed since, so a full frame soon costs less.
+const HALF: usize = 2;
+
+enum BaseBytes {
+    Chunk(Chunk),
+    Start(Vec<u8>),
+}
+
+impl BaseBytes {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            BaseBytes::Chunk(chunk) => chunk.bytes(),
+            BaseBytes::Start(bytes) => bytes,
+        }
+    }
+}
+
+/// A chunk as its difference from another.
+struct Difference {
+    encoding: Encoding,
+    step: u8,
+    crossed: bool,
+    payload: Vec<u8>,
+}
+
+/// The chunk as its difference from `base`, if that is short. A patch is tried first; zstd, which costs many times as much, only where bytes moved
+/// and the patch is long or none, and taken only if it saves a quarter of it.
+fn difference(chunk: &Chunk, base: &Base) -> Option<Difference> {
+    let (bytes, base_bytes) = (chunk.bytes(), base.bytes.as_slice());
+    let Location { file, offset, len, step, .. } = base.place;
+    let patch = patch::make(bytes, base_bytes);
+    let is_good = |patch: &Vec<u8>| bytes.len() == base_bytes.len() || patch.len() <= bytes.len() / 4;
+    let delta = match &patch {
+        Some(patch) if is_good(patch) => None,
+        _ => frame::delta(bytes, base_bytes),
+    };
+    let (encoding, payload) = match (patch, delta) {
+        (Some(patch), Some(delta)) if delta.len() >= patch.len() / 4 * 3 => {
+            (Encoding::Patch { file, offset, len }, patch)
+        }
+        (_, Some(delta)) => (Encoding::Delta { file, offset, len }, delta),
+        (patch, None) => (Encoding::Patch { file, offset, len }, patch?),
+    };
+    let kept = payload.len() <= bytes.len() / base.share;
+    kept.then_some(Difference { encoding, step: step + 1, crossed: base.crossed, payload })
 }
 
 fn check_length(group: &Group) -> Result<()> {
-    match group.next_offset() > BODY_BYTES_MAX {
-        true => {
-            Err(Error::BatchTooLarge { bytes: group.next_offset() as u64, bytes_max: BODY_BYTES_MAX as u64 })
-        }
+    match group.len() > BODY_BYTES_MAX {
+        true => Err(Error::BatchTooLarge { bytes: group.len() as u64, bytes_max: BODY_BYTES_MAX as u64 }),
         false => Ok(()),
     }
 }

@@ -4,16 +4,20 @@
 //! journal, or a file that no manifest lists, which is not part of the store. Opening changes neither, so that it can be done again after
 //! another crash, and on a full disk. The first append cuts a torn tail by sealing the journal before it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, RwLock};
 use quick_cache::sync::Cache;
 
 use super::append::{Appender, Begun};
+use super::maintenance::Maintenance;
 use super::sync::{Turn, sync_every};
+use super::view::View;
 use super::{ByBytes, Durability, Durable, Options, Shared, Store};
 use crate::error::{Error, Result};
 use crate::frame::Location;
@@ -25,6 +29,8 @@ use crate::journal::{self, Journal, StoreId, seal};
 use crate::lock::Lock;
 use crate::manifest::{self, Manifest, Sealed};
 use crate::stats::Counters;
+use crate::table::hidden::{self, HiddenChunks};
+use crate::table::{self, Table};
 use crate::watermark::{Mark, Watermark};
 
 /// What lies in the directory.
@@ -39,13 +45,20 @@ fn look(io: &dyn Io) -> Result<Found> {
         return Ok(Found::Store(manifest));
     }
     let names = io.list().map_err(Error::io("list", "the directory"))?;
+    let missing =
+        |beside: &str| Error::damaged(manifest::FILE, 0, format!("the manifest is missing beside {beside}"));
+    // A creation makes no table, and nothing is hidden in one.
+    let tables = |name: &&String| table::number_of(name).or(hidden::number_of(name)).is_some();
+    if let Some(name) = names.iter().find(tables) {
+        return Err(missing(name));
+    }
     let Some(journal) = names.iter().find(|name| journal::number_of(name).is_some()) else {
         return Ok(Found::Nothing);
     };
     // A creation makes its manifest, under the temporary name, durable before its journal.
     match Manifest::read(io, manifest::NEW_FILE) {
         Ok(Some(new)) if new.generation == 1 => Ok(Found::Nothing),
-        _ => Err(Error::damaged(manifest::FILE, 0, format!("the manifest is missing beside {journal}"))),
+        _ => Err(missing(journal)),
     }
 }
 
@@ -74,12 +87,12 @@ pub(super) fn create(io: Arc<dyn Io>, options: Options) -> Result<Store> {
         Err(error) => return Err(error),
     }
     remove_leftovers(&*io)?;
-    let manifest = Manifest { store: new_store_id(), generation: 1, sealed: Vec::new(), active: 1 };
+    let manifest = Manifest::first(new_store_id());
     let watermark = Watermark::create(&*io, manifest.store)?;
     let begun = Begun::write(&*io, &manifest, &Default::default(), 0)?;
     Manifest::replace(&*io)?;
     let opening =
-        Opening { io, options, counters, lock, watermark, index: Index::new(), journals: HashMap::new() };
+        Opening { io, options, counters, lock, watermark, index: Index::new(), view: View::default() };
     opening.finish(manifest, begun.into_end())
 }
 
@@ -96,8 +109,9 @@ pub(super) fn open(io: Arc<dyn Io>, options: Options) -> Result<Store> {
     };
     let watermark = Watermark::open(&*io, manifest.store)?;
     let mut opening =
-        Opening { io, options, counters, lock, watermark, index: Index::new(), journals: HashMap::new() };
+        Opening { io, options, counters, lock, watermark, index: Index::new(), view: View::default() };
     opening.check_newer(&manifest)?;
+    opening.load_tables(&manifest)?;
     for sealed in &manifest.sealed {
         opening.load_sealed(&manifest.store, sealed)?;
     }
@@ -113,7 +127,7 @@ struct Opening {
     lock: Lock,
     watermark: Watermark,
     index: Index,
-    journals: HashMap<u32, Arc<Journal>>,
+    view: View,
 }
 
 /// The end of the active journal: where appending goes on.
@@ -125,6 +139,7 @@ struct End {
 impl Begun {
     fn into_end(self) -> End {
         let replay = Replay {
+            start: self.end,
             end: self.end,
             file_len: self.end,
             check: self.check,
@@ -183,18 +198,42 @@ impl Opening {
         Ok(())
     }
 
+    fn load_tables(&mut self, manifest: &Manifest) -> Result<()> {
+        let hidden = match &manifest.hidden {
+            Some(entry) => hidden::read(&*self.io, entry, &manifest.store)?,
+            None => HiddenChunks::new(),
+        };
+        for listed in &manifest.tables {
+            let table = Table::open(&*self.io, listed, &manifest.store)?;
+            if hidden.get(&listed.number).is_some_and(|bits| bits.len() != table.len()) {
+                let what = "what is hidden in the table is not for as many chunks as it has";
+                return Err(Error::damaged(&table.name, 0, what));
+            }
+            self.view.tables.insert(listed.number, Arc::new(table));
+            if listed.held {
+                self.view.held.insert(listed.number);
+            }
+        }
+        self.view.hidden = Arc::new(hidden);
+        self.view.index_tables()
+    }
+
     fn load_sealed(&mut self, store: &StoreId, sealed: &Sealed) -> Result<()> {
         let journal = Journal::open(&*self.io, sealed.number, store)?;
         let len = journal.file.len().map_err(Error::io("measure", &journal.name))?;
         if len < sealed.end {
             return Err(Error::damaged(&journal.name, len, "the journal is shorter than when it was sealed"));
         }
+        if sealed.held {
+            self.add(journal, &[]);
+            return Ok(());
+        }
         let index = match sealed.index_len {
             0 => None,
             index_len if sealed.end.checked_add(index_len).is_none_or(|end| end > len) => None,
             index_len => {
                 let bytes = journal.read(sealed.end, index_len as usize)?;
-                seal::decode(&bytes, journal.number, &journal.key)
+                seal::decode(&bytes, journal.number, sealed.end, &journal.key)
             }
         };
         let entries = match index {
@@ -207,7 +246,7 @@ impl Opening {
 
     fn add(&mut self, journal: Journal, entries: &[(Hash, Location)]) {
         entries.iter().for_each(|(hash, location)| self.index.insert(*hash, *location));
-        self.journals.insert(journal.number, Arc::new(journal));
+        self.view.journals.insert(journal.number, Arc::new(journal));
     }
 
     /// Replays the active journal.
@@ -215,7 +254,8 @@ impl Opening {
         let journal = Journal::open(&*self.io, manifest.active, &manifest.store)?;
         let mark = self.watermark.mark().filter(|mark| mark.number == journal.number);
         let replay = replay(&journal, Expect::Active(mark.map_or(0, |mark| mark.end)))?;
-        let sealed_sequence = manifest.sealed.last().map_or(0, |sealed| sealed.sequence);
+        let sealed_sequence =
+            manifest.sealed.iter().rfind(|sealed| !sealed.held).map_or(0, |sealed| sealed.sequence);
         if replay.sequence < sealed_sequence {
             let what = "the journal's sequence is less than the one before it";
             return Err(Error::damaged(&journal.name, replay.end, what));
@@ -233,10 +273,18 @@ impl Opening {
         let End { journal, replay } = end;
         let journal = Arc::new(journal);
         replay.entries.iter().for_each(|(hash, location)| self.index.insert(*hash, *location));
-        self.journals.insert(journal.number, journal.clone());
+        self.view.journals.insert(journal.number, journal.clone());
+        // Which files the deltas in journals have bases in is not kept: at worst any.
+        let listed = manifest.sealed.iter().map(|sealed| sealed.number);
+        self.view.plant = self.options.plant;
+        let bases: BTreeSet<u32> = listed.chain(manifest.tables.iter().map(|table| table.number)).collect();
+        let maintenance = Maintenance::default();
+        for sealed in manifest.sealed.iter().filter(|sealed| !sealed.held) {
+            maintenance.note_sealed(sealed.number, bases.clone());
+        }
         let appender = Appender {
-            manifest,
             journal,
+            start: replay.start,
             end: replay.end,
             check: replay.check,
             synced_end: replay.end,
@@ -245,6 +293,7 @@ impl Opening {
             group: 0,
             pending: VecDeque::new(),
             entries: replay.entries,
+            bases,
             // A torn tail: the first append seals the journal before it, and until then opening has written nothing.
             abandoned: replay.end < replay.file_len,
             closed: false,
@@ -263,7 +312,12 @@ impl Opening {
             options: self.options,
             index: self.index,
             cache,
-            journals: RwLock::new(self.journals),
+            view: ArcSwap::from_pointee(self.view),
+            manifest: Mutex::new(manifest),
+            generation: AtomicU64::new(0),
+            collecting: Mutex::default(),
+            is_collecting: AtomicBool::new(false),
+            maintenance,
             appender: Mutex::new(appender),
             turn: Mutex::new(Turn::default()),
             turned: Condvar::new(),

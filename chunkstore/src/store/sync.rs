@@ -16,6 +16,7 @@ use super::append::Appender;
 use super::{Durability, Shared};
 use crate::error::{Error, Result};
 use crate::refs;
+use crate::testing::Plant;
 use crate::watermark::Mark;
 
 /// Who may sync, and how far that has come.
@@ -111,7 +112,11 @@ impl Shared {
         if self.turn.lock().durable_group >= group {
             return Ok(());
         }
-        if let Err(error) = journal.file.sync_data() {
+        let mut synced = journal.file.sync_data();
+        if synced.is_err() && self.options.plant == Some(Plant::SyncAgain) {
+            synced = journal.file.sync_data();
+        }
+        if let Err(error) = synced {
             return Err(self.poison("a sync failed", &error));
         }
         let changed = {
@@ -172,6 +177,7 @@ impl Shared {
             }
             appender.closed = true;
         }
+        self.maintenance.stop();
         *self.closing.0.lock() = true;
         self.closing.1.notify_all();
         let turn = self.take_turn();

@@ -103,6 +103,8 @@ impl Run {
             // Short, so that journals are sealed.
             journal_bytes: 1000 << random.below(5),
             compression: [Compression::None, Compression::Fast, Compression::Dense][random.below(3) as usize],
+            background: false,
+            ..Options::default()
         };
         Run {
             random,
@@ -290,7 +292,7 @@ fn check_state(store: &Store, state: &State) -> Result<(), String> {
 
 /// How what is left is opened.
 fn options() -> Options {
-    Options { cache_bytes: 0, journal_bytes: 2000, ..Options::default() }
+    Options { cache_bytes: 0, journal_bytes: 2000, background: false, ..Options::default() }
 }
 
 /// Numbers that are the same for the same seed.

@@ -1,10 +1,15 @@
 //! The store as its users see it: one binary, a file per promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
+mod backup;
 mod basics;
+mod chains;
 mod cost;
 mod crash;
 mod damage;
+mod every_bit;
 mod faults;
+mod fsck;
 mod model;
 mod power;
+mod upkeep;

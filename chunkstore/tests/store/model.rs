@@ -113,7 +113,7 @@ proptest! {
 
     #[test]
     fn a_store_does_what_two_maps_do(actions in prop::collection::vec(action(), 1..60), delta: bool) {
-        let options = Options { journal_bytes: 4000, cache_bytes: 4096, delta, ..Options::default() };
+        let options = Options { journal_bytes: 4000, background: false, cache_bytes: 4096, delta, ..Options::default() };
         let mut disk = Memory::simulated();
         let mut store = Store::create_with_io(Arc::new(disk.clone()), options.clone()).unwrap();
         let mut model = Model::default();

@@ -3,7 +3,9 @@
 //! One encoder a level; when a level's encoder closes a node, its entry goes to the level above. The root is the only
 //! node of the lowest level that has just one node, which is what [`edit`](super::edit) arrives at too.
 
-use pleach_chunkstore::Hash;
+use std::sync::LazyLock;
+
+use pleach_chunkstore::{Chunk, Hash};
 
 use super::{
     config::{KEY_BYTES_MAX, MapConfig},
@@ -172,8 +174,12 @@ impl TreeBuilder {
 
 /// Writes the node of the empty map and returns its address.
 pub(crate) fn empty(writer: &mut Writer) -> Result<Hash> {
-    let chunk = Encoder::new(0).finish();
-    let hash = *chunk.hash();
-    writer.put(chunk, None)?;
-    Ok(hash)
+    writer.put(empty_chunk().clone(), None)?;
+    Ok(*empty_chunk().hash())
+}
+
+/// The node of the empty map.
+pub(crate) fn empty_chunk() -> &'static Chunk {
+    static EMPTY: LazyLock<Chunk> = LazyLock::new(|| Encoder::new(0).finish());
+    &EMPTY
 }

@@ -27,15 +27,21 @@ pub(crate) struct Diff<R> {
 impl<R: Read + Clone> Diff<R> {
     /// The changes that lead from the map at `from` to that at `to`; `None` is the empty map.
     pub(crate) fn new(reader: R, from: Option<&Hash>, to: Option<&Hash>) -> Result<Diff<R>> {
-        if from == to {
-            return Ok(Diff { from: None, to: None });
-        }
-        let cursor = |root: &Hash| Cursor::new(reader.clone(), root);
-        Ok(Diff { from: from.map(cursor).transpose()?, to: to.map(cursor).transpose()? })
+        let side = |root: &Hash| (reader.clone(), *root);
+        Diff::between(from.map(side), to.map(side))
     }
 }
 
 impl<R: Read> Diff<R> {
+    /// The changes that lead from one map to another, each with where it is read from; `None` is the empty map.
+    pub(crate) fn between(from: Option<(R, Hash)>, to: Option<(R, Hash)>) -> Result<Diff<R>> {
+        if from.as_ref().map(|(_, root)| root) == to.as_ref().map(|(_, root)| root) {
+            return Ok(Diff { from: None, to: None });
+        }
+        let cursor = |(reader, root): (R, Hash)| Cursor::new(reader, &root);
+        Ok(Diff { from: from.map(cursor).transpose()?, to: to.map(cursor).transpose()? })
+    }
+
     /// The next changed row.
     pub(crate) fn next_change(&mut self) -> Result<Option<RowChange>> {
         loop {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
-use pleach_engine::{Batch, Database, Hash, Outcome, RefUpdate};
+use pleach_engine::{Batch, Database, Hash, Hold, Outcome, RefUpdate};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
@@ -55,16 +55,17 @@ pub(super) async fn fetch_and(
     settle: Settle,
 ) -> Result<(Transfer, String)> {
     let mut transfer = Transfer::default();
-    let (mut stream, mut plan, offered) = ask(database, remote, name, patterns, false, &mut transfer).await?;
-    if plan.haves_known == 0 && offered > 0 && !plan.unchanged {
+    let mut asked = ask(database, remote, name, patterns, false, &mut transfer).await?;
+    if asked.plan.haves_known == 0 && asked.offered > 0 && !asked.plan.unchanged {
         // Worth asking again only if there is something older to offer.
         let (database_, name_) = (database.clone(), name.to_owned());
         let more = blocking(move || Ok(haves::with_ancestors(&database_, &name_)?.len())).await?;
-        if more > offered {
-            drop(stream);
-            (stream, plan, _) = ask(database, remote, name, patterns, true, &mut transfer).await?;
+        if more > asked.offered {
+            drop(asked);
+            asked = ask(database, remote, name, patterns, true, &mut transfer).await?;
         }
     }
+    let Asked { mut stream, plan, hold, .. } = asked;
     check_format(remote, plan.format_digest);
     if plan.unchanged {
         return Ok((transfer, plan.default_branch));
@@ -73,7 +74,7 @@ pub(super) async fn fetch_and(
     let (messages, received) = mpsc::channel(MESSAGES_AHEAD);
     let thread = {
         let database = database.clone();
-        tokio::task::spawn_blocking(move || store(&database, &refs, received, &settle))
+        tokio::task::spawn_blocking(move || store(&database, hold, &refs, received, &settle))
     };
     let pumped = pump(remote, &mut stream, messages, &mut transfer).await;
     let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
@@ -87,7 +88,17 @@ pub(super) async fn fetch_and(
     Ok((transfer, plan.default_branch))
 }
 
-/// Sends the request and reads the plan. Also gives how many commits were offered.
+/// A request that was answered by a plan.
+struct Asked {
+    stream: Streaming<FetchResponse>,
+    plan: Plan,
+    /// How many commits were offered.
+    offered: usize,
+    /// Keeps them, since what is sent builds upon them.
+    hold: Hold,
+}
+
+/// Sends the request and reads the plan.
 async fn ask(
     database: &Database,
     remote: &Remote,
@@ -95,14 +106,16 @@ async fn ask(
     patterns: &RefPatterns,
     ancestors: bool,
     transfer: &mut Transfer,
-) -> Result<(Streaming<FetchResponse>, Plan, usize)> {
+) -> Result<Asked> {
     let (database, name, patterns) = (database.clone(), name.to_owned(), patterns.clone());
     let target = remote.url().database().to_owned();
-    let (request, offered) = blocking(move || {
-        let haves = match ancestors {
+    let (request, offered, hold) = blocking(move || {
+        let hold = database.store().hold();
+        let mut haves = match ancestors {
             false => haves::newest(&database, &name),
             true => haves::with_ancestors(&database, &name)?,
         };
+        haves.retain(|have| hold.keep(have));
         let known = patterns.known(&database, &name);
         let request = FetchRequest {
             database: target,
@@ -115,7 +128,7 @@ async fn ask(
             format_digest: format_digest(),
             features: 0,
         };
-        Ok((request, haves.len()))
+        Ok((request, haves.len(), hold))
     })
     .await?;
     transfer.sent(&request);
@@ -127,7 +140,7 @@ async fn ask(
         transfer.received(first);
     }
     match first.and_then(|first| first.message) {
-        Some(Message::Plan(plan)) => Ok((stream, plan, offered)),
+        Some(Message::Plan(plan)) => Ok(Asked { stream, plan, offered, hold }),
         _ => Err(Error::protocol("the answer to a fetch begins with a Plan")),
     }
 }
@@ -169,11 +182,12 @@ async fn pump(
 /// Verifies and stores what arrives, then moves the refs. Gives the number of records, and what became of the refs.
 fn store(
     database: &Database,
+    hold: Hold,
     refs: &RemoteRefs,
     mut messages: mpsc::Receiver<Message>,
     settle: &Settle,
 ) -> Result<(u64, Vec<RefResult>)> {
-    let mut receiver = Receiver::new(database)?;
+    let mut receiver = Receiver::holding(database, hold)?;
     let received = loop {
         match messages.blocking_recv() {
             Some(Message::Data(data)) => receiver.receive(&data)?,
@@ -189,7 +203,7 @@ fn store(
         return Err(Error::protocol("a message after the End"));
     }
     let records = received.records;
-    received.append(database)?;
+    let _hold = received.append(database)?;
     for (name, hash) in refs {
         database.commit_object(hash).map_err(|error| Error::protocol(format!("{name}: {error}")))?;
     }

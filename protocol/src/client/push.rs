@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use pleach_engine::{Batch, Database, Hash, Outcome, difference};
+use pleach_engine::{Batch, Database, Hash, Outcome, Pins, difference};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -114,6 +114,8 @@ struct Attempt {
     begin: Begin,
     bases: Vec<Hash>,
     targets: Vec<Hash>,
+    /// Keeps bases and targets until the push is answered.
+    pins: Pins,
 }
 
 impl Attempt {
@@ -141,16 +143,23 @@ impl Attempt {
             features: 0,
         };
         let targets = updates.iter().filter_map(|update| update.new).collect();
-        Ok(Attempt { begin, bases: Vec::new(), targets }.with_bases(bases))
+        Attempt::new(database, begin, targets, bases)
     }
 
-    fn with_bases(mut self, mut bases: Vec<Hash>) -> Attempt {
+    fn new(
+        database: &Database,
+        mut begin: Begin,
+        targets: Vec<Hash>,
+        mut bases: Vec<Hash>,
+    ) -> Result<Attempt> {
         let mut seen = std::collections::HashSet::new();
         bases.retain(|base| seen.insert(*base));
         bases.truncate(HAVES_MAX);
-        self.begin.bases = hashes_to_bytes(&bases);
-        self.bases = bases;
-        self
+        let pins = Pins::of(database.store(), targets.iter().chain(&bases).copied())?;
+        // A base that is gone is a tracking ref that has moved meanwhile.
+        bases.retain(|base| pins.contains(base));
+        begin.bases = hashes_to_bytes(&bases);
+        Ok(Attempt { begin, bases, targets, pins })
     }
 
     /// A better attempt, if the refusal came from not knowing what the remote has, and what it has is known here.
@@ -179,7 +188,7 @@ impl Attempt {
                 Some(_) => return Ok(None),
             }
         }
-        Ok(Some(Attempt { begin, bases: Vec::new(), targets: self.targets.clone() }.with_bases(bases)))
+        Attempt::new(database, begin, self.targets.clone(), bases).map(Some)
     }
 
     /// Sends it all without waiting, unless the answer comes earlier.
@@ -194,8 +203,11 @@ impl Attempt {
         let sending = {
             let (database, answered) = (database.clone(), answered.clone());
             let (begin, targets, bases) = (self.begin.clone(), self.targets.clone(), self.bases.clone());
+            let pins = self.pins.clone();
             tokio::task::spawn_blocking(move || {
-                produce(&database, begin, &targets, &bases, &messages, &answered)
+                let produced = produce(&database, begin, &targets, &bases, &messages, &answered);
+                drop(pins);
+                produced
             })
         };
         let answer = answer(remote, stream, transfer).await;
@@ -350,13 +362,14 @@ fn moved(result: &PushResult) -> Result<Vec<RefResult>> {
 
 /// Moves the tracking refs to what the remote now has.
 fn remember(database: &Database, name: &str, refs: &[RefResult]) -> Result<()> {
+    let hold = database.store().hold();
     for _ in 0..MOVE_ATTEMPTS {
         let mut moves = Vec::new();
         for one in refs.iter().filter(|one| one.name.starts_with(HEADS)) {
             let local = local_name(name, &one.name);
             let old = database.get_ref(&local);
             // A commit of the remote that is not here has no tracking ref until it is fetched.
-            if old != one.new && one.new.is_none_or(|new| database.store().contains(&new)) {
+            if old != one.new && one.new.is_none_or(|new| hold.keep(&new)) {
                 moves.push(pleach_engine::RefUpdate { name: local, old, new: one.new });
             }
         }

@@ -1,6 +1,6 @@
 //! Answers one Fetch: what the wanted refs are, and the difference between them and what the caller has. Blocking.
 
-use pleach_engine::{Database, Hash, difference};
+use pleach_engine::{Database, Hash, Pins, difference};
 
 use crate::databases::Databases;
 use crate::error::{Error, Result};
@@ -20,15 +20,22 @@ pub(super) fn serve(
     let haves = hashes_from(&request.haves, "haves", HAVES_MAX)?;
     let unknown = || Error::UnknownDatabase { url: request.database.clone() };
     let database = databases.get(&request.database)?.ok_or_else(unknown)?;
-    let refs = patterns.of(&database)?;
     let mut plan = Plan { format_digest: format_digest(), ..Plan::default() };
-    if request.known_refs == refs_digest(&refs).as_bytes()[..] {
-        plan.unchanged = true;
-        emit(Message::Plan(plan));
-        return Ok(());
-    }
+    let (refs, _pins) = loop {
+        let refs = patterns.of(&database)?;
+        if request.known_refs == refs_digest(&refs).as_bytes()[..] {
+            plan.unchanged = true;
+            emit(Message::Plan(plan));
+            return Ok(());
+        }
+        if let Some(pins) = database.pin_refs(&refs)? {
+            break (refs, pins);
+        }
+    };
     // A hash that is no commit here is one that this database does not know.
-    let bases: Vec<Hash> = haves.into_iter().filter(|have| database.commit_object(have).is_ok()).collect();
+    let known = Pins::of(database.store(), haves.iter().copied())?;
+    let here = |have: &Hash| known.contains(have) && database.commit_object(have).is_ok();
+    let bases: Vec<Hash> = haves.into_iter().filter(here).collect();
     plan.haves_known = bases.len() as u32;
     plan.default_branch = default_branch(&database, &refs)?;
     plan.refs = refs

@@ -42,10 +42,14 @@ pub(super) fn serve(service: &SyncService, next: &mut dyn FnMut() -> Option<Push
     if let Some(answer) = service.answers.find(&identity) {
         return Ok(Message::Result(answer));
     }
-    if let Some(rejected) = early_refusal(&database, &updates, &bases)? {
+    // What the caller takes as held here stays until the push is settled.
+    let hold = database.store().hold();
+    let bases_here = |base: &Hash| hold.keep(base) && database.commit_object(base).is_ok();
+    let unknown: Vec<Hash> = bases.into_iter().filter(|base| !bases_here(base)).collect();
+    if let Some(rejected) = early_refusal(&database, &updates, &unknown)? {
         return Ok(Message::Rejected(rejected));
     }
-    let received = receive(&database, &updates, next)?;
+    let received = receive(Receiver::holding(&database, hold)?, &updates, next)?;
     let permit = admit()?;
     let answer = settle(&database, &updates, received)?;
     drop(permit);
@@ -108,24 +112,21 @@ fn identity(begin: &Begin) -> Result<Hash> {
 }
 
 /// Refuses a push before its data arrives, if it can be known that it will be refused.
-fn early_refusal(database: &Database, updates: &[Update], bases: &[Hash]) -> Result<Option<Rejected>> {
-    let unknown: Vec<Hash> =
-        bases.iter().filter(|base| database.commit_object(base).is_err()).copied().collect();
+fn early_refusal(database: &Database, updates: &[Update], unknown: &[Hash]) -> Result<Option<Rejected>> {
     let mut rejected = match plan(database, updates)? {
         Planned::Refused(rejected) => rejected,
         Planned::Moves { .. } if unknown.is_empty() => return Ok(None),
         Planned::Moves { .. } => Rejected { refs: Vec::new(), unknown_bases: Default::default() },
     };
-    rejected.unknown_bases = hashes_to_bytes(&unknown);
+    rejected.unknown_bases = hashes_to_bytes(unknown);
     Ok(Some(rejected))
 }
 
 fn receive(
-    database: &Database,
+    mut receiver: Receiver,
     updates: &[Update],
     next: &mut dyn FnMut() -> Option<PushRequest>,
 ) -> Result<Received> {
-    let mut receiver = Receiver::new(database)?;
     loop {
         match next().and_then(|request| request.message) {
             Some(push_request::Message::Data(data)) => receiver.receive(&data)?,
@@ -142,7 +143,7 @@ fn receive(
 /// Moves the refs by one compare-and-set. What moved between planning and moving is planned again.
 fn settle(database: &Database, updates: &[Update], received: Received) -> Result<Message> {
     // The chunks are closed, and harmless if the push is refused now.
-    received.append(database)?;
+    let _hold = received.append(database)?;
     for new in updates.iter().filter_map(|update| update.new) {
         commit(database, &new)?;
     }

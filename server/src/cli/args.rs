@@ -165,6 +165,24 @@ pub(crate) enum Command {
     /// Show or change a server's role
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Keep points in time of a database elsewhere, and restore them
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Read and check every chunk, and repair what is damaged
+    Fsck {
+        /// Bring back what is damaged or missing: a remote, or file:///PATH of another copy or a backup
+        #[arg(long, value_name = "REMOTE", value_parser = NonEmpty::new())]
+        repair_from: Option<String>,
+    },
+    /// Remove what no branch, tag or other ref leads to, and compact the rest
+    Gc {
+        /// Only count
+        #[arg(long, conflicts_with = "purge")]
+        dry_run: bool,
+        /// Drop this ref under recovery/ first
+        #[arg(long, value_name = "REF", value_parser = NonEmpty::new())]
+        purge: Option<String>,
+    },
     /// Print counts and bytes of a database
     Stats {
         #[command(flatten)]
@@ -448,6 +466,38 @@ pub(crate) struct Merge {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Add the database as it is now, uncommitted work included; only what changed is written
+    Sync {
+        /// The backup, file:///PATH; made if absent
+        url: String,
+    },
+    /// List points in time
+    List {
+        /// The backup
+        url: String,
+    },
+    /// Make a database as it was at a point in time
+    Restore {
+        /// The backup
+        url: String,
+        /// The new database's directory; with --server, --database names it
+        directory: Option<PathBuf>,
+        /// The last point at or before this time, RFC 3339 [default: the last point]
+        #[arg(long, value_name = "TIME", value_parser = NonEmpty::new())]
+        at: Option<String>,
+        /// Replace the database that is there; it is kept until the restored one is in its place
+        #[arg(long)]
+        force: bool,
+    },
+    /// Read and check everything in a backup
+    Verify {
+        /// The backup
+        url: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Chunk {
     /// Print a chunk's bytes: their BLAKE3 hash is its address
     Cat {
@@ -503,7 +553,8 @@ mod tests {
             "pleach conflicts --resolve mine",
             "pleach status -C d --server http://x",
             "pleach cluster assume-role king 2",
-            "pleach gc",
+            "pleach gc --dry-run --purge recovery/heads/main/1",
+            "pleach backup sync",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
         }

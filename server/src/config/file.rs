@@ -12,6 +12,7 @@ pub(super) struct File {
     pub(super) data_dir: PathBuf,
     pub(super) listener: Listener,
     pub(super) store: Store,
+    pub(super) remotes_allowed: Vec<String>,
     pub(super) replication: Option<Replication>,
     pub(super) cluster: Option<Cluster>,
 }
@@ -22,6 +23,7 @@ impl Default for File {
             data_dir: "./data".into(),
             listener: Listener::default(),
             store: Store::default(),
+            remotes_allowed: Vec::new(),
             replication: None,
             cluster: None,
         }
@@ -46,12 +48,18 @@ impl Default for Listener {
 pub(super) struct Store {
     pub(super) durability: String,
     pub(super) flush_interval: String,
+    pub(super) compression: String,
     pub(super) cache: String,
 }
 
 impl Default for Store {
     fn default() -> Store {
-        Store { durability: "full".into(), flush_interval: "100ms".into(), cache: "256MiB".into() }
+        Store {
+            durability: "full".into(),
+            flush_interval: "100ms".into(),
+            compression: "fast".into(),
+            cache: "256MiB".into(),
+        }
     }
 }
 

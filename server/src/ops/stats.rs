@@ -30,6 +30,8 @@ fn figures(stats: &pleach_engine::Stats) -> HashMap<String, u64> {
         ("cache_bytes", stats.cache_bytes),
         ("cache_hits", stats.cache_hits),
         ("cache_misses", stats.cache_misses),
+        ("pinned_roots", stats.pinned_roots),
+        ("holds", stats.holds),
     ];
     figures.into_iter().map(|(name, figure)| (name.to_owned(), figure)).collect()
 }

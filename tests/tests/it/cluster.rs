@@ -270,3 +270,46 @@ fn a_standby_killed_and_restarted_catches_up() {
     let standby = pair.start(1);
     pair.caught_up(&standby, &["a", "b"]);
 }
+
+#[test]
+fn c32_collections_on_both_nodes_leave_replication_going_on() {
+    let pair = Pair::new();
+    let (primary, standby) = (pair.start(0), pair.start(1));
+    pair.create(&primary);
+    let gc = |server: &Server| {
+        let done = pair.sandbox.run(&server.args("db", &["gc", "--json"])).json();
+        let fsck = pair.sandbox.run(&server.args("db", &["fsck", "--json"])).json();
+        assert_eq!(fsck["damages"], serde_json::json!([]));
+        done["dead_chunks"].as_u64().unwrap()
+    };
+    let mut keys: Vec<String> = Vec::new();
+    let mut dead = [0, 0];
+    let write = |keys: &mut Vec<String>| {
+        keys.push(format!("{:02}", keys.len()));
+        pair.put(&primary, &keys[keys.len() - 1]).ok();
+    };
+    for round in 0..6 {
+        (0..4).for_each(|_| write(&mut keys));
+        if round == 2 {
+            pair.sandbox.run(&primary.args("db", &["commit", "-m", "so far"])).ok();
+        }
+        dead[0] += gc(&primary);
+        if round == 0 {
+            pair.caught_up(&standby, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        dead[1] += gc(&standby);
+    }
+    pair.caught_up(&standby, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(dead[0] > 0 && dead[1] > 0, "there was something to collect: {dead:?}");
+
+    // The standby is away while the primary moves on and collects what the standby has.
+    drop(standby);
+    (0..4).for_each(|_| write(&mut keys));
+    gc(&primary);
+    (0..4).for_each(|_| write(&mut keys));
+    gc(&primary);
+    let standby = pair.start(1);
+    pair.caught_up(&standby, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+    gc(&primary);
+    gc(&standby);
+}

@@ -1,0 +1,410 @@
+//! Collection: finding the chunks that nothing leads to, and giving their bytes back.
+//!
+//! One idea: mark what roots lead to, then rewrite the files that are mostly dead and hide the dead chunks of the others. Readers and
+//! writers go on; what they may build upon is decided by three rules.
+//! * **Roots** are all refs as appended and as shown, pinned handles, what holds keep, and everything in *young* files: those that hold what was
+//!   appended since the oldest hold began, or since the collection did.
+//! * **While marking**, whatever a writer appends, or finds in the store and builds upon, becomes a root too.
+//! * **While sweeping**, a writer finds only what is marked or young; anything else it writes again.
+//!
+//! Marking ends, and sweeping begins, under the appender's lock, and a group that was prepared before is prepared again. So a chunk that is
+//! found afterwards has everything under it.
+//!
+//! Leaves are marked without being read: where a chunk lies says that it has no children.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::append::Appender;
+use super::compaction::{Pace, Rewrite};
+use super::maintenance::Inputs;
+use super::pins::Pins;
+use super::view::Found;
+use super::{Collected, Shared, Store};
+use crate::error::{Error, Result};
+use crate::hash::Hash;
+use crate::index::Uniformly;
+use crate::refs::RefUpdate;
+use crate::table;
+use crate::table::hidden::{self, Bits, HiddenChunks};
+use crate::testing::Plant;
+
+/// A table is rewritten if at least one byte in so many is dead.
+const DEAD_SHARE: u64 = 4;
+/// Most transactions are over in less.
+const HOLDS_END_WITHIN: Duration = Duration::from_millis(500);
+
+type Set = HashSet<Hash, Uniformly>;
+
+/// A collection under way.
+pub(super) struct Collecting {
+    phase: Phase,
+}
+
+enum Phase {
+    /// What is to be marked, with all under it.
+    Marking(Vec<Hash>),
+    Sweeping(Arc<Marks>),
+}
+
+/// What was found to be in use.
+struct Marks {
+    /// Journals from this number on are young, and so are tables with chunks of one of them.
+    young_from: u32,
+    /// A bit for each chunk of the tables that are not young.
+    tables: HashMap<u32, Bits>,
+    /// Chunks in journals.
+    journals: Set,
+}
+
+impl Marks {
+    /// Marks a chunk; whether it was not marked before.
+    fn mark(&mut self, hash: &Hash, found: &Found) -> bool {
+        match found.ordinal {
+            None => self.journals.insert(*hash),
+            Some(ordinal) => match self.tables.get_mut(&found.place.file) {
+                Some(bits) => bits.set(ordinal),
+                // A young table: its chunks are marked by name.
+                None => self.journals.insert(*hash),
+            },
+        }
+    }
+
+    /// Whether a chunk stays.
+    fn survives(&self, hash: &Hash, found: &Found) -> bool {
+        match found.ordinal {
+            None => found.place.file >= self.young_from || self.journals.contains(hash),
+            // A table that is not known is young, or was written by this collection.
+            Some(ordinal) => self.tables.get(&found.place.file).is_none_or(|bits| bits.get(ordinal)),
+        }
+    }
+}
+
+impl Store {
+    /// Removes the chunks that no ref, no pinned handle and no hold leads to. With `dry_run` it only finds them. Readers and writers go
+    /// on. `bytes_after` of a dry run is an estimate.
+    pub fn collect(&self, dry_run: bool) -> Result<Collected> {
+        let shared = &self.shared;
+        let _turn = shared.take_maintenance();
+        // On a full disk this is what the next journal and the first new table are written to.
+        shared.release_spare();
+        // So that all that is there now lies in journals that can be rewritten.
+        let collected = shared.rotate(true).and_then(|()| {
+            shared.await_holds();
+            shared.collect(dry_run)
+        });
+        shared.end_collecting();
+        shared.renew_spare();
+        collected
+    }
+}
+
+impl Shared {
+    /// Whether the store has the chunk and the caller may build upon it, now and until the collection under way, if any, is over.
+    pub(super) fn reuse(&self, hash: &Hash) -> Result<bool> {
+        let Some((found, _)) = self.locate(hash)? else { return Ok(false) };
+        if !self.is_collecting.load(Ordering::SeqCst) || self.options.plant == Some(Plant::NoBarrier) {
+            return Ok(true);
+        }
+        Ok(match self.collecting.lock().as_mut().map(|collecting| &mut collecting.phase) {
+            None => true,
+            Some(Phase::Marking(queue)) => {
+                queue.push(*hash);
+                true
+            }
+            Some(Phase::Sweeping(marks)) => marks.survives(hash, &found),
+        })
+    }
+
+    /// Whether the store has the chunk, and does not just remove it.
+    pub(super) fn has(&self, hash: &Hash) -> Result<bool> {
+        let Some((found, _)) = self.locate(hash)? else { return Ok(false) };
+        if !self.is_collecting.load(Ordering::SeqCst) {
+            return Ok(true);
+        }
+        Ok(match self.collecting.lock().as_ref().map(|collecting| &collecting.phase) {
+            Some(Phase::Sweeping(marks)) => marks.survives(hash, &found),
+            _ => true,
+        })
+    }
+
+    /// Takes what is about to be appended into account: chunks and what refs are to name. Refuses a ref to what is being removed. The appender's
+    /// lock is held.
+    pub(super) fn admit_roots(
+        &self,
+        chunks: &mut dyn Iterator<Item = Hash>,
+        updates: &[RefUpdate],
+    ) -> Result<()> {
+        if !self.is_collecting.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut collecting = self.collecting.lock();
+        let new = updates.iter().filter_map(|update| update.new);
+        match collecting.as_mut().map(|collecting| &mut collecting.phase) {
+            None => Ok(()),
+            Some(Phase::Marking(queue)) => {
+                queue.extend(chunks);
+                queue.extend(new);
+                Ok(())
+            }
+            Some(Phase::Sweeping(marks)) => {
+                let appended: Set = chunks.collect();
+                for root in new.filter(|root| !appended.contains(root)) {
+                    if let Some((found, _)) = self.locate(&root)?
+                        && !marks.survives(&root, &found)
+                    {
+                        return Err(Error::Collected { hash: root });
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn end_collecting(&self) {
+        *self.collecting.lock() = None;
+        self.is_collecting.store(false, Ordering::SeqCst);
+    }
+
+    fn collect(&self, dry_run: bool) -> Result<Collected> {
+        let mut marks = self.begin_marking()?;
+        let mut queue = Vec::new();
+        let marks = loop {
+            self.take_queue(&mut queue);
+            self.mark(&mut marks, &mut queue)?;
+            match self.begin_sweeping(marks) {
+                Ok(marks) => break marks,
+                Err(more) => marks = more,
+            }
+        };
+        let plan = self.plan(&marks)?;
+        let mut collected = plan.found;
+        if dry_run {
+            return Ok(collected);
+        }
+        self.remove_strays()?;
+        self.sweep(&marks, &plan)?;
+        collected.bytes_after = self.bytes();
+        Ok(collected)
+    }
+
+    /// Gives holds from before the active journal began a moment to end: what lies in files as young as the oldest is not collected.
+    fn await_holds(&self) {
+        let active = self.appender.lock().journal.number;
+        let until = Instant::now() + HOLDS_END_WITHIN;
+        while self.pins.lock().held_since().is_some_and(|since| since < active) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Takes the roots of now.
+    fn begin_marking(&self) -> Result<Marks> {
+        let view = self.view.load_full();
+        // It says which chunks are leaves, and under a leaf nothing is looked for: so it decides what is removed.
+        view.lookup.tables().iter().try_for_each(|table| table.check_index())?;
+        let appender = self.appender.lock();
+        let pins = self.pins.lock();
+        let active = appender.journal.number;
+        let young_from = pins.held_since().map_or(active, |since| since.min(active));
+        let mut queue = self.roots(&appender, &pins);
+        queue.extend(self.index.in_files(&(young_from..=active).collect()).into_iter().map(|(hash, _)| hash));
+        let mut marks = Marks { young_from, tables: HashMap::new(), journals: Set::default() };
+        let mut young = Vec::new();
+        for table in view.lookup.tables() {
+            match table.listed.newest >= young_from {
+                true => young.push(table.clone()),
+                false => drop(marks.tables.insert(table.number, Bits::new(table.len()))),
+            }
+        }
+        *self.collecting.lock() = Some(Collecting { phase: Phase::Marking(queue) });
+        self.is_collecting.store(true, Ordering::SeqCst);
+        // Groups that were prepared without regard to this are prepared again.
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        drop((pins, appender));
+        for table in young {
+            let mut hashes = Vec::new();
+            table.for_each(|ordinal, hash, _| {
+                if !view.hidden.get(&table.number).is_some_and(|bits| bits.get(ordinal)) {
+                    hashes.push(hash);
+                }
+                Ok(())
+            })?;
+            self.add_roots(hashes);
+        }
+        Ok(marks)
+    }
+
+    fn roots(&self, appender: &Appender, pins: &Pins) -> Vec<Hash> {
+        let shown = self.durable.read();
+        let refs = appender.refs.values().chain(shown.refs.values()).copied();
+        refs.chain(pins.roots()).collect()
+    }
+
+    fn add_roots(&self, hashes: Vec<Hash>) {
+        if let Some(Collecting { phase: Phase::Marking(queue) }) = self.collecting.lock().as_mut() {
+            queue.extend(hashes);
+        }
+    }
+
+    fn take_queue(&self, into: &mut Vec<Hash>) {
+        if let Some(Collecting { phase: Phase::Marking(queue) }) = self.collecting.lock().as_mut() {
+            into.append(queue);
+        }
+    }
+
+    /// Marks all that is in the queue, and all under it.
+    fn mark(&self, marks: &mut Marks, queue: &mut Vec<Hash>) -> Result<()> {
+        let mut pace = Pace::background();
+        while let Some(hash) = queue.pop() {
+            if self.maintenance.is_stopping() {
+                return Err(Error::Closed);
+            }
+            // A root may name a chunk that is not there: that is fsck's to tell, and no reason to keep garbage.
+            let Some((found, _)) = self.locate(&hash)? else { continue };
+            if marks.mark(&hash, &found) && !found.place.leaf {
+                let chunk = match self.cache.peek(&hash) {
+                    Some(chunk) => Some(chunk),
+                    // Hashed, whenever that was done last: an address that rotted would leave what it led to unmarked.
+                    None => self.load(&hash, true)?,
+                };
+                queue.extend(chunk.iter().flat_map(|chunk| chunk.children()));
+                pace.step();
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to sweep, unless there is more to mark.
+    fn begin_sweeping(&self, marks: Marks) -> Result<Arc<Marks>, Marks> {
+        let _appender = self.appender.lock();
+        let mut collecting = self.collecting.lock();
+        match collecting.as_mut().map(|collecting| &mut collecting.phase) {
+            Some(Phase::Marking(queue)) if !queue.is_empty() => Err(marks),
+            _ => {
+                let marks = Arc::new(marks);
+                *collecting = Some(Collecting { phase: Phase::Sweeping(marks.clone()) });
+                self.generation.fetch_add(1, Ordering::SeqCst);
+                Ok(marks)
+            }
+        }
+    }
+
+    /// What is dead, and which files to rewrite.
+    fn plan(&self, marks: &Marks) -> Result<Plan> {
+        let view = self.view.load_full();
+        let mut plan = Plan {
+            found: Collected { bytes_before: self.bytes(), ..Collected::default() },
+            hidden: HiddenChunks::new(),
+            journals: BTreeSet::new(),
+            tables: Vec::new(),
+        };
+        let found = &mut plan.found;
+        let (mut live_bytes, mut counts) = (HashMap::<u32, u64>::new(), [0_u64; 2]);
+        view.lookup.for_each(|hash, found| {
+            let place = Found { place: found.place, ordinal: Some(found.ordinal) };
+            let survives = marks.survives(&hash, &place);
+            counts[usize::from(survives)] += 1;
+            if survives {
+                *live_bytes.entry(found.place.file).or_default() += u64::from(found.place.len);
+            }
+            Ok(())
+        })?;
+        let old: BTreeSet<u32> = {
+            let manifest = self.manifest.lock();
+            let sealed = manifest.sealed.iter().filter(|sealed| !sealed.held);
+            sealed.map(|sealed| sealed.number).filter(|number| *number < marks.young_from).collect()
+        };
+        let mut dead_bytes = 0;
+        for (hash, place) in self.index.in_files(&old) {
+            let survives = marks.survives(&hash, &Found { place, ordinal: None });
+            counts[usize::from(survives)] += 1;
+            dead_bytes += if survives { 0 } else { u64::from(place.len) };
+        }
+        [found.dead_chunks, found.live_chunks] = counts;
+        found.live_chunks += self.index.len() - self.index.in_files(&old).len() as u64;
+        for table in view.lookup.tables() {
+            let Some(bits) = marks.tables.get(&table.number) else {
+                if let Some(bits) = view.hidden.get(&table.number) {
+                    plan.hidden.insert(table.number, bits.clone());
+                }
+                continue;
+            };
+            let dead = bits.inverted();
+            let live = live_bytes.get(&table.number).copied().unwrap_or(0);
+            let garbage = table.frames_len().saturating_sub(live) + dead.count() * table::ENTRY_BYTES as u64;
+            if dead.count() > 0 {
+                plan.hidden.insert(table.number, dead);
+            }
+            dead_bytes += garbage;
+            if garbage >= table.listed.len / DEAD_SHARE {
+                plan.tables.push(table.number);
+                found.files_rewritten += 1;
+            }
+        }
+        found.files_rewritten += old.len() as u64;
+        found.bytes_after = found.bytes_before.saturating_sub(dead_bytes);
+        plan.journals = old;
+        Ok(plan)
+    }
+
+    /// Hides what is dead and rewrites files, one by one.
+    fn sweep(&self, marks: &Marks, plan: &Plan) -> Result<()> {
+        let survives = |hash: &Hash| {
+            // What cannot be looked up is kept: reading it will tell why.
+            self.locate(hash)
+                .map_or(true, |found| found.is_some_and(|(found, _)| marks.survives(hash, &found)))
+        };
+        // All that is dead goes out of sight in one step, so that at no time is a chunk found whose children are not.
+        let journals = Inputs { journals: plan.journals.clone(), tables: BTreeSet::new() };
+        let rewrite = match journals.is_empty() {
+            true => Rewrite { tables: Vec::new(), chunks: 0 },
+            false => self.rewrite(&journals, 0, None, Pace::background(), &survives)?,
+        };
+        let (store, number) = {
+            let mut manifest = self.manifest.lock();
+            (manifest.store, manifest.take_number())
+        };
+        let entry = match plan.hidden.is_empty() {
+            true => None,
+            false => match hidden::write(&*self.io, number, &store, &plan.hidden) {
+                Ok(entry) => Some(entry),
+                Err(error) => {
+                    rewrite.remove(&*self.io);
+                    return Err(error);
+                }
+            },
+        };
+        self.replace(&journals, rewrite, Some((entry, plan.hidden.clone())))?;
+        for table in &plan.tables {
+            let inputs = Inputs { journals: BTreeSet::new(), tables: BTreeSet::from([*table]) };
+            let listed = self.manifest.lock().tables.iter().find(|listed| listed.number == *table).copied();
+            let Some(listed) = listed else { continue };
+            let rewrite =
+                self.rewrite(&inputs, listed.tier, Some(listed.run), Pace::background(), &survives)?;
+            self.replace(&inputs, rewrite, None)?;
+        }
+        Ok(())
+    }
+
+    /// Bytes in all files of the store.
+    fn bytes(&self) -> u64 {
+        let manifest = self.manifest.lock();
+        let sealed: u64 = manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
+        let tables: u64 = manifest.tables.iter().map(|table| table.len).sum();
+        sealed + tables + self.appender.lock().end
+    }
+}
+
+/// What to sweep.
+struct Plan {
+    found: Collected,
+    /// What is dead in tables.
+    hidden: HiddenChunks,
+    /// Sealed journals, all to be rewritten.
+    journals: BTreeSet<u32>,
+    /// Tables to be rewritten.
+    tables: Vec<u32>,
+}

@@ -1,0 +1,289 @@
+//! Upkeep: fsck and repair, collection of garbage, backups. Of one database, which stays in use meanwhile.
+
+use std::path::{Path, PathBuf};
+
+use pleach_engine::backup::{Backup, Point};
+use pleach_engine::fsck::{Damage, Progress, Report};
+use pleach_engine::{Batch, Database, KINDS, Options, Outcome, RefUpdate, Store, StoreError};
+use pleach_protocol::{RemoteUrl, clone_database};
+
+use super::Session;
+use crate::error::{Failure, Kind, Result};
+use crate::proto::{self, *};
+
+/// The directory that a URL names.
+///
+/// # Errors
+/// Any other kind of URL: the failure says what is possible.
+pub fn directory(url: &str) -> Result<PathBuf> {
+    let possible = "name a directory: file:///PATH";
+    let Some(path) = url.strip_prefix("file://") else {
+        let failure = match url.split_once("://") {
+            Some((scheme @ ("s3" | "gs" | "az" | "http" | "https"), _)) => {
+                Failure::usage(format!("{scheme}:// is not supported here yet: `{url}`"))
+            }
+            _ => Failure::usage(format!("expected a URL file:///PATH, found `{url}`")),
+        };
+        return Err(failure.hint(possible));
+    };
+    if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+        return Err(
+            Failure::usage(format!("expected an absolute path without `..`, found `{url}`")).hint(possible)
+        );
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// Checks every chunk; with `repair_from`, brings back what is damaged and checks again.
+pub fn fsck(session: &Session, request: &FsckRequest, progress: Progress<'_>) -> Result<FsckResponse> {
+    let database = &session.database;
+    let report = database.fsck(progress)?;
+    if request.repair_from.is_empty() || report.damages.is_empty() {
+        return Ok(to_message(report, 0));
+    }
+    let source = RepairSource::open(database, &request.repair_from)?;
+    let repaired = database.repair(&report, &|hash| source.store().get(hash))?;
+    Ok(to_message(database.fsck(progress)?, repaired.chunks))
+}
+
+/// Where whole chunks come from.
+enum RepairSource {
+    Directory(Store),
+    /// A clone that was made for it.
+    Clone(Database, #[expect(dead_code, reason = "removed when dropped")] tempfile::TempDir),
+}
+
+impl RepairSource {
+    fn open(database: &Database, from: &str) -> Result<RepairSource> {
+        let url = match from.contains("://") {
+            true => from.to_owned(),
+            false => database.setting(&format!("remote.{from}.url"))?.ok_or_else(|| {
+                Failure::not_found(format!("no remote `{from}`")).hint(
+                    "`pleach remote list` shows them; file:///PATH names a database or backup on this machine",
+                )
+            })?,
+        };
+        if !url.starts_with("http://") {
+            let dir = directory(&url)?;
+            return Ok(RepairSource::Directory(Store::open(&dir, Options::default())?));
+        }
+        // What its branches and tags reach: uncommitted work is in no clone.
+        let url: RemoteUrl = url.parse()?;
+        let dir = tempfile::tempdir().map_err(|error| Failure::file("the temporary directory", &error))?;
+        let runtime = crate::cli::runtime()?;
+        let clone = dir.path().join("clone");
+        let cloned = clone_database(&url, &clone, Options::default(), &[]);
+        Ok(RepairSource::Clone(runtime.block_on(cloned)?.0, dir))
+    }
+
+    fn store(&self) -> &Store {
+        match self {
+            RepairSource::Directory(store) => store,
+            RepairSource::Clone(database, _) => database.store(),
+        }
+    }
+}
+
+fn to_message(report: Report, repaired: u64) -> FsckResponse {
+    let damage = |damage: Damage| proto::Damage {
+        file: damage.file,
+        offset: damage.offset,
+        hash: damage.hash.to_string(),
+        what: damage.what,
+        traced: damage.needed_by.is_some(),
+        needed_by: damage.needed_by.unwrap_or_default(),
+    };
+    let damages = report.damages.into_iter().map(damage).collect();
+    FsckResponse { chunks: report.chunks, bytes: report.bytes, refs: report.refs, damages, repaired }
+}
+
+/// Removes what nothing leads to, and compacts what stays.
+pub fn gc(session: &Session, request: &GcRequest) -> Result<GcResponse> {
+    let store = session.database.store();
+    let purged = match request.purge.as_str() {
+        "" => String::new(),
+        name => purge(&session.database, name)?,
+    };
+    let collected = store.collect(request.dry_run)?;
+    let mut response = GcResponse {
+        live_chunks: collected.live_chunks,
+        dead_chunks: collected.dead_chunks,
+        bytes_before: collected.bytes_before,
+        bytes_after: collected.bytes_after,
+        files_rewritten: collected.files_rewritten,
+        purged,
+    };
+    if !request.dry_run {
+        let compacted = store.compact()?;
+        response.files_rewritten += compacted.files_before;
+        response.bytes_after =
+            (response.bytes_after + compacted.bytes_after).saturating_sub(compacted.bytes_before);
+    }
+    Ok(response)
+}
+
+/// Drops a ref under `recovery/`.
+fn purge(database: &Database, name: &str) -> Result<String> {
+    let old = database.get_ref(name).filter(|_| name.starts_with("recovery/"));
+    let old = old.ok_or_else(|| {
+        let mut kept =
+            database.refs("recovery/").into_iter().map(|(name, _)| name).take(8).collect::<Vec<_>>();
+        if kept.is_empty() {
+            kept.push("nothing".to_owned());
+        }
+        Failure::not_found(format!("no ref `{name}` under recovery/"))
+            .hint(format!("kept for recovery: {}", kept.join(", ")))
+    })?;
+    let update = RefUpdate { name: name.to_owned(), old: Some(old), new: None };
+    match database.update_refs(Batch::default(), &[update])? {
+        Outcome::Appended(_) => Ok(old.to_string()),
+        Outcome::Moved { name, .. } => Err(pleach_engine::Error::Moved { name }.into()),
+    }
+}
+
+/// Adds a point in time to the backup at the URL, which is made if absent.
+pub fn backup_sync(
+    session: &Session,
+    request: &BackupSyncRequest,
+    progress: Progress<'_>,
+) -> Result<BackupSyncResponse> {
+    let backup = Backup::open_or_create(&directory(&request.url)?).map_err(of_backup)?;
+    let mut time = jiff::Timestamp::now();
+    // Another point may have been made within the microsecond.
+    while backup.has(&time_text(time)) {
+        time = jiff::Timestamp::from_microsecond(time.as_microsecond() + 1).unwrap_or(time);
+    }
+    let synced =
+        backup.sync(session.database.store(), &time_text(time), KINDS, progress).map_err(of_backup)?;
+    backup.close().map_err(of_backup)?;
+    let point = Some(point_to_message(&synced.point));
+    Ok(BackupSyncResponse { point, chunks: synced.chunks, bytes_written: synced.bytes_written })
+}
+
+/// The points in time of the backup at the URL.
+pub fn backup_list(request: &BackupListRequest) -> Result<BackupListResponse> {
+    let points = open(&request.url)?.points().map_err(of_backup)?;
+    Ok(BackupListResponse { points: points.iter().map(point_to_message).collect() })
+}
+
+/// Makes `dir` a database as it was at a point in time.
+pub fn backup_restore(
+    request: &BackupRestoreRequest,
+    dir: &Path,
+    force: bool,
+    progress: Progress<'_>,
+) -> Result<BackupRestoreResponse> {
+    let backup = open(&request.url)?;
+    let point = point_at(&backup, &request.at)?;
+    let restored = backup.restore_dir(&point, dir, force, KINDS, progress).map_err(|error| match error {
+        StoreError::AlreadyExists { dir } => Failure::exists(format!("{dir} holds a database already"))
+            .hint("--force replaces it; it is kept until the restored one is in its place"),
+        StoreError::NotEmpty { dir } => Failure::exists(format!("{dir} is not empty, and holds no database"))
+            .hint("choose another directory"),
+        StoreError::Locked { dir, pid, host } => {
+            Failure::refused(format!("{dir} is in use by process {pid} on {host}"))
+                .hint("stop that process first")
+        }
+        other => of_backup(other),
+    })?;
+    let point = Some(point_to_message(&point));
+    Ok(BackupRestoreResponse { point, chunks: restored.chunks, bytes_written: restored.bytes_written })
+}
+
+/// Checks every chunk of the backup at the URL, and every point.
+pub fn backup_verify(request: &BackupVerifyRequest, progress: Progress<'_>) -> Result<BackupVerifyResponse> {
+    let backup = match Backup::open(&directory(&request.url)?) {
+        // Damage that keeps it from opening is damage that was found.
+        Err(StoreError::Damaged { file, offset, hash, what }) => {
+            let hash = super::hex(hash);
+            let damage = proto::Damage { file, offset, hash, what, ..proto::Damage::default() };
+            let report = FsckResponse { damages: vec![damage], ..FsckResponse::default() };
+            return Ok(BackupVerifyResponse { points: 0, report: Some(report) });
+        }
+        opened => opened.map_err(of_backup)?,
+    };
+    let report = backup.verify(KINDS, progress).map_err(of_backup)?;
+    let points = backup.store().refs("backups/").len() as u64;
+    Ok(BackupVerifyResponse { points, report: Some(to_message(report, 0)) })
+}
+
+fn open(url: &str) -> Result<Backup> {
+    Backup::open(&directory(url)?).map_err(of_backup)
+}
+
+/// The last point at or before `at`; the last of all if that is empty.
+fn point_at(backup: &Backup, at: &str) -> Result<Point> {
+    let mut points = backup.points().map_err(of_backup)?;
+    let none = || {
+        Failure::not_found("the backup has no point in time yet").hint("`pleach backup sync URL` makes one")
+    };
+    let first = points.first().map(|point| point.time.clone()).ok_or_else(none)?;
+    if !at.is_empty() {
+        let time: jiff::Timestamp = at.parse().map_err(|_| {
+            Failure::usage(format!("--at: expected a time as RFC 3339, found `{at}`"))
+                .hint("for example 2026-11-21T06:13:00Z; `pleach backup list URL` shows the points")
+        })?;
+        // A time is as long as it is precise: what was taken within its last digit counts.
+        let last = time_text(time);
+        points.retain(|point| point.time <= last);
+    }
+    points.pop().ok_or_else(|| {
+        Failure::not_found(format!("no point in time at or before {at}: the first is {first}"))
+            .hint("`pleach backup list URL` shows them all")
+    })
+}
+
+fn time_text(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
+}
+
+fn point_to_message(point: &Point) -> BackupPoint {
+    BackupPoint {
+        time: point.time.clone(),
+        digest: point.digest().to_string(),
+        refs: point.refs.len() as u64,
+        bytes: point.bytes,
+    }
+}
+
+/// A failure of the backup's store, not of the database's.
+fn of_backup(error: StoreError) -> Failure {
+    let failure = match &error {
+        StoreError::NotFound { dir } => {
+            return Failure::not_found(format!("no backup in {dir}"))
+                .hint("`pleach backup sync URL` begins one");
+        }
+        StoreError::Locked { dir, pid, host } => {
+            return Failure::refused(format!("the backup in {dir} is in use by process {pid} on {host}"))
+                .hint("one backup at a time can be made into it: try again when that one is done");
+        }
+        _ => Failure::from(error),
+    };
+    match failure.kind {
+        Kind::Damaged => failure.hint("`pleach backup verify URL` shows what is damaged"),
+        _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_file_url_is_an_absolute_path_and_others_say_what_is_possible() {
+        assert_eq!(directory("file:///a/b c").unwrap(), Path::new("/a/b c"));
+        for url in ["s3://bucket/x", "http://h:1/db", "file://host/a", "file:///a/../b", "/a", "a", ""] {
+            let failure = directory(url).unwrap_err();
+            assert_eq!(failure.kind, Kind::Usage, "{url}");
+            assert!(failure.hint.unwrap().contains("file:///PATH"), "{url}");
+        }
+    }
+
+    #[test]
+    fn times_of_points_have_one_length() {
+        for micros in [0, 1, 1_500_000] {
+            assert_eq!(time_text(jiff::Timestamp::from_microsecond(micros).unwrap()).len(), 27);
+        }
+    }
+}
