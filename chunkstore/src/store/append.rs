@@ -7,16 +7,16 @@
 //! When a write fails, nothing of its group is noted, and the journal is abandoned: the next append seals it at its last good end and
 //! begins another. The same path seals a journal that is long enough.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::{Durability, Shared, Store, Ticket};
-use crate::batch::Batch;
+use crate::batch::{self, Batch};
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::frame::{self, Encoding, FrameHeader, JOURNAL_STEPS_MAX, Location};
 use crate::hash::Hash;
-use crate::index::Uniformly;
 use crate::io::Io;
 use crate::journal::group::{BODY_BYTES_MAX, Finished, Group, Kind, Place};
 use crate::journal::{self, Check, Journal, StoreId, seal};
@@ -83,7 +83,7 @@ impl Store {
         let changes: Vec<Change> =
             updates.iter().filter(|update| update.old != update.new).cloned().collect();
         let mut active = shared.appender.lock().journal.number;
-        let mut finished = shared.prepare(&batch, &changes, active)?;
+        let (mut finished, mut superseded) = shared.prepare(&batch, &changes, active)?;
         loop {
             let mut appender = shared.appender.lock();
             shared.check_writable(&appender)?;
@@ -100,7 +100,7 @@ impl Store {
                     // Which bases its frames may have depends on the file that they lie in.
                     active = appender.journal.number;
                     drop(appender);
-                    finished = shared.prepare(&batch, &changes, active)?;
+                    (finished, superseded) = shared.prepare(&batch, &changes, active)?;
                     continue;
                 }
                 appender.write(&mut finished)?;
@@ -108,9 +108,7 @@ impl Store {
             }
             let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
             drop(appender);
-            for put in batch.iter() {
-                shared.cache.insert(*put.chunk.hash(), put.chunk.clone());
-            }
+            shared.cache_versions(&batch, &superseded);
             if matches!(shared.options.durability, Durability::Eventual { .. }) && !updates.is_empty() {
                 shared.call_watchers();
             }
@@ -154,42 +152,51 @@ impl Shared {
         }
     }
 
-    /// Makes a group of what the store lacks, to be written to the journal `active`.
-    fn prepare(&self, batch: &Batch, changes: &[Change], active: u32) -> Result<Finished> {
+    /// Makes a group of what the store lacks, to be written to the journal `active`. Beside it, the bases in the store that are differences
+    /// themselves.
+    fn prepare(&self, batch: &Batch, changes: &[Change], active: u32) -> Result<(Finished, Vec<Hash>)> {
         let mut group = Group::new(Kind::Changes);
-        let mut placed: HashMap<Hash, Location, Uniformly> = HashMap::default();
-        for put in batch.iter() {
+        let mut superseded = Vec::new();
+        // Where each chunk of the batch lies in the group, if it is written.
+        let mut placed: Vec<Option<Location>> = vec![None; batch.len()];
+        for (number, put) in batch.iter().enumerate() {
             let hash = put.chunk.hash();
             if !put.anew && self.index.contains(hash) {
                 continue;
             }
             let difference = match &put.base {
                 Some(base) if self.options.delta => {
-                    let base = match placed.get(base) {
-                        Some(place) => self.base_in_group(batch, &group, *place, base),
-                        None => self.base_in_store(base, active),
+                    let base = match batch.place(base.hash()).and_then(|number| placed[number]) {
+                        Some(place) => self.base_in_group(batch, &group, place, base.hash()),
+                        None => self.base_in_store(base, active, &mut superseded),
                     };
                     base.and_then(|base| difference(&put.chunk, &base))
                 }
                 _ => None,
             };
             let (encoding, step, crossed, payload) = match &difference {
-                Some(found) => (found.encoding, found.step, found.crossed, found.payload.as_slice()),
+                Some(found) => (found.encoding, found.step, found.crossed, found.payload.as_ref()),
                 None => (Encoding::Raw, 0, false, put.chunk.bytes()),
             };
             let leaf = put.chunk.child_count() == 0;
             let (raw_len, payload_len) = (put.chunk.bytes().len() as u32, payload.len() as u32);
             let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
-            placed.insert(*hash, group.put_frame(hash, &header, payload));
+            placed[number] = Some(group.put_frame(hash, &header, payload));
             check_length(&group)?;
         }
         changes.iter().for_each(|change| group.put_record(change));
         check_length(&group)?;
-        Ok(group.finish())
+        Ok((group.finish(), superseded))
     }
 
     /// A base that lies at `place` in the group being made.
-    fn base_in_group(&self, batch: &Batch, group: &Group, place: Location, hash: &Hash) -> Option<Base> {
+    fn base_in_group(
+        &self,
+        batch: &Batch,
+        group: &Group,
+        place: Location,
+        hash: &Hash,
+    ) -> Option<Base<'static>> {
         let chunk = batch.get(hash).filter(|_| place.step < JOURNAL_STEPS_MAX)?;
         let distance = group.next_frame() - place.offset;
         let (bytes, share) = (BaseBytes::Chunk(chunk.clone()), WHOLE);
@@ -199,17 +206,41 @@ impl Shared {
     /// A base in the store, for a frame of the journal `active`: the version asked for, or the full frame that its chain starts from, if
     /// the chain is at its longest or leaves a journal that is not the active one. A base that cannot be read is no reason to refuse
     /// the chunk: it is written whole.
-    fn base_in_store(&self, hash: &Hash, active: u32) -> Option<Base> {
-        let place = self.index.get(hash)?;
+    fn base_in_store<'a>(
+        &self,
+        base: &'a batch::Base,
+        active: u32,
+        superseded: &mut Vec<Hash>,
+    ) -> Option<Base<'a>> {
+        let place = self.index.get(base.hash())?;
+        if place.step > 0 {
+            superseded.push(*base.hash());
+        }
         let ends = place.step >= JOURNAL_STEPS_MAX || (place.crossed && place.file != active);
         let (place, bytes, share) = if ends {
             // Its hash is not known and not needed: a difference copies only bytes that were seen to be equal.
             let (start, bytes) = frame::decode_start(place, |place| self.read_frame(place)).ok()?;
             (start, BaseBytes::Start(bytes), HALF)
         } else {
-            (place, BaseBytes::Chunk(self.get(hash).ok()??), WHOLE)
+            let bytes = match base {
+                batch::Base::At(hash) => BaseBytes::Chunk(self.get(hash).ok()??),
+                batch::Base::Known(_, Some(patch)) => BaseBytes::Patched(patch),
+                batch::Base::Known(chunk, None) => BaseBytes::Chunk(chunk.clone()),
+            };
+            (place, bytes, WHOLE)
         };
         Some(Base { place, crossed: place.crossed || place.file != active, bytes, share })
+    }
+
+    /// Puts the chunks of an append into the cache. A version that came as a difference and has now a successor is likely to be read no more, and
+    /// makes room; a full frame may be what many branches grow from, and stays as long as it is read.
+    fn cache_versions(&self, batch: &Batch, superseded: &[Hash]) {
+        for hash in superseded {
+            self.cache.remove(hash);
+        }
+        for put in batch.iter() {
+            self.cache.insert(*put.chunk.hash(), put.chunk.clone());
+        }
     }
 
     /// Makes a written group known: its chunks at once, its refs when durable (at once, if the store is eventual).
@@ -305,12 +336,12 @@ impl Shared {
 }
 
 /// What a chunk's difference is made from.
-struct Base {
+struct Base<'a> {
     /// Where it lies; in the group being made the file is 0 and the offset the distance.
     place: Location,
     /// Whether a frame with this base is crossed.
     crossed: bool,
-    bytes: BaseBytes,
+    bytes: BaseBytes<'a>,
     /// Difference of at most so many parts of the chunk's length are kept: 1 over this.
     share: usize,
 }
@@ -319,48 +350,55 @@ const WHOLE: usize = 1;
 /// Each new chain from the same start carries all that changed since, so a full frame soon costs less.
 const HALF: usize = 2;
 
-enum BaseBytes {
+enum BaseBytes<'a> {
     Chunk(Chunk),
     Start(Vec<u8>),
-}
-
-impl BaseBytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            BaseBytes::Chunk(chunk) => chunk.bytes(),
-            BaseBytes::Start(bytes) => bytes,
-        }
-    }
+    /// The bytes are not needed: this is the patch.
+    Patched(&'a [u8]),
 }
 
 /// A chunk as its difference from another.
-struct Difference {
+struct Difference<'a> {
     encoding: Encoding,
     step: u8,
     crossed: bool,
-    payload: Vec<u8>,
+    payload: Cow<'a, [u8]>,
 }
 
 /// The chunk as its difference from `base`, if that is short. A patch is tried first; zstd, which costs many times as much, only where bytes moved
 /// and the patch is long or none, and taken only if it saves a quarter of it.
-fn difference(chunk: &Chunk, base: &Base) -> Option<Difference> {
-    let (bytes, base_bytes) = (chunk.bytes(), base.bytes.as_slice());
-    let Location { file, offset, len, step, .. } = base.place;
+fn difference<'a>(chunk: &Chunk, base: &Base<'a>) -> Option<Difference<'a>> {
+    let bytes = chunk.bytes();
+    let base_bytes = match &base.bytes {
+        BaseBytes::Patched(patch) => return Some(base.difference(true, Cow::Borrowed(*patch))),
+        BaseBytes::Chunk(chunk) => chunk.bytes(),
+        BaseBytes::Start(bytes) => bytes,
+    };
     let patch = patch::make(bytes, base_bytes);
     let is_good = |patch: &Vec<u8>| bytes.len() == base_bytes.len() || patch.len() <= bytes.len() / 4;
     let delta = match &patch {
         Some(patch) if is_good(patch) => None,
         _ => frame::delta(bytes, base_bytes),
     };
-    let (encoding, payload) = match (patch, delta) {
-        (Some(patch), Some(delta)) if delta.len() >= patch.len() / 4 * 3 => {
-            (Encoding::Patch { file, offset, len }, patch)
-        }
-        (_, Some(delta)) => (Encoding::Delta { file, offset, len }, delta),
-        (patch, None) => (Encoding::Patch { file, offset, len }, patch?),
+    let (is_patch, payload) = match (patch, delta) {
+        (Some(patch), Some(delta)) if delta.len() >= patch.len() / 4 * 3 => (true, patch),
+        (_, Some(delta)) => (false, delta),
+        (patch, None) => (true, patch?),
     };
     let kept = payload.len() <= bytes.len() / base.share;
-    kept.then_some(Difference { encoding, step: step + 1, crossed: base.crossed, payload })
+    kept.then(|| base.difference(is_patch, Cow::Owned(payload)))
+}
+
+impl Base<'_> {
+    /// What a frame with this base and this payload says.
+    fn difference<'a>(&self, is_patch: bool, payload: Cow<'a, [u8]>) -> Difference<'a> {
+        let Location { file, offset, len, step, .. } = self.place;
+        let encoding = match is_patch {
+            true => Encoding::Patch { file, offset, len },
+            false => Encoding::Delta { file, offset, len },
+        };
+        Difference { encoding, step: step + 1, crossed: self.crossed, payload }
+    }
 }
 
 fn check_length(group: &Group) -> Result<()> {

@@ -3,7 +3,7 @@
 //! One encoder a level; when a level's encoder closes a node, its entry goes to the level above. The root is the only
 //! node of the lowest level that has just one node, which is what [`edit`](super::edit) arrives at too.
 
-use pleach_chunkstore::Hash;
+use pleach_chunkstore::{Chunk, Hash};
 
 use super::{
     config::{KEY_BYTES_MAX, MapConfig},
@@ -63,10 +63,17 @@ impl LevelBuilder {
         }
         let key = self.encoder.last_key().to_vec();
         let chunk = self.encoder.finish();
-        let node = Node::parse(chunk.clone())?;
-        let child = Child { hash: *chunk.hash(), rows: node.rows(), bytes: node.bytes() };
+        let closed = Closed::of(key, &chunk)?;
         writer.put(chunk, self.base.take())?;
-        Ok(Some(Closed { key, child }))
+        Ok(Some(closed))
+    }
+}
+
+impl Closed {
+    /// The entry of the node `chunk`, whose last key is `key`.
+    pub(crate) fn of(key: Vec<u8>, chunk: &Chunk) -> Result<Closed> {
+        let node = Node::parse(chunk.clone())?;
+        Ok(Closed { key, child: Child { hash: *chunk.hash(), rows: node.rows(), bytes: node.bytes() } })
     }
 }
 
