@@ -5,6 +5,7 @@
 
 mod counted;
 pub mod disk;
+pub mod hooked;
 pub mod memory;
 
 pub(crate) use counted::Counted;

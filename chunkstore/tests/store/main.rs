@@ -8,3 +8,4 @@ mod crash;
 mod damage;
 mod faults;
 mod model;
+mod slow_disk;
