@@ -11,6 +11,7 @@
 //! **Whoever appends keeps this one**: a chunk in the store implies that its strong children are. Append children before or with parents.
 
 mod append;
+mod difference;
 mod pins;
 mod recovery;
 mod sync;

@@ -7,21 +7,18 @@
 //! When a write fails, nothing of its group is noted, and the journal is abandoned: the next append seals it at its last good end and
 //! begins another. The same path seals a journal that is long enough.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::{Durability, Shared, Store, Ticket};
-use crate::batch::{self, Batch};
-use crate::chunk::Chunk;
+use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::frame::{self, Encoding, FrameHeader, JOURNAL_STEPS_MAX, Location};
+use crate::frame::{Encoding, FrameHeader, Location};
 use crate::hash::Hash;
 use crate::io::Io;
 use crate::journal::group::{BODY_BYTES_MAX, Finished, Group, Kind, Place};
 use crate::journal::{self, Check, Journal, StoreId, seal};
 use crate::manifest::{self, Manifest, Sealed};
-use crate::patch;
 use crate::refs::{self, Change, Moved, RefUpdate};
 use crate::stats::count;
 
@@ -170,7 +167,7 @@ impl Shared {
                         Some(place) => self.base_in_group(batch, &group, place, base.hash()),
                         None => self.base_in_store(base, active, &mut superseded),
                     };
-                    base.and_then(|base| difference(&put.chunk, &base))
+                    base.and_then(|base| base.difference_to(&put.chunk))
                 }
                 _ => None,
             };
@@ -187,49 +184,6 @@ impl Shared {
         changes.iter().for_each(|change| group.put_record(change));
         check_length(&group)?;
         Ok((group.finish(), superseded))
-    }
-
-    /// A base that lies at `place` in the group being made.
-    fn base_in_group(
-        &self,
-        batch: &Batch,
-        group: &Group,
-        place: Location,
-        hash: &Hash,
-    ) -> Option<Base<'static>> {
-        let chunk = batch.get(hash).filter(|_| place.step < JOURNAL_STEPS_MAX)?;
-        let distance = group.next_frame() - place.offset;
-        let (bytes, share) = (BaseBytes::Chunk(chunk.clone()), WHOLE);
-        Some(Base { place: Location { offset: distance, ..place }, crossed: place.crossed, bytes, share })
-    }
-
-    /// A base in the store, for a frame of the journal `active`: the version asked for, or the full frame that its chain starts from, if
-    /// the chain is at its longest or leaves a journal that is not the active one. A base that cannot be read is no reason to refuse
-    /// the chunk: it is written whole.
-    fn base_in_store<'a>(
-        &self,
-        base: &'a batch::Base,
-        active: u32,
-        superseded: &mut Vec<Hash>,
-    ) -> Option<Base<'a>> {
-        let place = self.index.get(base.hash())?;
-        if place.step > 0 {
-            superseded.push(*base.hash());
-        }
-        let ends = place.step >= JOURNAL_STEPS_MAX || (place.crossed && place.file != active);
-        let (place, bytes, share) = if ends {
-            // Its hash is not known and not needed: a difference copies only bytes that were seen to be equal.
-            let (start, bytes) = frame::decode_start(place, |place| self.read_frame(place)).ok()?;
-            (start, BaseBytes::Start(bytes), HALF)
-        } else {
-            let bytes = match base {
-                batch::Base::At(hash) => BaseBytes::Chunk(self.get(hash).ok()??),
-                batch::Base::Known(_, Some(patch)) => BaseBytes::Patched(patch),
-                batch::Base::Known(chunk, None) => BaseBytes::Chunk(chunk.clone()),
-            };
-            (place, bytes, WHOLE)
-        };
-        Some(Base { place, crossed: place.crossed || place.file != active, bytes, share })
     }
 
     /// Puts the chunks of an append into the cache. A version that came as a difference and has now a successor is likely to be read no more, and
@@ -332,72 +286,6 @@ impl Shared {
             Ok(()) => index.len() as u64,
             Err(_) => 0,
         }
-    }
-}
-
-/// What a chunk's difference is made from.
-struct Base<'a> {
-    /// Where it lies; in the group being made the file is 0 and the offset the distance.
-    place: Location,
-    /// Whether a frame with this base is crossed.
-    crossed: bool,
-    bytes: BaseBytes<'a>,
-    /// Difference of at most so many parts of the chunk's length are kept: 1 over this.
-    share: usize,
-}
-
-const WHOLE: usize = 1;
-/// Each new chain from the same start carries all that changed since, so a full frame soon costs less.
-const HALF: usize = 2;
-
-enum BaseBytes<'a> {
-    Chunk(Chunk),
-    Start(Vec<u8>),
-    /// The bytes are not needed: this is the patch.
-    Patched(&'a [u8]),
-}
-
-/// A chunk as its difference from another.
-struct Difference<'a> {
-    encoding: Encoding,
-    step: u8,
-    crossed: bool,
-    payload: Cow<'a, [u8]>,
-}
-
-/// The chunk as its difference from `base`, if that is short. A patch is tried first; zstd, which costs many times as much, only where bytes moved
-/// and the patch is long or none, and taken only if it saves a quarter of it.
-fn difference<'a>(chunk: &Chunk, base: &Base<'a>) -> Option<Difference<'a>> {
-    let bytes = chunk.bytes();
-    let base_bytes = match &base.bytes {
-        BaseBytes::Patched(patch) => return Some(base.difference(true, Cow::Borrowed(*patch))),
-        BaseBytes::Chunk(chunk) => chunk.bytes(),
-        BaseBytes::Start(bytes) => bytes,
-    };
-    let patch = patch::make(bytes, base_bytes);
-    let is_good = |patch: &Vec<u8>| bytes.len() == base_bytes.len() || patch.len() <= bytes.len() / 4;
-    let delta = match &patch {
-        Some(patch) if is_good(patch) => None,
-        _ => frame::delta(bytes, base_bytes),
-    };
-    let (is_patch, payload) = match (patch, delta) {
-        (Some(patch), Some(delta)) if delta.len() >= patch.len() / 4 * 3 => (true, patch),
-        (_, Some(delta)) => (false, delta),
-        (patch, None) => (true, patch?),
-    };
-    let kept = payload.len() <= bytes.len() / base.share;
-    kept.then(|| base.difference(is_patch, Cow::Owned(payload)))
-}
-
-impl Base<'_> {
-    /// What a frame with this base and this payload says.
-    fn difference<'a>(&self, is_patch: bool, payload: Cow<'a, [u8]>) -> Difference<'a> {
-        let Location { file, offset, len, step, .. } = self.place;
-        let encoding = match is_patch {
-            true => Encoding::Patch { file, offset, len },
-            false => Encoding::Delta { file, offset, len },
-        };
-        Difference { encoding, step: step + 1, crossed: self.crossed, payload }
     }
 }
 
