@@ -402,7 +402,11 @@ fn the_check_finds_a_hash_that_is_not_checked() {
             Ok(Some(found)) => found.bytes() != chunk.bytes(),
             _ => false,
         };
-        specimen.chunks.values().find(reads).map(|chunk| format!("byte {byte} of {name}: {chunk:?} is another"))
+        specimen
+            .chunks
+            .values()
+            .find(reads)
+            .map(|chunk| format!("byte {byte} of {name}: {chunk:?} is another"))
     };
     let tables = specimen.files.iter().filter(|(name, _)| name.starts_with("table-"));
     let found = tables.flat_map(|(name, bytes)| (0..bytes.len()).map(move |byte| (name, byte)));

@@ -14,4 +14,5 @@ mod fsck;
 mod model;
 mod power;
 mod reader;
+mod slow_disk;
 mod upkeep;
