@@ -357,6 +357,10 @@ impl Shared {
             self.locate(hash)
                 .map_or(true, |found| found.is_some_and(|(found, _)| marks.survives(hash, &found)))
         };
+        // A crash from here on must not go back to refs that lead to what is dead now.
+        let turn = self.take_turn();
+        self.sync_appended(&turn)?;
+        drop(turn);
         // All that is dead goes out of sight in one step, so that at no time is a chunk found whose children are not.
         let journals = Inputs { journals: plan.journals.clone(), tables: BTreeSet::new() };
         let rewrite = match journals.is_empty() {
@@ -378,6 +382,7 @@ impl Shared {
             },
         };
         self.replace(&journals, rewrite, Some((entry, plan.hidden.clone())))?;
+        self.cache.retain(|hash, _| self.locate(hash).is_ok_and(|found| found.is_some()));
         for table in &plan.tables {
             let inputs = Inputs { journals: BTreeSet::new(), tables: BTreeSet::from([*table]) };
             let listed = self.manifest.lock().tables.iter().find(|listed| listed.number == *table).copied();
