@@ -410,7 +410,7 @@ mod tests {
         let patch = Encoding::Patch { file: 0, offset: 10, len: 10 };
         let patched = FrameHeader { encoding: patch, step: 1, leaf: false, payload_len: 0, ..raw };
         writer.put(Hash::from_bytes([1; 32]), &patched, b"").unwrap();
-        let listed = writer.finish(5, 2, 6).unwrap();
+        let listed = writer.finish(5, 2, 6, None).unwrap();
         (memory.files().remove(NAME).unwrap(), listed)
     }
 

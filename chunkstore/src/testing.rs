@@ -162,7 +162,7 @@ pub(crate) fn lookup_of(tables: &[BTreeMap<Hash, bool>]) -> Result<Lookup> {
             }
         }
         hidden.insert(number, bits);
-        let listed = writer.finish(0, 0, number)?;
+        let listed = writer.finish(0, 0, number, None)?;
         open.push(Arc::new(Table::open(&memory, &listed, &STORE)?));
     }
     Lookup::build(open, |number| hidden.get(&number))

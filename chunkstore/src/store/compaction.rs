@@ -566,6 +566,7 @@ mod tests {
             table_bytes_max: TABLE_BYTES_MAX,
             take_number: &take_number,
             stop: &|| false,
+            plant: None,
         };
         let inputs = Inputs { journals: [1].into(), tables: BTreeSet::new() };
         let rewrite = job.run(&inputs.journals, &inputs.tables, &|_| true, Pace::full()).unwrap();

@@ -72,6 +72,11 @@ impl Writer {
         (self.written + self.buffer.len() as u64) as u32
     }
 
+    /// Whether no chunk was put.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Whether a frame of `len` bytes more still leaves a table of allowed length.
     pub(crate) fn has_room(&self, len: usize) -> bool {
         let index_len = (self.entries.len() + 1) * ENTRY_BYTES + FOOTER_BYTES;
