@@ -328,8 +328,11 @@ fn older_files_beside_newer_ones_are_told_or_harmless() {
     println!("one old file: {one}\nmore: {tally}");
 }
 
-/// The specimen on a real disk, open, its tables mapped; and those, open for whoever damages them.
-fn on_disk(specimen: &Specimen) -> (tempfile::TempDir, Store, Vec<(String, Vec<u8>, File)>) {
+/// A table by its name, what it should hold, and the file, open for whoever damages it.
+type Victim = (String, Vec<u8>, File);
+
+/// The specimen on a real disk, open, its tables mapped.
+fn on_disk(specimen: &Specimen) -> (tempfile::TempDir, Store, Vec<Victim>) {
     let dir = tempfile::tempdir().unwrap();
     specimen.files.iter().for_each(|(name, bytes)| std::fs::write(dir.path().join(name), bytes).unwrap());
     let store = Store::open(dir.path(), Options { verify: Verify::Always, ..options() }).unwrap();
