@@ -5,6 +5,7 @@
 
 mod counted;
 pub mod disk;
+pub mod hooked;
 mod map;
 pub mod memory;
 mod read_only;

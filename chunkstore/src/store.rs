@@ -13,6 +13,7 @@
 mod append;
 mod collection;
 mod compaction;
+mod difference;
 mod maintenance;
 mod pins;
 mod reader;

@@ -565,6 +565,7 @@ mod tests {
             run: None,
             table_bytes_max: TABLE_BYTES_MAX,
             take_number: &take_number,
+            plant: None,
             stop: &|| false,
             plant: None,
         };

@@ -4,6 +4,7 @@
 mod backup;
 mod basics;
 mod chains;
+mod conformance;
 mod cost;
 mod crash;
 mod damage;
@@ -13,4 +14,5 @@ mod fsck;
 mod model;
 mod power;
 mod reader;
+mod slow_disk;
 mod upkeep;
