@@ -565,7 +565,6 @@ mod tests {
             run: None,
             table_bytes_max: TABLE_BYTES_MAX,
             take_number: &take_number,
-            plant: None,
             stop: &|| false,
             plant: None,
         };
