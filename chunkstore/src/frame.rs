@@ -1,7 +1,7 @@
 //! A frame: how one chunk lies in a file.
 //!
 //! One idea: a new version of a node differs little from the one before it, so it is kept as the difference from a *base*: as a
-//! [`patch`](crate::patch), or as a *delta*, zstd with the base as prefix. Such a frame names its base by the place of the base's frame, and its
+//! [`patch`], or as a *delta*, zstd with the base as prefix. Such a frame names its base by the place of the base's frame, and its
 //! step is one more than its base's, so a chain always ends, at most [`STEPS_MAX`] steps later, in a frame that needs no other.
 //!
 //! ```text

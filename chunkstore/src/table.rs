@@ -448,7 +448,12 @@ mod tests {
         let leaf = Location { file: 7, offset: 68, len: 10, step: 0, crossed: false, leaf: true };
         let patched = Location { offset: 78, len: 8, step: 1, leaf: false, ..leaf };
         let mut entries = Vec::new();
-        table.for_each(|ordinal, hash, place| Ok(entries.push((ordinal, hash, place)))).unwrap();
+        table
+            .for_each(|ordinal, hash, place| {
+                entries.push((ordinal, hash, place));
+                Ok(())
+            })
+            .unwrap();
         let hashes = [Hash::from_bytes([1; 32]), Hash::from_bytes([2; 32])];
         assert_eq!(entries, [(0, hashes[0], patched), (1, hashes[1], leaf)]);
         assert_eq!(table.hashes(1).unwrap(), (0, hashes.to_vec()));

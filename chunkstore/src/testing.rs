@@ -242,8 +242,6 @@ mod tests {
         let held = manifest.tables.iter().filter(|table| table.held).count();
         assert!(held > 0 && manifest.tables.len() > held + 2, "tables and held ones: {manifest:?}");
         assert!(manifest.hidden.is_some(), "a hidden file");
-        let lens: Vec<_> = specimen.files.iter().map(|(name, bytes)| (name, bytes.len())).collect();
-        println!("{lens:?} {}", lens.iter().map(|(_, len)| len).sum::<usize>());
         let mut encodings = std::collections::BTreeSet::new();
         for listed in &manifest.tables {
             let io = Memory::holding(specimen.files.clone());

@@ -265,7 +265,7 @@ impl Shared {
         let mut manifest = self.manifest.lock();
         let mut appender = self.appender.lock();
         self.check_writable(&appender)?;
-        if !appender.is_full(&self.options) && !(now && !appender.entries.is_empty()) {
+        if !appender.is_full(&self.options) && (!now || appender.entries.is_empty()) {
             return Ok(());
         }
         let index_len = self.write_index(&appender);

@@ -565,8 +565,8 @@ mod tests {
             run: None,
             table_bytes_max: TABLE_BYTES_MAX,
             take_number: &take_number,
-            plant: None,
             stop: &|| false,
+            plant: None,
         };
         let inputs = Inputs { journals: [1].into(), tables: BTreeSet::new() };
         let rewrite = job.run(&inputs.journals, &inputs.tables, &|_| true, Pace::full()).unwrap();

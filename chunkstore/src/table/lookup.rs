@@ -101,7 +101,7 @@ impl Lookup {
         let head = u64::from_be_bytes([
             bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
         ]);
-        (u128::from(head) * u128::from(self.homes) >> 64) as usize
+        ((u128::from(head) * u128::from(self.homes)) >> 64) as usize
     }
 
     /// Where the chunk lies; `None` if no table has it.
@@ -247,7 +247,6 @@ mod tests {
         }
         let lookup = lookup_of(&tables).unwrap();
         let bytes = lookup.bytes() + lookup.tables().iter().map(|table| table.memory_bytes()).sum::<u64>();
-        println!("{:.2} bytes a chunk", bytes as f64 / f64::from(CHUNKS));
         assert!(bytes <= 12 * u64::from(CHUNKS), "{bytes} bytes for {CHUNKS} chunks");
         let places = lookup.slots.iter().filter(|value| **value != FREE).count();
         assert_eq!((lookup.len(), places), (u64::from(CHUNKS), CHUNKS as usize));

@@ -1,15 +1,16 @@
 //! A store with a file of every kind, and everything that a disk can do to those: the right bytes, or an error that says where.
 //!
 //! What is checked of each damage: opening succeeds, or names the damaged file; then every chunk that a ref leads to gives its bytes, or an error
-//! that names it, and is never absent. Whatever reads right still does so after appending, compacting, collecting and opening again.
+//! that names it, and is never absent; fsck finds the same, and so does a reader beside the writer. Whatever reads right still does so after appending, compacting, collecting and opening again.
 //! `PLEACH_SOAK=1` spares nothing: every bit, and the store's life after each damage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use pleach_chunkstore::fsck;
 use pleach_chunkstore::io::memory::Memory;
 use pleach_chunkstore::testing::{Image, Plant, Specimen, options, specimen};
 use pleach_chunkstore::{Batch, Chunk, Error, Hash, Options, Outcome, Store, Verify};
@@ -85,6 +86,7 @@ impl Tally {
             false => self.unreadable += 1,
         }
         if self.lives {
+            is_found(&disk, &store, &specimen.chunks, &read, what);
             lives_on(&disk, store, read, what);
         }
     }
@@ -121,6 +123,30 @@ fn readable(
         }
     }
     read
+}
+
+/// A reader beside the writer reads the same, as far as it comes, and fsck names what does not read.
+fn is_found(
+    disk: &Memory,
+    store: &Store,
+    chunks: &BTreeMap<Hash, Chunk>,
+    read: &BTreeMap<Hash, Chunk>,
+    what: &dyn Fn() -> String,
+) {
+    match Store::open_to_read_with_io(Arc::new(disk.clone()), options()) {
+        Ok(reader) => {
+            let known = under(&reader.refs(""), chunks);
+            let expected = known.keys().filter(|hash| read.contains_key(hash)).count();
+            assert_eq!(readable(&reader, &known, what).len(), expected, "{}", what());
+        }
+        Err(Error::Damaged { .. }) => {}
+        Err(error) => panic!("{}: {error}", what()),
+    }
+    let report = fsck::check(store, &|_| Ok(()), &|_, _| {}).unwrap();
+    let told: BTreeSet<Hash> = report.damages.iter().map(|damage| damage.hash).collect();
+    for hash in chunks.keys() {
+        assert_eq!(told.contains(hash), !read.contains_key(hash), "{}: {hash}", what());
+    }
 }
 
 /// Appends, compacts, collects, closes and opens again: what read right still does.
@@ -302,8 +328,11 @@ fn older_files_beside_newer_ones_are_told_or_harmless() {
     println!("one old file: {one}\nmore: {tally}");
 }
 
-/// The specimen on a real disk, open, its tables mapped; and those, open for whoever damages them.
-fn on_disk(specimen: &Specimen) -> (tempfile::TempDir, Store, Vec<(String, Vec<u8>, File)>) {
+/// A table by its name, what it should hold, and the file, open for whoever damages it.
+type Victim = (String, Vec<u8>, File);
+
+/// The specimen on a real disk, open, its tables mapped.
+fn on_disk(specimen: &Specimen) -> (tempfile::TempDir, Store, Vec<Victim>) {
     let dir = tempfile::tempdir().unwrap();
     specimen.files.iter().for_each(|(name, bytes)| std::fs::write(dir.path().join(name), bytes).unwrap());
     let store = Store::open(dir.path(), Options { verify: Verify::Always, ..options() }).unwrap();

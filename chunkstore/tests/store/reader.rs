@@ -19,7 +19,7 @@ fn a_reader_shows_what_is_durable_and_follows_the_writer() {
     let reader = open();
     for number in 0..60 {
         let leaf = rows(number % 5, number);
-        let root = node(&[leaf.clone()]);
+        let root = node(std::slice::from_ref(&leaf));
         commit(&store, "main", &[(leaf, None), (root.clone(), None)]);
         assert!(reader.refresh().unwrap());
         assert_eq!((reader.get_ref("main"), reader.sequence()), (Some(*root.hash()), number as u64 + 1));

@@ -135,7 +135,7 @@ fn a_collection_removes_what_nothing_leads_to_and_nothing_else() {
         assert_eq!((check(&store), store.stats().chunks as usize), (live, live), "after opening again");
         // What was removed can be written again.
         let gone = rows(0, 0);
-        assert!(!store.contains(node(&[gone.clone()]).hash()));
+        assert!(!store.contains(node(std::slice::from_ref(&gone)).hash()));
         commit(&store, "again", &[(gone.clone(), None), (node(&[gone]), None)]);
         check(&store);
     }
@@ -145,15 +145,15 @@ fn a_collection_removes_what_nothing_leads_to_and_nothing_else() {
 fn what_is_pinned_or_held_stays_until_it_is_let_go() {
     let store = Store::create_with_io(Arc::new(Memory::default()), options(Compression::Fast)).unwrap();
     let (one, two, three) = (rows(1, 1), rows(2, 2), rows(3, 3));
-    commit(&store, "a", &[(one.clone(), None), (node(&[one.clone()]), None)]);
-    let pinned = store.pinned(node(&[one.clone()]).hash()).unwrap().unwrap();
+    commit(&store, "a", &[(one.clone(), None), (node(std::slice::from_ref(&one)), None)]);
+    let pinned = store.pinned(node(std::slice::from_ref(&one)).hash()).unwrap().unwrap();
     append(&store, &[], &[update("a", store.get_ref("a"), None)]).wait().unwrap();
     append(&store, &[(two.clone(), None)], &[]).wait().unwrap();
     let hold = store.hold();
     assert!(hold.keep(two.hash()));
     append(&store, &[(three.clone(), None)], &[]).wait().unwrap();
     store.collect(false).unwrap();
-    for chunk in [&one, &two, &three, &node(&[one.clone()])] {
+    for chunk in [&one, &two, &three, &node(std::slice::from_ref(&one))] {
         assert!(pinned.get(chunk.hash()).unwrap().is_some(), "{chunk:?}");
     }
     drop(hold);
