@@ -49,6 +49,8 @@ pub const SCRIPT: &[Step] = &[
 pub struct Recorded {
     /// Its arguments.
     pub args: &'static [&'static str],
+    /// Whether [`Step::TornTail`] comes before it.
+    pub torn: bool,
     /// A copy of the directory as it found it.
     pub before: PathBuf,
     /// What the database held then.
@@ -75,22 +77,32 @@ impl Recording {
         sandbox.write("0/more.csv", &rows(200..320, "other"));
         let mut commands = Vec::new();
         let mut now = sandbox.path("0");
+        let mut torn = false;
         for (n, step) in script.iter().enumerate() {
             let before = now;
             now = sandbox.path(&(n + 1).to_string());
             copy_dir(&before, &now);
             match step {
-                TornTail => tear(&now.join("db")),
+                TornTail => {
+                    tear(&now.join("db"));
+                    torn = true;
+                }
                 Pleach(args) => {
                     // Looking at a database may repair it, so each look has its own copy.
                     let state_before = look_at_copy(&sandbox, &before);
                     finish(command_in(&sandbox, args, &now).output().expect("pleach runs")).ok();
                     let state_after = look_at_copy(&sandbox, &now);
-                    commands.push(Recorded { args, before, state_before, state_after });
+                    commands.push(Recorded { args, torn, before, state_before, state_after });
+                    torn = false;
                 }
             }
         }
         Recording { sandbox, commands }
+    }
+
+    /// The command, to be run in `dir`.
+    pub fn command(&self, recorded: &Recorded, dir: &Path) -> Command {
+        command_in(&self.sandbox, recorded.args, dir)
     }
 
     /// A copy of what `command` found, and the command as it is run there.
@@ -98,7 +110,7 @@ impl Recording {
         let dir = self.sandbox.path("staged");
         let _ = fs::remove_dir_all(&dir);
         copy_dir(&recorded.before, &dir);
-        let command = command_in(&self.sandbox, recorded.args, &dir);
+        let command = self.command(recorded, &dir);
         (dir, command)
     }
 
@@ -165,8 +177,8 @@ pub fn copy_dir(from: &Path, to: &Path) {
     }
 }
 
-/// Writes half of a group at the end of the active journal.
-fn tear(db: &Path) {
+/// Writes half of a group at the end of the active journal of a database.
+pub fn tear(db: &Path) {
     let names = fs::read_dir(db).unwrap().map(|entry| entry.unwrap().path());
     let journals = names.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("journal-"));
     let active = journals.max().expect("a database has a journal");

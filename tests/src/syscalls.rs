@@ -166,10 +166,10 @@ fn works() -> Result<(), String> {
 
 /// Runs a command under `strace`, following its threads; gives what it did and the log.
 fn strace(command: &Command, dir: &Path, options: &[&str]) -> (Output, String) {
-    let log = dir.join("strace.log");
+    let log = tempfile::NamedTempFile::new().unwrap();
     // Without --seccomp-bpf: with it, strace 6.1 injects no signal.
     let mut traced = Command::new("strace");
-    traced.args(["-f", "-y", "-o"]).arg(&log).args(options).arg("--").arg(command.get_program());
+    traced.args(["-f", "-y", "-o"]).arg(log.path()).args(options).arg("--").arg(command.get_program());
     traced.args(command.get_args()).current_dir(dir);
     for (name, value) in command.get_envs() {
         match value {
@@ -178,7 +178,12 @@ fn strace(command: &Command, dir: &Path, options: &[&str]) -> (Output, String) {
         };
     }
     let output = traced.stdin(std::process::Stdio::null()).output().expect("strace runs");
-    (output, String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned())
+    (output, String::from_utf8_lossy(&fs::read(log.path()).unwrap_or_default()).into_owned())
+}
+
+/// Runs a command to which each call of this name reports success without being made: a planted fault.
+pub fn run_with_phantom(command: &Command, dir: &Path, call: &str) -> Output {
+    strace(command, dir, &["-e", &format!("trace={call}"), "-e", &format!("inject={call}:retval=0")]).0
 }
 
 /// The calls that a command makes on its database.

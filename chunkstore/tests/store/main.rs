@@ -13,4 +13,6 @@ mod faults;
 mod fsck;
 mod model;
 mod power;
+mod reader;
+mod slow_disk;
 mod upkeep;
