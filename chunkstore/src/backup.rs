@@ -100,10 +100,7 @@ impl Backup {
     /// # Errors
     /// As those of [`Backup::open`].
     pub fn open_with_io(io: Arc<dyn Io>) -> Result<Backup> {
-        let place = io.place();
-        let backup = Backup { store: Store::open_with_io(io, options())?, batch_bytes: BATCH_BYTES };
-        backup.check_is_one(place)?;
-        Ok(backup)
+        Backup::in_store(Store::open_with_io(io, options())?)
     }
 
     /// [`Backup::open_or_create`] in a directory of any kind.
@@ -111,21 +108,21 @@ impl Backup {
     /// # Errors
     /// As those of [`Backup::open`].
     pub fn open_or_create_with_io(io: Arc<dyn Io>) -> Result<Backup> {
-        let place = io.place();
-        let store = match Store::open_with_io(io.clone(), options()) {
+        Backup::in_store(match Store::open_with_io(io.clone(), options()) {
             Err(Error::NotFound { .. }) => Store::create_with_io(io, options())?,
             opened => opened?,
-        };
-        let backup = Backup { store, batch_bytes: BATCH_BYTES };
-        backup.check_is_one(place)?;
-        Ok(backup)
+        })
     }
 
-    fn check_is_one(&self, dir: String) -> Result<()> {
+    /// The backup that an open store is, or, if it has no refs, will be.
+    ///
+    /// # Errors
+    /// [`Error::NotBackup`].
+    pub fn in_store(store: Store) -> Result<Backup> {
         let foreign = |name: &str| !name.starts_with(POINTS) && !name.starts_with(SOURCES);
-        match self.store.refs("").iter().any(|(name, _)| foreign(name)) {
-            true => Err(Error::NotBackup { dir }),
-            false => Ok(()),
+        match store.refs("").iter().any(|(name, _)| foreign(name)) {
+            true => Err(Error::NotBackup { dir: store.dir() }),
+            false => Ok(Backup { store, batch_bytes: BATCH_BYTES }),
         }
     }
 
@@ -206,6 +203,8 @@ impl Backup {
         let (point, batch) = self.encode(&refs, source.id(), bytes, last.map(|(_, root)| root))?;
         set_refs(&self.store, batch, &[(format!("{POINTS}{time}"), point)])?;
         drop(hold);
+        // The journals that were filled become tables, which take less. The point is there whatever becomes of that.
+        while self.store.maintain().unwrap_or(false) {}
         Ok(Synced {
             point: Point { time: time.to_owned(), refs, source: source.id(), bytes },
             chunks: copy.chunks,

@@ -46,6 +46,8 @@ pub struct Damage {
     pub hash: Hash,
     /// What was expected and found.
     pub what: String,
+    /// The chunk that names it, if it is missing.
+    pub named_by: Option<Hash>,
     /// The refs that lead to it, by name; `None` if that was not looked for, there being too many damages.
     pub needed_by: Option<Vec<String>>,
 }
@@ -108,10 +110,19 @@ pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<
     for (name, root) in &refs {
         if !store.contains(root) {
             let what = format!("the ref {name} names it, and it is missing");
-            note(Damage { file: String::new(), offset: 0, hash: *root, what, needed_by: None });
+            let (file, offset, hash) = (String::new(), 0, *root);
+            note(Damage { file, offset, hash, what, named_by: None, needed_by: None });
         }
     }
     let mut damages: Vec<Damage> = found.into_inner().into_values().collect();
+    let still = |damage: &Damage| match damage.named_by {
+        Some(parent) => store.contains(&parent) && !store.contains(&damage.hash),
+        None => true,
+    };
+    if !damages.iter().all(still) {
+        // A collection took a child, and its parent just after that was looked at. Another parent may miss it still.
+        return self::check(store, check, progress);
+    }
     damages.sort_by(|a, b| (&a.file, a.offset, &a.hash).cmp(&(&b.file, b.offset, &b.hash)));
     trace(store, &refs, &mut damages);
     Ok(Report { chunks: total, bytes: bytes.into_inner(), refs: refs.len() as u64, damages })
@@ -140,9 +151,10 @@ fn pinned_refs(store: &Store) -> Result<(Refs, Vec<Store>)> {
 
 /// Checks a chunk, and that what it names is there. Gives its bytes.
 fn check_one(store: &Store, hash: &Hash, check: Check<'_>, note: &dyn Fn(Damage)) -> u64 {
-    let damage = |hash: &Hash, place: Option<(String, u64)>, what: String| {
+    let damage = |hash: &Hash, named_by: Option<&Hash>, place: Option<(String, u64)>, what: String| {
         let (file, offset) = place.unwrap_or_default();
-        note(Damage { file, offset, hash: *hash, what, needed_by: None });
+        let named_by = named_by.copied();
+        note(Damage { file, offset, hash: *hash, what, named_by, needed_by: None });
     };
     let place = || {
         let (file, offset) = store.place(hash).ok()??;
@@ -154,21 +166,21 @@ fn check_one(store: &Store, hash: &Hash, check: Check<'_>, note: &dyn Fn(Damage)
         Ok(None) => return 0,
         // Where the damage is: in the chunk's own frame, or in one that it is a difference from.
         Err(Error::Damaged { file, offset, what, .. }) => {
-            damage(hash, Some((file, offset)), what);
+            damage(hash, None, Some((file, offset)), what);
             return 0;
         }
         Err(error) => {
-            damage(hash, place(), error.to_string());
+            damage(hash, None, place(), error.to_string());
             return 0;
         }
     };
     if let Err(what) = check(&chunk) {
-        damage(hash, place(), what);
+        damage(hash, None, place(), what);
     }
     for child in chunk.children() {
         if !store.contains(&child) && store.contains(hash) {
             let what = format!("chunk {hash}, which lies there, names it, and it is missing");
-            damage(&child, place(), what);
+            damage(&child, Some(hash), place(), what);
         }
     }
     chunk.bytes().len() as u64

@@ -720,6 +720,14 @@ fn writers_readers_and_collections_at_once_lose_nothing() {
             }
             collections
         });
+        let checker = scope.spawn(|| {
+            let mut checks = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) || checks < 3 {
+                assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+                checks += 1;
+            }
+            checks
+        });
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 let database = &database;
@@ -756,9 +764,9 @@ fn writers_readers_and_collections_at_once_lose_nothing() {
             .collect();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         done.store(true, std::sync::atomic::Ordering::Relaxed);
-        collector.join().unwrap()
+        (collector.join().unwrap(), checker.join().unwrap())
     });
-    println!("{collections} collections");
+    println!("{collections:?} collections and checks");
     assert_eq!(kept(&database), (0, 0));
     collect(&database);
     drop(database);

@@ -438,6 +438,55 @@ fn a_power_cut_at_any_effect_of_a_later_sync_keeps_the_points_before() {
     assert!(images > 10);
 }
 
+/// A backup whose journals are sealed, and compacted, every few chunks.
+fn short_journals(disk: &Memory) -> Result<Backup, Error> {
+    let options = Options { journal_bytes: 20_000, background: false, ..Options::default() };
+    let io = Arc::new(disk.clone());
+    let store = match Store::open_with_io(io.clone(), options.clone()) {
+        Err(Error::NotFound { .. }) => Store::create_with_io(io, options),
+        opened => opened,
+    };
+    Ok(Backup::in_store(store?)?.with_batch_bytes(8192))
+}
+
+#[test]
+fn what_a_sync_filled_is_compacted_when_its_point_is_there() {
+    let source = Source::new(300);
+    let disk = Memory::default();
+    let backup = short_journals(&disk).unwrap();
+    backup.sync(&source.store, &time(1), KINDS, &silent).unwrap();
+    let stats = backup.store().stats();
+    assert!(stats.tables > 0 && stats.journals < 4, "{stats:?}");
+    sound(&backup);
+    let weight = |disk: &Memory| disk.files().values().map(Vec::len).sum::<usize>();
+    let raw = Memory::default();
+    backup_at(&raw).sync(&source.store, &time(1), KINDS, &silent).unwrap();
+    println!("{} bytes in tables, {} in a journal", weight(&disk), weight(&raw));
+    assert!(weight(&disk) < weight(&raw));
+}
+
+#[test]
+fn a_power_cut_at_any_effect_of_a_sync_that_seals_and_compacts_leaves_whole_points() {
+    let source = Source::new(60);
+    let state = digest(&source.refs());
+    let sync = |disk: &Memory| -> u64 {
+        let synced =
+            short_journals(disk).and_then(|backup| backup.sync(&source.store, &time(1), KINDS, &silent));
+        u64::from(synced.is_ok())
+    };
+    let images = explore(sync, |image, done| {
+        let backup = short_journals(&Memory::holding(image)).unwrap();
+        let digests: Vec<Hash> = backup.points().unwrap().iter().map(Point::digest).collect();
+        assert!(digests == [state] || digests.is_empty() && done == 0);
+        sound(&backup);
+        let last = backup.sync(&source.store, &time(2), KINDS, &silent).unwrap();
+        assert_eq!(last.point.digest(), state);
+        sound(&backup);
+    });
+    println!("{images} states after power cuts in a sync that seals and compacts");
+    assert!(images > 300, "{images}");
+}
+
 #[test]
 fn a_power_cut_at_any_effect_of_a_restore_leaves_all_refs_or_none_and_it_is_gone_on_with() {
     let mut source = Source::new(70);
