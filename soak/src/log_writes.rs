@@ -108,8 +108,8 @@ impl Recorded {
             let promised = done..=tried;
             let mut left = durable.clone();
             let kept = since.iter().filter(|_| match round {
-                0 => true,
-                1 => false,
+                0 => false,
+                1 => true,
                 _ => choice.yes(),
             });
             kept.for_each(|write| apply(&mut left, *write));
