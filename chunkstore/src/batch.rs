@@ -3,18 +3,36 @@
 //! One idea: each chunk may name an earlier version of itself, so that only the difference is kept. Filled by whoever edits trees.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
-use crate::chunk::Chunk;
+use crate::chunk::{Chunk, ChunkError};
 use crate::hash::Hash;
 use crate::index::Uniformly;
+use crate::patch;
 
 /// A chunk, and how it is to be kept.
 pub(crate) struct Put {
     pub(crate) chunk: Chunk,
     /// An earlier version of the same node.
-    pub(crate) base: Option<Hash>,
+    pub(crate) base: Option<Base>,
     /// It is written even if the store has it.
     pub(crate) anew: bool,
+}
+
+/// The earlier version that a chunk is a difference from.
+pub(crate) enum Base {
+    At(Hash),
+    /// The chunk, and the patch that leads from it to its next version, if that is short.
+    Known(Chunk, Option<Vec<u8>>),
+}
+
+impl Base {
+    pub(crate) fn hash(&self) -> &Hash {
+        match self {
+            Base::At(hash) => hash,
+            Base::Known(chunk, _) => chunk.hash(),
+        }
+    }
 }
 
 /// Chunks to be appended together.
@@ -29,11 +47,40 @@ impl Batch {
     /// Adds a chunk, unless it is there. `base` is an earlier version of the same node, in the store or put before in this batch; it only
     /// matters for how much space the chunk takes.
     pub fn put(&mut self, chunk: Chunk, base: Option<Hash>) {
+        self.add(chunk, base.map(Base::At));
+    }
+
+    /// Adds the next version of `base`: its bytes with some of them replaced, at ascending places of the chunk, header included, by others of
+    /// the same length. Gives the chunk. What is known to be equal is neither compared nor looked up.
+    ///
+    /// # Panics
+    /// If the places do not ascend or reach beyond the chunk: the caller's bug.
+    pub fn put_replaced<B: AsRef<[u8]>>(
+        &mut self,
+        base: &Chunk,
+        replaced: &[(usize, B)],
+    ) -> Result<Chunk, ChunkError> {
+        let mut bytes = base.bytes().to_vec();
+        let mut ranges: Vec<Range<usize>> = Vec::with_capacity(replaced.len());
+        for (start, new) in replaced {
+            let new = new.as_ref();
+            let range = *start..start + new.len();
+            assert!(ranges.last().is_none_or(|last| last.end <= *start), "replaced places ascend");
+            bytes[range.clone()].copy_from_slice(new);
+            ranges.push(range);
+        }
+        let patch = patch::within(&bytes, base.bytes(), &ranges);
+        let chunk = Chunk::from_bytes(bytes)?;
+        self.add(chunk.clone(), Some(Base::Known(base.clone(), patch)));
+        Ok(chunk)
+    }
+
+    fn add(&mut self, chunk: Chunk, base: Option<Base>) {
         let hash = *chunk.hash();
         if let std::collections::hash_map::Entry::Vacant(place) = self.places.entry(hash) {
             place.insert(self.chunks.len());
             self.bytes += chunk.bytes().len();
-            self.chunks.push(Put { chunk, base: base.filter(|base| *base != hash), anew: false });
+            self.chunks.push(Put { chunk, base: base.filter(|base| *base.hash() != hash), anew: false });
         }
     }
 
@@ -69,6 +116,11 @@ impl Batch {
     /// Bytes of all chunks together.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Which of the chunks, in the order in which they were put, has this hash.
+    pub(crate) fn place(&self, hash: &Hash) -> Option<usize> {
+        self.places.get(hash).copied()
     }
 
     /// The chunks, in the order in which they were put.

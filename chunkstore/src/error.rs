@@ -121,6 +121,9 @@ pub enum Error {
         /// The chunk.
         hash: Hash,
     },
+    /// The store was opened to read, beside whoever writes it.
+    #[error("the store was opened to read: open it for writing, once no one else does, to change it")]
+    ReadOnly,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -168,6 +171,7 @@ impl Error {
             | Error::NotBackup { .. }
             | Error::OtherSource { .. }
             | Error::BatchTooLarge { .. }
+            | Error::ReadOnly
             | Error::BadRefName { .. } => ErrorKind::Request,
             Error::Locked { .. }
             | Error::DiskFull { .. }

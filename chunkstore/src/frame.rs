@@ -96,7 +96,7 @@ pub enum Encoding {
 
 impl Encoding {
     /// The base's file, offset and length, if there is a base.
-    fn base(self) -> Option<(u32, u32, u32)> {
+    pub(crate) fn base(self) -> Option<(u32, u32, u32)> {
         match self {
             Encoding::Raw | Encoding::Zstd | Encoding::ZstdDictionary => None,
             Encoding::Delta { file, offset, len } | Encoding::Patch { file, offset, len } => {

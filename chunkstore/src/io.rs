@@ -5,10 +5,13 @@
 
 mod counted;
 pub mod disk;
+pub mod hooked;
 mod map;
 pub mod memory;
+mod read_only;
 
 pub(crate) use counted::Counted;
+pub(crate) use read_only::ReadOnly;
 
 use std::io::Result;
 use std::sync::Arc;
@@ -21,6 +24,10 @@ pub trait Io: Send + Sync {
     fn create(&self, name: &str) -> Result<Arc<dyn File>>;
     /// Opens a file for reading and writing.
     fn open(&self, name: &str) -> Result<Arc<dyn File>>;
+    /// Opens a file that someone else may be writing, for reading alone.
+    fn open_to_read(&self, name: &str) -> Result<Arc<dyn File>> {
+        self.open(name)
+    }
     /// Opens a file that is not changed any more for reading, mapped into memory where the system can. Bytes beyond its end, or gone
     /// because it was cut meanwhile, are errors, as with any other file.
     fn map(&self, name: &str) -> Result<Arc<dyn File>>;

@@ -39,6 +39,7 @@ pub mod backup;
 mod batch;
 mod bytes;
 pub mod chunk;
+pub mod conformance;
 mod error;
 pub mod frame;
 pub mod fsck;

@@ -12,6 +12,9 @@
 //! Each step copies `copy` bytes of the base, passes over `skip` of them and puts the bytes; what is left of the base after the last step is
 //! copied. Made by appends and by compaction, applied by [`frame::decode`](crate::frame::decode).
 
+use std::ops::Range;
+use std::slice;
+
 use crate::bytes::{Fields, put_varint};
 
 /// A patch is given up when it grows beyond this share of the chunk.
@@ -28,12 +31,61 @@ pub fn make(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
     if chunk.len().max(base.len()) > BYTES_MAX {
         return None;
     }
-    let aligned = if chunk.len() == base.len() { Maker::new(chunk, base, None).run() } else { None };
+    let whole = 0..chunk.len();
+    let aligned = if chunk.len() == base.len() { within(chunk, base, slice::from_ref(&whole)) } else { None };
     if aligned.as_ref().is_some_and(|aligned| aligned.len() <= chunk.len() / 4) {
         return aligned;
     }
-    let shifted = Maker::new(chunk, base, Some(Words::of(base))).run();
+    let shifted = Maker::new(chunk, base).run();
     [aligned, shifted].into_iter().flatten().min_by_key(Vec::len)
+}
+
+/// The patch from `base` to `chunk`, which has the same length and differs from it within `ranges`, in ascending order, alone.
+pub(crate) fn within(chunk: &[u8], base: &[u8], ranges: &[Range<usize>]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(192);
+    let out_max = payload_max(chunk);
+    let mut done = 0;
+    for range in ranges {
+        let (chunk, base) = (&chunk[..range.end], &base[..range.end]);
+        let mut at = range.start;
+        loop {
+            at += common_start(&chunk[at..], &base[at..]);
+            if at == range.end {
+                break;
+            }
+            let next = next_equal(chunk, base, at);
+            if out.len() + next - at > out_max {
+                return None;
+            }
+            put_step(&mut out, at - done, next - at, &chunk[at..next]);
+            (at, done) = (next, next);
+        }
+    }
+    Some(out)
+}
+
+/// Where the next word that is equal in both begins; their end if there is none.
+fn next_equal(chunk: &[u8], base: &[u8], mut at: usize) -> usize {
+    while at + ALIGNED_MIN <= chunk.len() {
+        let differing = word(chunk, at) ^ word(base, at);
+        if differing == 0 {
+            return at;
+        }
+        // Whatever begins before the last byte that differs holds it.
+        at += 8 - differing.leading_zeros() as usize / 8;
+    }
+    chunk.len()
+}
+
+fn put_step(out: &mut Vec<u8>, copy: usize, skip: usize, insert: &[u8]) {
+    put_varint(out, copy as u32);
+    put_varint(out, skip as u32);
+    put_varint(out, insert.len() as u32);
+    out.extend_from_slice(insert);
+}
+
+fn payload_max(chunk: &[u8]) -> usize {
+    chunk.len() / SHARE.1 * SHARE.0
 }
 
 /// The chunk of `raw_len` bytes that `payload` makes of `base`; `None` if that is not what it does. Nothing longer is ever held.
@@ -54,7 +106,7 @@ pub fn apply(payload: &[u8], base: &[u8], raw_len: usize) -> Option<Vec<u8>> {
     (out.len() == raw_len).then_some(out)
 }
 
-/// A patch being made: what lies before `at` and `base_at` is done.
+/// A patch being made of a chunk whose bytes moved: what lies before `at` and `base_at` is done.
 struct Maker<'a> {
     chunk: &'a [u8],
     base: &'a [u8],
@@ -63,18 +115,17 @@ struct Maker<'a> {
     /// End of what differs in the chunk: from here on both are equal to their ends.
     end: usize,
     base_end: usize,
-    words: Option<Words>,
+    words: Words,
     out: Vec<u8>,
-    out_max: usize,
 }
 
 impl<'a> Maker<'a> {
-    fn new(chunk: &'a [u8], base: &'a [u8], words: Option<Words>) -> Maker<'a> {
+    fn new(chunk: &'a [u8], base: &'a [u8]) -> Maker<'a> {
         let start = common_start(chunk, base);
         let tail = common_end(&chunk[start..], &base[start..]);
-        let out_max = chunk.len() / SHARE.1 * SHARE.0;
         let (end, base_end) = (chunk.len() - tail, base.len() - tail);
-        Maker { chunk, base, at: 0, base_at: 0, end, base_end, words, out: Vec::with_capacity(128), out_max }
+        let (words, out) = (Words::of(base), Vec::with_capacity(256));
+        Maker { chunk, base, at: 0, base_at: 0, end, base_end, words, out }
     }
 
     fn run(mut self) -> Option<Vec<u8>> {
@@ -82,32 +133,28 @@ impl<'a> Maker<'a> {
             let (chunk, base) = (&self.chunk[self.at..self.end], &self.base[self.base_at..self.base_end]);
             let copy = common_start(chunk, base);
             if copy == chunk.len() && copy == base.len() {
-                return Some(self.out);
+                return (self.out.len() <= payload_max(self.chunk)).then_some(self.out);
             }
             let (differs, base_differs) = (self.at + copy, self.base_at + copy);
             let (next, base_next) = self.meet(differs, base_differs).unwrap_or((self.end, self.base_end));
             let insert = &self.chunk[differs..next];
-            if self.out.len() + insert.len() > self.out_max {
+            if self.out.len() + insert.len() > payload_max(self.chunk) {
                 return None;
             }
-            put_varint(&mut self.out, copy as u32);
-            put_varint(&mut self.out, (base_next - base_differs) as u32);
-            put_varint(&mut self.out, insert.len() as u32);
-            self.out.extend_from_slice(insert);
+            put_step(&mut self.out, copy, base_next - base_differs, insert);
             (self.at, self.base_at) = (next, base_next);
         }
     }
 
     /// Where both go on alike after they differ at `at` and `base_at`.
     fn meet(&self, at: usize, base_at: usize) -> Option<(usize, usize)> {
-        let Some(words) = &self.words else { return self.meet_aligned(at, base_at) };
         for next in at..self.end.saturating_sub(ALIGNED_MIN - 1) {
             let here = word(self.chunk, next);
             let aligned = base_at + (next - at);
             if aligned + 8 <= self.base_end && here == word(self.base, aligned) {
                 return Some((next, aligned));
             }
-            if let Some(base_next) = words.find(here)
+            if let Some(base_next) = self.words.find(here)
                 && base_next >= base_at
                 && base_next + 8 <= self.base_end
                 && here == word(self.base, base_next)
@@ -119,21 +166,6 @@ impl<'a> Maker<'a> {
                     return Some((next - back, base_next - back));
                 }
             }
-        }
-        None
-    }
-
-    /// The same, at the same distance only: a word at a time.
-    fn meet_aligned(&self, mut at: usize, mut base_at: usize) -> Option<(usize, usize)> {
-        while at + ALIGNED_MIN <= self.end {
-            let differing = word(self.chunk, at) ^ word(self.base, base_at);
-            if differing == 0 {
-                return Some((at, base_at));
-            }
-            // Whatever begins before the last byte that differs holds it.
-            let step = 8 - differing.leading_zeros() as usize / 8;
-            at += step;
-            base_at += step;
         }
         None
     }
@@ -178,11 +210,17 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
+/// Whether two blocks are equal, without a branch for each word or a call.
+#[inline]
+fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
+    (0..4).fold(0, |differing, at| differing | (word(a, 8 * at) ^ word(b, 8 * at))) == 0
+}
+
 /// How many bytes both begin with.
 fn common_start(a: &[u8], b: &[u8]) -> usize {
     let len = a.len().min(b.len());
     let (a, b) = (&a[..len], &b[..len]);
-    let equal = a.as_chunks::<32>().0.iter().zip(b.as_chunks::<32>().0).take_while(|(a, b)| a == b).count();
+    let equal = a.as_chunks().0.iter().zip(b.as_chunks().0).take_while(|(a, b)| equal(a, b)).count();
     let mut at = equal * 32;
     while at + 8 <= len {
         let differing = word(a, at) ^ word(b, at);
@@ -204,7 +242,7 @@ fn common_end(a: &[u8], b: &[u8]) -> usize {
         .iter()
         .rev()
         .zip(b.as_rchunks::<32>().1.iter().rev())
-        .take_while(|(a, b)| a == b);
+        .take_while(|(a, b)| equal(a, b));
     let mut left = len - equal.count() * 32;
     while left >= 8 {
         let differing = word(a, left - 8) ^ word(b, left - 8);
@@ -241,6 +279,15 @@ mod tests {
         }
         let counts = [keys.len() as u32 / 12, keys.len() as u32, values.len() as u32];
         [counts.map(u32::to_le_bytes).as_flattened(), &keys, &ends, &values].concat()
+    }
+
+    #[test]
+    fn a_patch_is_short_or_none() {
+        for (chunk, base) in
+            [("abc", "xyz"), ("ab", "ba"), ("0123456789", "9876543210"), ("a", "ab"), ("", "abc")]
+        {
+            assert_eq!(make(chunk.as_bytes(), base.as_bytes()), None, "{chunk:?} from {base:?}");
+        }
     }
 
     #[test]

@@ -13,8 +13,10 @@
 mod append;
 mod collection;
 mod compaction;
+mod difference;
 mod maintenance;
 mod pins;
+mod reader;
 mod recovery;
 mod sync;
 mod view;
@@ -183,10 +185,12 @@ struct Shared {
     durable: RwLock<Durable>,
     watchers: Mutex<Vec<Watcher>>,
     pins: Mutex<pins::Pins>,
-    watermark: Mutex<Watermark>,
+    watermark: Mutex<Option<Watermark>>,
     /// The first failure after which nothing more may be written.
     poison: OnceLock<String>,
     lock: Mutex<Option<Lock>>,
+    /// How far the writer was followed, if this store only reads.
+    follower: Option<Mutex<reader::Follower>>,
     /// Told when the store is closed, so that the syncing thread of an eventual store ends.
     closing: Arc<(Mutex<bool>, Condvar)>,
     counters: Arc<Counters>,
@@ -218,6 +222,17 @@ impl Store {
     /// Opens the store in `dir` and takes its lock.
     pub fn open(dir: &Path, options: Options) -> Result<Store> {
         Store::open_with_io(Arc::new(Disk::new(dir)), options)
+    }
+
+    /// Opens the store in `dir` to read, beside whoever writes it, without its lock. It shows what was durable when it was opened, and what
+    /// has become so since after each [`Store::refresh`]. What it shows stays readable, whatever the writer compacts or collects.
+    pub fn open_to_read(dir: &Path, options: Options) -> Result<Store> {
+        Store::open_to_read_with_io(Arc::new(Disk::new(dir)), options)
+    }
+
+    /// [`Store::open_to_read`] in a directory of any kind.
+    pub fn open_to_read_with_io(io: Arc<dyn Io>, options: Options) -> Result<Store> {
+        reader::open(io, options)
     }
 
     /// A store that lives in memory and dies with it: the same code, on files in memory.

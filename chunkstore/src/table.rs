@@ -91,7 +91,7 @@ pub(crate) fn encode_entry(hash: &Hash, place: &Location) -> [u8; ENTRY_BYTES] {
 }
 
 /// The chunk and the place that an entry states, if its frame can lie in a table whose frames are at `frames`.
-fn decode_entry(bytes: &[u8], file: u32, frames: Range<u64>) -> Option<(Hash, Location)> {
+pub(crate) fn decode_entry(bytes: &[u8], file: u32, frames: Range<u64>) -> Option<(Hash, Location)> {
     let mut fields = Fields::new(bytes);
     let (hash, offset, packed) = (fields.hash()?, fields.u32()?, fields.u32()?);
     let place = Location {
@@ -241,6 +241,12 @@ impl Table {
         self.footer.chunks
     }
 
+    /// Bytes of memory that grow with the number of chunks.
+    #[cfg(test)]
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        8 * (self.pieces.capacity() + self.verified.capacity()) as u64
+    }
+
     /// Bytes of all frames.
     pub(crate) fn frames_len(&self) -> u64 {
         u64::from(self.footer.index_offset - self.footer.dictionary_len) - HEADER_BYTES as u64
@@ -374,4 +380,152 @@ pub(crate) fn check_of(footer: &[u8; FOOTER_BYTES]) -> Check {
     let mut check = Check::default();
     check.copy_from_slice(&footer[CHECKED_BYTES..]);
     check
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::bytes::tests::hex;
+    use crate::frame::{Encoding, FrameHeader};
+    use crate::io::memory::Memory;
+
+    const STORE: StoreId = [0xab; 16];
+    const NAME: &str = "table-00000007";
+
+    /// A table of two chunks, whose hashes are told; and what the manifest says of it.
+    fn table() -> (Vec<u8>, Listed) {
+        let memory = Memory::default();
+        let mut writer = write::Writer::create(&memory, 7, &STORE, b"dict", TABLE_BYTES_MAX).unwrap();
+        let raw = FrameHeader {
+            encoding: Encoding::Raw,
+            step: 0,
+            crossed: false,
+            leaf: true,
+            raw_len: 5,
+            payload_len: 5,
+        };
+        let base = writer.put(Hash::from_bytes([2; 32]), &raw, b"chunk").unwrap();
+        assert_eq!((base.offset, base.len), (68, 10));
+        let patch = Encoding::Patch { file: 0, offset: 10, len: 10 };
+        let patched = FrameHeader { encoding: patch, step: 1, leaf: false, payload_len: 0, ..raw };
+        writer.put(Hash::from_bytes([1; 32]), &patched, b"").unwrap();
+        let listed = writer.finish(5, 2, 6, None).unwrap();
+        (memory.files().remove(NAME).unwrap(), listed)
+    }
+
+    fn open(bytes: &[u8], listed: &Listed) -> Result<Table> {
+        let memory = Memory::holding([(NAME.to_owned(), bytes.to_vec())].into());
+        Table::open(&memory, listed, &STORE)
+    }
+
+    #[test]
+    fn golden_bytes_of_a_table() {
+        let (bytes, listed) = table();
+        let header = format!("706c63687461626c 01000000 07000000 {}{}", "ab".repeat(16), "00".repeat(16));
+        let frames = "64696374 81000005056368756e6b 0500010500000a0a";
+        let (one, two) = ("01".repeat(32), "02".repeat(32));
+        let index = format!("{one} 4e000000 08008000 {two} 44000000 0a000040");
+        let fields = "02000000 04000000 56000000 00000000";
+        let (start, footer) = bytes.split_at(bytes.len() - FOOTER_BYTES);
+        assert_eq!(hex(&start[..48]), header.replace(' ', ""));
+        assert_eq!(start[48..64], checksum(&start[..48]));
+        assert_eq!(hex(&start[64..]), format!("{frames}{index}").replace(' ', ""));
+        assert_eq!(hex(&footer[..16]), fields.replace(' ', ""));
+        let key = *blake3::hash(&start[..64]).as_bytes();
+        let digest = blake3::keyed_hash(&key, &[b"dict", &start[86..]].concat());
+        assert_eq!(footer[16..48], *digest.as_bytes());
+        assert_eq!(footer[48..], blake3::keyed_hash(&key, &footer[..48]).as_bytes()[..16]);
+        assert_eq!(footer[48..], listed.check);
+        assert_eq!((listed.len, listed.newest, listed.tier, listed.run), (bytes.len() as u64, 5, 2, 6));
+        assert_eq!(hex(&bytes[48..64]), "664ab1094697f53bbfcf0c212b17f1a5");
+        assert_eq!(
+            hex(&footer[16..]),
+            "22bbac9f083888bc97504a3ce894ed5bcf6df5e4d298110563d4e263c2347efa8a88383d5a0a10c04b2b70c832a22e16"
+        );
+
+        let table = open(&bytes, &listed).unwrap();
+        let leaf = Location { file: 7, offset: 68, len: 10, step: 0, crossed: false, leaf: true };
+        let patched = Location { offset: 78, len: 8, step: 1, leaf: false, ..leaf };
+        let mut entries = Vec::new();
+        table.for_each(|ordinal, hash, place| Ok(entries.push((ordinal, hash, place)))).unwrap();
+        let hashes = [Hash::from_bytes([1; 32]), Hash::from_bytes([2; 32])];
+        assert_eq!(entries, [(0, hashes[0], patched), (1, hashes[1], leaf)]);
+        assert_eq!(table.hashes(1).unwrap(), (0, hashes.to_vec()));
+        assert_eq!(table.dictionary.as_ref().unwrap().bytes(), b"dict");
+        assert_eq!(table.frames_len(), 18);
+    }
+
+    #[test]
+    fn a_table_is_opened_whole_or_refused() {
+        let (bytes, listed) = table();
+        let frames = 68 * 8..86 * 8;
+        for bit in (0..bytes.len() * 8).filter(|bit| !frames.contains(bit)) {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let opened = open(&flipped, &listed).map(drop);
+            assert!(matches!(opened, Err(Error::Damaged { .. })), "bit {bit}: {opened:?}");
+        }
+        for len in 0..bytes.len() {
+            assert!(open(&bytes[..len], &listed).is_err(), "cut at {len}");
+            let agreed = Listed { len: len as u64, ..listed };
+            assert!(open(&bytes[..len], &agreed).is_err(), "cut at {len}, and so says the manifest");
+        }
+        let other = Listed { number: 8, ..listed };
+        let memory = Memory::holding([(file_name(8), bytes.clone())].into());
+        assert!(matches!(Table::open(&memory, &other, &STORE), Err(Error::Damaged { .. })), "another number");
+        assert!(matches!(Table::open(&memory, &listed, &STORE), Err(Error::Damaged { .. })), "missing");
+    }
+
+    /// The table with its header or index changed, and checks made good.
+    fn remade(change: impl FnOnce(&mut [u8])) -> Result<Table> {
+        let (mut bytes, listed) = table();
+        change(&mut bytes);
+        let check = checksum(&bytes[..CHECKED_BYTES]);
+        bytes[CHECKED_BYTES..HEADER_BYTES].copy_from_slice(&check);
+        let key = *blake3::hash(&bytes[..HEADER_BYTES]).as_bytes();
+        let footer = bytes.len() - FOOTER_BYTES;
+        let digest = *blake3::keyed_hash(&key, &[b"dict", &bytes[86..footer]].concat()).as_bytes();
+        let footer = Footer { chunks: 2, dictionary_len: 4, index_offset: 86, digest }.encode(&key);
+        let start = bytes.len() - FOOTER_BYTES;
+        bytes[start..].copy_from_slice(&footer);
+        open(&bytes, &Listed { check: check_of(&footer), ..listed })
+    }
+
+    #[test]
+    fn a_table_of_another_version_or_order_is_refused() {
+        assert!(remade(|_| {}).is_ok());
+        for version in [0, 2, u32::MAX] {
+            let opened = remade(|bytes| bytes[8..12].copy_from_slice(&version.to_le_bytes())).map(drop);
+            assert!(
+                matches!(opened, Err(Error::Version { found, expected: 1, .. }) if found == version),
+                "{opened:?}"
+            );
+        }
+        for (at, what) in [(16, "another store's"), (40, "a field that is kept")] {
+            assert!(matches!(remade(|bytes| bytes[at] ^= 1), Err(Error::Damaged { .. })), "{what}");
+        }
+        let swapped = remade(|bytes| bytes[86..86 + 80].rotate_left(40));
+        assert!(matches!(swapped, Err(Error::Damaged { .. })), "hashes that do not ascend");
+        let twice = remade(|bytes| bytes.copy_within(86..118, 126));
+        assert!(matches!(twice, Err(Error::Damaged { .. })), "a hash that is there twice");
+        for (at, value, what) in [
+            (118, 67, "a frame in the dictionary"),
+            (118, 79, "a frame that reaches into the index"),
+            (124, 0xa0, "a step of 65"),
+            (125, 0x80, "a bit that means nothing"),
+        ] {
+            let table = remade(|bytes| bytes[at] = value).unwrap();
+            assert!(matches!(table.entry(0), Err(Error::Damaged { .. })), "{what}");
+            assert!(table.entry(1).is_ok());
+        }
+    }
+
+    #[test]
+    fn only_names_of_tables_have_numbers() {
+        assert_eq!(
+            (number_of(NAME), number_of("table-7"), number_of("journal-00000007")),
+            (Some(7), None, None)
+        );
+    }
 }

@@ -9,13 +9,20 @@ mod specimen;
 
 pub use specimen::{Image, Specimen, options, specimen};
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::error::Result;
+use crate::frame::{self, Dictionary, Encoding, FrameError, FrameHeader, Location, Source};
+use crate::hash::Hash;
 use crate::io::Io;
 use crate::io::memory::Memory;
 use crate::journal::group::{self, Group, GroupHeader, Kind, Place};
 use crate::journal::replay::{Expect, replay};
 use crate::journal::{self, Journal, seal};
-use crate::manifest::Manifest;
+use crate::manifest::{Hidden, Listed, Manifest};
+use crate::table::lookup::{Found, Lookup};
+use crate::table::{self, Footer, Table, hidden};
 
 /// A fault to be planted, so that a test can show that it would be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +44,128 @@ const STORE: journal::StoreId = [1; 16];
 /// Decodes a manifest.
 pub fn manifest(bytes: &[u8]) -> Result<()> {
     Manifest::decode(bytes).map(drop)
+}
+
+/// Decodes a manifest with these fields and a good checksum, and gives them as they would be encoded.
+pub fn manifest_fields(fields: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Manifest::decode(&[fields, blake3::hash(fields).as_bytes()].concat())?.encode();
+    bytes.truncate(bytes.len() - 32);
+    Ok(bytes)
+}
+
+/// Decodes a hidden file with a good head and good checks whose tables are these bytes, and gives them as they would be encoded.
+pub fn hidden(tables: &[u8]) -> Result<Vec<u8>> {
+    const HEAD_BYTES: usize = 32;
+    let empty = hidden::encode(9, &STORE, &hidden::HiddenChunks::new());
+    let mut bytes = [&empty[..HEAD_BYTES], tables].concat();
+    let checksum = *blake3::hash(&bytes).as_bytes();
+    bytes.extend(checksum);
+    let entry = Hidden { number: 9, len: bytes.len() as u64, check: hidden::check_of(&bytes) };
+    let again = hidden::encode(9, &STORE, &hidden::decode(&bytes, &entry, &STORE)?);
+    Ok(again[HEAD_BYTES..again.len() - checksum.len()].to_vec())
+}
+
+/// What a table is made of.
+pub struct TableParts<'a> {
+    /// The dictionary.
+    pub dictionary: &'a [u8],
+    /// The frames, side by side.
+    pub frames: &'a [u8],
+    /// Of each entry, what follows the hash. The offset counts from the first frame.
+    pub entries: Vec<[u8; 8]>,
+    /// What is added to the footer's fields.
+    pub lie: [u32; 3],
+}
+
+/// A store whose manifest lists a table of these parts, all checks made good; and the hashes in its index: those of the chunks that are there, any
+/// other where no chunk is.
+pub fn store_with_table(parts: &TableParts<'_>) -> (Vec<Hash>, Memory) {
+    const NUMBER: u32 = 2;
+    let header = table::header(NUMBER, &STORE);
+    let key = table::key_of(&header);
+    let mut bytes = [&header[..], parts.dictionary, parts.frames].concat();
+    let index_offset = bytes.len() as u32;
+    let first = header.len() + parts.dictionary.len();
+    let dictionary = (!parts.dictionary.is_empty())
+        .then(|| Arc::new(Dictionary::new(parts.dictionary.to_vec(), table::DICTIONARY_LEVEL)));
+    let mut index: Vec<[u8; table::ENTRY_BYTES]> = Vec::new();
+    for entry in &parts.entries {
+        let [a, b, c, d, packed @ ..] = *entry;
+        let offset = u32::from_le_bytes([a, b, c, d]).wrapping_add(first as u32);
+        let entry = [&[0; Hash::LEN][..], &offset.to_le_bytes(), &packed].concat();
+        let decoded = table::decode_entry(&entry, NUMBER, first as u64..u64::from(index_offset)).and_then(
+            |(_, place)| {
+                let read = |place: Location| {
+                    let start = place.offset as usize;
+                    let bytes = bytes.get(start..start + place.len as usize);
+                    let bytes = bytes.ok_or(FrameError { what: "no such place" })?.to_vec();
+                    Ok::<_, FrameError>(Source { bytes, dictionary: dictionary.clone() })
+                };
+                frame::decode(place, read).ok()
+            },
+        );
+        let hash = decoded.map_or_else(|| Hash::of(&entry), |chunk| Hash::of(&chunk));
+        let mut whole = [0; table::ENTRY_BYTES];
+        whole.copy_from_slice(&[hash.as_bytes(), &entry[Hash::LEN..]].concat());
+        index.push(whole);
+    }
+    index.sort_unstable();
+    index.dedup_by_key(|entry| entry.first_chunk::<32>().copied());
+    let mut hasher = blake3::Hasher::new_keyed(&key);
+    hasher.update(parts.dictionary).update(index.as_flattened());
+    bytes.extend(index.as_flattened());
+    let fields = [index.len() as u32, parts.dictionary.len() as u32, index_offset];
+    let [chunks, dictionary_len, index_offset] =
+        [0, 1, 2].map(|field: usize| fields[field].wrapping_add(parts.lie[field]));
+    let footer = Footer { chunks, dictionary_len, index_offset, digest: *hasher.finalize().as_bytes() };
+    let footer = footer.encode(&key);
+    bytes.extend(footer);
+    let (len, check) = (bytes.len() as u64, table::check_of(&footer));
+    let listed = Listed { number: NUMBER, len, newest: 1, check, tier: 0, run: NUMBER, held: false };
+    let manifest = Manifest { next: 4, active: 3, tables: vec![listed], ..Manifest::first(STORE) };
+    let files = [
+        (crate::manifest::FILE.to_owned(), manifest.encode()),
+        (journal::file_name(3), [&journal::header(3, &STORE)[..], &checkpoint(3)].concat()),
+        (table::file_name(NUMBER), bytes),
+    ];
+    let hashes = index.iter().filter_map(|entry| Hash::from_slice(&entry[..Hash::LEN]));
+    (hashes.collect(), Memory::holding(files.into()))
+}
+
+/// Which of these tables each of the hashes asked for is found in. A table's chunks are in the order of their hashes; true is hidden.
+pub fn lookup(tables: &[BTreeMap<Hash, bool>], asked: &[Hash]) -> Result<Vec<Option<usize>>> {
+    let lookup = lookup_of(tables)?;
+    let number = |found: Found| lookup.tables()[found.slot].number as usize - 1;
+    asked.iter().map(|hash| Ok(lookup.get(hash)?.map(number))).collect()
+}
+
+/// Opens tables of these chunks, whose frames are empty.
+pub(crate) fn lookup_of(tables: &[BTreeMap<Hash, bool>]) -> Result<Lookup> {
+    let memory = Memory::default();
+    let mut hidden = hidden::HiddenChunks::new();
+    let mut open = Vec::new();
+    for (chunks, number) in tables.iter().zip(1..) {
+        let mut writer = table::write::Writer::create(&memory, number, &STORE, &[], table::TABLE_BYTES_MAX)?;
+        let mut bits = hidden::Bits::new(chunks.len() as u32);
+        let header = FrameHeader {
+            encoding: Encoding::Raw,
+            step: 0,
+            crossed: false,
+            leaf: true,
+            raw_len: 0,
+            payload_len: 0,
+        };
+        for ((hash, is_hidden), ordinal) in chunks.iter().zip(0..) {
+            writer.put(*hash, &header, &[])?;
+            if *is_hidden {
+                bits.set(ordinal);
+            }
+        }
+        hidden.insert(number, bits);
+        let listed = writer.finish(0, 0, number, None)?;
+        open.push(Arc::new(Table::open(&memory, &listed, &STORE)?));
+    }
+    Lookup::build(open, |number| hidden.get(&number))
 }
 
 /// Replays a journal with a good header and first group, and `tail` behind; `durable_end` is what the watermark says. Gives the number of
@@ -73,7 +202,12 @@ pub fn group_header(bytes: &[u8], offset: u64) -> bool {
 }
 
 fn first_group() -> Vec<u8> {
-    let key = journal::key_of(&journal::header(1, &STORE));
+    checkpoint(1)
+}
+
+/// The first group of the journal with this number.
+fn checkpoint(number: u32) -> Vec<u8> {
+    let key = journal::key_of(&journal::header(number, &STORE));
     let offset = journal::HEADER_BYTES as u64;
     let place = Place { offset, previous: journal::first_check(&key), sequence: 0, synced_end: 0 };
     Group::new(Kind::Checkpoint).finish().place(&key, &place).0.to_vec()

@@ -58,9 +58,25 @@ impl Watermark {
             }
             other => other.map_err(Error::io("open", FILE))?,
         };
-        let mut bytes = [0; BYTES];
-        let found = file.read_at(&mut bytes, 0).ok().and_then(|()| decode(&bytes, &store));
+        let found = read(&*file, &store);
         Ok(Watermark { file, store, written: found.map(|mark| (mark, true)) })
+    }
+
+    /// Opens the watermark that another process writes; one that is gone says nothing.
+    pub(crate) fn open_to_read(io: &dyn Io, store: StoreId) -> Result<Option<Watermark>> {
+        match io.open(FILE) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("open", FILE)(error)),
+            Ok(file) => {
+                let written = read(&*file, &store).map(|mark| (mark, true));
+                Ok(Some(Watermark { file, store, written }))
+            }
+        }
+    }
+
+    /// What the file says by now.
+    pub(crate) fn read_again(&self) -> Option<Mark> {
+        read(&*self.file, &self.store)
     }
 
     /// What the file says.
@@ -88,6 +104,11 @@ impl Watermark {
         }
         Ok(())
     }
+}
+
+fn read(file: &dyn File, store: &StoreId) -> Option<Mark> {
+    let mut bytes = [0; BYTES];
+    file.read_at(&mut bytes, 0).ok().and_then(|()| decode(&bytes, store))
 }
 
 fn encode(mark: Mark, store: &StoreId) -> Vec<u8> {

@@ -76,6 +76,22 @@ impl Writer {
     /// Adds a chunk whose children are in the store or in this writer. `base` is an earlier version of it, if known.
     pub(crate) fn put(&mut self, chunk: Chunk, base: Option<Hash>) -> Result<()> {
         self.batch.put(chunk, base);
+        self.hand_over()
+    }
+
+    /// Adds the next version of `base`: some bytes replaced, at ascending places, by as many others. Gives the chunk.
+    pub(crate) fn put_replaced<B: AsRef<[u8]>>(
+        &mut self,
+        base: &Chunk,
+        replaced: &[(usize, B)],
+    ) -> Result<Chunk> {
+        let made = self.batch.put_replaced(base, replaced);
+        let chunk = made.map_err(|error| Error::malformed(base.hash(), error.to_string()))?;
+        self.hand_over()?;
+        Ok(chunk)
+    }
+
+    fn hand_over(&mut self) -> Result<()> {
         if self.batch.bytes() > BATCH_BYTES_MAX {
             match self.store.append(std::mem::take(&mut self.batch), &[])? {
                 Outcome::Appended(_) => {}

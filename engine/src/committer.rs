@@ -5,9 +5,12 @@
 //! since its snapshot; one that is refused, or that fails, never fails another. While a group becomes durable, the next one is
 //! appended.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    sync::Arc,
+};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use pleach_chunkstore::{Hash, RefUpdate, Ticket};
 
 use crate::{
@@ -92,35 +95,37 @@ impl Database {
 
     fn try_group(&self, group: &[Arc<Waiting>]) -> Result<Vec<Reply>> {
         let mut writer = Writer::new(self.store());
-        let mut branches: BTreeMap<String, BranchState> = BTreeMap::new();
+        let requests: Vec<_> = group.iter().map(|waiting| waiting.request.lock()).collect();
+        let mut branches: BTreeMap<&str, BranchState<'_>> = BTreeMap::new();
         let mut refusals = Vec::with_capacity(group.len());
-        for waiting in group {
-            let request = waiting.request.lock();
-            if !branches.contains_key(&request.branch) {
-                let root = self.appended_branch(&request.branch)?.work;
-                branches.insert(request.branch.clone(), BranchState { root, tables: BTreeMap::new() });
-            }
-            let Some(state) = branches.get_mut(&request.branch) else { continue };
-            refusals.push(state.admit(&mut writer, &request)?);
+        for request in &requests {
+            let state = match branches.entry(&request.branch) {
+                btree_map::Entry::Occupied(slot) => slot.into_mut(),
+                btree_map::Entry::Vacant(slot) => {
+                    let root = self.appended_branch(&request.branch)?.work;
+                    slot.insert(BranchState { root, tables: BTreeMap::new() })
+                }
+            };
+            refusals.push(state.admit(&mut writer, request)?);
         }
         let mut updates = Vec::new();
         let mut roots = BTreeMap::new();
         for (branch, state) in branches {
             let (old, new) = (state.root, state.fold(&mut writer)?);
             if old != new {
-                updates.push(RefUpdate { name: names::work(&branch), old: Some(old), new: Some(new) });
+                updates.push(RefUpdate { name: names::work(branch), old: Some(old), new: Some(new) });
             }
             roots.insert(branch, (new, old != new));
         }
         let ticket = Arc::new(writer.append(&updates)?);
-        let reply = |(waiting, refusal): (&Arc<Waiting>, Option<Refusal>)| match refusal {
+        let reply = |(request, refusal): (&MutexGuard<'_, Request>, Option<Refusal>)| match refusal {
             Some(Refusal { table, key }) => Reply::Refused { table, key },
             None => {
-                let (root, changed) = roots[&waiting.request.lock().branch];
+                let (root, changed) = roots[request.branch.as_str()];
                 Reply::Appended { ticket: ticket.clone(), root, changed }
             }
         };
-        Ok(group.iter().zip(refusals).map(reply).collect())
+        Ok(requests.iter().zip(refusals).map(reply).collect())
     }
 }
 
@@ -131,27 +136,27 @@ struct Refusal {
 }
 
 /// A branch's work with the changes of the members admitted so far.
-struct BranchState {
+struct BranchState<'a> {
     root: Hash,
-    tables: BTreeMap<String, TableState>,
+    tables: BTreeMap<&'a str, TableState<'a>>,
 }
 
 /// A table of the group: what is appended, and what the group adds.
-struct TableState {
+struct TableState<'a> {
     /// The entry before the rows below are applied; `None` if there is no such table.
     entry: Option<TableEntry>,
     /// Whether a member of the group changed the table itself.
     restructured: bool,
-    rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    rows: BTreeMap<&'a [u8], Option<&'a [u8]>>,
 }
 
-impl BranchState {
+impl<'a> BranchState<'a> {
     /// Admits a request whole, or says what stands against it.
-    fn admit(&mut self, writer: &mut Writer, request: &Request) -> Result<Option<Refusal>> {
+    fn admit(&mut self, writer: &mut Writer, request: &'a Request) -> Result<Option<Refusal>> {
         for (table, edits) in &request.edits {
-            let state = match self.tables.entry(table.clone()) {
-                std::collections::btree_map::Entry::Occupied(slot) => slot.into_mut(),
-                std::collections::btree_map::Entry::Vacant(slot) => {
+            let state = match self.tables.entry(table) {
+                btree_map::Entry::Occupied(slot) => slot.into_mut(),
+                btree_map::Entry::Vacant(slot) => {
                     let entry = catalogue::table(writer, &self.root, table)?;
                     slot.insert(TableState { entry, restructured: false, rows: BTreeMap::new() })
                 }
@@ -162,7 +167,7 @@ impl BranchState {
             }
         }
         for (table, edits) in &request.edits {
-            if let Some(state) = self.tables.get_mut(table) {
+            if let Some(state) = self.tables.get_mut(table.as_str()) {
                 state.apply(writer, edits)?;
             }
         }
@@ -175,19 +180,19 @@ impl BranchState {
         for (table, state) in self.tables {
             if state.restructured {
                 // What was in conflict was rows of the table as it was.
-                changes.push((Name::Conflicts(table.clone()), None));
+                changes.push((Name::Conflicts(table.to_owned()), None));
             }
             let entry = match state.entry {
                 Some(entry) => Some(Entry::Table(state.fold(writer, entry)?)),
                 None => None,
             };
-            changes.push((Name::Table(table), entry));
+            changes.push((Name::Table(table.to_owned()), entry));
         }
         catalogue::change(writer, self.root, changes)
     }
 }
 
-impl TableState {
+impl<'a> TableState<'a> {
     /// What stands against the edits of a transaction that saw `seen`: a row (`Some(Some(key))`) or the table (`Some(None)`).
     fn refuses(
         &self,
@@ -204,7 +209,7 @@ impl TableState {
             return Ok(Some(None));
         }
         for key in edits.rows.keys() {
-            let written_in_group = self.rows.contains_key(key);
+            let written_in_group = self.rows.contains_key(key.as_slice());
             let changed =
                 || Ok::<_, Error>(map::get(reader, &now.rows, key)? != map::get(reader, &seen.rows, key)?);
             if written_in_group || (now.rows != seen.rows && changed()?) {
@@ -214,7 +219,7 @@ impl TableState {
         Ok(None)
     }
 
-    fn apply(&mut self, writer: &mut Writer, edits: &TableEdits) -> Result<()> {
+    fn apply(&mut self, writer: &mut Writer, edits: &'a TableEdits) -> Result<()> {
         self.restructured |= edits.is_structural();
         if edits.dropped {
             self.entry = None;
@@ -228,7 +233,9 @@ impl TableState {
         if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
             entry.rows = rows;
         }
-        self.rows.extend(edits.rows.iter().map(|(key, value)| (key.clone(), value.clone())));
+        // The second of two sets comes out sorted, and is taken whole.
+        self.rows
+            .append(&mut edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect());
         Ok(())
     }
 
@@ -236,8 +243,8 @@ impl TableState {
         let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
         let mut edits = Vec::with_capacity(self.rows.len());
         for (key, value) in self.rows {
-            let new = value.map(|value| blob::store(writer, config.inline_bytes, &value)).transpose()?;
-            edits.push(Edit { key, new });
+            let new = value.map(|value| blob::store(writer, config.inline_bytes, value)).transpose()?;
+            edits.push(Edit { key: key.to_vec(), new });
         }
         Ok(TableEntry { rows: edit::apply(writer, &config, entry.rows, &edits)?, ..entry })
     }

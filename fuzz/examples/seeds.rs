@@ -1,5 +1,4 @@
-//! Writes the seeds under `corpus/`: small real chunks, frames, journals and rows, so that fuzzing starts from inside the
-//! formats. Run it in this directory after a format changed: `cargo run --example seeds`.
+//! Writes the seeds under `corpus/`: small real chunks, frames, files and rows, so that fuzzing starts from inside the formats. Run it in this directory after a format changed: `cargo run --example seeds`.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +6,7 @@ use std::sync::Arc;
 
 use pleach_chunkstore::frame::{self, Encoding, FrameHeader};
 use pleach_chunkstore::io::memory::Memory;
-use pleach_chunkstore::patch;
+use pleach_chunkstore::{patch, testing};
 use pleach_engine::row::{Column, Type, Value};
 use pleach_engine::{Batch, Chunk, Database, Hash, NewCommit, Options, Outcome, RefUpdate, Schema, Store};
 
@@ -17,6 +16,10 @@ fn main() -> Result<()> {
     nodes()?;
     frames()?;
     journals()?;
+    manifests()?;
+    hidden_files()?;
+    tables()?;
+    stores()?;
     rows()
 }
 
@@ -66,22 +69,38 @@ fn frames() -> Result<()> {
     let payload = frame::compress(base.bytes(), 1).ok_or("compresses")?;
     let mut file = Vec::new();
     frame::put(&mut file, &header(&base, Encoding::Zstd, 0, &payload), &payload);
-    write("frame", "zstd", &[&[0, 0], &file[..]].concat())?;
+    write("frame", "zstd", &[&[0, 0, 0, 0], &file[..]].concat())?;
     let len = file.len() as u32;
     file.resize(file.len().next_multiple_of(8), 0);
     let start = file.len() as u32;
     let payload = frame::delta(newer.bytes(), base.bytes()).ok_or("resembles")?;
     let encoding = Encoding::Delta { file: 0, offset: start, len };
     frame::put(&mut file, &header(&newer, encoding, 1, &payload), &payload);
-    write("frame", "delta", &[&[1, (start / 8) as u8], &file[..]].concat())?;
+    write("frame", "delta", &[&[1, (start / 8) as u8, 0, 0], &file[..]].concat())?;
     file.truncate(start as usize);
+    let crossed = Encoding::Delta { file: 2, offset: 0, len };
+    let mut other = Vec::new();
+    frame::put(&mut other, &FrameHeader { crossed: true, ..header(&newer, crossed, 1, &payload) }, &payload);
+    let head = [0x81, 0, 0, (start / 8) as u8];
+    write("frame", "crossed", &[&head, &file[..], &other].concat())?;
     let payload = patch::make(newer.bytes(), base.bytes()).ok_or("resembles")?;
     let encoding = Encoding::Patch { file: 0, offset: start, len };
     frame::put(&mut file, &header(&newer, encoding, 1, &payload), &payload);
-    write("frame", "patch", &[&[1, (start / 8) as u8], &file[..]].concat())?;
+    write("frame", "patch", &[&[1, (start / 8) as u8, 0, 0], &file[..]].concat())?;
     let mut raw = Vec::new();
     frame::put(&mut raw, &header(&base, Encoding::Raw, 0, base.bytes()), base.bytes());
-    write("frame", "raw", &[&[0, 0], &raw[..]].concat())
+    write("frame", "raw", &[&[0, 0, 0, 0], &raw[..]].concat())?;
+    let dictionary = base.bytes();
+    let prepared = frame::Dictionary::new(dictionary.to_vec(), 3);
+    let payload = frame::compress_with(newer.bytes(), &prepared).ok_or("compresses")?;
+    let mut file = Vec::new();
+    frame::put(&mut file, &header(&newer, Encoding::ZstdDictionary, 0, &payload), &payload);
+    let dictionary = &dictionary[..dictionary.len() / 8 * 8];
+    write("frame", "dictionary", &[&[0, 0, (dictionary.len() / 8) as u8, 0], dictionary, &file].concat())?;
+    let [raw_len, base_len] = [newer.bytes().len() as u16, base.bytes().len() as u16].map(u16::to_le_bytes);
+    let payload = patch::make(newer.bytes(), base.bytes()).ok_or("resembles")?;
+    write("patch", "of-a-version", &[&raw_len, &base_len, base.bytes(), &payload].concat())?;
+    write("patch", "to-a-version", &[&raw_len, &base_len, base.bytes(), newer.bytes()].concat())
 }
 
 fn header(chunk: &Chunk, encoding: Encoding, step: u8, payload: &[u8]) -> FrameHeader {
@@ -103,9 +122,7 @@ fn journals() -> Result<()> {
     }
     store.close()?;
     for (name, bytes) in memory.files() {
-        if name == "manifest" {
-            write("journal", "manifest", &[&[4], &bytes[..]].concat())?;
-        } else if name.starts_with("journal") {
+        if name.starts_with("journal") {
             write("journal", "tail", &[&[0], &bytes[..]].concat())?;
             write("journal", "header", &[&[2], &bytes[..]].concat())?;
         }
@@ -114,6 +131,67 @@ fn journals() -> Result<()> {
     frame::put(&mut body, &header(&chunk, Encoding::Raw, 0, chunk.bytes()), chunk.bytes());
     write("journal", "group", &[&[1, 1, 0], &body[..]].concat())?;
     write("journal", "index", &[3])
+}
+
+/// Of a store with a file of every kind.
+fn manifests() -> Result<()> {
+    let specimen = testing::specimen()?;
+    let manifest = &specimen.files["manifest"];
+    write("manifest", "whole", manifest)?;
+    write("manifest", "fields", &manifest[..manifest.len() - 32])?;
+    let first = &specimen.past[0].0["manifest"];
+    write("manifest", "first", &first[..first.len() - 32])
+}
+
+fn hidden_files() -> Result<()> {
+    let specimen = testing::specimen()?;
+    for (name, bytes) in specimen.files.iter().filter(|(name, _)| name.starts_with("hidden-")) {
+        write("hidden", name, &bytes[32..bytes.len() - 32])?;
+    }
+    Ok(())
+}
+
+/// The tables of a store with a file of every kind, taken apart, but for the long one; and one with a dictionary.
+fn tables() -> Result<()> {
+    let specimen = testing::specimen()?;
+    for (name, bytes) in
+        specimen.files.iter().filter(|(name, bytes)| name.starts_with("table-") && bytes.len() < 4096)
+    {
+        let footer = bytes.last_chunk::<64>().ok_or("a footer")?;
+        let field = |at: usize| {
+            u32::from_le_bytes([footer[at], footer[at + 1], footer[at + 2], footer[at + 3]]) as usize
+        };
+        let (chunks, index) = (field(0), field(8));
+        let frames = &bytes[64..index];
+        let mut seed = vec![0, chunks as u8];
+        seed.extend((frames.len() as u16).to_le_bytes());
+        for entry in bytes[index..].as_chunks::<40>().0.iter().take(chunks) {
+            let offset = u32::from_le_bytes([entry[32], entry[33], entry[34], entry[35]]) - 64;
+            seed.extend(offset.to_le_bytes());
+            seed.extend(&entry[36..]);
+        }
+        seed.extend(frames);
+        write("table", name, &seed)?;
+    }
+    let dictionary = b"what most of the chunks in a table begin with, in so many words ";
+    let chunk = Chunk::build(1, 0, dictionary, None, &[], 0);
+    let prepared = frame::Dictionary::new(dictionary.to_vec(), 9);
+    let payload = frame::compress_with(chunk.bytes(), &prepared).ok_or("compresses")?;
+    let mut frames = Vec::new();
+    let len = frame::put(&mut frames, &header(&chunk, Encoding::ZstdDictionary, 0, &payload), &payload);
+    let head = [(dictionary.len() / 8) as u8, 1, len as u8, 0];
+    let entry = [[0; 4], (len | 1 << 30).to_le_bytes()].concat();
+    write("table", "dictionary", &[&head, &dictionary[..], &entry, &frames].concat())
+}
+
+/// What the targets that work on whole stores are told to do.
+fn stores() -> Result<()> {
+    write("replay", "cut", &[4, 0x80, 1, 0x82, 3, 0, 20, 0x80])?;
+    write("replay", "overwritten", &[3, 0x80, 1, 2, 1, 60, 0, b'P', b'L', b'G', b'R'])?;
+    write("directory", "flipped", &[9, 0, 0, 2, 4, 0])?;
+    write("directory", "replaced", &[9, 6, 0, 0, 0, 11])?;
+    write("directory", "older", &[6, 8, 0, 0, 3, 0, 14, 8, 0, 0, 3, 0])?;
+    write("lookup", "twice", &[2, 1, 2, 4, 1, 1, 2, 4, 2, 2, 1, 2, 5, 1, 1, 2, 4, 2])
 }
 
 fn schema() -> Result<Schema> {

@@ -1,5 +1,5 @@
-//! Any bytes behind the good beginning of a journal, as a group's body with good checks, as a group's header, as an index,
-//! and as a manifest.
+//! Any bytes behind the good beginning of a journal, as a group's body with good checks, as a group's header, and as an
+//! index.
 //!
 //! Input: first byte which of these, then for a body two bytes, numbers of frames and of records; the rest the bytes.
 
@@ -10,7 +10,7 @@ use pleach_chunkstore::testing;
 
 fuzz_target!(|input: &[u8]| {
     let Some((door, bytes)) = input.split_first() else { return };
-    match (door % 5, bytes) {
+    match (door % 4, bytes) {
         // A torn tail, unless a header in it proves that more had been durable: that is damage.
         (0, tail) => assert!(testing::journal(tail, 0).map_or(true, |groups| groups >= 1)),
         (1, [frames, records, body @ ..]) => {
@@ -22,8 +22,6 @@ fuzz_target!(|input: &[u8]| {
         (3, bytes) => {
             let _ = testing::index(bytes);
         }
-        (_, bytes) => {
-            let _ = testing::manifest(bytes);
-        }
+        _ => {}
     }
 });

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
-use pleach_engine::{Database, Hash, Pins};
+use pleach_engine::Pins;
 use tokio::sync::{Notify, watch};
 
 use crate::error::{Behind, Error, Result};
@@ -171,23 +171,12 @@ impl Peer {
         self.progress.send_modify(|count| *count += 1);
     }
 
-    /// The standby has `refs` of `database`: as far as that is here, it stays until the standby has something else.
-    pub(crate) fn pin(
-        &self,
-        name: &str,
-        database: &Database,
-        refs: impl IntoIterator<Item = Hash>,
-    ) -> Result<()> {
-        self.holds(name, Pins::of(database.store(), refs)?);
-        Ok(())
-    }
-
     /// What `pins` keep is on its way.
     pub(crate) fn sent(&self, name: &str, pins: Pins) {
         self.state.lock().links.entry(name.to_owned()).or_default().sent = pins;
     }
 
-    /// The standby has what `pins` keep, and nothing is on its way.
+    /// The standby has what `pins` keep, and nothing is on its way: that stays here until it has something else.
     pub(crate) fn holds(&self, name: &str, pins: Pins) {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
@@ -227,6 +216,8 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use pleach_engine::{Database, Hash};
+
     use super::*;
 
     fn peer() -> Peer {
@@ -275,7 +266,8 @@ mod tests {
         let (peer, database) = (peer(), Database::memory().unwrap());
         let empty = database.branch("main").unwrap().unwrap().work;
         let pinned = || database.store().stats().pinned_roots;
-        peer.pin("shop", &database, [empty, Hash::of(b"what this node lacks")]).unwrap();
+        let held = [empty, Hash::of(b"what this node lacks")];
+        peer.holds("shop", Pins::of(database.store(), held).unwrap());
         assert_eq!(pinned(), 1);
         let mut transaction = database.begin("main").unwrap();
         transaction.create_table("t", None).unwrap();

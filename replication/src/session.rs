@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pleach_engine::{Database, Pins};
+use pleach_engine::{Database, Hash, Pins};
 use pleach_protocol::Sender;
 use pleach_protocol::limits::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX,
@@ -56,7 +56,7 @@ pub(crate) async fn run(
         let mut answers =
             Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
         let held = greet(node, peer, &standing, &mut answers).await?;
-        pin(peer, databases, &held)?;
+        pin(peer, databases, &held).await?;
         peer.connected();
         let session =
             Session { peer, databases, standing, held, sending: None, in_flight: HashMap::new(), requests };
@@ -148,10 +148,12 @@ async fn greet(
 }
 
 /// Pins what the standby holds, as far as it is here: what it lacks is a difference to that.
-fn pin(peer: &Peer, databases: &Tracked, held: &BTreeMap<String, SharedRefs>) -> Result<()> {
+async fn pin(peer: &Peer, databases: &Tracked, held: &BTreeMap<String, SharedRefs>) -> Result<()> {
     for (name, refs) in held {
         if let Some(database) = databases.get(name) {
-            peer.pin(name, &database, refs.values().copied())?;
+            let roots: Vec<Hash> = refs.values().copied().collect();
+            let pins = crate::blocking(move || Ok(Pins::of(database.store(), roots)?)).await?;
+            peer.holds(name, pins);
         }
     }
     Ok(())
@@ -278,7 +280,7 @@ fn send_change(
     // Read before the refs, which so include it.
     let sequence = database.sequence();
     let (refs, pins) = shared_refs::read_pinned(database)?;
-    let knows = |hash: &pleach_engine::Hash| database.store().contains(hash);
+    let knows = |hash: &Hash| database.store().contains(hash);
     let updates = shared_refs::updates(held, &refs, knows);
     send(Request::Change(proto::Change { sequence, ..change }))?;
     for part in updates.chunks(UPDATES_A_MESSAGE) {

@@ -38,6 +38,10 @@ impl Io for Counted {
         self.io.open(name).map(|file| self.file(file))
     }
 
+    fn open_to_read(&self, name: &str) -> Result<Arc<dyn File>> {
+        self.io.open_to_read(name).map(|file| self.file(file))
+    }
+
     fn map(&self, name: &str) -> Result<Arc<dyn File>> {
         self.io.map(name).map(|file| self.file(file))
     }

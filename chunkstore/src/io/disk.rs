@@ -57,6 +57,10 @@ impl Io for Disk {
         Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.dir.join(name))?))
     }
 
+    fn open_to_read(&self, name: &str) -> Result<Arc<dyn File>> {
+        Ok(Arc::new(fs::File::open(self.dir.join(name))?))
+    }
+
     fn map(&self, name: &str) -> Result<Arc<dyn File>> {
         Ok(Arc::new(Mapped::new(fs::File::open(self.dir.join(name))?)?))
     }

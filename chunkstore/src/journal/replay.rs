@@ -15,7 +15,7 @@ use crate::journal::{Check, HEADER_BYTES, Journal};
 use crate::refs;
 
 /// What a journal holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Replay {
     /// End of the checkpoint.
     pub(crate) start: u64,
@@ -57,16 +57,7 @@ pub(crate) fn replay(journal: &Journal, expect: Expect) -> Result<Replay> {
             "the journal is shorter than when it was sealed",
         ));
     }
-    let mut replay = Replay {
-        start: HEADER_BYTES as u64,
-        end: HEADER_BYTES as u64,
-        file_len,
-        check: journal.first_check(),
-        sequence: 0,
-        groups: 0,
-        entries: Vec::new(),
-        refs: BTreeMap::new(),
-    };
+    let mut replay = Replay::begin(journal, file_len);
     while replay.next_group(journal, limit)? {}
     match expect {
         Expect::Sealed(end, check) if (replay.end, replay.check) != (end, check) => Err(Error::damaged(
@@ -90,6 +81,43 @@ pub(crate) fn replay(journal: &Journal, expect: Expect) -> Result<Replay> {
 }
 
 impl Replay {
+    /// A replay before the first group.
+    fn begin(journal: &Journal, file_len: u64) -> Replay {
+        Replay {
+            start: HEADER_BYTES as u64,
+            end: HEADER_BYTES as u64,
+            file_len,
+            check: journal.first_check(),
+            sequence: 0,
+            groups: 0,
+            entries: Vec::new(),
+            refs: BTreeMap::new(),
+        }
+    }
+
+    /// What a journal that someone else writes holds durably: everything up to `end`, or, as long as nothing is known of that, its checkpoint.
+    pub(crate) fn durable(journal: &Journal, end: Option<u64>) -> Result<Replay> {
+        let file_len = journal.file.len().map_err(Error::io("measure", &journal.name))?;
+        let mut replay = Replay::begin(journal, file_len);
+        let found = replay.next_group(journal, file_len)?;
+        match found {
+            true => replay.follow(journal, end.unwrap_or(0))?,
+            false => return Err(Error::damaged(&journal.name, replay.end, "the journal has no checkpoint")),
+        }
+        Ok(replay)
+    }
+
+    /// Takes in the groups up to `end`, which are durable.
+    pub(crate) fn follow(&mut self, journal: &Journal, end: u64) -> Result<()> {
+        while self.end < end {
+            if !self.next_group(journal, end)? {
+                let what = "no good group is there, and it had been durable";
+                return Err(Error::damaged(&journal.name, self.end, what));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes in the group at `self.end`; false if no good group is there.
     fn next_group(&mut self, journal: &Journal, limit: u64) -> Result<bool> {
         let left = limit.saturating_sub(self.end);

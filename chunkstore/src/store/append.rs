@@ -7,23 +7,20 @@
 //! When a write fails, nothing of its group is noted, and the journal is abandoned: the next append seals it at its last good end and
 //! begins another. The same path seals a journal that is long enough.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::view::{Found, View};
+use super::view::View;
 use super::{Durability, Options, Shared, Store, Ticket};
 use crate::batch::Batch;
-use crate::chunk::Chunk;
 use crate::error::{Error, Result};
-use crate::frame::{self, Encoding, FrameHeader, JOURNAL_STEPS_MAX, Location};
+use crate::frame::{Encoding, FrameHeader, Location};
 use crate::hash::Hash;
-use crate::index::Uniformly;
 use crate::io::Io;
 use crate::journal::group::{BODY_BYTES_MAX, Finished, Group, Kind, Place};
 use crate::journal::{self, Check, Journal, StoreId, seal};
 use crate::manifest::{self, Manifest, Sealed};
-use crate::patch;
 use crate::refs::{self, Change, Moved, RefUpdate};
 use crate::stats::count;
 
@@ -77,6 +74,8 @@ struct Prepared {
     finished: Finished,
     /// Other files that its frames have bases in.
     bases: BTreeSet<u32>,
+    /// Its bases in the store that are differences themselves.
+    superseded: Vec<Hash>,
     generation: u64,
 }
 
@@ -121,9 +120,7 @@ impl Store {
             }
             let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
             drop(appender);
-            for put in batch.iter() {
-                shared.cache.insert(*put.chunk.hash(), put.chunk.clone());
-            }
+            shared.cache_versions(&batch, &prepared.superseded);
             if matches!(shared.options.durability, Durability::Eventual { .. }) && !updates.is_empty() {
                 shared.call_watchers();
             }
@@ -172,6 +169,7 @@ impl Shared {
     pub(super) fn check_writable(&self, appender: &Appender) -> Result<()> {
         match self.poison.get() {
             Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+            None if self.follower.is_some() => Err(Error::ReadOnly),
             None if appender.closed => Err(Error::Closed),
             None => Ok(()),
         }
@@ -185,8 +183,10 @@ impl Shared {
         };
         let (mut bases, mut reused) = (BTreeSet::new(), Vec::new());
         let mut group = Group::new(Kind::Changes);
-        let mut placed: HashMap<Hash, Location, Uniformly> = HashMap::default();
-        for put in batch.iter() {
+        let mut superseded = Vec::new();
+        // Where each chunk of the batch lies in the group, if it is written.
+        let mut placed: Vec<Option<Location>> = vec![None; batch.len()];
+        for (number, put) in batch.iter().enumerate() {
             let hash = put.chunk.hash();
             if !put.anew && self.reuse(hash)? {
                 reused.push(*hash);
@@ -194,57 +194,42 @@ impl Shared {
             }
             let difference = match &put.base {
                 Some(base) if self.options.delta => {
-                    let base = match placed.get(base) {
-                        Some(place) => self.base_in_group(batch, &group, *place, base),
-                        None => self.base_in_store(base, active),
+                    let base = match batch.place(base.hash()).and_then(|number| placed[number]) {
+                        Some(place) => self.base_in_group(batch, &group, place, base.hash()),
+                        None => self.base_in_store(base, active, &mut superseded),
                     };
-                    base.and_then(|base| {
-                        let found = difference(&put.chunk, &base)?;
-                        bases.extend(Some(base.place.file).filter(|file| *file != active && *file != 0));
-                        Some(found)
-                    })
+                    base.and_then(|base| base.difference_to(&put.chunk))
                 }
                 _ => None,
             };
+            let base = difference.as_ref().and_then(|difference| difference.encoding.base());
+            bases.extend(base.map(|(file, ..)| file).filter(|file| *file != active && *file != 0));
             let (encoding, step, crossed, payload) = match &difference {
-                Some(found) => (found.encoding, found.step, found.crossed, found.payload.as_slice()),
+                Some(found) => (found.encoding, found.step, found.crossed, found.payload.as_ref()),
                 None => (Encoding::Raw, 0, false, put.chunk.bytes()),
             };
             let leaf = put.chunk.child_count() == 0;
             let (raw_len, payload_len) = (put.chunk.bytes().len() as u32, payload.len() as u32);
             let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
-            placed.insert(*hash, group.put_frame(hash, &header, payload));
+            placed[number] = Some(group.put_frame(hash, &header, payload));
             check_length(&group)?;
         }
         changes.iter().for_each(|change| group.put_record(change));
         check_length(&group)?;
         // Whoever holds may build upon them later: so says the next collection, or this one, by a new generation.
         self.pins.lock().keep_in_holds(&reused);
-        Ok(Prepared { finished: group.finish(), bases, generation })
+        Ok(Prepared { finished: group.finish(), bases, superseded, generation })
     }
 
-    /// A base that lies at `place` in the group being made.
-    fn base_in_group(&self, batch: &Batch, group: &Group, place: Location, hash: &Hash) -> Option<Base> {
-        let chunk = batch.get(hash).filter(|_| place.step < JOURNAL_STEPS_MAX)?;
-        let distance = group.next_frame() - place.offset;
-        let (bytes, share) = (BaseBytes::Chunk(chunk.clone()), WHOLE);
-        Some(Base { place: Location { offset: distance, ..place }, crossed: place.crossed, bytes, share })
-    }
-
-    /// A base in the store, for a frame of the journal `active`: the version asked for, or the full frame that its chain starts from, if
-    /// the chain is at its longest or leaves a journal that is not the active one. A base that cannot be read is no reason to refuse
-    /// the chunk: it is written whole.
-    fn base_in_store(&self, hash: &Hash, active: u32) -> Option<Base> {
-        let (Found { place, .. }, view) = self.locate(hash).ok()??;
-        let ends = place.step >= JOURNAL_STEPS_MAX || (place.crossed && place.file != active);
-        let (place, bytes, share) = if ends {
-            // Its hash is not known and not needed: a difference copies only bytes that were seen to be equal.
-            let (start, bytes) = frame::decode_start(place, |place| view.read_frame(place)).ok()?;
-            (start, BaseBytes::Start(bytes), HALF)
-        } else {
-            (place, BaseBytes::Chunk(self.get(hash).ok()??), WHOLE)
-        };
-        Some(Base { place, crossed: place.crossed || place.file != active, bytes, share })
+    /// Puts the chunks of an append into the cache. A version that came as a difference and has now a successor is likely to be read no more, and
+    /// makes room; a full frame may be what many branches grow from, and stays as long as it is read.
+    fn cache_versions(&self, batch: &Batch, superseded: &[Hash]) {
+        for hash in superseded {
+            self.cache.remove(hash);
+        }
+        for put in batch.iter() {
+            self.cache.insert(*put.chunk.hash(), put.chunk.clone());
+        }
     }
 
     /// Makes a written group known: its chunks at once, its refs when durable (at once, if the store is eventual).
@@ -345,65 +330,6 @@ impl Shared {
             Err(_) => 0,
         }
     }
-}
-
-/// What a chunk's difference is made from.
-struct Base {
-    /// Where it lies; in the group being made the file is 0 and the offset the distance.
-    place: Location,
-    /// Whether a frame with this base is crossed.
-    crossed: bool,
-    bytes: BaseBytes,
-    /// Difference of at most so many parts of the chunk's length are kept: 1 over this.
-    share: usize,
-}
-
-const WHOLE: usize = 1;
-/// Each new chain from the same start carries all that changed since, so a full frame soon costs less.
-const HALF: usize = 2;
-
-enum BaseBytes {
-    Chunk(Chunk),
-    Start(Vec<u8>),
-}
-
-impl BaseBytes {
-    fn as_slice(&self) -> &[u8] {
-        match self {
-            BaseBytes::Chunk(chunk) => chunk.bytes(),
-            BaseBytes::Start(bytes) => bytes,
-        }
-    }
-}
-
-/// A chunk as its difference from another.
-struct Difference {
-    encoding: Encoding,
-    step: u8,
-    crossed: bool,
-    payload: Vec<u8>,
-}
-
-/// The chunk as its difference from `base`, if that is short. A patch is tried first; zstd, which costs many times as much, only where bytes moved
-/// and the patch is long or none, and taken only if it saves a quarter of it.
-fn difference(chunk: &Chunk, base: &Base) -> Option<Difference> {
-    let (bytes, base_bytes) = (chunk.bytes(), base.bytes.as_slice());
-    let Location { file, offset, len, step, .. } = base.place;
-    let patch = patch::make(bytes, base_bytes);
-    let is_good = |patch: &Vec<u8>| bytes.len() == base_bytes.len() || patch.len() <= bytes.len() / 4;
-    let delta = match &patch {
-        Some(patch) if is_good(patch) => None,
-        _ => frame::delta(bytes, base_bytes),
-    };
-    let (encoding, payload) = match (patch, delta) {
-        (Some(patch), Some(delta)) if delta.len() >= patch.len() / 4 * 3 => {
-            (Encoding::Patch { file, offset, len }, patch)
-        }
-        (_, Some(delta)) => (Encoding::Delta { file, offset, len }, delta),
-        (patch, None) => (Encoding::Patch { file, offset, len }, patch?),
-    };
-    let kept = payload.len() <= bytes.len() / base.share;
-    kept.then_some(Difference { encoding, step: step + 1, crossed: base.crossed, payload })
 }
 
 fn check_length(group: &Group) -> Result<()> {

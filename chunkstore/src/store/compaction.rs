@@ -95,6 +95,8 @@ pub(super) struct Job<'a> {
     pub(super) tier: u32,
     /// The run that they belong to; a new one if there is none.
     pub(super) run: Option<u32>,
+    /// The longest table, in bytes.
+    pub(super) table_bytes_max: u64,
     pub(super) take_number: &'a dyn Fn() -> u32,
     pub(super) plant: Option<Plant>,
     /// Whether to give up.
@@ -406,7 +408,8 @@ impl Output<'_> {
                 (header(encoding, 0, &payload), payload)
             }
         };
-        if !self.writer()?.has_room(frame.1.len() + frame::HEADER_BYTES_MAX) {
+        let writer = self.writer()?;
+        if !writer.is_empty() && !writer.has_room(frame.1.len() + frame::HEADER_BYTES_MAX) {
             self.end_table()?;
             if frame.0.step > 0 {
                 let (encoding, payload) = self.whole(item, chunk)?;
@@ -470,7 +473,7 @@ impl Output<'_> {
             None => {
                 let job = self.job;
                 let dictionary = self.dictionary.as_ref().map_or(&[][..], |dictionary| dictionary.bytes());
-                Writer::create(job.io, (job.take_number)(), &job.store, dictionary)?
+                Writer::create(job.io, (job.take_number)(), &job.store, dictionary, job.table_bytes_max)?
             }
         };
         Ok(self.writer.insert(writer))
@@ -516,4 +519,67 @@ fn difference(chunk: &Chunk, newer: &Version) -> Option<(bool, Vec<u8>)> {
         (None, None) => None,
     }
     .filter(|(_, payload)| payload.len() < bytes.len() / 2)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+    use crate::store::maintenance::Inputs;
+    use crate::{Batch, Options, Outcome, Store};
+
+    #[test]
+    fn a_frame_that_does_not_fit_begins_another_table() {
+        const TABLE_BYTES_MAX: u64 = 3000;
+        let options = Options { cache_bytes: 0, background: false, ..Options::default() };
+        let store = Store::memory(options);
+        let version = |number: u32, version: u32| {
+            let words = (0..40_u32).map(|word| {
+                *Hash::of(&[number, word * u32::from(word != version)].map(u32::to_le_bytes).concat())
+                    .as_bytes()
+            });
+            Chunk::build(1, 0, &words.flatten().collect::<Vec<u8>>(), None, &[], 0)
+        };
+        let mut chunks = Vec::new();
+        for number in 0..4 {
+            let mut batch = Batch::default();
+            let mut base = None;
+            for chunk in (1..20).map(|changed| version(number, changed)) {
+                batch.put(chunk.clone(), base.replace(*chunk.hash()));
+                chunks.push(chunk);
+            }
+            let Outcome::Appended(ticket) = store.append(batch, &[]).unwrap() else { panic!("moved") };
+            ticket.wait().unwrap();
+        }
+        let shared = &store.shared;
+        shared.rotate(true).unwrap();
+        let take_number = || shared.manifest.lock().take_number();
+        let job = Job {
+            io: &*shared.io,
+            index: &shared.index,
+            view: shared.view.load_full(),
+            store: shared.manifest.lock().store,
+            compression: Compression::None,
+            newest: 1,
+            tier: 0,
+            run: None,
+            table_bytes_max: TABLE_BYTES_MAX,
+            take_number: &take_number,
+            plant: None,
+            stop: &|| false,
+        };
+        let inputs = Inputs { journals: [1].into(), tables: BTreeSet::new() };
+        let rewrite = job.run(&inputs.journals, &inputs.tables, &|_| true, Pace::full()).unwrap();
+        let lens: Vec<u64> = rewrite.tables.iter().map(|table| table.len).collect();
+        assert!(lens.len() > 3 && lens.iter().all(|len| *len <= TABLE_BYTES_MAX), "{lens:?}");
+        assert!(
+            lens[..lens.len() - 1].iter().all(|len| *len > TABLE_BYTES_MAX / 3),
+            "none is begun too early: {lens:?}"
+        );
+        assert!(rewrite.tables.iter().all(|table| table.run == rewrite.tables[0].number), "one run");
+        shared.replace(&inputs, rewrite, None).unwrap();
+        for chunk in &chunks {
+            assert_eq!(store.get(chunk.hash()).unwrap().unwrap().bytes(), chunk.bytes());
+        }
+    }
 }

@@ -218,6 +218,7 @@ impl Shared {
             newest,
             tier,
             run,
+            table_bytes_max: table::TABLE_BYTES_MAX,
             take_number: &take_number,
             plant: self.options.plant,
             stop: &|| self.maintenance.is_stopping() || self.poison.get().is_some(),

@@ -16,6 +16,7 @@ use quick_cache::sync::Cache;
 
 use super::append::{Appender, Begun};
 use super::maintenance::Maintenance;
+use super::reader::Follower;
 use super::sync::{Turn, sync_every};
 use super::view::View;
 use super::{ByBytes, Durability, Durable, Options, Shared, Store};
@@ -91,9 +92,8 @@ pub(super) fn create(io: Arc<dyn Io>, options: Options) -> Result<Store> {
     let watermark = Watermark::create(&*io, manifest.store)?;
     let begun = Begun::write(&*io, &manifest, &Default::default(), 0)?;
     Manifest::replace(&*io)?;
-    let opening =
-        Opening { io, options, counters, lock, watermark, index: Index::new(), view: View::default() };
-    opening.finish(manifest, begun.into_end())
+    let opening = Opening::new(io, options, counters, lock, Some(watermark));
+    opening.finish(manifest, begun.into_end(), None)
 }
 
 pub(super) fn open(io: Arc<dyn Io>, options: Options) -> Result<Store> {
@@ -108,32 +108,32 @@ pub(super) fn open(io: Arc<dyn Io>, options: Options) -> Result<Store> {
         return Err(Error::NotFound { dir: io.place() });
     };
     let watermark = Watermark::open(&*io, manifest.store)?;
-    let mut opening =
-        Opening { io, options, counters, lock, watermark, index: Index::new(), view: View::default() };
+    let mut opening = Opening::new(io, options, counters, lock, Some(watermark));
     opening.check_newer(&manifest)?;
     opening.load_tables(&manifest)?;
     for sealed in &manifest.sealed {
         opening.load_sealed(&manifest.store, sealed)?;
     }
     let end = opening.load_active(&manifest)?;
-    opening.finish(manifest, end)
+    opening.finish(manifest, end, None)
 }
 
 /// A store being opened.
-struct Opening {
+pub(super) struct Opening {
     io: Arc<dyn Io>,
     options: Options,
     counters: Arc<Counters>,
     lock: Lock,
-    watermark: Watermark,
+    /// None, if the store only reads.
+    watermark: Option<Watermark>,
     index: Index,
     view: View,
 }
 
 /// The end of the active journal: where appending goes on.
-struct End {
-    journal: Journal,
-    replay: Replay,
+pub(super) struct End {
+    pub(super) journal: Arc<Journal>,
+    pub(super) replay: Replay,
 }
 
 impl Begun {
@@ -148,7 +148,7 @@ impl Begun {
             entries: Vec::new(),
             refs: Default::default(),
         };
-        End { journal: self.journal, replay }
+        End { journal: Arc::new(self.journal), replay }
     }
 }
 
@@ -171,10 +171,35 @@ fn write_anew(journal: &Journal, from: u64, to: u64) -> Result<()> {
 }
 
 impl Opening {
+    fn new(
+        io: Arc<dyn Io>,
+        options: Options,
+        counters: Arc<Counters>,
+        lock: Lock,
+        watermark: Option<Watermark>,
+    ) -> Opening {
+        Opening { io, options, counters, lock, watermark, index: Index::new(), view: View::default() }
+    }
+
+    /// The opening of a store that only reads.
+    pub(super) fn to_read(io: Arc<dyn Io>, options: Options, counters: Arc<Counters>) -> Result<Opening> {
+        let lock = Lock::take(&*io)?;
+        Ok(Opening::new(io, options, counters, lock, None))
+    }
+
+    /// What was found in sealed journals and tables.
+    pub(super) fn into_parts(self) -> (Index, View) {
+        (self.index, self.view)
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        self.watermark.as_ref().and_then(Watermark::mark)
+    }
+
     /// Refuses a manifest that is older than what lies beside it.
     fn check_newer(&self, manifest: &Manifest) -> Result<()> {
         let old = |what: String| Error::damaged(manifest::FILE, 0, what);
-        if let Some(mark) = self.watermark.mark() {
+        if let Some(mark) = self.mark() {
             let ends = manifest.sealed.iter().find(|sealed| sealed.number == mark.number);
             if mark.number > manifest.active || ends.is_some_and(|sealed| mark.end > sealed.end) {
                 let (number, end) = (mark.number, mark.end);
@@ -198,7 +223,7 @@ impl Opening {
         Ok(())
     }
 
-    fn load_tables(&mut self, manifest: &Manifest) -> Result<()> {
+    pub(super) fn load_tables(&mut self, manifest: &Manifest) -> Result<()> {
         let hidden = match &manifest.hidden {
             Some(entry) => hidden::read(&*self.io, entry, &manifest.store)?,
             None => HiddenChunks::new(),
@@ -218,7 +243,7 @@ impl Opening {
         self.view.index_tables()
     }
 
-    fn load_sealed(&mut self, store: &StoreId, sealed: &Sealed) -> Result<()> {
+    pub(super) fn load_sealed(&mut self, store: &StoreId, sealed: &Sealed) -> Result<()> {
         let journal = Journal::open(&*self.io, sealed.number, store)?;
         let len = journal.file.len().map_err(Error::io("measure", &journal.name))?;
         if len < sealed.end {
@@ -252,7 +277,7 @@ impl Opening {
     /// Replays the active journal.
     fn load_active(&mut self, manifest: &Manifest) -> Result<End> {
         let journal = Journal::open(&*self.io, manifest.active, &manifest.store)?;
-        let mark = self.watermark.mark().filter(|mark| mark.number == journal.number);
+        let mark = self.mark().filter(|mark| mark.number == journal.number);
         let replay = replay(&journal, Expect::Active(mark.map_or(0, |mark| mark.end)))?;
         let sealed_sequence =
             manifest.sealed.iter().rfind(|sealed| !sealed.held).map_or(0, |sealed| sealed.sequence);
@@ -264,14 +289,20 @@ impl Opening {
             // What was read may be in the operating system's memory only: it must not be shown before it is durable.
             write_anew(&journal, mark.map_or(0, |mark| mark.end), replay.end)?;
             journal.file.sync_data().map_err(Error::io("sync", &journal.name))?;
-            let _ = self.watermark.write(Mark { number: journal.number, end: replay.end });
+            if let Some(watermark) = &mut self.watermark {
+                let _ = watermark.write(Mark { number: journal.number, end: replay.end });
+            }
         }
-        Ok(End { journal, replay })
+        Ok(End { journal: Arc::new(journal), replay })
     }
 
-    fn finish(mut self, manifest: Manifest, end: End) -> Result<Store> {
+    pub(super) fn finish(
+        mut self,
+        manifest: Manifest,
+        end: End,
+        follower: Option<Follower>,
+    ) -> Result<Store> {
         let End { journal, replay } = end;
-        let journal = Arc::new(journal);
         replay.entries.iter().for_each(|(hash, location)| self.index.insert(*hash, *location));
         self.view.journals.insert(journal.number, journal.clone());
         // Which files the deltas in journals have bases in is not kept: at worst any.
@@ -296,7 +327,7 @@ impl Opening {
             bases,
             // A torn tail: the first append seals the journal before it, and until then opening has written nothing.
             abandoned: replay.end < replay.file_len,
-            closed: false,
+            closed: follower.is_some(),
         };
         let durability = self.options.durability;
         let items = usize::try_from(self.options.cache_bytes / 4096).unwrap_or(usize::MAX).clamp(64, 1 << 22);
@@ -327,6 +358,7 @@ impl Opening {
             watermark: Mutex::new(self.watermark),
             poison: OnceLock::new(),
             lock: Mutex::new(Some(self.lock)),
+            follower: follower.map(Mutex::new),
             closing: Arc::default(),
             counters: self.counters,
         });

@@ -130,7 +130,9 @@ impl Shared {
             self.call_watchers();
         }
         // A watermark that cannot be written only lags: see `watermark`.
-        let _ = self.watermark.lock().write(Mark { number: journal.number, end });
+        if let Some(watermark) = self.watermark.lock().as_mut() {
+            let _ = watermark.write(Mark { number: journal.number, end });
+        }
         Ok(())
     }
 
@@ -186,9 +188,10 @@ impl Shared {
                 let appender = self.appender.lock();
                 Mark { number: appender.journal.number, end: appender.end }
             };
-            let mut watermark = self.watermark.lock();
-            watermark.write(mark)?;
-            watermark.sync()
+            match self.watermark.lock().as_mut() {
+                Some(watermark) => watermark.write(mark).and_then(|()| watermark.sync()),
+                None => Ok(()),
+            }
         });
         self.lock.lock().take();
         synced

@@ -89,7 +89,7 @@ pub(crate) fn number_of(name: &str) -> Option<u32> {
     (file_name(number) == name).then_some(number)
 }
 
-fn encode(number: u32, store: &StoreId, hidden: &HiddenChunks) -> Vec<u8> {
+pub(crate) fn encode(number: u32, store: &StoreId, hidden: &HiddenChunks) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(MAGIC);
     bytes.extend(VERSION.to_le_bytes());
@@ -106,7 +106,7 @@ fn encode(number: u32, store: &StoreId, hidden: &HiddenChunks) -> Vec<u8> {
     bytes
 }
 
-fn check_of(bytes: &[u8]) -> Check {
+pub(crate) fn check_of(bytes: &[u8]) -> Check {
     let mut check = Check::default();
     if let Some((_, checksum)) = bytes.split_last_chunk::<CHECKSUM_BYTES>() {
         check.copy_from_slice(&checksum[..16]);
@@ -165,7 +165,8 @@ pub(crate) fn decode(bytes: &[u8], entry: &manifest::Hidden, store: &StoreId) ->
     }
     match fields.u32() {
         Some(VERSION) => {}
-        found => return Err(Error::Version { file: name, found: found.unwrap_or(0), expected: VERSION }),
+        Some(found) => return Err(Error::Version { file: name, found, expected: VERSION }),
+        None => return Err(other(8, "the file is cut short")),
     }
     if (fields.u32(), fields.array()) != (Some(entry.number), Some(*store)) {
         return Err(other(12, "this is another hidden file, or another store's"));
@@ -195,6 +196,62 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use crate::bytes::tests::hex;
+
+    proptest::proptest! {
+        #[test]
+        fn bits_are_a_set_of_numbers(len in 0..70_u32, set: Vec<u8>) {
+            let (mut bits, mut model) = (Bits::new(len), std::collections::BTreeSet::new());
+            for index in set.into_iter().map(u32::from).filter(|index| *index < len) {
+                proptest::prop_assert_eq!(bits.set(index), model.insert(index));
+            }
+            let found: Vec<u32> = (0..100).filter(|index| bits.get(*index)).collect();
+            proptest::prop_assert_eq!(found, model.iter().copied().collect::<Vec<_>>());
+            proptest::prop_assert_eq!((bits.len(), bits.count()), (len, model.len() as u64));
+            let others: Vec<u32> = (0..100).filter(|index| bits.inverted().get(*index)).collect();
+            proptest::prop_assert_eq!(others, (0..len).filter(|index| !model.contains(index)).collect::<Vec<_>>());
+            proptest::prop_assert_eq!(bits.inverted().inverted(), bits);
+        }
+    }
+
+    /// A hidden file whose bytes were changed, read as what the manifest names, if all checks are good.
+    fn remade(change: impl FnOnce(&mut Vec<u8>)) -> Result<HiddenChunks> {
+        let mut bytes = encode(9, &[0xab; 16], &HiddenChunks::from([(7, Bits::new(11)), (8, Bits::new(3))]));
+        bytes.truncate(bytes.len() - CHECKSUM_BYTES);
+        change(&mut bytes);
+        let checksum = *blake3::hash(&bytes).as_bytes();
+        bytes.extend(checksum);
+        let entry = manifest::Hidden { number: 9, len: bytes.len() as u64, check: check_of(&bytes) };
+        decode(&bytes, &entry, &[0xab; 16])
+    }
+
+    #[test]
+    fn a_hidden_file_that_breaks_a_rule_is_refused() {
+        assert!(remade(|_| {}).is_ok());
+        for version in [0, 2] {
+            let read = remade(|bytes| bytes[8] = version);
+            assert!(
+                matches!(read, Err(Error::Version { found, expected: 1, .. }) if found == u32::from(version))
+            );
+        }
+        for (at, value, why) in [
+            (0, b'P', "no magic"),
+            (12, 8, "another number"),
+            (16, 0, "another store's"),
+            (32, 1, "more than it counts"),
+            (32, 3, "less than it counts"),
+            (36, 8, "numbers that do not ascend"),
+            (40, 17, "more chunks than bits"),
+            (45, 8, "a bit for a chunk that is not there"),
+        ] {
+            assert!(matches!(remade(|bytes| bytes[at] = value), Err(Error::Damaged { .. })), "{why}");
+        }
+        for len in 0..55 {
+            assert!(
+                matches!(remade(|bytes| bytes.truncate(len)), Err(Error::Damaged { .. })),
+                "cut at {len}"
+            );
+        }
+    }
 
     #[test]
     fn golden_bytes_of_a_hidden_file() {

@@ -190,3 +190,70 @@ impl Cursor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{lookup, lookup_of};
+
+    /// Hashes of which many share their place, their tag, or both.
+    fn hash() -> impl Strategy<Value = Hash> {
+        (0..3_u8, 0..4_u8, 0..3_u8, 0..3_u8).prop_map(|(first, second, tag, last)| {
+            let mut bytes = [0; Hash::LEN];
+            (bytes[0], bytes[1], bytes[9], bytes[31]) = (first * 127, second, tag, last);
+            Hash::from_bytes(bytes)
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_lookup_finds_what_a_map_does(
+            tables in prop::collection::vec(prop::collection::btree_map(hash(), any::<bool>(), 0..40), 0..8),
+            others in prop::collection::vec(hash(), 0..40),
+        ) {
+            let mut model: BTreeMap<Hash, usize> = BTreeMap::new();
+            for (number, table) in tables.iter().enumerate() {
+                // Of a chunk in several tables the last one counts, among those where it is not hidden.
+                model.extend(table.iter().filter(|(_, hidden)| !**hidden).map(|(hash, _)| (*hash, number)));
+            }
+            let asked: Vec<Hash> = tables.iter().flat_map(BTreeMap::keys).chain(&others).copied().collect();
+            let expected: Vec<Option<usize>> = asked.iter().map(|hash| model.get(hash).copied()).collect();
+            prop_assert_eq!(lookup(&tables, &asked).unwrap(), expected);
+            let lookup = lookup_of(&tables).unwrap();
+            prop_assert_eq!(lookup.len(), model.len() as u64);
+            let mut all = BTreeMap::new();
+            lookup.for_each(|hash, found| {
+                assert_eq!(all.insert(hash, lookup.tables()[found.slot].number as usize - 1), None);
+                assert_eq!(lookup.tables()[found.slot].entry(found.ordinal)?, (hash, found.place));
+                Ok(())
+            }).unwrap();
+            prop_assert_eq!(all, model);
+        }
+    }
+
+    #[test]
+    fn a_chunk_takes_at_most_12_bytes_of_memory() {
+        const CHUNKS: u32 = 100_000;
+        let mut tables = vec![BTreeMap::new(); 5];
+        for chunk in 0..CHUNKS {
+            tables[chunk as usize % 5].insert(Hash::of(&chunk.to_le_bytes()), false);
+        }
+        let lookup = lookup_of(&tables).unwrap();
+        let bytes = lookup.bytes() + lookup.tables().iter().map(|table| table.memory_bytes()).sum::<u64>();
+        println!("{:.2} bytes a chunk", bytes as f64 / f64::from(CHUNKS));
+        assert!(bytes <= 12 * u64::from(CHUNKS), "{bytes} bytes for {CHUNKS} chunks");
+        let places = lookup.slots.iter().filter(|value| **value != FREE).count();
+        assert_eq!((lookup.len(), places), (u64::from(CHUNKS), CHUNKS as usize));
+        for chunk in 0..2 * CHUNKS {
+            let found = lookup.get(&Hash::of(&chunk.to_le_bytes())).unwrap();
+            assert_eq!(found.map(|found| found.slot), (chunk < CHUNKS).then_some(chunk as usize % 5));
+        }
+    }
+}

@@ -6,8 +6,7 @@
 use std::sync::Arc;
 
 use super::{
-    ENTRY_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, TABLE_BYTES_MAX, check_of, encode_entry, file_name,
-    header, key_of,
+    ENTRY_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, check_of, encode_entry, file_name, header, key_of,
 };
 use crate::error::{Error, Result};
 use crate::frame::{self, FrameHeader, Location};
@@ -32,10 +31,18 @@ pub(crate) struct Writer {
     written: u64,
     buffer: Vec<u8>,
     entries: Vec<(Hash, Location)>,
+    bytes_max: u64,
 }
 
 impl Writer {
-    pub(crate) fn create(io: &dyn Io, number: u32, store: &StoreId, dictionary: &[u8]) -> Result<Writer> {
+    /// Begins a table of at most `bytes_max` bytes.
+    pub(crate) fn create(
+        io: &dyn Io,
+        number: u32,
+        store: &StoreId,
+        dictionary: &[u8],
+        bytes_max: u64,
+    ) -> Result<Writer> {
         let name = file_name(number);
         let file = io.create(&name).map_err(Error::io("create", &name))?;
         let header = header(number, store);
@@ -52,6 +59,7 @@ impl Writer {
             written: 0,
             buffer: [&header[..], dictionary].concat(),
             entries: Vec::new(),
+            bytes_max,
         })
     }
 
@@ -64,10 +72,15 @@ impl Writer {
         (self.written + self.buffer.len() as u64) as u32
     }
 
+    /// Whether no chunk was put.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Whether a frame of `len` bytes more still leaves a table of allowed length.
     pub(crate) fn has_room(&self, len: usize) -> bool {
         let index_len = (self.entries.len() + 1) * ENTRY_BYTES + FOOTER_BYTES;
-        u64::from(self.next_offset()) + (len + index_len) as u64 <= TABLE_BYTES_MAX
+        u64::from(self.next_offset()) + (len + index_len) as u64 <= self.bytes_max
     }
 
     /// Adds a frame and gives its place.

@@ -50,6 +50,38 @@ fn reopened_from(disk: &Memory) -> Store {
     Store::open_with_io(Arc::new(Memory::holding(disk.files())), options()).unwrap()
 }
 
+proptest::proptest! {
+    /// What is replaced is known and not looked for: so the difference that is kept must be the right one.
+    #[test]
+    fn replaced_bytes_read_back(
+        rounds in proptest::collection::vec(proptest::collection::vec((0..40_usize, 1..32_usize, proptest::prelude::any::<u8>()), 1..60), 1..20),
+        delta: bool,
+    ) {
+        let disk = Memory::default();
+        let store = Store::create_with_io(Arc::new(disk.clone()), Options { delta, ..options() }).unwrap();
+        let mut chunk = version(0);
+        append(&store, &[(chunk.clone(), None)], &[]).wait().unwrap();
+        for mut round in rounds {
+            round.sort();
+            round.dedup_by_key(|(row, ..)| *row);
+            let replaced: Vec<(usize, Vec<u8>)> =
+                round.iter().map(|(row, len, byte)| (16 + 32 * row, vec![*byte; *len])).collect();
+            let mut expected = chunk.bytes().to_vec();
+            for (place, bytes) in &replaced {
+                expected[*place..place + bytes.len()].copy_from_slice(bytes);
+            }
+            let mut batch = Batch::default();
+            let next = batch.put_replaced(&chunk, &replaced).unwrap();
+            proptest::prop_assert_eq!(next.bytes(), &expected);
+            let Outcome::Appended(ticket) = store.append(batch, &[]).unwrap() else { panic!("moved") };
+            ticket.wait().unwrap();
+            chunk = next;
+            let found = store.get(chunk.hash()).unwrap().unwrap();
+            proptest::prop_assert_eq!(found.bytes(), &expected);
+        }
+    }
+}
+
 #[test]
 fn a_damaged_chunk_is_repaired_by_putting_it_anew() {
     let disk = Memory::default();

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use pleach_chunkstore::io::memory::Memory;
-use pleach_chunkstore::testing::{Image, Specimen, options, specimen};
+use pleach_chunkstore::testing::{Image, Plant, Specimen, options, specimen};
 use pleach_chunkstore::{Batch, Chunk, Error, Hash, Options, Outcome, Store, Verify};
 
 use crate::basics::{leaf, update};
@@ -252,6 +252,11 @@ fn files_that_are_missing_swapped_or_of_another_store_are_told_or_harmless() {
         }
     }
     println!("{tally}");
+    let mut image = specimen.files.clone();
+    image.retain(|name, _| name != "manifest" && !name.starts_with("journal-"));
+    assert!(matches!(open(&image).1, Err(Error::Damaged { .. })), "tables without anything else");
+    let created = Store::create_with_io(Arc::new(Memory::holding(image)), options());
+    assert!(matches!(created, Err(Error::AlreadyExists { .. })), "tables without anything else");
 }
 
 #[test]
@@ -383,4 +388,27 @@ fn a_table_that_is_cut_under_an_open_store_is_told_and_the_process_lives() {
     }
     println!("{told} cuts told on reading, {harmless} not met");
     assert_eq!(readable(&store, &specimen.chunks, &|| "in the end".to_owned()), specimen.chunks);
+}
+
+#[test]
+fn the_check_finds_a_hash_that_is_not_checked() {
+    let specimen = specimen().unwrap();
+    let options = Options { plant: Some(Plant::HashUnchecked), ..options() };
+    let wrong = |name: &str, byte: usize| {
+        let mut image = specimen.files.clone();
+        image.get_mut(name)?[byte] ^= 1;
+        let store = Store::open_with_io(Arc::new(Memory::holding(image)), options.clone()).ok()?;
+        let reads = |chunk: &&Chunk| match store.get(chunk.hash()) {
+            Ok(Some(found)) => found.bytes() != chunk.bytes(),
+            _ => false,
+        };
+        specimen
+            .chunks
+            .values()
+            .find(reads)
+            .map(|chunk| format!("byte {byte} of {name}: {chunk:?} is another"))
+    };
+    let tables = specimen.files.iter().filter(|(name, _)| name.starts_with("table-"));
+    let found = tables.flat_map(|(name, bytes)| (0..bytes.len()).map(move |byte| (name, byte)));
+    println!("{}", found.into_iter().find_map(|(name, byte)| wrong(name, byte)).unwrap());
 }

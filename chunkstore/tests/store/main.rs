@@ -4,6 +4,7 @@
 mod backup;
 mod basics;
 mod chains;
+mod conformance;
 mod cost;
 mod crash;
 mod damage;
@@ -12,4 +13,6 @@ mod faults;
 mod fsck;
 mod model;
 mod power;
+mod reader;
+mod slow_disk;
 mod upkeep;

@@ -65,10 +65,17 @@ impl LevelBuilder {
         }
         let key = self.encoder.last_key().to_vec();
         let chunk = self.encoder.finish();
-        let node = Node::parse(chunk.clone())?;
-        let child = Child { hash: *chunk.hash(), rows: node.rows(), bytes: node.bytes() };
+        let closed = Closed::of(key, &chunk)?;
         writer.put(chunk, self.base.take())?;
-        Ok(Some(Closed { key, child }))
+        Ok(Some(closed))
+    }
+}
+
+impl Closed {
+    /// The entry of the node `chunk`, whose last key is `key`.
+    pub(crate) fn of(key: Vec<u8>, chunk: &Chunk) -> Result<Closed> {
+        let node = Node::parse(chunk.clone())?;
+        Ok(Closed { key, child: Child { hash: *chunk.hash(), rows: node.rows(), bytes: node.bytes() } })
     }
 }
 

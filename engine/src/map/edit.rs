@@ -5,8 +5,13 @@
 //! serves every level. It takes up the node in which a change falls, feeds old and new entries to a builder, and stops
 //! where the builder's boundary meets an old one; every other node is reused unread.
 //!
+//! Most changes only replace payloads by others of the same length. Boundaries are a function of the keys, so the node that such
+//! changes fall in is copied and changed in place, and is what the builder would have made.
+//!
 //! Invariant (tests `edits_in_any_order_make_the_built_root`, `a_changed_value_rewrites_one_node_per_level`): the
 //! result is the root that building the same content from nothing gives.
+
+use std::borrow::Cow;
 
 use pleach_chunkstore::Hash;
 
@@ -26,10 +31,15 @@ pub(crate) struct Edit<P> {
     pub(crate) new: Option<P>,
 }
 
+/// Bytes that take the place of as many, from this offset of a node's chunk on.
+type Replaced<'a> = (usize, Cow<'a, [u8]>);
+
 /// What an entry of a level holds beside its key.
 pub(crate) trait Payload {
     fn push(&self, encoder: &mut Encoder, key: &[u8]);
     fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]);
+    /// Says which bytes, at which places of the node's chunk, make this entry `i`'s payload; false if it does not fit there.
+    fn replace<'a>(&'a self, node: &Node, i: usize, replaced: &mut Vec<Replaced<'a>>) -> bool;
 }
 
 impl Payload for Value {
@@ -40,6 +50,12 @@ impl Payload for Value {
     fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]) {
         encoder.push_value(key, node.value(i));
     }
+
+    fn replace<'a>(&'a self, node: &Node, i: usize, replaced: &mut Vec<Replaced<'a>>) -> bool {
+        let place = node.value_place(i, Stored { tag: self.tag, bytes: &self.bytes });
+        replaced.extend(place.map(|place| (place, Cow::Borrowed(self.bytes.as_slice()))));
+        place.is_some()
+    }
 }
 
 impl Payload for Child {
@@ -49,6 +65,16 @@ impl Payload for Child {
 
     fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]) {
         encoder.push_child(key, node.child(i));
+    }
+
+    fn replace<'a>(&'a self, node: &Node, i: usize, replaced: &mut Vec<Replaced<'a>>) -> bool {
+        let [hash, rows, bytes] = node.child_places(i);
+        replaced.extend([
+            (hash, Cow::Borrowed(self.hash.as_bytes().as_slice())),
+            (rows, Cow::Owned(self.rows.to_le_bytes().to_vec())),
+            (bytes, Cow::Owned(self.bytes.to_le_bytes().to_vec())),
+        ]);
+        true
     }
 }
 
@@ -77,6 +103,9 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
             return Ok(root);
         }
         changes = edit_level(writer, config, root, level, &ups)?;
+    }
+    if changes.is_empty() {
+        return Ok(root);
     }
     // The top level was one node, so what was made of it is the whole level.
     let mut nodes = changes.made.into_iter();
@@ -117,9 +146,47 @@ fn edit_level<P: Payload>(
     let mut next = 0;
     while next < edits.len() {
         cursor.seek(writer, &edits[next].key)?;
-        next = rebuild_run(writer, config, &mut cursor, edits, next, &mut changes)?;
+        next = match replace_payloads(writer, &cursor, &edits[next..], &mut changes)? {
+            Some(replaced) => next + replaced,
+            None => rebuild_run(writer, config, &mut cursor, edits, next, &mut changes)?,
+        };
     }
     Ok(changes)
+}
+
+/// Makes the cursor's node anew with the payloads that `edits` begin with, in place; returns how many those were. `None` if one of them
+/// adds or removes a key, or changes a payload's length: then nothing was done.
+fn replace_payloads<P: Payload>(
+    writer: &mut Writer,
+    cursor: &LevelCursor,
+    edits: &[Edit<P>],
+    changes: &mut Changes,
+) -> Result<Option<usize>> {
+    let node = cursor.node()?;
+    let Some(last_key) = node.last_key() else { return Ok(None) };
+    let mut replaced = Vec::new();
+    let mut taken = 0;
+    for edit in edits.iter().take_while(|edit| edit.key <= last_key) {
+        let i = node.lower_bound(&edit.key);
+        let Some(payload) = edit.new.as_ref().filter(|_| node.key_is(i, &edit.key)) else { return Ok(None) };
+        if !payload.replace(node, i, &mut replaced) {
+            return Ok(None);
+        }
+        taken += 1;
+    }
+    // Behind the last key of its level a key is added.
+    if taken == 0 || (cursor.is_last() && taken < edits.len()) {
+        return Ok(None);
+    }
+    let old = node.chunk().bytes();
+    replaced.retain(|(place, new)| old[*place..place + new.len()] != **new);
+    if !replaced.is_empty() {
+        replaced.sort_by_key(|(place, _)| *place);
+        let chunk = writer.put_replaced(node.chunk(), &replaced)?;
+        changes.gone(last_key.clone(), *node.hash());
+        changes.extend(Some(Closed::of(last_key, &chunk)?));
+    }
+    Ok(Some(taken))
 }
 
 /// Rebuilds nodes from the cursor's on until an old boundary is met; returns the index of the first edit not applied.
@@ -196,6 +263,11 @@ struct Changes {
 }
 
 impl Changes {
+    /// Whether every node is as it was.
+    fn is_empty(&self) -> bool {
+        self.gone.is_empty() && self.made.is_empty()
+    }
+
     fn gone(&mut self, last_key: Vec<u8>, hash: Hash) {
         self.gone.push((last_key, hash));
     }

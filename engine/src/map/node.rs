@@ -216,6 +216,10 @@ impl Node {
         self.chunk.hash()
     }
 
+    pub(crate) fn chunk(&self) -> &Chunk {
+        &self.chunk
+    }
+
     pub(crate) fn level(&self) -> u8 {
         self.chunk.level()
     }
@@ -298,6 +302,23 @@ impl Node {
         Stored { tag, bytes: &body[start..end] }
     }
 
+    /// Where in the chunk the value of leaf entry `i` lies, if it has this tag and length: so it can be replaced in place.
+    pub(crate) fn value_place(&self, i: usize, new: Stored<'_>) -> Option<usize> {
+        let old = self.value(i);
+        let (start, _) = self.values.range(self.chunk.body(), i);
+        ((old.tag, old.bytes.len()) == (new.tag, new.bytes.len())).then(|| self.in_chunk(start))
+    }
+
+    /// Where in the chunk the address, the rows and the bytes of inner entry `i` lie.
+    pub(crate) fn child_places(&self, i: usize) -> [usize; 3] {
+        [self.children + i * Hash::LEN, self.u64_at(i, 0), self.u64_at(i, 1)].map(|at| self.in_chunk(at))
+    }
+
+    /// The chunk's offset of an offset in the body.
+    fn in_chunk(&self, at: usize) -> usize {
+        self.chunk.bytes().len() - self.chunk.body().len() + at
+    }
+
     /// How many addresses the value of leaf entry `i` holds.
     pub(crate) fn links(&self, i: usize) -> usize {
         let value = self.value(i);
@@ -318,8 +339,13 @@ impl Node {
         Hash::from_bytes(hash)
     }
 
+    /// Where in the body an inner entry's rows (array 0) or bytes (1) stand.
+    fn u64_at(&self, i: usize, array: usize) -> usize {
+        self.children + self.count * Hash::LEN + (array * self.count + i) * 8
+    }
+
     fn child_u64(&self, i: usize, array: usize) -> u64 {
-        let at = self.children + self.count * Hash::LEN + (array * self.count + i) * 8;
+        let at = self.u64_at(i, array);
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&self.chunk.body()[at..at + 8]);
         u64::from_le_bytes(bytes)

@@ -99,6 +99,18 @@ fn apply_to_model(model: &Model, edits: &BTreeMap<Vec<u8>, Option<Vec<u8>>>) -> 
     model
 }
 
+#[test]
+fn edits_that_change_nothing_keep_the_root() {
+    let fixture = Fixture::new();
+    for count in [0, 1, 5, 300] {
+        let model = numbered(count);
+        let root = fixture.build(&model);
+        let all = model.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
+        assert_eq!(fixture.edit(root, &all), root, "{count} rows");
+        assert_eq!(fixture.edit(root, &BTreeMap::from([(vec![0xff; 9], None)])), root, "{count} rows");
+    }
+}
+
 fn key() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![(0u32..400).prop_map(number), prop::collection::vec(any::<u8>(), 0..6)]
 }
@@ -126,6 +138,31 @@ proptest! {
             prop_assert_eq!(root, fixture.build(&model));
         }
         prop_assert_eq!(fixture.rows(&root), model);
+    }
+
+    #[test]
+    fn values_replaced_by_as_long_ones_make_the_built_root(
+        count in 1_u32..400,
+        changes in prop::collection::btree_map(0_u32..420, (0_u8..4, any::<u8>()), 0..60),
+    ) {
+        let fixture = Fixture::new();
+        let start: Model = (0..count).map(|n| (number(n), vec![n as u8; 12])).collect();
+        let root = fixture.build(&start);
+        // Most as long as before, some not, some absent before, some deleted, some no change.
+        let edits = changes.into_iter().map(|(n, (kind, byte))| {
+            let new = match kind {
+                0 => start.get(&number(n)).cloned(),
+                1 if byte < 10 => Some(vec![byte; 5]),
+                _ if n % 97 == 96 => None,
+                _ => Some(vec![byte; 12]),
+            };
+            (number(n), new)
+        });
+        let edits: BTreeMap<_, _> = edits.collect();
+        let edited = fixture.edit(root, &edits);
+        let model = apply_to_model(&start, &edits);
+        prop_assert_eq!(edited, fixture.build(&model));
+        prop_assert_eq!(fixture.rows(&edited), model);
     }
 
     #[test]

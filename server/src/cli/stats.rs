@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::args::After;
-use super::{Context, tables};
+use super::{Context, print, tables};
 use crate::error::{Failure, Result};
 use crate::proto::StatsRequest;
 
@@ -17,10 +17,19 @@ pub(super) fn stats(context: &mut Context, after: &After) -> Result<()> {
         let tables: Vec<Value> = stats.tables.iter().map(tables::to_json).collect();
         let store: serde_json::Map<String, Value> =
             store.into_iter().map(|(name, figure)| (name, figure.into())).collect();
-        return context.output.document(&json!({"tables": tables, "store": store}));
+        let files: Vec<Value> = stats
+            .files
+            .iter()
+            .map(|file| json!({"kind": file.kind, "count": file.count, "bytes": file.bytes}))
+            .collect();
+        return context.output.document(&json!({"tables": tables, "files": files, "store": store}));
     }
     for table in &stats.tables {
         context.output.line(format!("table {}\t{} rows\t{} bytes", table.name, table.rows, table.bytes))?;
+    }
+    for file in &stats.files {
+        let files = print::count(file.count, &format!("{} file", file.kind));
+        context.output.line(format!("{files}\t{} bytes", file.bytes))?;
     }
     for (name, figure) in store {
         context.output.line(format!("{name}\t{figure}"))?;

@@ -4,13 +4,20 @@ use std::collections::HashMap;
 
 use super::{Session, tables};
 use crate::error::Result;
-use crate::proto::{StatsRequest, StatsResponse};
+use crate::proto::{FileKind, StatsRequest, StatsResponse};
 
 /// Rows and bytes of each table in the work, and the store's own figures.
 pub fn stats(session: &Session, _request: &StatsRequest) -> Result<StatsResponse> {
     let tables = session.snapshot("")?.tables()?;
     let tables = tables.into_iter().map(|(name, table)| tables::info(name, &table)).collect::<Result<_>>()?;
-    Ok(StatsResponse { tables, store: figures(&session.database.store().stats()) })
+    let stats = session.database.store().stats();
+    Ok(StatsResponse { tables, store: figures(&stats), files: files(&stats) })
+}
+
+fn files(stats: &pleach_engine::Stats) -> Vec<FileKind> {
+    let kinds =
+        [("journal", stats.journals, stats.journal_bytes), ("table", stats.tables, stats.table_bytes)];
+    kinds.into_iter().map(|(kind, count, bytes)| FileKind { kind: kind.to_owned(), count, bytes }).collect()
 }
 
 fn figures(stats: &pleach_engine::Stats) -> HashMap<String, u64> {
@@ -18,6 +25,10 @@ fn figures(stats: &pleach_engine::Stats) -> HashMap<String, u64> {
         ("chunks", stats.chunks),
         ("journals", stats.journals),
         ("journal_bytes", stats.journal_bytes),
+        ("tables", stats.tables),
+        ("table_bytes", stats.table_bytes),
+        ("held_files", stats.held_files),
+        ("lookup_bytes", stats.lookup_bytes),
         ("sequence", stats.sequence),
         ("bytes_written", stats.bytes_written),
         ("bytes_read", stats.bytes_read),

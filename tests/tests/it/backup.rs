@@ -257,6 +257,43 @@ fn a_damaged_database_is_repaired_from_a_remote() {
 }
 
 #[test]
+fn gc_takes_what_nothing_leads_to_and_a_backup_made_before_still_has_it() {
+    let sandbox = Sandbox::new();
+    filled(&sandbox);
+    let run = |args: &[&str]| sandbox.run(&[&["-C", "db"], args].concat());
+    run(&["backup", "sync", &url(&sandbox, "backup")]).ok();
+    let before = shown(&sandbox, "db");
+    sandbox.write("other.csv", &csv(20_000).replace("value", "other"));
+    run(&["import", "t", "other.csv", "--replace"]).ok();
+    run(&["reset", "HEAD", "--hard"]).ok();
+    run(&["put", "notes", "uncommitted", "on main"]).ok();
+    let rows = run(&["export", "t"]).ok();
+    assert_eq!(
+        run(&["gc", "--dry-run", "--json"]).json()["dead_chunks"],
+        run(&["gc", "--dry-run", "--json"]).json()["dead_chunks"]
+    );
+    let refused = run(&["gc", "--purge", "none"]).fails(1);
+    let kept = refused.split([' ', ',', '\n']).find(|word| word.starts_with("recovery/work/main/")).unwrap();
+    let done = run(&["gc", "--purge", kept, "--json"]).json();
+    assert!(done["dead_chunks"].as_u64().unwrap() > 50, "{done}");
+    let (first, again) = (run(&["gc", "--json"]).json(), run(&["gc", "--json"]).json());
+    assert_eq!(again["bytes_after"], first["bytes_after"], "nothing to do costs nothing");
+    assert_eq!(again["files_rewritten"], 0, "{again}");
+    assert_eq!(run(&["export", "t"]).ok(), rows);
+    assert_eq!(run(&["fsck", "--json"]).json()["damages"], json!([]));
+    sandbox.run(&["backup", "restore", &url(&sandbox, "backup"), "old"]).ok();
+    assert_eq!(shown(&sandbox, "old"), before);
+
+    let stats = run(&["stats", "--json"]).json();
+    let weigh = |kind: &str| {
+        let files = stats["files"].as_array().unwrap().iter().find(|file| file["kind"] == kind).unwrap();
+        (files["count"].as_u64().unwrap(), files["bytes"].as_u64().unwrap())
+    };
+    assert!(weigh("journal").0 >= 1 && weigh("table").0 >= 1 && weigh("table").1 > 10_000, "{stats}");
+    assert_eq!(stats["tables"][1]["table"], "t");
+}
+
+#[test]
 fn gc_drops_a_recovery_ref_when_asked_to() {
     let sandbox = Sandbox::new();
     filled(&sandbox);
@@ -267,5 +304,8 @@ fn gc_drops_a_recovery_ref_when_asked_to() {
     let done = run(&["gc", "--purge", kept, "--json"]).json();
     assert_eq!(done["purged"].as_str().unwrap().len(), 64);
     run(&["gc", "--purge", kept]).fails(1);
+    run(&["gc", "--purge", &kept.replace("heads", "work")]);
+    let done = run(&["gc", "--json"]).json();
+    assert_eq!(done["dead_chunks"], 0, "the last one took it: {done}");
     assert_eq!(run(&["fsck", "--json"]).json()["damages"], json!([]));
 }

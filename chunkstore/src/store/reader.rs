@@ -1,0 +1,131 @@
+//! Reading beside whoever writes: from another process, without a lock.
+//!
+//! One idea: files that the manifest lists never change, but for the active journal, which only grows, and of that the watermark says how much is
+//! durable. So a reader opens what a manifest lists, follows the journal up to the watermark, and begins again when there is another
+//! manifest. What it has open stays readable when the writer removes it.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::recovery::{End, Opening};
+use super::{Durable, Options, Shared, Store};
+use crate::error::{Error, Result};
+use crate::io::{Counted, Io, ReadOnly};
+use crate::journal::Journal;
+use crate::journal::replay::Replay;
+use crate::manifest::{self, Manifest};
+use crate::stats::Counters;
+use crate::watermark::Watermark;
+
+/// A writer that makes a new manifest each time this one's files are opened is too quick to be followed.
+const ATTEMPTS_MAX: usize = 100;
+
+/// How far the writer was followed.
+pub(super) struct Follower {
+    generation: u64,
+    journal: Arc<Journal>,
+    replay: Replay,
+    watermark: Option<Watermark>,
+}
+
+/// Opens the store in `io` to read.
+pub(super) fn open(io: Arc<dyn Io>, options: Options) -> Result<Store> {
+    let counters = Arc::new(Counters::default());
+    let io: Arc<dyn Io> = Arc::new(Counted { io: Arc::new(ReadOnly { io }), counters: counters.clone() });
+    let (opening, manifest, follower) = open_files(&io, &options, &counters)?;
+    let end = End { journal: follower.journal.clone(), replay: follower.replay.clone() };
+    opening.finish(manifest, end, Some(follower))
+}
+
+/// Opens what the manifest lists, anew if there is another one meanwhile.
+fn open_files(
+    io: &Arc<dyn Io>,
+    options: &Options,
+    counters: &Arc<Counters>,
+) -> Result<(Opening, Manifest, Follower)> {
+    for attempt in 1.. {
+        let Some(manifest) = Manifest::read(&**io, manifest::FILE)? else {
+            return Err(Error::NotFound { dir: io.place() });
+        };
+        let mut opening = Opening::to_read(io.clone(), options.clone(), counters.clone())?;
+        let outcome = opening.load_tables(&manifest).and_then(|()| {
+            manifest.sealed.iter().try_for_each(|sealed| opening.load_sealed(&manifest.store, sealed))?;
+            follow(&**io, &manifest)
+        });
+        match outcome {
+            Ok(follower) => return Ok((opening, manifest, follower)),
+            // A file may be gone because another manifest does not list it.
+            Err(_) if attempt < ATTEMPTS_MAX && generation(&**io)? != Some(manifest.generation) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::NotFound { dir: io.place() })
+}
+
+fn generation(io: &dyn Io) -> Result<Option<u64>> {
+    Ok(Manifest::read(io, manifest::FILE)?.map(|manifest| manifest.generation))
+}
+
+fn follow(io: &dyn Io, manifest: &Manifest) -> Result<Follower> {
+    let watermark = Watermark::open_to_read(io, manifest.store)?;
+    let journal = Journal::open(io, manifest.active, &manifest.store)?;
+    let mark = watermark.as_ref().and_then(Watermark::mark).filter(|mark| mark.number == journal.number);
+    let replay = Replay::durable(&journal, mark.map(|mark| mark.end))?;
+    Ok(Follower { generation: manifest.generation, journal: Arc::new(journal), replay, watermark })
+}
+
+impl Store {
+    /// Takes in what the writer made durable since this store was opened to read, or since the last refresh; whether that was anything. A
+    /// store that was opened for writing has nothing to take in.
+    pub fn refresh(&self) -> Result<bool> {
+        match &self.shared.follower {
+            Some(follower) => self.shared.refresh(follower),
+            None => Ok(false),
+        }
+    }
+}
+
+impl Shared {
+    fn refresh(&self, follower: &Mutex<Follower>) -> Result<bool> {
+        let mut follower = follower.lock();
+        if generation(&*self.io)? != Some(follower.generation) {
+            return self.read_anew(&mut follower).map(|()| true);
+        }
+        let mark = follower.watermark.as_ref().and_then(Watermark::read_again);
+        let Some(mark) = mark.filter(|mark| mark.number == follower.journal.number) else { return Ok(false) };
+        if mark.end <= follower.replay.end {
+            return Ok(false);
+        }
+        let journal = follower.journal.clone();
+        follower.replay.follow(&journal, mark.end)?;
+        for (hash, place) in follower.replay.entries.drain(..) {
+            self.index.insert(hash, place);
+        }
+        self.show(&follower.replay);
+        Ok(true)
+    }
+
+    /// Takes in another manifest.
+    fn read_anew(&self, follower: &mut Follower) -> Result<()> {
+        let (opening, manifest, next) = open_files(&self.io, &self.options, &self.counters)?;
+        let (index, mut view) = opening.into_parts();
+        view.journals.insert(next.journal.number, next.journal.clone());
+        let files = view.journals.keys().copied().collect();
+        for (hash, place) in index.in_files(&files).into_iter().chain(next.replay.entries.iter().copied()) {
+            self.index.insert(hash, place);
+        }
+        self.view.store(Arc::new(view));
+        self.index.forget(|place| !files.contains(&place.file));
+        *self.manifest.lock() = manifest;
+        self.show(&next.replay);
+        *follower = next;
+        follower.replay.entries.clear();
+        Ok(())
+    }
+
+    fn show(&self, replay: &Replay) {
+        *self.durable.write() = Durable { refs: replay.refs.clone(), sequence: replay.sequence };
+        self.appender.lock().refs = replay.refs.clone();
+    }
+}
