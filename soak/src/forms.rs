@@ -29,7 +29,7 @@ pub(crate) const FORMS: [Form; 6] = [
     Form { name: "syscalls", plants: &[Plant::LostWrite], run: syscalls },
     Form { name: "full-disk", plants: &[Plant::EarlyAck], run: full_disk },
     Form { name: "lazyfs", plants: &[Plant::NoDataSync], run: lazyfs::run },
-    Form { name: "log-writes", plants: &[Plant::NoDataSync, Plant::NoDirSync], run: log_writes::run },
+    Form { name: "log-writes", plants: &[Plant::NoDataSync], run: log_writes::run },
 ];
 
 /// Random workloads on the simulated disk, a seed after another.
@@ -58,8 +58,8 @@ fn kills(run: &Run) -> Result<String, Stop> {
         round += 1;
     }
     Ok(format!(
-        "{} kills, {} writes acknowledged, {} there without",
-        counts.kills, counts.acknowledged, counts.unacknowledged
+        "{} kills, {} collections, {} writes acknowledged, {} there without",
+        counts.kills, counts.collections, counts.acknowledged, counts.unacknowledged
     ))
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn run(run: &Run) -> Result<String, Stop> {
     }
     let mut choice = Choice(run.seed);
     let mut round = 0;
-    // The first round has the two plain states after each event, the others some of what may be between.
+    // The first round drops what was not flushed, the second keeps it, the others keep some of it.
     while round == 0 || run.goes_on() {
         for disk in &mut recorded {
             disk.check_all(&recording, round, &mut choice)?;
@@ -108,8 +108,8 @@ impl Recorded {
             let promised = done..=tried;
             let mut left = durable.clone();
             let kept = since.iter().filter(|_| match round {
-                0 => true,
-                1 => false,
+                0 => false,
+                1 => true,
                 _ => choice.yes(),
             });
             kept.for_each(|write| apply(&mut left, *write));
@@ -146,8 +146,7 @@ fn play(recording: &Recording, dir: &Path, log: &Log, plant: Option<Plant>) -> R
         let mut command = recording.command(recorded, dir);
         log.push(Event::Tried(n));
         let output = match plant {
-            Some(Plant::NoDataSync) => run_with_phantom(&command, dir, "fdatasync"),
-            Some(_) => run_with_phantom(&command, dir, "fsync"),
+            Some(_) => run_with_phantom(&command, dir, "fdatasync"),
             None => command.output().map_err(in_the_way("pleach"))?,
         };
         if !output.status.success() {

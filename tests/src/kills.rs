@@ -1,9 +1,9 @@
-//! kill -9 of a server while several clients write to it.
+//! kill -9 of a server while several clients write to it and garbage is collected.
 //!
 //! One idea: each client writes rows of its own, numbered, one after the other, so what is there of each must be a beginning of what it
 //! tried, and at least what was acknowledged.
 
-use std::{sync::mpsc, thread};
+use std::{iter::repeat_with, sync::mpsc, thread};
 
 use crate::{Sandbox, Server};
 
@@ -12,6 +12,8 @@ use crate::{Sandbox, Server};
 pub struct Kills {
     /// Servers killed.
     pub kills: u64,
+    /// Collections that ended before a kill.
+    pub collections: u64,
     /// Writes acknowledged, by all clients.
     pub acknowledged: u64,
     /// Writes that were there without having been acknowledged.
@@ -38,7 +40,7 @@ impl Victim {
         victim
     }
 
-    /// Starts the server, checks what it holds, lets the clients write, and kills it at the `writes`-th acknowledgement, when the other
+    /// Starts the server, checks what it holds, lets the clients write while it collects, and kills it at the `writes`-th acknowledgement, when the other
     /// clients' writes are under way. Gives the counts so far.
     pub fn round(&mut self, writes: u64) -> Result<Kills, String> {
         let mut server = self.serve();
@@ -63,8 +65,13 @@ impl Victim {
                 });
             }
             drop(acknowledge);
+            // Files are rewritten and removed all the while.
+            let gc = ["--server", &url, "--database", "db", "gc"].map(str::to_owned);
+            let collect = move || repeat_with(|| sandbox.run(&gc)).take_while(|run| run.status == 0).count();
+            let collections = scope.spawn(collect);
             acknowledgements.iter().take(writes as usize).for_each(drop);
             server.kill();
+            self.done.collections += collections.join().expect("a command is run") as u64;
         });
         self.done.kills += 1;
         self.done.acknowledged = self.acknowledged.iter().sum();

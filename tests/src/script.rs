@@ -33,6 +33,7 @@ pub const SCRIPT: &[Step] = &[
     Pleach(&["-C", "db", "import", "rows", "rows.csv", "--key", "id"]),
     Pleach(&["-C", "db", "branch", "side"]),
     Pleach(&["-C", "db", "commit", "-m", "third"]),
+    Pleach(&["-C", "db", "gc"]),
     TornTail,
     Pleach(&["-C", "db", "del", "t", "a"]),
     Pleach(&["-C", "db", "import", "rows", "more.csv", "--upsert"]),
@@ -43,6 +44,10 @@ pub const SCRIPT: &[Step] = &[
     Pleach(&["-C", "db", "merge", "main"]),
     Pleach(&["-C", "db", "tag", "v1"]),
     Pleach(&["-C", "db", "table", "drop", "rows"]),
+    TornTail,
+    Pleach(&["-C", "db", "gc"]),
+    Pleach(&["-C", "db", "put", "t", "c", "4"]),
+    Pleach(&["-C", "db", "gc"]),
 ];
 
 /// A command of the script, and what it did.

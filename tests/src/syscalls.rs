@@ -4,7 +4,7 @@
 //! preloaded and no privilege is needed; `strace` injects the fault before the call is made, in the thread that makes it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::Path,
     process::{Command, Output},
@@ -196,6 +196,8 @@ fn calls_of(recording: &Recording, recorded: &Recorded) -> Vec<Call> {
     let database = dir.join("db").display().to_string();
     let is_ours = |line: &str| [r#""db""#, r#""db/"#, &database].iter().any(|place| line.contains(place));
     let mut counts = HashMap::new();
+    // Faults are injected at the n-th call of a thread, whichever thread that is: one that reads something else then would fail instead.
+    let mut elsewhere = HashSet::new();
     let mut calls: Vec<Call> = Vec::new();
     for line in log.lines() {
         // `PID name(arguments) = result`; what another thread interrupts says `resumed` on its second line, and is counted at its first.
@@ -206,12 +208,15 @@ fn calls_of(recording: &Recording, recorded: &Recorded) -> Vec<Call> {
         }
         let n = counts.entry((thread.to_owned(), name.to_owned())).and_modify(|n| *n += 1).or_insert(1_u32);
         let is_new = !calls.iter().any(|call| (call.name.as_str(), call.n) == (name, *n));
-        if is_ours(rest) && is_new {
+        if !is_ours(rest) {
+            elsewhere.insert((name, *n));
+        } else if is_new {
             let result = rest.rsplit_once(") = ").map(|(_, result)| result.trim().to_owned());
             let result = result.filter(|result| result.parse::<u64>().is_ok());
             calls.push(Call { name: name.to_owned(), n: *n, result, line: rest.trim().to_owned() });
         }
     }
+    calls.retain(|call| !elsewhere.contains(&(call.name.as_str(), call.n)));
     assert!(!calls.is_empty(), "a command makes calls on its database:\n{log}");
     calls
 }
