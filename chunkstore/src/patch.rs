@@ -61,7 +61,7 @@ pub(crate) fn within(chunk: &[u8], base: &[u8], ranges: &[Range<usize>]) -> Opti
             (at, done) = (next, next);
         }
     }
-    Some(out)
+    (out.len() <= out_max).then_some(out)
 }
 
 /// Where the next word that is equal in both begins; their end if there is none.
@@ -283,9 +283,14 @@ mod tests {
 
     #[test]
     fn a_patch_is_short_or_none() {
-        for (chunk, base) in
-            [("abc", "xyz"), ("ab", "ba"), ("0123456789", "9876543210"), ("a", "ab"), ("", "abc")]
-        {
+        for (chunk, base) in [
+            ("abc", "xyz"),
+            ("ab", "ba"),
+            ("0123456789", "9876543210"),
+            ("a", "ab"),
+            ("", "abc"),
+            ("a234", "a567"),
+        ] {
             assert_eq!(make(chunk.as_bytes(), base.as_bytes()), None, "{chunk:?} from {base:?}");
         }
     }
