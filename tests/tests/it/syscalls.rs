@@ -5,7 +5,7 @@
 use pleach_tests::syscalls::{Fault, Traced};
 
 /// How many points the short form tries.
-const POINTS: usize = 400;
+const POINTS: usize = 300;
 
 const FAULTS: [Fault; 3] = [Fault::Kill, Fault::Error("EIO"), Fault::Error("ENOSPC")];
 
