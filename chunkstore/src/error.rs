@@ -135,6 +135,16 @@ pub enum Error {
         /// The longest group.
         bytes_max: u64,
     },
+    /// All refs together would be longer than one group, which they are written in when a journal begins.
+    #[error(
+        "all refs together would take {bytes} bytes, more than the {bytes_max} allowed: delete some, or give them shorter names"
+    )]
+    TooManyRefs {
+        /// The bytes that they would take.
+        bytes: u64,
+        /// The most that they may.
+        bytes_max: u64,
+    },
     /// A name that no ref can have.
     #[error("{name:?} cannot name a ref: names are 1 to {max} bytes long")]
     BadRefName {
@@ -171,6 +181,7 @@ impl Error {
             | Error::NotBackup { .. }
             | Error::OtherSource { .. }
             | Error::BatchTooLarge { .. }
+            | Error::TooManyRefs { .. }
             | Error::ReadOnly
             | Error::BadRefName { .. } => ErrorKind::Request,
             Error::Locked { .. }

@@ -75,6 +75,14 @@ impl Index {
         self.shards.iter().for_each(|shard| shard.write().retain(|_, place| !gone(place)));
     }
 
+    /// All chunks and where they lie, in no order.
+    pub(crate) fn entries(&self) -> Vec<(Hash, Location)> {
+        let entries = |shard: &RwLock<HashMap<Hash, Location, Uniformly>>| {
+            shard.read().iter().map(|(hash, place)| (*hash, *place)).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(entries).collect()
+    }
+
     /// All chunks, in no order.
     pub(crate) fn hashes(&self) -> Vec<Hash> {
         self.shards.iter().flat_map(|shard| shard.read().keys().copied().collect::<Vec<_>>()).collect()

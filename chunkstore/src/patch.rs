@@ -23,6 +23,8 @@ const SHARE: (usize, usize) = (3, 4);
 const ALIGNED_MIN: usize = 8;
 /// Equal bytes at another distance that are taken for the place where both go on.
 const SHIFTED_MIN: usize = 16;
+/// Bytes compared in vain, for each byte of the chunk, before other distances are not tried any more.
+const COMPARED_MAX: usize = 8;
 /// The longest chunk that is looked at: the work is linear, but what is longer is no node.
 const BYTES_MAX: usize = 1 << 20;
 
@@ -116,6 +118,8 @@ struct Maker<'a> {
     end: usize,
     base_end: usize,
     words: Words,
+    /// Bytes that may still be compared in vain: chosen ones look alike everywhere, and the work must stay linear.
+    left: usize,
     out: Vec<u8>,
 }
 
@@ -125,7 +129,8 @@ impl<'a> Maker<'a> {
         let tail = common_end(&chunk[start..], &base[start..]);
         let (end, base_end) = (chunk.len() - tail, base.len() - tail);
         let (words, out) = (Words::of(base), Vec::with_capacity(256));
-        Maker { chunk, base, at: 0, base_at: 0, end, base_end, words, out }
+        let left = COMPARED_MAX * chunk.len();
+        Maker { chunk, base, at: 0, base_at: 0, end, base_end, words, left, out }
     }
 
     fn run(mut self) -> Option<Vec<u8>> {
@@ -147,14 +152,15 @@ impl<'a> Maker<'a> {
     }
 
     /// Where both go on alike after they differ at `at` and `base_at`.
-    fn meet(&self, at: usize, base_at: usize) -> Option<(usize, usize)> {
+    fn meet(&mut self, at: usize, base_at: usize) -> Option<(usize, usize)> {
         for next in at..self.end.saturating_sub(ALIGNED_MIN - 1) {
             let here = word(self.chunk, next);
             let aligned = base_at + (next - at);
             if aligned + 8 <= self.base_end && here == word(self.base, aligned) {
                 return Some((next, aligned));
             }
-            if let Some(base_next) = self.words.find(here)
+            if self.left > 0
+                && let Some(base_next) = self.words.find(here)
                 && base_next >= base_at
                 && base_next + 8 <= self.base_end
                 && here == word(self.base, base_next)
@@ -165,6 +171,7 @@ impl<'a> Maker<'a> {
                 if back + forth >= SHIFTED_MIN + base_next.abs_diff(aligned) / 16 {
                     return Some((next - back, base_next - back));
                 }
+                self.left = self.left.saturating_sub(back + forth);
             }
         }
         None

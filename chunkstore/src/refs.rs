@@ -11,6 +11,9 @@ use crate::hash::Hash;
 /// The longest name of a ref, in bytes.
 pub const NAME_BYTES_MAX: usize = 1024;
 
+/// The most bytes that all refs together may take as records.
+const BYTES_MAX: u64 = 512 << 20;
+
 /// A wished change of a ref. `old` `None`: it must not exist. `new` `None`: delete it. `old == new`: only check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefUpdate {
@@ -40,6 +43,22 @@ pub(crate) fn check_names(updates: &[RefUpdate]) -> Result<()> {
             Err(Error::BadRefName { name: bad.name.chars().take(80).collect(), max: NAME_BYTES_MAX })
         }
         None => Ok(()),
+    }
+}
+
+/// Bytes that all these refs take as records: each its name, an address and a few bytes more.
+pub(crate) fn bytes<'a>(names: impl Iterator<Item = &'a String>) -> u64 {
+    names.map(|name| name.len() as u64 + 40).sum()
+}
+
+/// Bytes that the refs take after `changes`, which fit them, and took `before`. Refuses too many, unless they become fewer.
+pub(crate) fn bytes_after(before: u64, changes: &[Change]) -> Result<u64> {
+    let made = changes.iter().filter(|change| change.old.is_none()).map(|change| &change.name);
+    let gone = changes.iter().filter(|change| change.new.is_none()).map(|change| &change.name);
+    let after = (before + bytes(made)).saturating_sub(bytes(gone));
+    match after > BYTES_MAX && after > before {
+        true => Err(Error::TooManyRefs { bytes: after, bytes_max: BYTES_MAX }),
+        false => Ok(after),
     }
 }
 
@@ -78,4 +97,23 @@ pub(crate) fn with_prefix(refs: &BTreeMap<String, Hash>, prefix: &str) -> Vec<(S
         .take_while(|(name, _)| name.starts_with(prefix))
         .map(|(name, hash)| (name.clone(), *hash))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn refs_grow_up_to_their_limit_and_shrink_beyond_it() {
+        let hash = Some(Hash::of(b"here"));
+        let change = |old, new| Change { name: "n".repeat(1000), old, new };
+        let (made, moved, gone) = (change(None, hash), change(hash, hash), change(hash, None));
+        assert_eq!(bytes_after(0, &[made.clone(), moved.clone()]).unwrap(), 1040);
+        assert_eq!(bytes_after(1040, std::slice::from_ref(&gone)).unwrap(), 0);
+        let error = bytes_after(BYTES_MAX - 1000, &[made]).unwrap_err();
+        assert!(matches!(error, Error::TooManyRefs { bytes, .. } if bytes == BYTES_MAX + 40), "{error}");
+        assert_eq!(bytes_after(BYTES_MAX + 2000, &[moved]).unwrap(), BYTES_MAX + 2000);
+        assert_eq!(bytes_after(BYTES_MAX + 2000, &[gone]).unwrap(), BYTES_MAX + 960);
+    }
 }

@@ -176,6 +176,8 @@ struct Shared {
     /// One more whenever what a group was prepared by no longer holds. Changed under the appender's lock.
     generation: AtomicU64,
     collecting: Mutex<Option<collection::Collecting>>,
+    /// Told when a collection has marked some.
+    marked: Condvar,
     /// Whether there is a collection: looked at before `collecting` is locked.
     is_collecting: AtomicBool,
     maintenance: maintenance::Maintenance,

@@ -6,10 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Kinds, get};
+use super::Kinds;
 use crate::batch::Batch;
 use crate::chunk::Chunk;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::fsck::Progress;
 use crate::hash::Hash;
 use crate::index::Uniformly;
@@ -47,6 +47,11 @@ impl<'a> Copy<'a> {
         Copy { from, to, kinds, progress, batch: Batch::default(), batch_bytes, chunks: 0 }
     }
 
+    /// A chunk of the source, from its file and hashed now: rot must not be copied.
+    fn get(&self, hash: &Hash) -> Result<Chunk> {
+        self.from.read_anew(hash)?.ok_or(Error::Missing { hash: *hash })
+    }
+
     /// Whether the target has the chunk, and so its closure, or will have it with the batch.
     fn has(&self, hash: &Hash) -> bool {
         self.batch.contains(hash) || self.to.contains(hash)
@@ -59,7 +64,7 @@ impl<'a> Copy<'a> {
         let mut version = Some(*root);
         while let Some(hash) = version.filter(|hash| !self.has(hash)) {
             versions.push(hash);
-            let chunk = get(self.from, &hash)?;
+            let chunk = self.get(&hash)?;
             version = (self.kinds.earlier)(&chunk).and_then(|index| chunk.child(index));
         }
         while let Some(version) = versions.pop() {
@@ -96,7 +101,7 @@ impl<'a> Copy<'a> {
     fn open(&self, path: &mut Vec<Open>, hash: &Hash, base: Option<&Hash>) -> Result<()> {
         let mut hash = *hash;
         while !self.has(&hash) {
-            let chunk = get(self.from, &hash)?;
+            let chunk = self.get(&hash)?;
             let earlier = (self.kinds.earlier)(&chunk).and_then(|index| chunk.child(index));
             path.push(Open { chunk, base: earlier.or(base.copied()), pairs: None, next: 0 });
             match earlier {

@@ -130,7 +130,9 @@ impl Replay {
         };
         let body_len = u64::from(header.body_len);
         // Places in a journal have 32 bits.
-        if body_len > left - group::HEADER_BYTES as u64 || self.end + body_len > u64::from(u32::MAX) - 64 {
+        if body_len > (left - group::HEADER_BYTES as u64).min(group::BODY_BYTES_MAX as u64)
+            || self.end + body_len > u64::from(u32::MAX) - 64
+        {
             return Ok(false);
         }
         let body_start = self.end + group::HEADER_BYTES as u64;

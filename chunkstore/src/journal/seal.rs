@@ -40,6 +40,11 @@ pub(crate) fn encode(entries: &[(Hash, Location)], key: &[u8; 32]) -> Vec<u8> {
     bytes
 }
 
+/// More than the longest index of a journal whose groups end at `end`: in a group too a chunk takes its hash, and a few bytes.
+pub(crate) fn bytes_max(end: u64) -> u64 {
+    end.saturating_add(end / 4).saturating_add((HEADER_BYTES + CHECK_BYTES) as u64)
+}
+
 /// The chunks that the index of a journal lists, whose groups end at `end`; `None` if the bytes are not a good index.
 pub(crate) fn decode(bytes: &[u8], file: u32, end: u64, key: &[u8; 32]) -> Option<Vec<(Hash, Location)>> {
     let (checked, found) = bytes.split_last_chunk::<CHECK_BYTES>()?;

@@ -56,6 +56,8 @@ pub(super) struct Appender {
     pub(super) synced_end: u64,
     pub(super) sequence: u64,
     pub(super) refs: BTreeMap<String, Hash>,
+    /// What the refs take as records.
+    pub(super) refs_bytes: u64,
     /// Groups appended since the store was opened.
     pub(super) group: u64,
     /// Groups with records that readers have not seen.
@@ -94,6 +96,7 @@ impl Store {
         refs::check_names(updates)?;
         let changes: Vec<Change> =
             updates.iter().filter(|update| update.old != update.new).cloned().collect();
+        shared.await_marking();
         let mut prepared = shared.prepare(&batch, &changes)?;
         loop {
             let mut appender = shared.appender.lock();
@@ -114,8 +117,10 @@ impl Store {
                     shared.wake_maintenance();
                     continue;
                 }
-                shared.admit_roots(&mut batch.iter().map(|put| *put.chunk.hash()), updates)?;
+                let refs_bytes = refs::bytes_after(appender.refs_bytes, &changes)?;
+                shared.admit_roots(&batch, updates)?;
                 appender.write(&mut prepared)?;
+                appender.refs_bytes = refs_bytes;
                 shared.note(&mut appender, &prepared.finished, changes);
             }
             let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
@@ -167,9 +172,9 @@ impl Appender {
 
 impl Shared {
     pub(super) fn check_writable(&self, appender: &Appender) -> Result<()> {
-        match self.poison.get() {
-            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
-            None if self.follower.is_some() => Err(Error::ReadOnly),
+        self.check_poison()?;
+        match self.follower {
+            Some(_) => Err(Error::ReadOnly),
             None if appender.closed => Err(Error::Closed),
             None => Ok(()),
         }
@@ -188,8 +193,10 @@ impl Shared {
         let mut placed: Vec<Option<Location>> = vec![None; batch.len()];
         for (number, put) in batch.iter().enumerate() {
             let hash = put.chunk.hash();
-            if !put.anew && self.reuse(hash)? {
-                reused.push(*hash);
+            if !put.anew
+                && let Some(found) = self.reuse(hash)?
+            {
+                reused.push((*hash, found));
                 continue;
             }
             let difference = match &put.base {

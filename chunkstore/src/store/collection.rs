@@ -4,7 +4,9 @@
 //! writers go on; what they may build upon is decided by three rules.
 //! * **Roots** are all refs as appended and as shown, pinned handles, what holds keep, and everything in *young* files: those that hold what was
 //!   appended since the oldest hold began, or since the collection did.
-//! * **While marking**, whatever a writer appends, or finds in the store and builds upon, becomes a root too.
+//! * **While marking**, whatever a writer appends, or finds in the store and builds upon, becomes a root too. An inner node that is appended
+//!   comes as it is in memory, and of its children only those are looked at that the version before did not have; when marking falls
+//!   behind all the same, writers wait for it. So it ends, however fast they are.
 //! * **While sweeping**, a writer finds only what is marked or young; anything else it writes again.
 //!
 //! Marking ends, and sweeping begins, under the appender's lock, and a group that was prepared before is prepared again. So a chunk that is
@@ -24,6 +26,8 @@ use super::maintenance::Inputs;
 use super::pins::Pins;
 use super::view::Found;
 use super::{Collected, Shared, Store};
+use crate::batch::{Base, Batch};
+use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::Uniformly;
@@ -34,6 +38,10 @@ use crate::testing::Plant;
 
 /// A table is rewritten if at least one byte in so many is dead.
 const DEAD_SHARE: u64 = 4;
+/// Writers wait while so many inner nodes that they appended are to be marked.
+const APPENDED_MAX: usize = 1024;
+/// As many chunks may be marked while no one can append.
+const LAST_MARKS_MAX: usize = 256;
 /// Most transactions are over in less.
 const HOLDS_END_WITHIN: Duration = Duration::from_millis(500);
 
@@ -45,9 +53,16 @@ pub(super) struct Collecting {
 }
 
 enum Phase {
-    /// What is to be marked, with all under it.
-    Marking(Vec<Hash>),
+    Marking(Waiting),
     Sweeping(Arc<Marks>),
+}
+
+/// What is to be marked, with all under it.
+#[derive(Default)]
+struct Waiting {
+    roots: Vec<Hash>,
+    /// Inner nodes that were appended, each with the version that it came from, where that is at hand.
+    appended: Vec<(Chunk, Option<Chunk>)>,
 }
 
 /// What was found to be in use.
@@ -88,7 +103,7 @@ impl Store {
     /// on. `bytes_after` of a dry run is an estimate.
     pub fn collect(&self, dry_run: bool) -> Result<Collected> {
         let shared = &self.shared;
-        let _turn = shared.take_maintenance();
+        let _turn = shared.take_maintenance()?;
         // On a full disk this is what the next journal and the first new table are written to.
         shared.release_spare();
         // So that all that is there now lies in journals that can be rewritten.
@@ -103,41 +118,65 @@ impl Store {
 }
 
 impl Shared {
-    /// Whether the store has the chunk and the caller may build upon it, now and until the collection under way, if any, is over.
-    pub(super) fn reuse(&self, hash: &Hash) -> Result<bool> {
-        let Some((found, _)) = self.locate(hash)? else { return Ok(false) };
-        if !self.is_collecting.load(Ordering::SeqCst) || self.options.plant == Some(Plant::NoBarrier) {
-            return Ok(true);
-        }
-        Ok(match self.collecting.lock().as_mut().map(|collecting| &mut collecting.phase) {
-            None => true,
-            Some(Phase::Marking(queue)) => {
-                queue.push(*hash);
-                true
+    /// Where the chunk lies, if the store has it and the caller may build upon it, now and until the collection under way, if any, is over.
+    pub(super) fn reuse(&self, hash: &Hash) -> Result<Option<Found>> {
+        self.find(hash, |found| {
+            if !self.is_collecting.load(Ordering::SeqCst) || self.options.plant == Some(Plant::NoBarrier) {
+                return true;
             }
-            Some(Phase::Sweeping(marks)) => marks.survives(hash, &found),
+            match self.collecting.lock().as_mut().map(|collecting| &mut collecting.phase) {
+                None => true,
+                Some(Phase::Marking(waiting)) => {
+                    waiting.roots.push(*hash);
+                    true
+                }
+                Some(Phase::Sweeping(marks)) => marks.survives(hash, found),
+            }
         })
     }
 
     /// Whether the store has the chunk, and does not just remove it.
     pub(super) fn has(&self, hash: &Hash) -> Result<bool> {
-        let Some((found, _)) = self.locate(hash)? else { return Ok(false) };
-        if !self.is_collecting.load(Ordering::SeqCst) {
-            return Ok(true);
+        let found = self.find(hash, |found| {
+            if !self.is_collecting.load(Ordering::SeqCst) {
+                return true;
+            }
+            match self.collecting.lock().as_ref().map(|collecting| &collecting.phase) {
+                Some(Phase::Sweeping(marks)) => marks.survives(hash, found),
+                _ => true,
+            }
+        });
+        Ok(found?.is_some())
+    }
+
+    /// Where the chunk lies, if `survives` says so while it lies there: what was found may be swept by then.
+    fn find(&self, hash: &Hash, survives: impl Fn(&Found) -> bool) -> Result<Option<Found>> {
+        loop {
+            let generation = self.generation.load(Ordering::SeqCst);
+            let Some((found, _)) = self.locate(hash)? else { return Ok(None) };
+            let survives = survives(&found);
+            if self.generation.load(Ordering::SeqCst) == generation {
+                return Ok(survives.then_some(found));
+            }
         }
-        Ok(match self.collecting.lock().as_ref().map(|collecting| &collecting.phase) {
-            Some(Phase::Sweeping(marks)) => marks.survives(hash, &found),
-            _ => true,
-        })
+    }
+
+    /// Waits while marking is far behind what is appended.
+    pub(super) fn await_marking(&self) {
+        if !self.is_collecting.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut collecting = self.collecting.lock();
+        while let Some(Collecting { phase: Phase::Marking(waiting) }) = &*collecting
+            && waiting.appended.len() >= APPENDED_MAX
+        {
+            self.marked.wait(&mut collecting);
+        }
     }
 
     /// Takes what is about to be appended into account: chunks and what refs are to name. Refuses a ref to what is being removed. The appender's
     /// lock is held.
-    pub(super) fn admit_roots(
-        &self,
-        chunks: &mut dyn Iterator<Item = Hash>,
-        updates: &[RefUpdate],
-    ) -> Result<()> {
+    pub(super) fn admit_roots(&self, batch: &Batch, updates: &[RefUpdate]) -> Result<()> {
         if !self.is_collecting.load(Ordering::SeqCst) {
             return Ok(());
         }
@@ -145,14 +184,21 @@ impl Shared {
         let new = updates.iter().filter_map(|update| update.new);
         match collecting.as_mut().map(|collecting| &mut collecting.phase) {
             None => Ok(()),
-            Some(Phase::Marking(queue)) => {
-                queue.extend(chunks);
-                queue.extend(new);
+            Some(Phase::Marking(waiting)) => {
+                let inner = batch.iter().filter(|put| put.chunk.child_count() > 0);
+                waiting.appended.extend(inner.map(|put| {
+                    let base = match &put.base {
+                        Some(Base::Known(base, _)) => Some(base.clone()),
+                        Some(Base::At(hash)) => self.cache.peek(hash),
+                        None => None,
+                    };
+                    (put.chunk.clone(), base)
+                }));
+                waiting.roots.extend(new);
                 Ok(())
             }
             Some(Phase::Sweeping(marks)) => {
-                let appended: Set = chunks.collect();
-                for root in new.filter(|root| !appended.contains(root)) {
+                for root in new.filter(|root| !batch.contains(root)) {
                     if let Some((found, _)) = self.locate(&root)?
                         && !marks.survives(&root, &found)
                     {
@@ -167,15 +213,14 @@ impl Shared {
     fn end_collecting(&self) {
         *self.collecting.lock() = None;
         self.is_collecting.store(false, Ordering::SeqCst);
+        self.marked.notify_all();
     }
 
     fn collect(&self, dry_run: bool) -> Result<Collected> {
         let mut marks = self.begin_marking()?;
-        let mut queue = Vec::new();
         let marks = loop {
-            self.take_queue(&mut queue);
-            self.mark(&mut marks, &mut queue)?;
-            match self.begin_sweeping(marks) {
+            self.mark(&mut marks)?;
+            match self.begin_sweeping(marks)? {
                 Ok(marks) => break marks,
                 Err(more) => marks = more,
             }
@@ -209,8 +254,8 @@ impl Shared {
         let pins = self.pins.lock();
         let active = appender.journal.number;
         let young_from = pins.held_since().map_or(active, |since| since.min(active));
-        let mut queue = self.roots(&appender, &pins);
-        queue.extend(self.index.in_files(&(young_from..=active).collect()).into_iter().map(|(hash, _)| hash));
+        let mut roots = self.roots(&appender, &pins);
+        roots.extend(self.index.in_files(&(young_from..=active).collect()).into_iter().map(|(hash, _)| hash));
         let mut marks = Marks { young_from, tables: HashMap::new(), journals: Set::default() };
         let mut young = Vec::new();
         for table in view.lookup.tables() {
@@ -219,7 +264,8 @@ impl Shared {
                 false => drop(marks.tables.insert(table.number, Bits::new(table.len()))),
             }
         }
-        *self.collecting.lock() = Some(Collecting { phase: Phase::Marking(queue) });
+        *self.collecting.lock() =
+            Some(Collecting { phase: Phase::Marking(Waiting { roots, appended: Vec::new() }) });
         self.is_collecting.store(true, Ordering::SeqCst);
         // Groups that were prepared without regard to this are prepared again.
         self.generation.fetch_add(1, Ordering::SeqCst);
@@ -244,50 +290,107 @@ impl Shared {
     }
 
     fn add_roots(&self, hashes: Vec<Hash>) {
-        if let Some(Collecting { phase: Phase::Marking(queue) }) = self.collecting.lock().as_mut() {
-            queue.extend(hashes);
+        if let Some(Collecting { phase: Phase::Marking(waiting) }) = self.collecting.lock().as_mut() {
+            waiting.roots.extend(hashes);
         }
     }
 
-    fn take_queue(&self, into: &mut Vec<Hash>) {
-        if let Some(Collecting { phase: Phase::Marking(queue) }) = self.collecting.lock().as_mut() {
-            into.append(queue);
-        }
+    fn take_waiting(&self) -> Waiting {
+        let waiting = match self.collecting.lock().as_mut() {
+            Some(Collecting { phase: Phase::Marking(waiting) }) => std::mem::take(waiting),
+            _ => Waiting::default(),
+        };
+        self.marked.notify_all();
+        waiting
     }
 
-    /// Marks all that is in the queue, and all under it.
-    fn mark(&self, marks: &mut Marks, queue: &mut Vec<Hash>) -> Result<()> {
+    /// Marks all that waits, and all under it.
+    fn mark(&self, marks: &mut Marks) -> Result<()> {
         let mut pace = Pace::background();
-        while let Some(hash) = queue.pop() {
-            if self.maintenance.is_stopping() {
-                return Err(Error::Closed);
+        let mut queue = Vec::new();
+        loop {
+            self.mark_waiting(marks, &mut queue)?;
+            if queue.is_empty() {
+                return Ok(());
             }
-            // A root may name a chunk that is not there: that is fsck's to tell, and no reason to keep garbage.
-            let Some((found, _)) = self.locate(&hash)? else { continue };
-            if marks.mark(&hash, &found) && !found.place.leaf {
-                let chunk = match self.cache.peek(&hash) {
-                    Some(chunk) => Some(chunk),
-                    // Hashed, whenever that was done last: an address that rotted would leave what it led to unmarked.
-                    None => self.load(&hash, true)?,
-                };
-                queue.extend(chunk.iter().flat_map(|chunk| chunk.children()));
-                pace.step();
+            while let Some(hash) = queue.pop() {
+                self.mark_chunk(marks, &hash, &mut queue)?;
+                // After each slice, what came meanwhile: it would pile up.
+                if pace.step() {
+                    break;
+                }
             }
+        }
+    }
+
+    /// Marks what was appended meanwhile, and puts into the queue what is to be marked for it.
+    fn mark_waiting(&self, marks: &mut Marks, queue: &mut Vec<Hash>) -> Result<()> {
+        if self.maintenance.is_stopping() {
+            return Err(Error::Closed);
+        }
+        let waiting = self.take_waiting();
+        for (chunk, base) in waiting.appended {
+            let is_new = match self.locate(chunk.hash())? {
+                Some((found, _)) => marks.mark(chunk.hash(), &found),
+                // Not written yet, or never, if that failed.
+                None => marks.journals.insert(*chunk.hash()),
+            };
+            if !is_new {
+                continue;
+            }
+            // What is marked has all its children marked, or in the queue.
+            let base =
+                base.map_or(Ok(None), |base| Ok(self.is_marked(marks, base.hash())?.then_some(base)))?;
+            let known: Set = base.iter().flat_map(Chunk::children).collect();
+            queue.extend(chunk.children().filter(|child| !known.contains(child)));
+        }
+        queue.extend(waiting.roots);
+        Ok(())
+    }
+
+    fn is_marked(&self, marks: &Marks, hash: &Hash) -> Result<bool> {
+        let Some((found, _)) = self.locate(hash)? else { return Ok(false) };
+        Ok(marks.journals.contains(hash)
+            || found.ordinal.is_some_and(|ordinal| {
+                marks.tables.get(&found.place.file).is_some_and(|bits| bits.get(ordinal))
+            }))
+    }
+
+    /// Marks a chunk, and puts its children into the queue.
+    fn mark_chunk(&self, marks: &mut Marks, hash: &Hash, queue: &mut Vec<Hash>) -> Result<()> {
+        // A root may name a chunk that is not there: that is fsck's to tell, and no reason to keep garbage.
+        let Some((found, _)) = self.locate(hash)? else { return Ok(()) };
+        if marks.mark(hash, &found) && !found.place.leaf {
+            let chunk = match self.cache.peek(hash) {
+                Some(chunk) => Some(chunk),
+                // Hashed, whenever that was done last: an address that rotted would leave what it led to unmarked.
+                None => self.load(hash, true)?,
+            };
+            queue.extend(chunk.iter().flat_map(|chunk| chunk.children()));
         }
         Ok(())
     }
 
-    /// Begins to sweep, unless there is more to mark.
-    fn begin_sweeping(&self, marks: Marks) -> Result<Arc<Marks>, Marks> {
+    /// Begins to sweep, unless there is more to mark than can be while no one appends.
+    fn begin_sweeping(&self, mut marks: Marks) -> Result<std::result::Result<Arc<Marks>, Marks>> {
         let _appender = self.appender.lock();
+        let mut queue = Vec::new();
+        self.mark_waiting(&mut marks, &mut queue)?;
+        for _ in 0..LAST_MARKS_MAX {
+            let Some(hash) = queue.pop() else { break };
+            self.mark_chunk(&mut marks, &hash, &mut queue)?;
+        }
         let mut collecting = self.collecting.lock();
         match collecting.as_mut().map(|collecting| &mut collecting.phase) {
-            Some(Phase::Marking(queue)) if !queue.is_empty() => Err(marks),
+            Some(Phase::Marking(waiting)) if !(queue.is_empty() && waiting.roots.is_empty()) => {
+                waiting.roots.append(&mut queue);
+                Ok(Err(marks))
+            }
             _ => {
                 let marks = Arc::new(marks);
                 *collecting = Some(Collecting { phase: Phase::Sweeping(marks.clone()) });
                 self.generation.fetch_add(1, Ordering::SeqCst);
-                Ok(marks)
+                Ok(Ok(marks))
             }
         }
     }
@@ -381,8 +484,9 @@ impl Shared {
                 }
             },
         };
-        self.replace(&journals, rewrite, Some((entry, plan.hidden.clone())))?;
+        let replaced = self.replace(&journals, rewrite, Some((entry, plan.hidden.clone())));
         self.cache.retain(|hash, _| self.locate(hash).is_ok_and(|found| found.is_some()));
+        replaced?;
         for table in &plan.tables {
             let inputs = Inputs { journals: BTreeSet::new(), tables: BTreeSet::from([*table]) };
             let listed = self.manifest.lock().tables.iter().find(|listed| listed.number == *table).copied();

@@ -56,17 +56,19 @@ impl Pace {
         Pace { rest: 1, since: Instant::now() }
     }
 
-    /// Called after each small piece of work.
-    pub(super) fn step(&mut self) {
-        const SLICE: Duration = Duration::from_millis(5);
+    /// Called after each small piece of work. Whether a slice is over.
+    pub(super) fn step(&mut self) -> bool {
+        const SLICE: Duration = Duration::from_millis(1);
         if self.rest == 0 {
-            return;
+            return false;
         }
         let worked = self.since.elapsed();
-        if worked >= SLICE {
+        let is_over = worked >= SLICE;
+        if is_over {
             thread::sleep(worked * self.rest);
             self.since = Instant::now();
         }
+        is_over
     }
 }
 

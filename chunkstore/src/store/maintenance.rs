@@ -10,10 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::compaction::{self, Pace, Rewrite};
-use super::view::View;
+use super::view::{Found, View};
 use super::{Compacted, Shared, Store};
 use crate::error::{Error, Result};
 use crate::manifest::{Hidden, Listed, Manifest};
@@ -38,9 +38,18 @@ pub(super) struct Maintenance {
     bases: Mutex<HashMap<u32, BTreeSet<u32>>>,
     /// The store is being closed: whoever maintains gives up.
     stopping: AtomicBool,
-    worker: Mutex<Option<JoinHandle<()>>>,
+    worker: Mutex<Worker>,
     /// Why the last maintenance failed, if it did.
     failure: Mutex<Option<String>>,
+}
+
+/// The store's thread.
+#[derive(Default)]
+struct Worker {
+    thread: Option<JoinHandle<()>>,
+    is_running: bool,
+    /// A journal was sealed since the thread last looked.
+    is_wanted: bool,
 }
 
 impl Maintenance {
@@ -52,14 +61,15 @@ impl Maintenance {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// Ends the thread, if there is one, and waits for its end.
-    pub(super) fn stop(&self) {
+    /// Has whoever maintains give up, now and later, and waits until no one does. The result keeps it so.
+    pub(super) fn stop(&self) -> MutexGuard<'_, ()> {
         self.stopping.store(true, Ordering::Relaxed);
-        let worker = self.worker.lock().take();
+        let worker = self.worker.lock().thread.take();
         // The worker itself may be the last to let go of the store.
         if let Some(worker) = worker.filter(|worker| worker.thread().id() != thread::current().id()) {
             let _ = worker.join();
         }
+        self.turn.lock()
     }
 
     pub(super) fn failure(&self) -> Option<String> {
@@ -103,7 +113,7 @@ impl Store {
     /// and writers go on.
     pub fn compact(&self) -> Result<Compacted> {
         let shared = &self.shared;
-        let _turn = shared.maintenance.turn.lock();
+        let _turn = shared.take_maintenance()?;
         // On a full disk this is what the next journal is written to.
         shared.release_spare();
         shared.rotate(true)?;
@@ -116,35 +126,45 @@ impl Store {
     }
 }
 
-fn sealed(manifest: &Manifest) -> BTreeSet<u32> {
+/// Journals whose chunks count where they lie.
+pub(super) fn sealed(manifest: &Manifest) -> BTreeSet<u32> {
     manifest.sealed.iter().filter(|sealed| !sealed.held).map(|sealed| sealed.number).collect()
 }
 
 impl Shared {
     /// Has sealed journals compacted soon, by the store's thread.
     pub(super) fn wake_maintenance(self: &Arc<Shared>) {
+        let mut worker = self.maintenance.worker.lock();
         if !self.options.background || self.maintenance.is_stopping() {
             return;
         }
-        let mut worker = self.maintenance.worker.lock();
-        if worker.as_ref().is_some_and(|worker| !worker.is_finished()) {
+        worker.is_wanted = true;
+        if worker.is_running {
             return;
         }
         let shared = Arc::downgrade(self);
         let started =
             thread::Builder::new().name("pleach-compaction".to_owned()).spawn(move || maintain(&shared));
         // Without a thread journals stay as they are until the next one is sealed.
-        *worker = started.ok();
+        worker.is_running = started.is_ok();
+        worker.thread = started.ok();
     }
 
-    /// Waits for the turn to maintain.
-    pub(super) fn take_maintenance(&self) -> parking_lot::MutexGuard<'_, ()> {
-        self.maintenance.turn.lock()
+    /// Waits for the turn to maintain, which a store that was closed, or failed, gives to no one.
+    pub(super) fn take_maintenance(&self) -> Result<MutexGuard<'_, ()>> {
+        if self.follower.is_some() {
+            return Err(Error::ReadOnly);
+        }
+        let turn = self.maintenance.turn.lock();
+        match self.maintenance.is_stopping() {
+            true => Err(Error::Closed),
+            false => self.check_poison().map(|()| turn),
+        }
     }
 
     /// Compacts what is due, once; whether there was anything.
     fn maintain(&self) -> Result<bool> {
-        let _turn = self.maintenance.turn.lock();
+        let _turn = self.take_maintenance()?;
         let inputs = {
             let manifest = self.manifest.lock();
             let journals = sealed(&manifest);
@@ -227,14 +247,21 @@ impl Shared {
     }
 
     /// Makes new tables part of the store in the place of `inputs`, which stay as held files only as long as journals need them. `hidden`
-    /// replaces what is hidden.
+    /// replaces what is hidden. Before anything goes, each chunk of the new tables was read back, and hashed.
     pub(super) fn replace(
         &self,
         inputs: &Inputs,
         rewrite: Rewrite,
         hidden: Option<(Option<Hidden>, HiddenChunks)>,
     ) -> Result<()> {
-        let made = self.view_with(inputs, &rewrite.tables, hidden.as_ref().map(|(_, chunks)| chunks));
+        // A chunk that lies in `inputs` too may count because it was written anew, a moment ago.
+        let synced = {
+            let turn = self.take_turn();
+            self.sync_appended(&turn)
+        };
+        let made = synced
+            .and_then(|()| self.view_with(inputs, &rewrite.tables, hidden.as_ref().map(|(_, chunks)| chunks)))
+            .and_then(|view| self.check_tables(&view, &rewrite.tables).map(|()| view));
         let tables = match made {
             Ok(tables) => tables,
             Err(error) => {
@@ -288,6 +315,23 @@ impl Shared {
         Ok(view)
     }
 
+    /// Reads back what was written.
+    fn check_tables(&self, view: &View, written: &[Listed]) -> Result<()> {
+        let mut pace = Pace::background();
+        for table in written.iter().filter_map(|listed| view.tables.get(&listed.number)) {
+            table.for_each(|ordinal, hash, place| {
+                if self.maintenance.is_stopping() {
+                    return Err(Error::Closed);
+                }
+                let found = Found { place, ordinal: Some(ordinal) };
+                let loaded = view.load(&hash, &found, true).map_err(|error| error.tell(&hash, &place, true));
+                pace.step();
+                loaded.map(drop)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Makes whoever prepared a group and has not appended it prepare it again.
     pub(super) fn next_generation(&self) {
         let _appender = self.appender.lock();
@@ -295,6 +339,7 @@ impl Shared {
     }
 
     fn replace_manifest(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
+        self.check_poison()?;
         next.generation = manifest.generation + 1;
         self.io.sync_dir().map_err(Error::io("sync the directory of", manifest::FILE))?;
         next.write_new(&*self.io)?;
@@ -346,15 +391,20 @@ impl Shared {
     /// Removes files that look like the store's and that the manifest does not list: what a crash left.
     pub(super) fn remove_strays(&self) -> Result<()> {
         let manifest = self.manifest.lock();
+        // After a failure another manifest may be the one on the disk, and list what this one does not.
+        self.check_poison()?;
         let listed: BTreeSet<String> = manifest.names().collect();
         let names = self.io.list().map_err(Error::io("list", "the directory"))?;
         let numbered = |name: &str| {
             journal::number_of(name).or(table::number_of(name)).or(table::hidden::number_of(name))
         };
-        for name in names.iter().filter(|name| !listed.contains(*name) && numbered(name).is_some()) {
-            self.io.remove(name).map_err(Error::io("remove", name))?;
+        let strays: Vec<&String> =
+            names.iter().filter(|name| !listed.contains(*name) && numbered(name).is_some()).collect();
+        if !strays.is_empty() {
+            // So that no crash brings back an older manifest, which may list them.
+            self.io.sync_dir().map_err(Error::io("sync the directory of", manifest::FILE))?;
         }
-        Ok(())
+        strays.into_iter().try_for_each(|name| self.io.remove(name).map_err(Error::io("remove", name)))
     }
 
     pub(super) fn release_spare(&self) {
@@ -375,10 +425,13 @@ impl Shared {
 /// The store's thread: compacts until nothing is due.
 fn maintain(shared: &Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
+        shared.maintenance.worker.lock().is_wanted = false;
         let outcome = shared.maintain();
-        let goes_on = matches!(outcome, Ok(true));
+        let was_due = matches!(outcome, Ok(true));
         *shared.maintenance.failure.lock() = outcome.err().map(|error| error.to_string());
-        if !goes_on || shared.maintenance.is_stopping() {
+        let mut worker = shared.maintenance.worker.lock();
+        worker.is_running = (was_due || worker.is_wanted) && !shared.maintenance.is_stopping();
+        if !worker.is_running {
             return;
         }
     }

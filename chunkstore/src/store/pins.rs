@@ -6,6 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::view::Found;
 use super::{Shared, Store};
 use crate::error::Result;
 use crate::hash::Hash;
@@ -38,9 +39,13 @@ impl Pins {
         self.holds.values().map(|held| held.since).min()
     }
 
-    /// Keeps chunks that an append found in the store, for every hold: which one it was made under is not known.
-    pub(super) fn keep_in_holds(&mut self, reused: &[Hash]) {
-        self.holds.values_mut().for_each(|held| held.kept.extend(reused));
+    /// Keeps chunks that an append found in the store, for every hold that began after they were written: which one it was made under is
+    /// not known.
+    pub(super) fn keep_in_holds(&mut self, reused: &[(Hash, Found)]) {
+        for held in self.holds.values_mut() {
+            let older = |found: &Found| found.ordinal.is_some() || found.place.file < held.since;
+            held.kept.extend(reused.iter().filter(|(_, found)| older(found)).map(|(hash, _)| hash));
+        }
     }
 
     fn unpin(&mut self, root: &Hash) {
@@ -86,7 +91,11 @@ impl Hold {
             held.kept.insert(*hash);
         }
         // What cannot be looked up is not absent: reading it will tell why.
-        self.shared.reuse(hash).unwrap_or(true)
+        let is_there = self.shared.reuse(hash).map_or(true, |found| found.is_some());
+        if !is_there && let Some(held) = self.shared.pins.lock().holds.get_mut(&self.number) {
+            held.kept.remove(hash);
+        }
+        is_there
     }
 }
 
@@ -104,7 +113,7 @@ impl Store {
         // First pinned, then looked for: a collection that begins in between knows of it.
         *shared.pins.lock().roots.entry(*root).or_default() += 1;
         let pin = Arc::new(Pin { shared: shared.clone(), root: *root });
-        Ok(shared.reuse(root)?.then(|| Store { shared: shared.clone(), _pin: Some(pin) }))
+        Ok(shared.reuse(root)?.map(|_| Store { shared: shared.clone(), _pin: Some(pin) }))
     }
 
     /// Keeps from collection whatever is appended from now on, as long as the hold lives.

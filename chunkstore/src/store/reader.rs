@@ -4,10 +4,12 @@
 //! durable. So a reader opens what a manifest lists, follows the journal up to the watermark, and begins again when there is another
 //! manifest. What it has open stays readable when the writer removes it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::maintenance::sealed;
 use super::recovery::{End, Opening};
 use super::{Durable, Options, Shared, Store};
 use crate::error::{Error, Result};
@@ -111,12 +113,22 @@ impl Shared {
         let (opening, manifest, next) = open_files(&self.io, &self.options, &self.counters)?;
         let (index, mut view) = opening.into_parts();
         view.journals.insert(next.journal.number, next.journal.clone());
-        let files = view.journals.keys().copied().collect();
-        for (hash, place) in index.in_files(&files).into_iter().chain(next.replay.entries.iter().copied()) {
+        // Until no place in the index leads to them, the files of before stay in view.
+        let mut both = view.clone();
+        let before = self.view.load_full();
+        for (number, journal) in &before.journals {
+            both.journals.entry(*number).or_insert_with(|| journal.clone());
+        }
+        for (number, table) in &before.tables {
+            both.tables.entry(*number).or_insert_with(|| table.clone());
+        }
+        self.view.store(Arc::new(both));
+        for (hash, place) in index.entries().into_iter().chain(next.replay.entries.iter().copied()) {
             self.index.insert(hash, place);
         }
+        let counts: BTreeSet<u32> = sealed(&manifest).into_iter().chain([next.journal.number]).collect();
+        self.index.forget(|place| !counts.contains(&place.file));
         self.view.store(Arc::new(view));
-        self.index.forget(|place| !files.contains(&place.file));
         *self.manifest.lock() = manifest;
         self.show(&next.replay);
         *follower = next;

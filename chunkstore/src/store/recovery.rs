@@ -29,6 +29,7 @@ use crate::journal::replay::{Expect, Replay, replay};
 use crate::journal::{self, Journal, StoreId, seal};
 use crate::lock::Lock;
 use crate::manifest::{self, Manifest, Sealed};
+use crate::refs;
 use crate::stats::Counters;
 use crate::table::hidden::{self, HiddenChunks};
 use crate::table::{self, Table};
@@ -128,6 +129,8 @@ pub(super) struct Opening {
     watermark: Option<Watermark>,
     index: Index,
     view: View,
+    /// Journals with differences from chunks in other files.
+    crossing: BTreeSet<u32>,
 }
 
 /// The end of the active journal: where appending goes on.
@@ -178,7 +181,8 @@ impl Opening {
         lock: Lock,
         watermark: Option<Watermark>,
     ) -> Opening {
-        Opening { io, options, counters, lock, watermark, index: Index::new(), view: View::default() }
+        let (index, view, crossing) = (Index::new(), View::default(), BTreeSet::new());
+        Opening { io, options, counters, lock, watermark, index, view, crossing }
     }
 
     /// The opening of a store that only reads.
@@ -256,6 +260,7 @@ impl Opening {
         let index = match sealed.index_len {
             0 => None,
             index_len if sealed.end.checked_add(index_len).is_none_or(|end| end > len) => None,
+            index_len if index_len > seal::bytes_max(sealed.end) => None,
             index_len => {
                 let bytes = journal.read(sealed.end, index_len as usize)?;
                 seal::decode(&bytes, journal.number, sealed.end, &journal.key)
@@ -271,6 +276,9 @@ impl Opening {
 
     fn add(&mut self, journal: Journal, entries: &[(Hash, Location)]) {
         entries.iter().for_each(|(hash, location)| self.index.insert(*hash, *location));
+        if entries.iter().any(|(_, place)| place.crossed) {
+            self.crossing.insert(journal.number);
+        }
         self.view.journals.insert(journal.number, Arc::new(journal));
     }
 
@@ -288,6 +296,8 @@ impl Opening {
         if mark.is_none_or(|mark| mark.end != replay.end) {
             // What was read may be in the operating system's memory only: it must not be shown before it is durable.
             write_anew(&journal, mark.map_or(0, |mark| mark.end), replay.end)?;
+            // And so may be the manifest's name.
+            self.io.sync_dir().map_err(Error::io("sync the directory of", manifest::FILE))?;
             journal.file.sync_data().map_err(Error::io("sync", &journal.name))?;
             if let Some(watermark) = &mut self.watermark {
                 let _ = watermark.write(Mark { number: journal.number, end: replay.end });
@@ -305,14 +315,16 @@ impl Opening {
         let End { journal, replay } = end;
         replay.entries.iter().for_each(|(hash, location)| self.index.insert(*hash, *location));
         self.view.journals.insert(journal.number, journal.clone());
-        // Which files the deltas in journals have bases in is not kept: at worst any.
-        let listed = manifest.sealed.iter().map(|sealed| sealed.number);
         self.view.plant = self.options.plant;
-        let bases: BTreeSet<u32> = listed.chain(manifest.tables.iter().map(|table| table.number)).collect();
+        // In which files the deltas of a journal have bases is not kept: at worst in any, if there is one that crosses.
+        let listed = manifest.sealed.iter().map(|sealed| sealed.number);
+        let all: BTreeSet<u32> = listed.chain(manifest.tables.iter().map(|table| table.number)).collect();
+        let bases_of = |crosses: bool| if crosses { all.clone() } else { BTreeSet::new() };
         let maintenance = Maintenance::default();
         for sealed in manifest.sealed.iter().filter(|sealed| !sealed.held) {
-            maintenance.note_sealed(sealed.number, bases.clone());
+            maintenance.note_sealed(sealed.number, bases_of(self.crossing.contains(&sealed.number)));
         }
+        let bases = bases_of(replay.entries.iter().any(|(_, place)| place.crossed));
         let appender = Appender {
             journal,
             start: replay.start,
@@ -321,6 +333,7 @@ impl Opening {
             synced_end: replay.end,
             sequence: replay.sequence,
             refs: replay.refs.clone(),
+            refs_bytes: refs::bytes(replay.refs.keys()),
             group: 0,
             pending: VecDeque::new(),
             entries: replay.entries,
@@ -347,6 +360,7 @@ impl Opening {
             manifest: Mutex::new(manifest),
             generation: AtomicU64::new(0),
             collecting: Mutex::default(),
+            marked: Condvar::new(),
             is_collecting: AtomicBool::new(false),
             maintenance,
             appender: Mutex::new(appender),

@@ -75,9 +75,7 @@ impl Shared {
             if turn.durable_group >= group {
                 return Ok(());
             }
-            if let Some(cause) = self.poison.get() {
-                return Err(Error::Poisoned { cause: cause.clone() });
-            }
+            self.check_poison()?;
             if turn.taken {
                 self.turned.wait(&mut turn);
                 continue;
@@ -102,9 +100,7 @@ impl Shared {
 
     /// Syncs what is appended, shows it to readers, and notes it in the watermark. Whoever holds the turn is alone in this.
     pub(super) fn sync_appended(&self, turn: &TakenTurn<'_>) -> Result<()> {
-        if let Some(cause) = self.poison.get() {
-            return Err(Error::Poisoned { cause: cause.clone() });
-        }
+        self.check_poison()?;
         let (journal, group, end) = {
             let appender = self.appender.lock();
             (appender.journal.clone(), appender.group, appender.end)
@@ -163,6 +159,14 @@ impl Shared {
         watchers.iter().for_each(|watcher| watcher(sequence));
     }
 
+    /// Whether a failure forbids all writing.
+    pub(super) fn check_poison(&self) -> Result<()> {
+        match self.poison.get() {
+            Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses all writes from now on.
     pub(super) fn poison(&self, what: &str, error: &dyn std::fmt::Display) -> Error {
         let cause = self.poison.get_or_init(|| format!("{what}: {error}")).clone();
@@ -179,7 +183,8 @@ impl Shared {
             }
             appender.closed = true;
         }
-        self.maintenance.stop();
+        // Held to the end: whoever has the lock next must be alone.
+        let _maintenance = self.maintenance.stop();
         *self.closing.0.lock() = true;
         self.closing.1.notify_all();
         let turn = self.take_turn();

@@ -97,6 +97,9 @@ fn to_message(report: Report, repaired: u64) -> FsckResponse {
     FsckResponse { chunks: report.chunks, bytes: report.bytes, refs: report.refs, damages, repaired }
 }
 
+/// Bytes of a store that is compacted whole: about the longest table.
+const COMPACTED_WHOLE_MAX: u64 = 256 << 20;
+
 /// Removes what nothing leads to, and compacts what stays.
 pub fn gc(session: &Session, request: &GcRequest) -> Result<GcResponse> {
     let store = session.database.store();
@@ -120,9 +123,15 @@ pub fn gc(session: &Session, request: &GcRequest) -> Result<GcResponse> {
         purged,
     };
     let stats = store.stats();
-    // One table, and a journal that was just begun, are as compact as can be; held files go with the journal that needs them.
-    if !request.dry_run && stats.journals + stats.tables > 2 + stats.held_files {
-        response.files_rewritten += store.compact()?.files_before;
+    // One table, and a journal that was just begun, are as compact as can be; held files go with the journal that needs them. Of a store
+    // that does not fit in one table only what is due is rewritten: all of it would cost its size, each time.
+    let is_compact = stats.journals + stats.tables <= 2 + stats.held_files;
+    if !request.dry_run && !is_compact {
+        if bytes() <= COMPACTED_WHOLE_MAX {
+            response.files_rewritten += store.compact()?.files_before;
+        } else {
+            while store.maintain()? {}
+        }
     }
     if !request.dry_run {
         response.bytes_after = bytes();
