@@ -2,6 +2,17 @@
 
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 fn main() -> ExitCode {
+    allow_open_files();
     ExitCode::from(pleach_server::run(std::env::args_os()))
+}
+
+/// Takes as many open files as are to be had: a database has one open for each of its files, and the usual limit of 1,024 is for programs that
+/// use `select`.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused, the usual limit holds, and reaching it is an error that says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }

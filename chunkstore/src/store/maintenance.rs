@@ -428,6 +428,11 @@ fn maintain(shared: &Weak<Shared>) {
         shared.maintenance.worker.lock().is_wanted = false;
         let outcome = shared.maintain();
         let was_due = matches!(outcome, Ok(true));
+        if let Err(error) = &outcome
+            && !matches!(error, Error::Closed)
+        {
+            tracing::warn!(store = %shared.io.place(), %error, "compaction failed: journals stay, and pile up, until it succeeds");
+        }
         *shared.maintenance.failure.lock() = outcome.err().map(|error| error.to_string());
         let mut worker = shared.maintenance.worker.lock();
         worker.is_running = (was_due || worker.is_wanted) && !shared.maintenance.is_stopping();

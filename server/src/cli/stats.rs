@@ -22,7 +22,10 @@ pub(super) fn stats(context: &mut Context, after: &After) -> Result<()> {
             .iter()
             .map(|file| json!({"kind": file.kind, "count": file.count, "bytes": file.bytes}))
             .collect();
-        return context.output.document(&json!({"tables": tables, "files": files, "store": store}));
+        let failure = Some(stats.compaction_failure).filter(|failure| !failure.is_empty());
+        return context.output.document(
+            &json!({"tables": tables, "files": files, "store": store, "compaction_failure": failure}),
+        );
     }
     for table in &stats.tables {
         context.output.line(format!("table {}\t{} rows\t{} bytes", table.name, table.rows, table.bytes))?;
@@ -33,6 +36,9 @@ pub(super) fn stats(context: &mut Context, after: &After) -> Result<()> {
     }
     for (name, figure) in store {
         context.output.line(format!("{name}\t{figure}"))?;
+    }
+    if !stats.compaction_failure.is_empty() {
+        context.output.line(format!("compaction failed\t{}", stats.compaction_failure))?;
     }
     Ok(())
 }

@@ -10,8 +10,10 @@ use crate::proto::{FileKind, StatsRequest, StatsResponse};
 pub fn stats(session: &Session, _request: &StatsRequest) -> Result<StatsResponse> {
     let tables = session.snapshot("")?.tables()?;
     let tables = tables.into_iter().map(|(name, table)| tables::info(name, &table)).collect::<Result<_>>()?;
-    let stats = session.database.store().stats();
-    Ok(StatsResponse { tables, store: figures(&stats), files: files(&stats) })
+    let store = session.database.store();
+    let stats = store.stats();
+    let compaction_failure = store.maintenance_failure().unwrap_or_default();
+    Ok(StatsResponse { tables, store: figures(&stats), files: files(&stats), compaction_failure })
 }
 
 fn files(stats: &pleach_engine::Stats) -> Vec<FileKind> {
