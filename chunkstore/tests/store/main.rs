@@ -11,6 +11,7 @@ mod damage;
 mod every_bit;
 mod faults;
 mod fsck;
+mod interleaved;
 mod model;
 mod power;
 mod reader;
