@@ -5,8 +5,8 @@
 //! * **Roots** are all refs as appended and as shown, pinned handles, what holds keep, and everything in *young* files: those that hold what was
 //!   appended since the oldest hold began, or since the collection did.
 //! * **While marking**, whatever a writer appends, or finds in the store and builds upon, becomes a root too. An inner node that is appended
-//!   comes as it is in memory, and of its children only those are looked at that the version before did not have; when marking falls
-//!   behind all the same, writers wait for it. So it ends, however fast they are.
+//!   comes as it is in memory, and of its children only those are looked at that the version before did not have. When marking falls
+//!   behind all the same, or is almost over and over again not over, writers wait for it: so it ends, however fast they are.
 //! * **While sweeping**, a writer finds only what is marked or young; anything else it writes again.
 //!
 //! Marking ends, and sweeping begins, under the appender's lock, and a group that was prepared before is prepared again. So a chunk that is
@@ -42,6 +42,8 @@ const DEAD_SHARE: u64 = 4;
 const APPENDED_MAX: usize = 1024;
 /// As many chunks may be marked while no one can append.
 const LAST_MARKS_MAX: usize = 256;
+/// So often marking may turn out not to be over before writers wait.
+const ROUNDS_MAX: usize = 4;
 /// Most transactions are over in less.
 const HOLDS_END_WITHIN: Duration = Duration::from_millis(500);
 
@@ -61,9 +63,20 @@ enum Phase {
 #[derive(Default)]
 struct Waiting {
     roots: Vec<Hash>,
-    /// Inner nodes that were appended, each with the version that it came from, where that is at hand.
-    appended: Vec<(Chunk, Option<Chunk>)>,
+    appended: Vec<Appended>,
+    /// Marking would be over but for what is appended: writers wait.
+    is_closed: bool,
 }
+
+/// An inner node that was appended.
+struct Appended {
+    chunk: Chunk,
+    /// The version that it came from, and its bytes if they are at hand.
+    base: Option<(Hash, Option<Chunk>)>,
+}
+
+/// What was marked, and what is to be, with all under it.
+type Unfinished = (Marks, Vec<Hash>);
 
 /// What was found to be in use.
 struct Marks {
@@ -168,7 +181,7 @@ impl Shared {
         }
         let mut collecting = self.collecting.lock();
         while let Some(Collecting { phase: Phase::Marking(waiting) }) = &*collecting
-            && waiting.appended.len() >= APPENDED_MAX
+            && (waiting.is_closed || waiting.appended.len() >= APPENDED_MAX)
         {
             self.marked.wait(&mut collecting);
         }
@@ -187,12 +200,11 @@ impl Shared {
             Some(Phase::Marking(waiting)) => {
                 let inner = batch.iter().filter(|put| put.chunk.child_count() > 0);
                 waiting.appended.extend(inner.map(|put| {
-                    let base = match &put.base {
-                        Some(Base::Known(base, _)) => Some(base.clone()),
-                        Some(Base::At(hash)) => self.cache.peek(hash),
-                        None => None,
-                    };
-                    (put.chunk.clone(), base)
+                    let base = put.base.as_ref().map(|base| match base {
+                        Base::Known(chunk, _) => (*chunk.hash(), Some(chunk.clone())),
+                        Base::At(hash) => (*hash, batch.get(hash).cloned().or_else(|| self.cache.peek(hash))),
+                    });
+                    Appended { chunk: put.chunk.clone(), base }
                 }));
                 waiting.roots.extend(new);
                 Ok(())
@@ -218,12 +230,18 @@ impl Shared {
 
     fn collect(&self, dry_run: bool) -> Result<Collected> {
         let mut marks = self.begin_marking()?;
+        self.mark(&mut marks)?;
+        let mut rounds = 0;
         let marks = loop {
-            self.mark(&mut marks)?;
-            match self.begin_sweeping(marks)? {
+            let (mut more, mut queue) = match self.begin_sweeping(marks)? {
                 Ok(marks) => break marks,
-                Err(more) => marks = more,
-            }
+                Err(more) => more,
+            };
+            rounds += 1;
+            let waiting = self.take_waiting(rounds >= ROUNDS_MAX);
+            self.mark_waiting(&mut more, waiting, &mut queue)?;
+            self.drain(&mut more, &mut queue)?;
+            marks = more;
         };
         let plan = self.plan(&marks)?;
         let mut collected = plan.found;
@@ -265,7 +283,7 @@ impl Shared {
             }
         }
         *self.collecting.lock() =
-            Some(Collecting { phase: Phase::Marking(Waiting { roots, appended: Vec::new() }) });
+            Some(Collecting { phase: Phase::Marking(Waiting { roots, ..Waiting::default() }) });
         self.is_collecting.store(true, Ordering::SeqCst);
         // Groups that were prepared without regard to this are prepared again.
         self.generation.fetch_add(1, Ordering::SeqCst);
@@ -295,41 +313,55 @@ impl Shared {
         }
     }
 
-    fn take_waiting(&self) -> Waiting {
+    /// Takes what waits to be marked, and has writers go on, or wait.
+    fn take_waiting(&self, is_closed: bool) -> Waiting {
         let waiting = match self.collecting.lock().as_mut() {
-            Some(Collecting { phase: Phase::Marking(waiting) }) => std::mem::take(waiting),
+            Some(Collecting { phase: Phase::Marking(waiting) }) => {
+                std::mem::replace(waiting, Waiting { is_closed, ..Waiting::default() })
+            }
             _ => Waiting::default(),
         };
         self.marked.notify_all();
         waiting
     }
 
-    /// Marks all that waits, and all under it.
+    /// Marks all that roots lead to, and, as far as that goes, what writers append meanwhile.
     fn mark(&self, marks: &mut Marks) -> Result<()> {
         let mut pace = Pace::background();
-        let mut queue = Vec::new();
-        loop {
-            self.mark_waiting(marks, &mut queue)?;
-            if queue.is_empty() {
-                return Ok(());
-            }
-            while let Some(hash) = queue.pop() {
-                self.mark_chunk(marks, &hash, &mut queue)?;
-                // After each slice, what came meanwhile: it would pile up.
-                if pace.step() {
+        let (mut roots, mut new) = (Vec::new(), Vec::new());
+        let waiting = self.take_waiting(false);
+        self.mark_waiting(marks, waiting, &mut roots)?;
+        while !roots.is_empty() {
+            // What came during the last slices comes first: it would pile up. The rest gets as much time, so that it comes to an end.
+            let started = Instant::now();
+            let waiting = self.take_waiting(false);
+            self.mark_waiting(marks, waiting, &mut new)?;
+            self.drain(marks, &mut new)?;
+            let until = Instant::now() + started.elapsed();
+            pace.begin_slice();
+            while let Some(hash) = roots.pop() {
+                self.mark_chunk(marks, &hash, &mut roots)?;
+                if pace.step() && Instant::now() >= until {
                     break;
                 }
             }
         }
+        Ok(())
     }
 
-    /// Marks what was appended meanwhile, and puts into the queue what is to be marked for it.
-    fn mark_waiting(&self, marks: &mut Marks, queue: &mut Vec<Hash>) -> Result<()> {
+    fn drain(&self, marks: &mut Marks, queue: &mut Vec<Hash>) -> Result<()> {
+        while let Some(hash) = queue.pop() {
+            self.mark_chunk(marks, &hash, queue)?;
+        }
+        Ok(())
+    }
+
+    /// Marks what was appended, and puts into the queue what is to be marked for it.
+    fn mark_waiting(&self, marks: &mut Marks, waiting: Waiting, queue: &mut Vec<Hash>) -> Result<()> {
         if self.maintenance.is_stopping() {
             return Err(Error::Closed);
         }
-        let waiting = self.take_waiting();
-        for (chunk, base) in waiting.appended {
+        for Appended { chunk, base } in waiting.appended {
             let is_new = match self.locate(chunk.hash())? {
                 Some((found, _)) => marks.mark(chunk.hash(), &found),
                 // Not written yet, or never, if that failed.
@@ -339,10 +371,15 @@ impl Shared {
                 continue;
             }
             // What is marked has all its children marked, or in the queue.
-            let base =
-                base.map_or(Ok(None), |base| Ok(self.is_marked(marks, base.hash())?.then_some(base)))?;
-            let known: Set = base.iter().flat_map(Chunk::children).collect();
-            queue.extend(chunk.children().filter(|child| !known.contains(child)));
+            let known = match base {
+                Some((hash, Some(chunk))) if self.is_marked(marks, &hash)? => Some(chunk),
+                Some((hash, None)) if self.is_marked(marks, &hash)? => self.load(&hash, true)?,
+                _ => None,
+            };
+            match known {
+                Some(base) => queue.extend(new_children(&chunk, &base)),
+                None => queue.extend(chunk.children()),
+            }
         }
         queue.extend(waiting.roots);
         Ok(())
@@ -371,28 +408,28 @@ impl Shared {
         Ok(())
     }
 
-    /// Begins to sweep, unless there is more to mark than can be while no one appends.
-    fn begin_sweeping(&self, mut marks: Marks) -> Result<std::result::Result<Arc<Marks>, Marks>> {
+    /// Begins to sweep, unless there is more to mark than can be while everyone waits: then it gives that.
+    fn begin_sweeping(&self, mut marks: Marks) -> Result<Result<Arc<Marks>, Unfinished>, Error> {
         let _appender = self.appender.lock();
+        let mut collecting = self.collecting.lock();
         let mut queue = Vec::new();
-        self.mark_waiting(&mut marks, &mut queue)?;
+        if let Some(Collecting { phase: Phase::Marking(waiting) }) = collecting.as_mut() {
+            let is_closed = waiting.is_closed;
+            let waiting = std::mem::replace(waiting, Waiting { is_closed, ..Waiting::default() });
+            self.mark_waiting(&mut marks, waiting, &mut queue)?;
+        }
         for _ in 0..LAST_MARKS_MAX {
             let Some(hash) = queue.pop() else { break };
             self.mark_chunk(&mut marks, &hash, &mut queue)?;
         }
-        let mut collecting = self.collecting.lock();
-        match collecting.as_mut().map(|collecting| &mut collecting.phase) {
-            Some(Phase::Marking(waiting)) if !(queue.is_empty() && waiting.roots.is_empty()) => {
-                waiting.roots.append(&mut queue);
-                Ok(Err(marks))
-            }
-            _ => {
-                let marks = Arc::new(marks);
-                *collecting = Some(Collecting { phase: Phase::Sweeping(marks.clone()) });
-                self.generation.fetch_add(1, Ordering::SeqCst);
-                Ok(Ok(marks))
-            }
+        if !queue.is_empty() {
+            return Ok(Err((marks, queue)));
         }
+        let marks = Arc::new(marks);
+        *collecting = Some(Collecting { phase: Phase::Sweeping(marks.clone()) });
+        self.marked.notify_all();
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        Ok(Ok(marks))
     }
 
     /// What is dead, and which files to rewrite.
@@ -505,6 +542,17 @@ impl Shared {
         let tables: u64 = manifest.tables.iter().map(|table| table.len).sum();
         sealed + tables + self.appender.lock().end
     }
+}
+
+/// The children of a node that its earlier version did not have.
+fn new_children(node: &Chunk, earlier: &Chunk) -> Vec<Hash> {
+    let (new, old): (Vec<Hash>, Vec<Hash>) = (node.children().collect(), earlier.children().collect());
+    let start = new.iter().zip(&old).take_while(|(new, old)| new == old).count();
+    let (new, old) = (&new[start..], &old[start..]);
+    let end = new.iter().rev().zip(old.iter().rev()).take_while(|(new, old)| new == old).count();
+    let (new, old) = (&new[..new.len() - end], &old[..old.len() - end]);
+    let known: HashSet<&Hash, Uniformly> = old.iter().collect();
+    new.iter().filter(|child| !known.contains(child)).copied().collect()
 }
 
 /// What to sweep.

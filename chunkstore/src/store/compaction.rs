@@ -56,6 +56,11 @@ impl Pace {
         Pace { rest: 1, since: Instant::now() }
     }
 
+    /// Begins a slice: what was done before does not count.
+    pub(super) fn begin_slice(&mut self) {
+        self.since = Instant::now();
+    }
+
     /// Called after each small piece of work. Whether a slice is over.
     pub(super) fn step(&mut self) -> bool {
         const SLICE: Duration = Duration::from_millis(1);
@@ -66,7 +71,7 @@ impl Pace {
         let is_over = worked >= SLICE;
         if is_over {
             thread::sleep(worked * self.rest);
-            self.since = Instant::now();
+            self.begin_slice();
         }
         is_over
     }
