@@ -56,6 +56,17 @@ pub fn anonymous_bytes(pid: u32) -> io::Result<u64> {
     Ok(field(&fs::read_to_string(format!("/proc/{pid}/status"))?, "RssAnon:")? * 1024)
 }
 
+/// [`anonymous_bytes`] of this process, after it has given back what it freed: as little as there can be.
+#[allow(unsafe_code)]
+pub fn least_anonymous_bytes() -> io::Result<u64> {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it only gives free memory of the heap back.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+    anonymous_bytes(std::process::id())
+}
+
 fn field(text: &str, name: &str) -> io::Result<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix(name))

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use pleach_chunkstore::{Compression, Options, Stats};
 use pleach_engine::{Database, NewCommit, TransactionOutcome};
 
-use crate::measure::{anonymous_bytes, cpu_nanos};
+use crate::measure::{anonymous_bytes, cpu_nanos, least_anonymous_bytes};
 use crate::rows::Rows;
 
 const TABLE: &str = "rows";
@@ -124,7 +124,7 @@ fn opened(
     name: &'static str,
     figure: &mut impl FnMut(&'static str, f64),
 ) -> Result<()> {
-    let before = anonymous_bytes(std::process::id())?;
+    let before = least_anonymous_bytes()?;
     let (started, cpu) = (Instant::now(), cpu_nanos());
     let database = Database::open(dir, options.clone())?;
     let (took, cpu) = (started.elapsed(), cpu_nanos() - cpu);
@@ -239,7 +239,7 @@ fn collection_memory(rows: &Rows, database: &Database) -> Result<u64> {
         number += 1;
     }
     let done = AtomicBool::new(false);
-    let before = anonymous_bytes(std::process::id())?;
+    let before = least_anonymous_bytes()?;
     std::thread::scope(|scope| {
         let sampler = scope.spawn(|| -> Result<u64> {
             let mut peak = 0;
