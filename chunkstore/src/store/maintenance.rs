@@ -341,8 +341,9 @@ impl Shared {
     fn replace_manifest(&self, manifest: &mut Manifest, mut next: Manifest) -> Result<()> {
         self.check_poison()?;
         next.generation = manifest.generation + 1;
-        self.io.sync_dir().map_err(Error::io("sync the directory of", manifest::FILE))?;
         next.write_new(&*self.io)?;
+        // Names of new files, and that of the new manifest: one of an earlier attempt may lie there, torn.
+        self.io.sync_dir().map_err(Error::io("sync the directory of", manifest::FILE))?;
         if let Err(error) = Manifest::replace(&*self.io) {
             return Err(self.poison("the manifest could not be replaced", &error));
         }
