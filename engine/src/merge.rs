@@ -17,7 +17,7 @@ use crate::{
     definition::Definition,
     error::{Error, Result},
     history,
-    map::merge as rows,
+    map::merge::{self as rows, Decision, RowConflict},
     names,
 };
 
@@ -152,8 +152,16 @@ impl Database {
             let (entry, their_rows) = self.mergeable(&table, base, ours, theirs)?;
             let config = Definition::decode(&self.store().chunk(&entry.definition)?)?.config;
             let base_rows = base.map(|base| base.rows);
-            let (merged, conflicts) =
-                rows::merge(self.store(), writer, &config, base_rows.as_ref(), &entry.rows, &their_rows)?;
+            let mut decide = |_: &mut Writer, _: &RowConflict| Ok(Decision::Conflict);
+            let (merged, conflicts) = rows::merge(
+                self.store(),
+                writer,
+                &config,
+                base_rows.as_ref(),
+                &entry.rows,
+                &their_rows,
+                &mut decide,
+            )?;
             let mut entry = TableEntry { rows: merged, ..entry };
             match prefer {
                 None if !conflicts.is_empty() => {

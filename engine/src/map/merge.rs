@@ -27,8 +27,17 @@ pub(crate) struct RowConflict {
     pub(crate) theirs: Option<Value>,
 }
 
-/// Merges `theirs` into `ours`; rows in conflict stay as they are in `ours`. Returns the merged root and the conflicts
-/// in key order.
+/// What becomes of a row that both sides changed, each in its own way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// It stays as it is in ours, and is told as a conflict.
+    Conflict,
+    /// It becomes this; `None`: it goes.
+    Row(Option<Value>),
+}
+
+/// Merges `theirs` into `ours`; `decide` is asked about every row in conflict, in key order. Returns the merged root and the conflicts
+/// that were left, in key order.
 pub(crate) fn merge(
     reader: &(impl Read + Clone),
     writer: &mut Writer,
@@ -36,6 +45,7 @@ pub(crate) fn merge(
     base: Option<&Hash>,
     ours: &Hash,
     theirs: &Hash,
+    decide: &mut dyn FnMut(&mut Writer, &RowConflict) -> Result<Decision>,
 ) -> Result<(Hash, Vec<RowConflict>)> {
     let mut our_changes = Diff::new(reader.clone(), base, Some(ours))?;
     let mut their_changes = Diff::new(reader.clone(), base, Some(theirs))?;
@@ -53,7 +63,12 @@ pub(crate) fn merge(
                 if let Some(RowChange { key, old, new }) = our_change.take()
                     && new != change.new
                 {
-                    conflicts.push(RowConflict { key, base: old, ours: new, theirs: change.new });
+                    let conflict = RowConflict { key, base: old, ours: new, theirs: change.new };
+                    match decide(writer, &conflict)? {
+                        Decision::Conflict => conflicts.push(conflict),
+                        Decision::Row(new) if new == conflict.ours => {}
+                        Decision::Row(new) => edits.push(Edit { key: conflict.key, new }),
+                    }
                 }
                 our_change = our_changes.next_change()?;
             }

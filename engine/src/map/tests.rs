@@ -218,7 +218,7 @@ proptest! {
         let roots = [fixture.build(&base), fixture.build(&our_model), fixture.build(&their_model)];
         let mut writer = Writer::new(&fixture.store);
         let (merged, conflicts) =
-            merge::merge(&&fixture.store, &mut writer, &SMALL, Some(&roots[0]), &roots[1], &roots[2]).unwrap();
+            merge::merge(&&fixture.store, &mut writer, &SMALL, Some(&roots[0]), &roots[1], &roots[2], &mut |_, _| Ok(merge::Decision::Conflict)).unwrap();
         fixture.keep(writer);
         let (mut expected, mut expected_conflicts) = (our_model.clone(), Vec::new());
         for key in base.keys().chain(their_model.keys()).collect::<std::collections::BTreeSet<_>>() {
