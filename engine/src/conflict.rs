@@ -172,11 +172,7 @@ impl Database {
 }
 
 /// Sets the rows in conflict to what theirs has; returns the table's new root.
-pub(crate) fn take_theirs(
-    writer: &mut Writer,
-    entry: &TableEntry,
-    conflicts: Vec<RowConflict>,
-) -> Result<Hash> {
+fn take_theirs(writer: &mut Writer, entry: &TableEntry, conflicts: Vec<RowConflict>) -> Result<Hash> {
     let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
     let edits: Vec<_> = conflicts.into_iter().map(|row| Edit { key: row.key, new: row.theirs }).collect();
     edit::apply(writer, &config, entry.rows, &edits)

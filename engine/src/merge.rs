@@ -152,7 +152,13 @@ impl Database {
             let (entry, their_rows) = self.mergeable(&table, base, ours, theirs)?;
             let config = Definition::decode(&self.store().chunk(&entry.definition)?)?.config;
             let base_rows = base.map(|base| base.rows);
-            let mut decide = |_: &mut Writer, _: &RowConflict| Ok(Decision::Conflict);
+            let mut decide = |_: &mut Writer, conflict: &RowConflict| {
+                Ok(match prefer {
+                    None => Decision::Conflict,
+                    Some(Side::Ours) => Decision::Row(conflict.ours.clone()),
+                    Some(Side::Theirs) => Decision::Row(conflict.theirs.clone()),
+                })
+            };
             let (merged, conflicts) = rows::merge(
                 self.store(),
                 writer,
@@ -162,17 +168,12 @@ impl Database {
                 &their_rows,
                 &mut decide,
             )?;
-            let mut entry = TableEntry { rows: merged, ..entry };
-            match prefer {
-                None if !conflicts.is_empty() => {
-                    count += conflicts.len();
-                    let root = conflict::write(writer, &conflicts)?;
-                    changes.push((Name::Conflicts(table), Some(Entry::Conflicts(root))));
-                }
-                Some(Side::Theirs) => entry.rows = conflict::take_theirs(writer, &entry, conflicts)?,
-                _ => {}
+            if !conflicts.is_empty() {
+                count += conflicts.len();
+                let root = conflict::write(writer, &conflicts)?;
+                changes.push((Name::Conflicts(table), Some(Entry::Conflicts(root))));
             }
-            changes.push((name, Some(Entry::Table(entry))));
+            changes.push((name, Some(Entry::Table(TableEntry { rows: merged, ..entry }))));
         }
         Ok(Merged { root: catalogue::change(writer, ours, changes)?, conflicts: count })
     }
