@@ -22,7 +22,10 @@ use crate::{
     error::{Error, Result},
     map::{
         self, build,
+        cursor::Rows,
+        delete,
         edit::{self, Edit},
+        range::{KeyRange, RangeSet},
     },
     names,
     transaction::{TableEdits, Token, TransactionOutcome},
@@ -31,6 +34,13 @@ use crate::{
 /// Transactions that wait to be committed.
 #[derive(Default)]
 pub(crate) struct Queue(Mutex<Vec<Arc<Waiting>>>);
+
+#[cfg(test)]
+impl Queue {
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
 
 pub(crate) struct Waiting {
     request: Mutex<Request>,
@@ -147,6 +157,8 @@ struct TableState<'a> {
     entry: Option<TableEntry>,
     /// Whether a member of the group changed the table itself.
     restructured: bool,
+    /// Ranges that members deleted. No member deletes a range in which one before it wrote a row, so ranges go first.
+    deleted: RangeSet,
     rows: BTreeMap<&'a [u8], Option<&'a [u8]>>,
 }
 
@@ -158,7 +170,7 @@ impl<'a> BranchState<'a> {
                 btree_map::Entry::Occupied(slot) => slot.into_mut(),
                 btree_map::Entry::Vacant(slot) => {
                     let entry = catalogue::table(writer, &self.root, table)?;
-                    slot.insert(TableState { entry, restructured: false, rows: BTreeMap::new() })
+                    slot.insert(TableState::new(entry))
                 }
             };
             let seen = catalogue::table(writer, &request.snapshot, table)?;
@@ -193,6 +205,10 @@ impl<'a> BranchState<'a> {
 }
 
 impl<'a> TableState<'a> {
+    fn new(entry: Option<TableEntry>) -> TableState<'a> {
+        TableState { entry, restructured: false, deleted: RangeSet::default(), rows: BTreeMap::new() }
+    }
+
     /// What stands against the edits of a transaction that saw `seen`: a row (`Some(Some(key))`) or the table (`Some(None)`).
     fn refuses(
         &self,
@@ -201,7 +217,8 @@ impl<'a> TableState<'a> {
         edits: &TableEdits,
     ) -> Result<Option<Option<Vec<u8>>>> {
         if edits.is_structural() {
-            let untouched = self.entry == seen && !self.restructured && self.rows.is_empty();
+            let untouched = self.entry == seen && !self.restructured;
+            let untouched = untouched && self.rows.is_empty() && self.deleted.is_empty();
             return Ok(if untouched { None } else { Some(None) });
         }
         let (Some(now), Some(seen)) = (self.entry, seen) else { return Ok(Some(None)) };
@@ -210,10 +227,33 @@ impl<'a> TableState<'a> {
         }
         for key in edits.rows.keys() {
             let written_in_group = self.rows.contains_key(key.as_slice());
+            let deleted_in_group =
+                || Ok::<_, Error>(self.deleted.contains(key) && map::get(reader, &now.rows, key)?.is_some());
             let changed =
                 || Ok::<_, Error>(map::get(reader, &now.rows, key)? != map::get(reader, &seen.rows, key)?);
-            if written_in_group || (now.rows != seen.rows && changed()?) {
+            if written_in_group || deleted_in_group()? || (now.rows != seen.rows && changed()?) {
                 return Ok(Some(Some(key.clone())));
+            }
+        }
+        for range in edits.deleted.iter() {
+            let written = self.written_in(reader, &now.rows, &range)?;
+            let changed = || delete::first_change(reader, [&seen.rows, &now.rows], &range);
+            if let Some(key) = written.map_or_else(changed, |key| Ok(Some(key)))? {
+                return Ok(Some(Some(key)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A key in `range` that a member of the group wrote or deleted; `rows` is the root that all of them build upon.
+    fn written_in(&self, reader: &impl Read, rows: &Hash, range: &KeyRange) -> Result<Option<Vec<u8>>> {
+        if let Some((key, _)) = self.rows.range::<[u8], _>(range.bounds()).next() {
+            return Ok(Some(key.to_vec()));
+        }
+        for both in self.deleted.within(range) {
+            let (from, to) = both.bounds();
+            if let Some((key, _)) = Rows::new(reader, rows, from, to)?.next_row()? {
+                return Ok(Some(key.to_vec()));
             }
         }
         Ok(None)
@@ -233,6 +273,7 @@ impl<'a> TableState<'a> {
         if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
             entry.rows = rows;
         }
+        edits.deleted.iter().for_each(|range| self.deleted.insert(range));
         // The second of two sets comes out sorted, and is taken whole.
         self.rows
             .append(&mut edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect());
@@ -241,11 +282,15 @@ impl<'a> TableState<'a> {
 
     fn fold(self, writer: &mut Writer, entry: TableEntry) -> Result<TableEntry> {
         let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
+        let mut rows = entry.rows;
+        for range in self.deleted.iter() {
+            rows = delete::delete(writer, &config, rows, &range)?;
+        }
         let mut edits = Vec::with_capacity(self.rows.len());
         for (key, value) in self.rows {
             let new = value.map(|value| blob::store(writer, config.inline_bytes, value)).transpose()?;
             edits.push(Edit { key: key.to_vec(), new });
         }
-        Ok(TableEntry { rows: edit::apply(writer, &config, entry.rows, &edits)?, ..entry })
+        Ok(TableEntry { rows: edit::apply(writer, &config, rows, &edits)?, ..entry })
     }
 }

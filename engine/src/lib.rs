@@ -39,6 +39,7 @@ mod names;
 mod pins;
 mod revision;
 pub mod row;
+mod sample;
 mod settings;
 mod snapshot;
 mod transaction;
@@ -66,6 +67,7 @@ pub use pleach_chunkstore::{
 pub use pleach_chunkstore::{Compression, backup, fsck};
 pub use revision::Revision;
 pub use row::Schema;
+pub use sample::Sample;
 pub use snapshot::{Change, Changes, Scan, Snapshot, Table, TableChange, TableDiff, TableStat};
 pub use transaction::{BadToken, Token, Transaction, TransactionOutcome};
 pub use upkeep::KINDS;

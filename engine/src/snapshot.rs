@@ -18,8 +18,11 @@ use crate::{
         cursor::Rows,
         diff::Diff,
         node::{Stored, Tag, Value},
+        range::KeyRange,
+        rank,
     },
     row::Schema,
+    sample::Sample,
 };
 
 /// A read-only view of one root of a branch.
@@ -147,13 +150,76 @@ impl Table {
         Ok(map::size(&self.store, &self.entry.rows)?.1)
     }
 
-    /// The rows from one key to another, in key order.
+    /// The rows from one key to another, in key order, from both ends.
     ///
     /// # Errors
     /// The store's.
     pub fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Scan> {
         let rows = Rows::new(self.store.clone(), &self.entry.rows, from, to)?;
         Ok(Scan { store: self.store.clone(), rows })
+    }
+
+    /// The rows whose keys begin with `prefix`, in key order, from both ends.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn prefix(&self, prefix: &[u8]) -> Result<Scan> {
+        let range = KeyRange::prefix(prefix);
+        let (from, to) = range.bounds();
+        self.scan(from, to)
+    }
+
+    /// The row with the lowest key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.select(0)
+    }
+
+    /// The row with the highest key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        match self.rows()? {
+            0 => Ok(None),
+            rows => self.select(rows - 1),
+        }
+    }
+
+    /// How many rows lie between two keys. Reads the nodes at the two ends, and none between.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn count(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<u64> {
+        rank::count(&self.store, &self.entry.rows, &KeyRange::new(from, to))
+    }
+
+    /// How many rows come before `key`, whether or not there is a row with that key. Reads one node a level.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn rank(&self, key: &[u8]) -> Result<u64> {
+        rank::rank(&self.store, &self.entry.rows, key)
+    }
+
+    /// The row that has `n` rows before it; `None` if there are not as many. Reads one node a level.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn select(&self, n: u64) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let row = rank::select(&self.store, &self.entry.rows, n)?;
+        row.map(|(key, value)| Ok((key, load_value(&self.store, value)?))).transpose()
+    }
+
+    /// `n` different rows, in key order, each set of as many equally likely; all rows if there are not more. The same rows for
+    /// the same seed and number of rows. Keeps `n` numbers in memory, and reads one node a level for each row.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn sample(&self, n: u64, seed: u64) -> Result<Sample> {
+        Sample::new(self.clone(), n, seed)
     }
 }
 
@@ -164,7 +230,7 @@ pub(crate) fn load_value(store: &Store, value: Value) -> Result<Vec<u8>> {
     }
 }
 
-/// Rows in key order. Owns its snapshot.
+/// Rows in key order, from both ends. Owns its snapshot.
 pub struct Scan {
     store: Store,
     rows: Rows<Store>,
@@ -191,6 +257,16 @@ impl Iterator for Scan {
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = match self.rows.next_row() {
+            Ok(row) => row?,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(blob::load(&self.store, row.1).map(|value| (row.0.to_vec(), value)))
+    }
+}
+
+impl DoubleEndedIterator for Scan {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let row = match self.rows.next_row_back() {
             Ok(row) => row?,
             Err(error) => return Some(Err(error)),
         };

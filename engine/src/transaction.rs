@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, btree_map},
     fmt,
+    ops::Bound,
     str::FromStr,
 };
 
@@ -23,6 +24,7 @@ use crate::{
         build::TreeBuilder,
         config::{KEY_BYTES_MAX, MapConfig},
         node::Stored,
+        range::{KeyRange, RangeSet},
     },
     names,
     row::Schema,
@@ -95,6 +97,8 @@ pub(crate) struct TableEdits {
     pub(crate) created: Option<Definition>,
     /// Rows given in bulk: the root of a map that replaces the table's rows.
     pub(crate) loaded: Option<Hash>,
+    /// Ranges of keys whose rows go, before the rows below come.
+    pub(crate) deleted: RangeSet,
     /// Rows by key; `None` deletes.
     pub(crate) rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
 }
@@ -232,6 +236,27 @@ impl Transaction {
         Ok(there)
     }
 
+    /// Deletes the rows from one key to another, at the cost of the two ends: the nodes between are not read. It conflicts with a
+    /// concurrent transaction that wrote any row there, and with none where no row was.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn delete_range(&mut self, table: &str, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<()> {
+        self.require(table)?;
+        let range = KeyRange::new(from, to);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let edits = self.edits.entry(table.to_owned()).or_default();
+        let superseded: Vec<_> =
+            edits.rows.range::<[u8], _>(range.bounds()).map(|(key, _)| key.clone()).collect();
+        for key in &superseded {
+            edits.rows.remove(key);
+        }
+        edits.deleted.insert(range);
+        Ok(())
+    }
+
     fn edit(&mut self, table: &str, key: &[u8], value: Option<Vec<u8>>) -> Result<()> {
         if key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
@@ -255,6 +280,9 @@ impl Transaction {
         if let Some(edits) = self.edits.get(table) {
             if let Some(value) = edits.rows.get(key) {
                 return Ok(value.clone());
+            }
+            if edits.deleted.contains(key) {
+                return Ok(None);
             }
             if let Some(root) = edits.loaded {
                 let store = self.database.store();
@@ -303,6 +331,7 @@ impl Transaction {
         let _written = writer.append(&[])?;
         let edits = self.edits.entry(table.to_owned()).or_default();
         edits.rows.clear();
+        edits.deleted.clear();
         edits.loaded = Some(root);
         Ok(())
     }
@@ -318,3 +347,7 @@ impl Transaction {
         outcome
     }
 }
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;

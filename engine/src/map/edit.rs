@@ -123,7 +123,7 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
 }
 
 /// The root is the only node of the lowest level that has just one.
-fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
+pub(super) fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
     loop {
         let node = Node::load(writer, &root)?;
         if node.is_leaf() || node.len() > 1 {
