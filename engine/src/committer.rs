@@ -28,7 +28,7 @@ use crate::{
         range::{KeyRange, RangeSet},
     },
     names,
-    transaction::{TableEdits, Token, TransactionOutcome},
+    transaction::{NewValue, TableEdits, Token, TransactionOutcome},
 };
 
 /// Transactions that wait to be committed.
@@ -159,7 +159,7 @@ struct TableState<'a> {
     restructured: bool,
     /// Ranges that members deleted. No member deletes a range in which one before it wrote a row, so ranges go first.
     deleted: RangeSet,
-    rows: BTreeMap<&'a [u8], Option<&'a [u8]>>,
+    rows: BTreeMap<&'a [u8], Option<&'a NewValue>>,
 }
 
 impl<'a> BranchState<'a> {
@@ -276,7 +276,7 @@ impl<'a> TableState<'a> {
         edits.deleted.iter().for_each(|range| self.deleted.insert(range));
         // The second of two sets comes out sorted, and is taken whole.
         self.rows
-            .append(&mut edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect());
+            .append(&mut edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref())).collect());
         Ok(())
     }
 
@@ -288,7 +288,11 @@ impl<'a> TableState<'a> {
         }
         let mut edits = Vec::with_capacity(self.rows.len());
         for (key, value) in self.rows {
-            let new = value.map(|value| blob::store(writer, config.inline_bytes, value)).transpose()?;
+            let new = match value {
+                Some(NewValue::Bytes(bytes)) => Some(blob::store(writer, config.inline_bytes, bytes)?),
+                Some(NewValue::Stored(value)) => Some(value.clone()),
+                None => None,
+            };
             edits.push(Edit { key: key.to_vec(), new });
         }
         Ok(TableEntry { rows: edit::apply(writer, &config, rows, &edits)?, ..entry })

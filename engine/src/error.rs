@@ -117,6 +117,24 @@ pub enum Error {
         /// Limit, bytes.
         max: usize,
     },
+    /// Bytes were asked to be replaced where a value has none.
+    #[error(
+        "bytes {from} to {to} are not all in the value, which is {len} bytes long; ask for its length first"
+    )]
+    OutsideValue {
+        /// The first byte to replace.
+        from: u64,
+        /// The byte behind the last.
+        to: u64,
+        /// Length of the value, bytes.
+        len: u64,
+    },
+    /// What was to be stored could not be read.
+    #[error("cannot read what is to be stored: {source}; nothing was changed")]
+    Source {
+        /// Why.
+        source: std::io::Error,
+    },
     /// Sorted input was not sorted.
     #[error("keys must come in strictly ascending order; entry {entry} does not")]
     Unsorted {
@@ -200,6 +218,7 @@ impl Error {
             | Error::BadName { .. }
             | Error::KeyTooLong { .. }
             | Error::ValueTooLong { .. }
+            | Error::OutsideValue { .. }
             | Error::Unsorted { .. } => ErrorKind::Invalid,
             _ => ErrorKind::Refused,
         }

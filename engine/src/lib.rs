@@ -45,7 +45,7 @@ mod snapshot;
 mod transaction;
 mod upkeep;
 
-pub use blob::VALUE_BYTES_MAX;
+pub use blob::{VALUE_BYTES_MAX, ValueReader};
 pub use branches::Branch;
 pub use check::{check_chunk, check_generation};
 pub use commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX};

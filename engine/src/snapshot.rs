@@ -3,12 +3,15 @@
 //! A snapshot owns what it reads from, so that it and its iterators can be kept, and sent to other threads, as long as
 //! wanted: its handle of the store is pinned to its root, and everything made from it has a clone of that handle.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, Range},
+};
 
 use pleach_chunkstore::{Hash, Store};
 
 use crate::{
-    blob,
+    blob::{self, ValueReader},
     catalogue::{self, TableEntry},
     chunks::{self, Read},
     definition::Definition,
@@ -132,6 +135,28 @@ impl Table {
     /// The store's.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         map::get(&self.store, &self.entry.rows, key)?.map(|value| load_value(&self.store, value)).transpose()
+    }
+
+    /// The value at `key`, to be read piece by piece and from any place; `None` if there is no such row.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn read(&self, key: &[u8]) -> Result<Option<ValueReader>> {
+        let value = map::get(&self.store, &self.entry.rows, key)?;
+        value.map(|value| ValueReader::new(&self.store, value)).transpose()
+    }
+
+    /// Some bytes of the value at `key`, cut off at its end. Reads the pieces that they lie in, and the list of pieces.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn get_range(&self, key: &[u8], range: Range<u64>) -> Result<Option<Vec<u8>>> {
+        self.read(key)?.map(|mut value| value.range(range)).transpose()
+    }
+
+    /// The value at `key` as it is stored.
+    pub(crate) fn stored(&self, key: &[u8]) -> Result<Option<Value>> {
+        map::get(&self.store, &self.entry.rows, key)
     }
 
     /// Number of rows.

@@ -5,8 +5,8 @@
 
 use std::{
     collections::{BTreeMap, btree_map},
-    fmt,
-    ops::Bound,
+    fmt, io,
+    ops::{Bound, Range},
     str::FromStr,
 };
 
@@ -14,7 +14,7 @@ use pleach_chunkstore::{Hash, Hold};
 
 pub(crate) use crate::committer::Queue;
 use crate::{
-    blob::{self, VALUE_BYTES_MAX},
+    blob::{self, VALUE_BYTES_MAX, ValueReader},
     chunks::Writer,
     database::Database,
     definition::Definition,
@@ -23,7 +23,7 @@ use crate::{
         self,
         build::TreeBuilder,
         config::{KEY_BYTES_MAX, MapConfig},
-        node::Stored,
+        node::{Stored, Tag, Value},
         range::{KeyRange, RangeSet},
     },
     names,
@@ -100,7 +100,14 @@ pub(crate) struct TableEdits {
     /// Ranges of keys whose rows go, before the rows below come.
     pub(crate) deleted: RangeSet,
     /// Rows by key; `None` deletes.
-    pub(crate) rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub(crate) rows: BTreeMap<Vec<u8>, Option<NewValue>>,
+}
+
+/// A value to be set.
+pub(crate) enum NewValue {
+    Bytes(Vec<u8>),
+    /// What a leaf stores for it; its pieces were written ahead.
+    Stored(Value),
 }
 
 impl TableEdits {
@@ -221,7 +228,7 @@ impl Transaction {
         if value.len() > VALUE_BYTES_MAX {
             return Err(Error::ValueTooLong { found: value.len(), max: VALUE_BYTES_MAX });
         }
-        self.edit(table, key, Some(value.to_vec()))
+        self.edit(table, key, Some(NewValue::Bytes(value.to_vec())))
     }
 
     /// Deletes the row at `key`; false if there was none.
@@ -229,7 +236,7 @@ impl Transaction {
     /// # Errors
     /// [`Error::UnknownTable`].
     pub fn delete(&mut self, table: &str, key: &[u8]) -> Result<bool> {
-        let there = self.get(table, key)?.is_some();
+        let there = self.stored(table, key)?.is_some();
         if there {
             self.edit(table, key, None)?;
         }
@@ -257,7 +264,7 @@ impl Transaction {
         Ok(())
     }
 
-    fn edit(&mut self, table: &str, key: &[u8], value: Option<Vec<u8>>) -> Result<()> {
+    fn edit(&mut self, table: &str, key: &[u8], value: Option<NewValue>) -> Result<()> {
         if key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
         }
@@ -272,21 +279,64 @@ impl Transaction {
         Ok(())
     }
 
+    /// Sets the value at `key` to what `source` gives until its end, in bounded memory; gives its length.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::KeyTooLong`], [`Error::ValueTooLong`]; [`Error::Source`] if the source fails.
+    pub fn put_from(&mut self, table: &str, key: &[u8], source: &mut dyn io::Read) -> Result<u64> {
+        let config = self.require(table)?.config;
+        let value = self.write_ahead(|writer| blob::write(writer, config.inline_bytes, source))?;
+        let len = ValueReader::new(self.database.store(), value.clone())?.len();
+        self.edit(table, key, Some(NewValue::Stored(value)))?;
+        Ok(len)
+    }
+
+    /// Replaces some bytes of the value at `key` by others, which may be more or fewer; what is absent is an empty value. It
+    /// costs the pieces around the change, whatever the length of the value, and the row is then the one that [`Transaction::put`] of
+    /// the whole new value would make.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::OutsideValue`], [`Error::KeyTooLong`], [`Error::ValueTooLong`].
+    pub fn splice(&mut self, table: &str, key: &[u8], range: Range<u64>, new: &[u8]) -> Result<()> {
+        let config = self.require(table)?.config;
+        let old = self.stored(table, key)?.unwrap_or(Value { tag: Tag::Inline, bytes: Vec::new() });
+        let old = Stored { tag: old.tag, bytes: &old.bytes };
+        let value = self.write_ahead(|writer| blob::splice(writer, config.inline_bytes, old, range, new))?;
+        self.edit(table, key, Some(NewValue::Stored(value)))
+    }
+
     /// The value at `key`, this transaction's changes included.
     ///
     /// # Errors
     /// [`Error::UnknownTable`].
     pub fn get(&mut self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let value = self.stored(table, key)?;
+        value.map(|value| load_value(self.database.store(), value)).transpose()
+    }
+
+    /// The value at `key`, this transaction's changes included, to be read piece by piece while the transaction lasts.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn read(&mut self, table: &str, key: &[u8]) -> Result<Option<ValueReader>> {
+        let value = self.stored(table, key)?;
+        value.map(|value| ValueReader::new(self.snapshot.store(), value)).transpose()
+    }
+
+    /// The value at `key` as it is stored; one that is not stored yet counts as inline, whatever its length.
+    fn stored(&mut self, table: &str, key: &[u8]) -> Result<Option<Value>> {
         if let Some(edits) = self.edits.get(table) {
-            if let Some(value) = edits.rows.get(key) {
-                return Ok(value.clone());
-            }
-            if edits.deleted.contains(key) {
-                return Ok(None);
+            match edits.rows.get(key) {
+                Some(Some(NewValue::Bytes(bytes))) => {
+                    return Ok(Some(Value { tag: Tag::Inline, bytes: bytes.clone() }));
+                }
+                Some(Some(NewValue::Stored(value))) => return Ok(Some(value.clone())),
+                Some(None) => return Ok(None),
+                None if edits.deleted.contains(key) => return Ok(None),
+                None => {}
             }
             if let Some(root) = edits.loaded {
-                let store = self.database.store();
-                return map::get(store, &root, key)?.map(|value| load_value(store, value)).transpose();
+                return map::get(self.database.store(), &root, key);
             }
             if edits.created.is_some() {
                 return Ok(None);
@@ -294,9 +344,19 @@ impl Transaction {
         }
         self.require(table)?;
         match self.snapshot_table(table)? {
-            Some(table) => table.get(key),
+            Some(table) => table.stored(key),
             None => Ok(None),
         }
+    }
+
+    /// Writes chunks that the commit will need, and holds them until then.
+    fn write_ahead<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        // Taken before the first chunk is written, and given back after the commit.
+        self.ahead.get_or_insert_with(|| self.database.store().hold());
+        let mut writer = Writer::new(self.database.store());
+        let written = write(&mut writer)?;
+        let _written = writer.append(&[])?;
+        Ok(written)
     }
 
     /// Replaces all rows of a table by `rows`, which come in strictly ascending order of keys. Each node is written once, in
@@ -310,25 +370,19 @@ impl Transaction {
         rows: impl IntoIterator<Item = (K, V)>,
     ) -> Result<()> {
         let config = self.require(table)?.config;
-        // Taken before the first node is written, and given back after the commit.
-        self.ahead.get_or_insert_with(|| self.database.store().hold());
-        let mut writer = Writer::new(self.database.store());
-        let mut builder = TreeBuilder::new(config);
-        for (key, value) in rows {
-            let value = value.as_ref();
-            if value.len() <= usize::from(config.inline_bytes) {
-                builder.push(
-                    &mut writer,
-                    key.as_ref(),
-                    Stored { tag: map::node::Tag::Inline, bytes: value },
-                )?;
-            } else {
-                let value = blob::store(&mut writer, config.inline_bytes, value)?;
-                builder.push(&mut writer, key.as_ref(), Stored { tag: value.tag, bytes: &value.bytes })?;
+        let root = self.write_ahead(|writer| {
+            let mut builder = TreeBuilder::new(config);
+            for (key, value) in rows {
+                let value = value.as_ref();
+                if value.len() <= usize::from(config.inline_bytes) {
+                    builder.push(writer, key.as_ref(), Stored { tag: Tag::Inline, bytes: value })?;
+                } else {
+                    let value = blob::store(writer, config.inline_bytes, value)?;
+                    builder.push(writer, key.as_ref(), Stored { tag: value.tag, bytes: &value.bytes })?;
+                }
             }
-        }
-        let root = builder.finish(&mut writer)?;
-        let _written = writer.append(&[])?;
+            builder.finish(writer)
+        })?;
         let edits = self.edits.entry(table.to_owned()).or_default();
         edits.rows.clear();
         edits.deleted.clear();

@@ -206,3 +206,123 @@ fn a_table_answers_by_prefix_rank_and_sample() {
     assert_ne!(sample, keys(100, 4));
     assert_eq!(keys(9_999, 1), model.keys().cloned().collect::<Vec<_>>());
 }
+
+/// Bytes that look random and are always the same, and the store's counts while they are read.
+struct Noise<'a> {
+    left: usize,
+    state: u32,
+    database: Option<&'a Database>,
+    most_unwritten: usize,
+    read: usize,
+}
+
+impl Noise<'_> {
+    fn of(len: usize) -> Noise<'static> {
+        Noise { left: len, state: 1, database: None, most_unwritten: 0, read: 0 }
+    }
+}
+
+impl std::io::Read for Noise<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let count = into.len().min(self.left);
+        for byte in &mut into[..count] {
+            self.state = self.state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            *byte = (self.state >> 24) as u8;
+        }
+        self.left -= count;
+        self.read += count;
+        if let Some(database) = self.database {
+            let written = database.store().stats().bytes_written as usize;
+            self.most_unwritten = self.most_unwritten.max(self.read.saturating_sub(written));
+        }
+        Ok(count)
+    }
+}
+
+fn durable() -> (tempfile::TempDir, Database) {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::init(&dir.path().join("db"), Options::default()).unwrap();
+    let mut transaction = database.begin("main").unwrap();
+    transaction.create_table("t", None).unwrap();
+    transaction.commit().unwrap();
+    (dir, database)
+}
+
+#[test]
+fn a_byte_inserted_near_the_start_of_ten_megabytes_writes_little() {
+    let (_dir, database) = durable();
+    let mut transaction = database.begin("main").unwrap();
+    assert_eq!(transaction.put_from("t", b"k", &mut Noise::of(10 << 20)).unwrap(), 10 << 20);
+    transaction.commit().unwrap();
+    for (what, range, new) in [("inserted", 5_000..5_000, b"x"), ("replaced", 6_000..6_001, b"y")] {
+        let before = database.store().stats();
+        let mut transaction = database.begin("main").unwrap();
+        transaction.splice("t", b"k", range, new).unwrap();
+        transaction.commit().unwrap();
+        let after = database.store().stats();
+        let written = after.bytes_written - before.bytes_written;
+        assert!(written <= 200_000, "a byte {what}: {written} bytes");
+    }
+    let mut expected = Vec::new();
+    std::io::Read::read_to_end(&mut Noise::of(10 << 20), &mut expected).unwrap();
+    expected.insert(5_000, b'x');
+    expected[6_000] = b'y';
+    assert!(table(&database).get(b"k").unwrap().unwrap() == expected);
+    assert_eq!(table(&database).get_range(b"k", 4_999..5_002).unwrap().unwrap(), expected[4_999..5_002]);
+    let spliced = work(&database);
+    let mut transaction = database.begin("main").unwrap();
+    transaction.put("t", b"k", &expected).unwrap();
+    assert!(matches!(transaction.commit().unwrap(), TransactionOutcome::Unchanged(_)));
+    assert_eq!(work(&database), spliced);
+}
+
+#[test]
+fn a_long_value_streams_in_without_being_in_memory() {
+    let (_dir, database) = durable();
+    let mut source = Noise { database: Some(&database), ..Noise::of(60 << 20) };
+    let mut transaction = database.begin("main").unwrap();
+    transaction.put_from("t", b"k", &mut source).unwrap();
+    assert!(source.most_unwritten < 10 << 20, "{} bytes were in memory", source.most_unwritten);
+    let mut read = transaction.read("t", b"k").unwrap().unwrap();
+    assert_eq!(std::io::copy(&mut read, &mut std::io::sink()).unwrap(), 60 << 20);
+    database.store().collect(false).unwrap();
+    transaction.commit().unwrap();
+    let mut read = table(&database).read(b"k").unwrap().unwrap();
+    assert_eq!(std::io::copy(&mut read, &mut std::io::sink()).unwrap(), 60 << 20);
+}
+
+#[test]
+fn parts_of_values_are_written_in_the_order_of_the_transaction() {
+    let (_dir, database) = durable();
+    let mut transaction = database.begin("main").unwrap();
+    transaction.put("t", b"short", b"0123456789").unwrap();
+    transaction.splice("t", b"short", 2..4, b"__").unwrap();
+    transaction.splice("t", b"short", 0..1, b"").unwrap();
+    assert_eq!(transaction.get("t", b"short").unwrap().unwrap(), b"1__456789");
+    transaction.splice("t", b"new", 0..0, b"made").unwrap();
+    let mut long = vec![7; 300_000];
+    transaction.put("t", b"long", &long).unwrap();
+    transaction.splice("t", b"long", 100..100, b"in").unwrap();
+    transaction.splice("t", b"long", 200_000..250_000, b"").unwrap();
+    long.splice(100..100, *b"in");
+    long.splice(200_000..250_000, []);
+    assert!(transaction.get("t", b"long").unwrap().unwrap() == long);
+    transaction.delete_range("t", Bound::Included(b"n"), Bound::Unbounded).unwrap();
+    assert!(transaction.splice("t", b"short", 0..1, b"").is_err(), "it is gone, and so is empty");
+    assert!(matches!(transaction.splice("none", b"k", 0..0, b""), Err(Error::UnknownTable { .. })));
+    struct Fails;
+    impl std::io::Read for Fails {
+        fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+            Err(std::io::Error::other("no more"))
+        }
+    }
+    assert!(matches!(transaction.put_from("t", b"long", &mut Fails), Err(Error::Source { .. })));
+    transaction.commit().unwrap();
+    assert_eq!(rows(&database), Model::from([(b"long".to_vec(), long)]));
+    // A value that was spliced by somebody else meanwhile is a conflict like any other.
+    let (mut one, mut other) = (database.begin("main").unwrap(), database.begin("main").unwrap());
+    one.splice("t", b"long", 0..1, b"a").unwrap();
+    other.splice("t", b"long", 9..10, b"b").unwrap();
+    assert!(matches!(one.commit().unwrap(), TransactionOutcome::Committed(_)));
+    assert!(matches!(other.commit().unwrap(), TransactionOutcome::Refused { .. }));
+}
