@@ -96,6 +96,12 @@ fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>) -> Result<Option<RowC
             }
         }
         Ordering::Equal => {
+            let same = a.same_rows(i, b, j);
+            if same > 0 {
+                from.skip_rows(same);
+                to.skip_rows(same);
+                return Ok(None);
+            }
             let order = if a.prefix() == b.prefix() {
                 a.suffix(i).cmp(b.suffix(j))
             } else {
