@@ -24,14 +24,6 @@ pub(crate) struct Diff<R> {
     to: Option<Cursor<R>>,
 }
 
-impl<R: Read + Clone> Diff<R> {
-    /// The changes that lead from the map at `from` to that at `to`; `None` is the empty map.
-    pub(crate) fn new(reader: R, from: Option<&Hash>, to: Option<&Hash>) -> Result<Diff<R>> {
-        let side = |root: &Hash| (reader.clone(), *root);
-        Diff::between(from.map(side), to.map(side))
-    }
-}
-
 impl<R: Read> Diff<R> {
     /// The changes that lead from one map to another, each with where it is read from; `None` is the empty map.
     pub(crate) fn between(from: Option<(R, Hash)>, to: Option<(R, Hash)>) -> Result<Diff<R>> {

@@ -99,6 +99,12 @@ pub(crate) struct Value {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl From<Stored<'_>> for Value {
+    fn from(stored: Stored<'_>) -> Value {
+        Value { tag: stored.tag, bytes: stored.bytes.to_vec() }
+    }
+}
+
 /// An inner node's entry, without its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Child {
