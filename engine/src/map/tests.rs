@@ -255,7 +255,7 @@ fn stretches() -> impl Strategy<Value = BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn a_merge_of_stretches_of_a_large_map_makes_the_built_root(
