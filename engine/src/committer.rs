@@ -22,6 +22,7 @@ use crate::{
     error::{Error, Result},
     map::{
         self, build,
+        config::MapConfig,
         cursor::Rows,
         delete,
         edit::{self, Edit},
@@ -282,19 +283,30 @@ impl<'a> TableState<'a> {
 
     fn fold(self, writer: &mut Writer, entry: TableEntry) -> Result<TableEntry> {
         let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
-        let mut rows = entry.rows;
-        for range in self.deleted.iter() {
-            rows = delete::delete(writer, &config, rows, &range)?;
-        }
-        let mut edits = Vec::with_capacity(self.rows.len());
-        for (key, value) in self.rows {
-            let new = match value {
-                Some(NewValue::Bytes(bytes)) => Some(blob::store(writer, config.inline_bytes, bytes)?),
-                Some(NewValue::Stored(value)) => Some(value.clone()),
-                None => None,
-            };
-            edits.push(Edit { key: key.to_vec(), new });
-        }
-        Ok(TableEntry { rows: edit::apply(writer, &config, rows, &edits)?, ..entry })
+        let rows = fold_rows(writer, &config, entry.rows, &self.deleted, self.rows)?;
+        Ok(TableEntry { rows, ..entry })
     }
+}
+
+/// The root of `rows` after ranges were deleted and then rows changed.
+pub(crate) fn fold_rows<'a>(
+    writer: &mut Writer,
+    config: &MapConfig,
+    mut rows: Hash,
+    deleted: &RangeSet,
+    changed: impl IntoIterator<Item = (&'a [u8], Option<&'a NewValue>)>,
+) -> Result<Hash> {
+    for range in deleted.iter() {
+        rows = delete::delete(writer, config, rows, &range)?;
+    }
+    let mut edits = Vec::new();
+    for (key, value) in changed {
+        let new = match value {
+            Some(NewValue::Bytes(bytes)) => Some(blob::store(writer, config.inline_bytes, bytes)?),
+            Some(NewValue::Stored(value)) => Some(value.clone()),
+            None => None,
+        };
+        edits.push(Edit { key: key.to_vec(), new });
+    }
+    edit::apply(writer, config, rows, &edits)
 }

@@ -36,6 +36,7 @@ mod kinds;
 mod map;
 mod merge;
 mod names;
+pub mod patch;
 mod pins;
 mod revision;
 pub mod row;

@@ -19,7 +19,7 @@ use crate::{
     map::{
         self,
         cursor::Rows,
-        diff::Diff,
+        diff::{Diff, RowChange},
         node::{Stored, Tag, Value},
         range::KeyRange,
         rank,
@@ -395,6 +395,30 @@ pub struct Changes {
     /// Where values before and after are read from.
     values: [Option<Store>; 2],
     diff: Diff<Store>,
+}
+
+impl Changes {
+    /// The next changed row, its values as they are stored.
+    pub(crate) fn next_stored(&mut self) -> Result<Option<RowChange>> {
+        self.diff.next_change()
+    }
+
+    /// A value that a row had before.
+    pub(crate) fn before(&self, value: Value) -> Result<ValueReader> {
+        Changes::value(&self.values[0], value)
+    }
+
+    /// A value that a row has after.
+    pub(crate) fn after(&self, value: Value) -> Result<ValueReader> {
+        Changes::value(&self.values[1], value)
+    }
+
+    fn value(store: &Option<Store>, value: Value) -> Result<ValueReader> {
+        match store {
+            Some(store) => ValueReader::new(store, value),
+            None => unreachable!("a side that has no table has no rows"),
+        }
+    }
 }
 
 impl Iterator for Changes {

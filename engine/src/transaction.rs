@@ -16,13 +16,15 @@ pub(crate) use crate::committer::Queue;
 use crate::{
     blob::{self, VALUE_BYTES_MAX, ValueReader},
     chunks::Writer,
+    committer::fold_rows,
     database::Database,
     definition::Definition,
     error::{Error, Result},
     map::{
         self,
-        build::TreeBuilder,
+        build::{self, TreeBuilder},
         config::{KEY_BYTES_MAX, MapConfig},
+        cursor::Rows,
         node::{Stored, Tag, Value},
         range::{KeyRange, RangeSet},
     },
@@ -324,7 +326,7 @@ impl Transaction {
     }
 
     /// The value at `key` as it is stored; one that is not stored yet counts as inline, whatever its length.
-    fn stored(&mut self, table: &str, key: &[u8]) -> Result<Option<Value>> {
+    pub(crate) fn stored(&mut self, table: &str, key: &[u8]) -> Result<Option<Value>> {
         if let Some(edits) = self.edits.get(table) {
             match edits.rows.get(key) {
                 Some(Some(NewValue::Bytes(bytes))) => {
@@ -347,6 +349,66 @@ impl Transaction {
             Some(table) => table.stored(key),
             None => Ok(None),
         }
+    }
+
+    /// The rows of a table as this transaction leaves them so far, written ahead if it changed any: that counts as a change of the
+    /// whole table then.
+    pub(crate) fn rows_root(&mut self, table: &str) -> Result<Hash> {
+        let config = self.require(table)?.config;
+        let edits = self.edits.get(table);
+        let base = match edits.and_then(|edits| edits.loaded) {
+            Some(root) => Some(root),
+            None if edits.is_some_and(|edits| edits.created.is_some()) => None,
+            None => self.snapshot_table(table)?.map(Table::root),
+        };
+        let mut edits = self.edits.remove(table).unwrap_or_default();
+        let written = self.write_ahead(|writer| {
+            let base = base.map_or_else(|| build::empty(writer), Ok)?;
+            let rows = edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref()));
+            fold_rows(writer, &config, base, &edits.deleted, rows)
+        });
+        if let Ok(root) = &written
+            && (base != Some(*root) || edits.is_structural())
+        {
+            edits.loaded = Some(*root);
+            edits.rows.clear();
+            edits.deleted.clear();
+        }
+        self.edits.insert(table.to_owned(), edits);
+        written
+    }
+
+    /// Gives a table another definition. Its rows stay as they are.
+    pub(crate) fn redefine(&mut self, table: &str, definition: Definition) -> Result<()> {
+        let config = self.require(table)?.config;
+        let mut root = self.rows_root(table)?;
+        if config != definition.config {
+            let store = self.database.store().clone();
+            root = self.write_ahead(|writer| {
+                let mut rows = Rows::new(&store, &root, Bound::Unbounded, Bound::Unbounded)?;
+                let mut builder = TreeBuilder::new(definition.config);
+                while let Some((key, value)) = rows.next_row()? {
+                    let value = blob::load(&store, value)?;
+                    let value = blob::store(writer, definition.config.inline_bytes, &value)?;
+                    builder.push(writer, key, Stored { tag: value.tag, bytes: &value.bytes })?;
+                }
+                builder.finish(writer)
+            })?;
+        }
+        let dropped = self.snapshot_table(table)?.is_some();
+        let edits =
+            TableEdits { dropped, created: Some(definition), loaded: Some(root), ..TableEdits::default() };
+        self.edits.insert(table.to_owned(), edits);
+        Ok(())
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Sets a row to what a leaf stores for it; whoever calls keeps its chunks until the commit.
+    pub(crate) fn put_stored(&mut self, table: &str, key: &[u8], value: Value) -> Result<()> {
+        self.edit(table, key, Some(NewValue::Stored(value)))
     }
 
     /// Writes chunks that the commit will need, and holds them until then.

@@ -57,6 +57,24 @@ impl ValueReader {
         self.len == 0
     }
 
+    /// Where two values begin to differ, and behind which places of each they are the same, by their pieces. None is read.
+    pub(crate) fn differing(&self, other: &ValueReader) -> (u64, u64, u64) {
+        let (Source::Blob { pieces: own, .. }, Source::Blob { pieces: others, .. }) =
+            (&self.source, &other.source)
+        else {
+            return (0, self.len, other.len);
+        };
+        let same = own.iter().zip(others).take_while(|((a, _), (b, _))| a == b).count();
+        let (own, others) = (&own[same..], &others[same..]);
+        let start = own.first().map_or(self.len, |((_, len), end)| end - u64::from(*len));
+        let tails = own.iter().rev().zip(others.iter().rev());
+        let tail = tails
+            .take_while(|((a, _), (b, _))| a == b)
+            .map(|(((_, len), _), _)| u64::from(*len))
+            .sum::<u64>();
+        (start, self.len - tail, other.len - tail)
+    }
+
     /// The bytes of a range of the value, cut off at its end.
     ///
     /// # Errors

@@ -36,6 +36,6 @@ pub(crate) fn write(writer: &mut Writer, inline_bytes: u16, source: &mut dyn io:
 fn fill(window: &mut Vec<u8>, source: &mut dyn io::Read) -> Result<usize> {
     let before = window.len();
     let left = (PIECE_MAX - before) as u64;
-    source.take(left).read_to_end(window).map_err(|source| Error::Source { source })?;
+    source.take(left).read_to_end(window).map_err(Error::from_io)?;
     Ok(window.len() - before)
 }
