@@ -1,7 +1,7 @@
 //! Prolly maps: ordered byte keys to byte values, as a tree of chunks whose shape is a function of the content.
 //!
 //! So equal maps have equal roots, two maps are compared in time proportional to their difference, and a change rewrites
-//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `cursor`, `diff`, `merge`.
+//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `cursor`, `diff`, `merge`, `run`.
 
 pub(crate) mod build;
 pub(crate) mod config;
@@ -10,6 +10,7 @@ pub(crate) mod diff;
 pub(crate) mod edit;
 pub(crate) mod merge;
 pub(crate) mod node;
+pub(crate) mod run;
 
 use pleach_chunkstore::Hash;
 
