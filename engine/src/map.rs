@@ -22,21 +22,21 @@ use crate::{
 
 /// The value at `key` in the map at `root`, as stored.
 pub(crate) fn get(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<Value>> {
+    Ok(find(reader, root, key)?.map(|(leaf, i)| leaf.value(i).into()))
+}
+
+/// The leaf that holds the row at `key` in the map at `root`, and the row's index in it.
+pub(crate) fn find(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<(Node, usize)>> {
     let mut node = Node::load(&reader, root)?;
     loop {
         let i = node.lower_bound(key);
         if node.is_leaf() {
-            return Ok(node.key_is(i, key).then(|| {
-                let value = node.value(i);
-                Value { tag: value.tag, bytes: value.bytes.to_vec() }
-            }));
+            return Ok(node.key_is(i, key).then_some((node, i)));
         }
         if i == node.len() {
             return Ok(None);
         }
-        let child = Node::load(&reader, &node.child_hash(i))?;
-        child.expect_level_below(&node)?;
-        node = child;
+        node = node.load_child(reader, i)?;
     }
 }
 

@@ -398,8 +398,8 @@ impl LevelCursor {
         };
         while node.level() > self.level {
             let i = node.lower_bound(key).min(node.len() - 1);
-            let child = Node::load(writer, &node.child_hash(i))?;
-            self.descend(node, i, &child)?;
+            let child = node.load_child(writer, i)?;
+            self.path.push((node, i));
             node = child;
         }
         self.node = Some(node);
@@ -416,18 +416,12 @@ impl LevelCursor {
         };
         let mut i = taken + 1;
         while node.level() > self.level {
-            let child = Node::load(writer, &node.child_hash(i))?;
-            self.descend(node, i, &child)?;
+            let child = node.load_child(writer, i)?;
+            self.path.push((node, i));
             node = child;
             i = 0;
         }
         self.node = Some(node);
-        Ok(())
-    }
-
-    fn descend(&mut self, node: Node, i: usize, child: &Node) -> Result<()> {
-        child.expect_level_below(&node)?;
-        self.path.push((node, i));
         Ok(())
     }
 }
