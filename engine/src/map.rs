@@ -2,7 +2,7 @@
 //!
 //! So equal maps have equal roots, two maps are compared in time proportional to their difference, and a change rewrites
 //! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `delete` (of ranges), `cursor`,
-//! `rank` (counting), `range`, `diff`, `merge`.
+//! `rank` (counting), `range`, `diff`, `merge`, `run`.
 
 pub(crate) mod build;
 pub(crate) mod config;
@@ -14,6 +14,7 @@ pub(crate) mod merge;
 pub(crate) mod node;
 pub(crate) mod range;
 pub(crate) mod rank;
+pub(crate) mod run;
 
 use pleach_chunkstore::Hash;
 
@@ -25,21 +26,21 @@ use crate::{
 
 /// The value at `key` in the map at `root`, as stored.
 pub(crate) fn get(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<Value>> {
+    Ok(find(reader, root, key)?.map(|(leaf, i)| leaf.value(i).into()))
+}
+
+/// The leaf that holds the row at `key` in the map at `root`, and the row's index in it.
+pub(crate) fn find(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<(Node, usize)>> {
     let mut node = Node::load(&reader, root)?;
     loop {
         let i = node.lower_bound(key);
         if node.is_leaf() {
-            return Ok(node.key_is(i, key).then(|| {
-                let value = node.value(i);
-                Value { tag: value.tag, bytes: value.bytes.to_vec() }
-            }));
+            return Ok(node.key_is(i, key).then_some((node, i)));
         }
         if i == node.len() {
             return Ok(None);
         }
-        let child = Node::load(&reader, &node.child_hash(i))?;
-        child.expect_level_below(&node)?;
-        node = child;
+        node = node.load_child(reader, i)?;
     }
 }
 

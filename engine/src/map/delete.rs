@@ -142,7 +142,7 @@ impl Path {
                 return Ok(Path(path));
             }
             let i = i.min(node.len() - 1);
-            let child = open(reader, &node, i)?;
+            let child = node.load_child(reader, i)?;
             path.push((node, i));
             node = child;
         }
@@ -173,17 +173,11 @@ impl Path {
         }
         while self.0.len() < height {
             let (node, i) = self.last()?;
-            let child = open(reader, node, *i)?;
+            let child = node.load_child(reader, *i)?;
             self.0.push((child, 0));
         }
         Ok(())
     }
-}
-
-fn open(reader: &impl Read, node: &Node, i: usize) -> Result<Node> {
-    let child = Node::load(reader, &node.child_hash(i))?;
-    child.expect_level_below(node)?;
-    Ok(child)
 }
 
 /// The first key in `range` whose row is not the same in both maps.

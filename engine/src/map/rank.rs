@@ -21,7 +21,7 @@ pub(crate) fn rank(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<u64> {
         if i == node.len() {
             return Ok(rows);
         }
-        node = open(reader, &node, i)?;
+        node = node.load_child(reader, i)?;
     }
 }
 
@@ -56,12 +56,6 @@ pub(crate) fn select(reader: &impl Read, root: &Hash, mut n: u64) -> Result<Opti
         if i == node.len() {
             return Ok(None);
         }
-        node = open(reader, &node, i)?;
+        node = node.load_child(reader, i)?;
     }
-}
-
-fn open(reader: &impl Read, node: &Node, i: usize) -> Result<Node> {
-    let child = Node::load(reader, &node.child_hash(i))?;
-    child.expect_level_below(node)?;
-    Ok(child)
 }
