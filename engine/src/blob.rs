@@ -101,8 +101,17 @@ fn pieces(reader: &impl Read, address: &Hash, len: u64) -> Result<Vec<Piece>> {
         }
     };
     let found: u64 = pieces.iter().map(|(_, len)| u64::from(*len)).sum();
-    if found != len {
-        return Err(Error::malformed(address, format!("expected a blob of {len} bytes, found {found}")));
+    if found != len || len > VALUE_BYTES_MAX as u64 {
+        return Err(Error::malformed(
+            address,
+            format!("expected a blob of {len} bytes, at most 256 MiB, found {found}"),
+        ));
+    }
+    if let Some((piece, len)) = pieces.iter().find(|(_, len)| *len as usize > PIECE_MAX) {
+        return Err(Error::malformed(
+            piece,
+            format!("expected a piece of at most 64 KiB, found {len} bytes"),
+        ));
     }
     Ok(pieces)
 }

@@ -1,7 +1,8 @@
 //! Transactions: edits against a snapshot of a branch's work, committed whole or not at all.
 //!
 //! Isolation is that of a snapshot; of two transactions that wrote one row, the first to commit wins and the other is
-//! refused by name of the row. Committing is the business of [`committer`](crate::committer).
+//! refused by name of the row; who deletes a range writes what is in it. Committing is the business of
+//! [`committer`](crate::committer).
 
 use std::{
     collections::{BTreeMap, btree_map},

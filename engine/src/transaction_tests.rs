@@ -97,6 +97,66 @@ proptest! {
     }
 }
 
+/// Does a step to a transaction and to a model; gives the keys that it writes, out of 0 to 599.
+fn take(transaction: &mut Transaction, model: &mut Model, step: &Step) -> Vec<u16> {
+    match step {
+        Step::Put(key, value) => {
+            transaction.put("t", &key.to_be_bytes(), &[*value % 2]).unwrap();
+            model.insert(key.to_be_bytes().to_vec(), vec![*value % 2]);
+            vec![*key]
+        }
+        Step::Delete(key) => {
+            let there = transaction.delete("t", &key.to_be_bytes()).unwrap();
+            model.remove(key.to_be_bytes().as_slice());
+            if there { vec![*key] } else { Vec::new() }
+        }
+        Step::DeleteRange(from, to) => {
+            let (low, high) = (from.to_be_bytes(), to.to_be_bytes());
+            transaction.delete_range("t", Bound::Included(&low), Bound::Excluded(&high)).unwrap();
+            let keys: Vec<u16> = (*from..*to).collect();
+            keys.iter().for_each(|key| drop(model.remove(key.to_be_bytes().as_slice())));
+            keys
+        }
+        Step::Load(_) => Vec::new(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn of_two_transactions_the_second_is_refused_if_the_first_changed_what_it_writes(
+        count in 0_u16..600, first in steps(), second in prop::collection::vec(steps(), 1..2),
+    ) {
+        let start: Model = (0..count).step_by(3).map(|n| (n.to_be_bytes().to_vec(), vec![1])).collect();
+        let database = holding(&start);
+        let (mut one, mut other) = (database.begin("main").unwrap(), database.begin("main").unwrap());
+        let (mut after_one, mut after_other) = (start.clone(), start.clone());
+        first.iter().take(4).for_each(|step| drop(take(&mut one, &mut after_one, step)));
+        let written: std::collections::BTreeSet<u16> =
+            second[0].iter().take(4).flat_map(|step| take(&mut other, &mut after_other, step)).collect();
+        one.commit().unwrap();
+        let changed = |key: &u16| {
+            let key = key.to_be_bytes();
+            start.get(key.as_slice()) != after_one.get(key.as_slice())
+        };
+        let conflict = written.iter().any(changed);
+        let refused = matches!(other.commit().unwrap(), TransactionOutcome::Refused { .. });
+        prop_assert_eq!(refused, conflict);
+        let mut expected = after_one.clone();
+        if !refused {
+            for key in &written {
+                let key = key.to_be_bytes().to_vec();
+                match after_other.get(&key) {
+                    Some(value) => drop(expected.insert(key, value.clone())),
+                    None => drop(expected.remove(&key)),
+                }
+            }
+        }
+        prop_assert_eq!(work(&database), work(&holding(&expected)));
+    }
+}
+
 #[test]
 fn a_deleted_range_conflicts_with_rows_written_in_it_meanwhile() {
     let refused = |key: &str| TransactionOutcome::Refused { table: "t".into(), key: Some(key.into()) };
@@ -325,4 +385,32 @@ fn parts_of_values_are_written_in_the_order_of_the_transaction() {
     other.splice("t", b"long", 9..10, b"b").unwrap();
     assert!(matches!(one.commit().unwrap(), TransactionOutcome::Committed(_)));
     assert!(matches!(other.commit().unwrap(), TransactionOutcome::Refused { .. }));
+}
+
+#[test]
+fn a_collection_leaves_what_splices_and_deleted_ranges_build_upon() {
+    let (_dir, database) = durable();
+    let mut transaction = database.begin("main").unwrap();
+    transaction.load("t", (0..20_000_u32).map(|n| (n.to_be_bytes(), b"value"))).unwrap();
+    transaction.put_from("t", b"long", &mut Noise::of(1 << 20)).unwrap();
+    transaction.commit().unwrap();
+    let mut transaction = database.begin("main").unwrap();
+    transaction
+        .delete_range(
+            "t",
+            Bound::Included(&100_u32.to_be_bytes()),
+            Bound::Excluded(&19_900_u32.to_be_bytes()),
+        )
+        .unwrap();
+    transaction.splice("t", b"long", 500_000..500_010, b"").unwrap();
+    database.store().collect(false).unwrap();
+    transaction.splice("t", b"long", 0..0, b"begins").unwrap();
+    let mut reader = transaction.read("t", b"long").unwrap().unwrap();
+    assert_eq!(reader.range(0..6).unwrap(), b"begins");
+    transaction.commit().unwrap();
+    database.store().collect(false).unwrap();
+    assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+    let table = table(&database);
+    assert_eq!(table.rows().unwrap(), 201);
+    assert_eq!(table.read(b"long").unwrap().unwrap().len(), (1 << 20) - 4);
 }

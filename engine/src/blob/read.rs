@@ -82,7 +82,7 @@ impl ValueReader {
     pub fn range(&mut self, range: std::ops::Range<u64>) -> Result<Vec<u8>> {
         let end = range.end.min(self.len);
         self.place = range.start.min(end);
-        let mut bytes = Vec::with_capacity((end - self.place) as usize);
+        let mut bytes = Vec::new();
         while self.place < end {
             let left = (end - self.place) as usize;
             let here = self.here()?;
