@@ -7,14 +7,12 @@
 //!
 //! Invariant (test `deleted_ranges_leave_the_built_root`): the result is the root that building the rows that are left gives.
 
-use std::cmp::Ordering;
-
 use pleach_chunkstore::Hash;
 
 use super::{
     build::{self, Closed, LevelBuilder, TreeBuilder},
     config::MapConfig,
-    cursor::Cursor,
+    diff::{self, Diff},
     edit,
     node::Node,
     range::KeyRange,
@@ -189,41 +187,12 @@ pub(crate) fn first_change(
     if maps[0] == maps[1] || range.is_empty() {
         return Ok(None);
     }
-    let (from, _) = range.bounds();
-    let mut a = Cursor::seek(reader, maps[0], from)?;
-    let mut b = Cursor::seek(reader, maps[1], from)?;
-    let inside = |key: Vec<u8>| range.to.as_ref().is_none_or(|to| key < *to).then_some(key);
-    loop {
-        let (Some((x, i)), Some((y, j))) = (a.item(), b.item()) else {
-            let left = if a.item().is_some() { &mut a } else { &mut b };
-            left.reach_row()?;
-            return Ok(left.item().and_then(|(node, i)| inside(node.key(i))));
-        };
-        match x.level().cmp(&y.level()) {
-            Ordering::Greater => a.descend()?,
-            Ordering::Less => b.descend()?,
-            Ordering::Equal if x.is_leaf() => {
-                let (one, other) = (x.key(i), y.key(j));
-                if one != other || x.value(i) != y.value(j) {
-                    return Ok(inside(one.min(other)));
-                }
-                if inside(one).is_none() {
-                    return Ok(None);
-                }
-                a.skip();
-                b.skip();
-            }
-            Ordering::Equal if x.child_hash(i) == y.child_hash(j) => {
-                if inside(x.key(i)).is_none() {
-                    return Ok(None);
-                }
-                a.skip();
-                b.skip();
-            }
-            Ordering::Equal => {
-                a.descend()?;
-                b.descend()?;
-            }
-        }
+    if super::get(reader, maps[0], &range.from)? != super::get(reader, maps[1], &range.from)? {
+        return Ok(Some(range.from.clone()));
     }
+    let [old, new] = maps.map(|root| Some((reader, *root)));
+    let beyond = diff::Range { after: Some(range.from.clone()), until: range.to.clone() };
+    let change = Diff::between(old, new, &beyond)?.next_change()?;
+    let is_inside = |key: &Vec<u8>| range.to.as_ref().is_none_or(|to| key < to);
+    Ok(change.map(|change| change.key).filter(is_inside))
 }
