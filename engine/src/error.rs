@@ -142,7 +142,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file is no patch, or no whole one.
-    #[error("the patch is malformed at byte {offset}: {what}")]
+    #[error("the patch is malformed in its block at byte {offset}: {what}")]
     MalformedPatch {
         /// Where the block at hand begins in the file, bytes.
         offset: u64,

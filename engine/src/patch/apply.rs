@@ -49,9 +49,14 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::MalformedPatch`]; [`Error::PatchMismatch`] where the work is not as the patch expects; [`Error::Source`];
-    /// [`Error::UnknownBranch`]. Nothing changed then.
+    /// [`Error::UnknownBranch`], [`Error::UnresolvedConflicts`]. Nothing changed then.
     pub fn apply_patch(&self, branch: &str, source: &mut dyn Read) -> Result<(Applied, TransactionOutcome)> {
         let mut transaction = self.begin(branch)?;
+        let count = self.count_conflicts(&transaction.snapshot().root())?;
+        if count > 0 {
+            // A table that is changed as a whole forgets its conflicts.
+            return Err(Error::UnresolvedConflicts { branch: branch.to_owned(), count });
+        }
         let mut patch = Application::new(&mut transaction);
         let mut records = RecordReader::new(source)?;
         while let Some(record) = records.next()? {

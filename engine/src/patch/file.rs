@@ -113,15 +113,24 @@ pub(super) struct BlockReader<'a> {
     block: Vec<u8>,
     at: usize,
     check: Hash,
-    /// Where in the file the next block begins.
-    offset: u64,
+    /// Where in the file the block at hand begins, and where it ends.
+    start: u64,
+    end: u64,
     ended: bool,
 }
 
 impl<'a> BlockReader<'a> {
     pub(super) fn new(source: &'a mut dyn Read) -> Result<BlockReader<'a>> {
         let check = Hash::of(&[]);
-        let mut reader = BlockReader { source, block: Vec::new(), at: 0, check, offset: 0, ended: false };
+        let mut reader = BlockReader {
+            source,
+            block: Vec::new(),
+            at: 0,
+            check,
+            start: 0,
+            end: HEADER as u64,
+            ended: false,
+        };
         let header: [u8; HEADER] = reader.raw()?;
         if !header.starts_with(MAGIC) {
             return Err(reader.malformed("expected the first bytes of a patch; is this a patch file?"));
@@ -138,7 +147,7 @@ impl<'a> BlockReader<'a> {
 
     /// What is wrong with the block that is read.
     pub(super) fn malformed(&self, what: impl Into<String>) -> Error {
-        Error::MalformedPatch { offset: self.offset, what: what.into() }
+        Error::MalformedPatch { offset: self.start, what: what.into() }
     }
 
     fn raw<const N: usize>(&mut self) -> Result<[u8; N]> {
@@ -161,6 +170,7 @@ impl<'a> BlockReader<'a> {
         if self.ended {
             return Ok(false);
         }
+        self.start = self.end;
         let header: [u8; BLOCK_HEADER] = self.raw()?;
         let (length, expected) = header.split_at(4);
         let length = length.iter().rev().fold(0, |length, byte| length << 8 | usize::from(*byte));
@@ -177,7 +187,7 @@ impl<'a> BlockReader<'a> {
         }
         self.at = 0;
         self.ended = length == 0;
-        self.offset += (BLOCK_HEADER + length) as u64;
+        self.end += (BLOCK_HEADER + length) as u64;
         Ok(!self.ended)
     }
 

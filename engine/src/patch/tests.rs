@@ -399,3 +399,29 @@ fn a_commit_is_taken_back_where_nothing_of_it_changed_since() {
     set(&database, &Tables::new());
     assert!(matches!(revert(&second), Err(Error::UncommittedWork { .. })));
 }
+
+#[test]
+fn a_branch_with_conflicts_takes_no_patch() {
+    let database = Database::memory().unwrap();
+    let with =
+        |value: &str| Tables::from([("t".into(), Model::from([(b"k".to_vec(), value.as_bytes().to_vec())]))]);
+    let empty = work(&database);
+    set(&database, &with("base"));
+    let base = commit(&database, "base");
+    database.create_branch("side", Some(base)).unwrap();
+    let mut side = database.begin("side").unwrap();
+    side.put("t", b"k", b"side").unwrap();
+    side.commit().unwrap();
+    let new = NewCommit { message: "side".into(), ..NewCommit::default() };
+    let side = database.commit("side", new).unwrap().hash;
+    set(&database, &with("main"));
+    commit(&database, "main");
+    let patch = made(&database, empty, empty);
+    apply(&database, &patch).unwrap();
+    assert_eq!(
+        database.merge("main", &side, MergeOptions::default()).unwrap(),
+        MergeOutcome::Conflicts { count: 1 }
+    );
+    assert!(matches!(apply(&database, &patch), Err(Error::UnresolvedConflicts { count: 1, .. })));
+    assert_eq!(database.conflicts("main").unwrap().len(), 1);
+}
