@@ -18,7 +18,6 @@ use pleach_chunkstore::Hash;
 use super::{
     build::{self, Closed, LevelBuilder, TreeBuilder},
     config::MapConfig,
-    graft::Graft,
     node::{Child, Encoder, Node, Stored, Value},
 };
 use crate::{
@@ -118,59 +117,14 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
     finish(writer, config, root, top, changes)
 }
 
-/// As [`apply`], and puts whole nodes in the place of others: `grafts` by level, the leaves' first, apart from each other and from the edits by
-/// boundaries that all have.
-pub(crate) fn apply_with_grafts(
-    writer: &mut Writer,
-    config: &MapConfig,
-    root: Hash,
-    edits: Vec<Edit<Value>>,
-    mut grafts: Vec<Vec<Graft>>,
-) -> Result<Hash> {
-    let top = Node::load(writer, &root)?.level();
-    grafts.resize_with(usize::from(top) + 1, Vec::new);
-    let mut changes = edit_beside(writer, config, root, 0, edits, &mut grafts)?;
-    for level in 1..=top {
-        let mut ups = changes.into_edits();
-        ups.extend(grafts[usize::from(level) - 1].iter().flat_map(Graft::node_edits));
-        changes = edit_beside(writer, config, root, level, ups, &mut grafts)?;
-    }
-    finish(writer, config, root, top, changes)
-}
-
-/// Applies `edits` to one level, beside grafts of it and of those above. Where the rebuilding of a node reaches into a graft, its boundary does not
-/// hold: the graft is split down to this level, and becomes edits too. So do all of the top level, which have no level above.
-fn edit_beside<P: Payload>(
-    writer: &mut Writer,
-    config: &MapConfig,
-    root: Hash,
-    level: u8,
-    mut edits: Vec<Edit<P>>,
-    grafts: &mut [Vec<Graft>],
-) -> Result<Changes> {
-    let at = usize::from(level);
-    let mut reached = if at + 1 == grafts.len() { std::mem::take(&mut grafts[at]) } else { Vec::new() };
-    loop {
-        for graft in reached {
-            edits.extend(graft.entry_edits(writer)?);
-        }
-        edits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let changes = edit_level(writer, config, root, level, &edits)?;
-        let is_reached = |graft: &mut Graft| graft.covers_any(&changes.gone);
-        for above in (at + 1..grafts.len()).rev() {
-            for graft in grafts[above].extract_if(.., is_reached).collect::<Vec<_>>() {
-                grafts[above - 1].extend(graft.split(writer)?);
-            }
-        }
-        reached = grafts[at].extract_if(.., is_reached).collect();
-        if reached.is_empty() {
-            return Ok(changes);
-        }
-    }
-}
-
 /// The root of a tree whose top level has become this.
-fn finish(writer: &mut Writer, config: &MapConfig, root: Hash, top: u8, changes: Changes) -> Result<Hash> {
+pub(super) fn finish(
+    writer: &mut Writer,
+    config: &MapConfig,
+    root: Hash,
+    top: u8,
+    changes: Changes,
+) -> Result<Hash> {
     if changes.is_empty() {
         return Ok(root);
     }
@@ -201,7 +155,7 @@ pub(super) fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
 }
 
 /// Applies `edits` to one level of the tree at `root`; returns what became of its nodes.
-fn edit_level<P: Payload>(
+pub(super) fn edit_level<P: Payload>(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
@@ -324,8 +278,8 @@ fn add_edit<P: Payload>(
 
 /// What became of a level: nodes taken up and nodes made, both in key order.
 #[derive(Default)]
-struct Changes {
-    gone: Vec<(Vec<u8>, Hash)>,
+pub(super) struct Changes {
+    pub(super) gone: Vec<(Vec<u8>, Hash)>,
     made: Vec<Closed>,
 }
 
@@ -344,7 +298,7 @@ impl Changes {
     }
 
     /// What that asks of the level above; a node made again as it was is no change.
-    fn into_edits(self) -> Vec<Edit<Child>> {
+    pub(super) fn into_edits(self) -> Vec<Edit<Child>> {
         let mut edits = Vec::with_capacity(self.made.len());
         let mut gone = self.gone.into_iter().peekable();
         for Closed { key, child } in self.made {

@@ -3,13 +3,19 @@
 //! Between two boundaries that both trees have, the same rows make the same nodes; so a merge takes what one side alone changed as it is.
 //! Where a boundary turns out not to hold, a graft is split into those below it, and at last into edits of entries.
 
+use pleach_chunkstore::Hash;
+
 use super::{
     align::{children, same, stretches},
     build::Closed,
-    edit::{Edit, Payload},
-    node::{Child, Node},
+    config::MapConfig,
+    edit::{self, Changes, Edit, Payload},
+    node::{Child, Node, Value},
 };
-use crate::{chunks::Read, error::Result};
+use crate::{
+    chunks::{Read, Writer},
+    error::Result,
+};
 
 /// Nodes of one level that take the place of others of the same range of keys, between the same boundaries.
 pub(crate) struct Graft {
@@ -25,13 +31,13 @@ pub(crate) struct Graft {
 
 impl Graft {
     /// Whether one of these keys, which are in order, lies where the graft does.
-    pub(crate) fn covers_any<T>(&self, keys: &[(Vec<u8>, T)]) -> bool {
+    fn covers_any<T>(&self, keys: &[(Vec<u8>, T)]) -> bool {
         let first = keys.partition_point(|(key, _)| self.after.as_ref().is_some_and(|after| key <= after));
         keys.get(first).is_some_and(|(key, _)| self.old.last().is_some_and(|last| *key <= last.key))
     }
 
     /// The grafts of the level below that come to the same.
-    pub(crate) fn split(&self, reader: &impl Read) -> Result<Vec<Graft>> {
+    fn split(&self, reader: &impl Read) -> Result<Vec<Graft>> {
         let (old, new) = (children(reader, &self.old)?, children(reader, &self.new)?);
         let mut grafts = Vec::new();
         for stretch in stretches([&[], &old, &new], self.after.as_deref(), self.is_last) {
@@ -46,14 +52,65 @@ impl Graft {
     }
 
     /// What the graft asks of the level above.
-    pub(crate) fn node_edits(&self) -> Vec<Edit<Child>> {
+    fn node_edits(&self) -> Vec<Edit<Child>> {
         let entries = |nodes: &[Closed]| nodes.iter().map(|node| (node.key.clone(), node.child)).collect();
         differences(entries(&self.old), entries(&self.new))
     }
 
     /// The edits of its own level that come to the same.
-    pub(crate) fn entry_edits<P: Payload>(&self, reader: &impl Read) -> Result<Vec<Edit<P>>> {
+    fn entry_edits<P: Payload>(&self, reader: &impl Read) -> Result<Vec<Edit<P>>> {
         Ok(differences(entries(reader, &self.old)?, entries(reader, &self.new)?))
+    }
+}
+
+/// Applies `edits`, as [`edit::apply`] does, and puts whole nodes in the place of others: `grafts` by level, the leaves' first, apart from each other and from the edits by
+/// boundaries that all have.
+pub(crate) fn apply(
+    writer: &mut Writer,
+    config: &MapConfig,
+    root: Hash,
+    edits: Vec<Edit<Value>>,
+    mut grafts: Vec<Vec<Graft>>,
+) -> Result<Hash> {
+    let top = Node::load(writer, &root)?.level();
+    grafts.resize_with(usize::from(top) + 1, Vec::new);
+    let mut changes = edit_beside(writer, config, root, 0, edits, &mut grafts)?;
+    for level in 1..=top {
+        let mut ups = changes.into_edits();
+        ups.extend(grafts[usize::from(level) - 1].iter().flat_map(Graft::node_edits));
+        changes = edit_beside(writer, config, root, level, ups, &mut grafts)?;
+    }
+    edit::finish(writer, config, root, top, changes)
+}
+
+/// Applies `edits` to one level, beside grafts of it and of those above. Where the rebuilding of a node reaches into a graft, its boundary does not
+/// hold: the graft is split down to this level, and becomes edits too. So do all of the top level, which have no level above.
+fn edit_beside<P: Payload>(
+    writer: &mut Writer,
+    config: &MapConfig,
+    root: Hash,
+    level: u8,
+    mut edits: Vec<Edit<P>>,
+    grafts: &mut [Vec<Graft>],
+) -> Result<Changes> {
+    let at = usize::from(level);
+    let mut reached = if at + 1 == grafts.len() { std::mem::take(&mut grafts[at]) } else { Vec::new() };
+    loop {
+        for graft in reached {
+            edits.extend(graft.entry_edits(writer)?);
+        }
+        edits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let changes = edit::edit_level(writer, config, root, level, &edits)?;
+        let is_reached = |graft: &mut Graft| graft.covers_any(&changes.gone);
+        for above in (at + 1..grafts.len()).rev() {
+            for graft in grafts[above].extract_if(.., is_reached).collect::<Vec<_>>() {
+                grafts[above - 1].extend(graft.split(writer)?);
+            }
+        }
+        reached = grafts[at].extract_if(.., is_reached).collect();
+        if reached.is_empty() {
+            return Ok(changes);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! a row that one side alone changed is taken; one that both changed alike is no conflict; about one that both changed differently
 //! the caller decides.
 //!
-//! What is found is applied to ours by [`edit`], level by level.
+//! What is found is applied to ours by [`graft`], level by level.
 
 use pleach_chunkstore::Hash;
 
@@ -14,8 +14,8 @@ use super::{
     align::{self, Sides, Stretch},
     build::Closed,
     config::MapConfig,
-    edit::{self, Edit},
-    graft::Graft,
+    edit::Edit,
+    graft::{self, Graft},
     node::{Node, Stored, Value},
 };
 use crate::{
@@ -73,7 +73,7 @@ pub(crate) fn merge(
     let (base, ours_nodes, theirs) = (base?, ours_nodes?, theirs?);
     plan.stretch(level, Stretch { sides: [&base, &ours_nodes, &theirs], after: None, is_last: true })?;
     let Plan { rows, grafts, conflicts, .. } = plan;
-    Ok((edit::apply_with_grafts(writer, config, *ours, rows, grafts)?, conflicts))
+    Ok((graft::apply(writer, config, *ours, rows, grafts)?, conflicts))
 }
 
 /// What is to be done to ours.
