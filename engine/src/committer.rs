@@ -145,8 +145,10 @@ struct BranchState<'a> {
 struct TableState<'a> {
     /// The entry before the rows below are applied; `None` if there is no such table.
     entry: Option<TableEntry>,
-    /// Whether a member of the group changed the table itself.
+    /// Whether a member of the group changed the table itself: others have not seen that.
     restructured: bool,
+    /// Whether it replaced the table or all its rows.
+    replaced: bool,
     rows: BTreeMap<&'a [u8], Option<&'a [u8]>>,
 }
 
@@ -158,7 +160,12 @@ impl<'a> BranchState<'a> {
                 btree_map::Entry::Occupied(slot) => slot.into_mut(),
                 btree_map::Entry::Vacant(slot) => {
                     let entry = catalogue::table(writer, &self.root, table)?;
-                    slot.insert(TableState { entry, restructured: false, rows: BTreeMap::new() })
+                    slot.insert(TableState {
+                        entry,
+                        restructured: false,
+                        replaced: false,
+                        rows: BTreeMap::new(),
+                    })
                 }
             };
             let seen = catalogue::table(writer, &request.snapshot, table)?;
@@ -178,7 +185,7 @@ impl<'a> BranchState<'a> {
     fn fold(self, writer: &mut Writer) -> Result<Hash> {
         let mut changes = Vec::with_capacity(self.tables.len());
         for (table, state) in self.tables {
-            if state.restructured {
+            if state.replaced {
                 // What was in conflict was rows of the table as it was.
                 changes.push((Name::Conflicts(table.to_owned()), None));
             }
@@ -200,7 +207,7 @@ impl<'a> TableState<'a> {
         seen: Option<TableEntry>,
         edits: &TableEdits,
     ) -> Result<Option<Option<Vec<u8>>>> {
-        if edits.is_structural() {
+        if edits.replaces() {
             let untouched = self.entry == seen && !self.restructured && self.rows.is_empty();
             return Ok(if untouched { None } else { Some(None) });
         }
@@ -220,7 +227,8 @@ impl<'a> TableState<'a> {
     }
 
     fn apply(&mut self, writer: &mut Writer, edits: &'a TableEdits) -> Result<()> {
-        self.restructured |= edits.is_structural();
+        self.replaced |= edits.replaces();
+        self.restructured |= edits.replaces() || edits.altered.is_some();
         if edits.dropped {
             self.entry = None;
         }
@@ -229,6 +237,11 @@ impl<'a> TableState<'a> {
             let entry = TableEntry { definition: *chunk.hash(), rows: build::empty(writer)? };
             writer.put(chunk, None)?;
             self.entry = Some(entry);
+        }
+        if let (Some(entry), Some(definition)) = (&mut self.entry, &edits.altered) {
+            let chunk = definition.encode();
+            entry.definition = *chunk.hash();
+            writer.put(chunk, None)?;
         }
         if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
             entry.rows = rows;

@@ -169,6 +169,14 @@ pub enum Error {
         /// What both sides did.
         why: &'static str,
     },
+    /// A raw table was asked for what only typed ones have.
+    #[error(
+        "table `{table}` holds raw keys and values and has no columns; make a table with a schema for that"
+    )]
+    NotTyped {
+        /// The table.
+        table: String,
+    },
     /// The branch is in use.
     #[error("branch `{name}` is the current branch; switch to another one first")]
     BranchInUse {

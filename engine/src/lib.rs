@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod alter;
 mod blob;
 mod branches;
 mod catalogue;
@@ -42,6 +43,8 @@ pub mod row;
 mod settings;
 mod snapshot;
 mod transaction;
+#[cfg(test)]
+mod typed_tests;
 mod upkeep;
 
 pub use blob::VALUE_BYTES_MAX;

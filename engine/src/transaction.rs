@@ -25,7 +25,7 @@ use crate::{
         node::Stored,
     },
     names,
-    row::Schema,
+    row::{self, Schema},
     snapshot::{Snapshot, Table, load_value},
 };
 
@@ -93,6 +93,8 @@ pub(crate) struct TableEdits {
     pub(crate) dropped: bool,
     /// The table is made, with this definition.
     pub(crate) created: Option<Definition>,
+    /// The table that is there gets this definition: its columns change, its rows do not.
+    pub(crate) altered: Option<Definition>,
     /// Rows given in bulk: the root of a map that replaces the table's rows.
     pub(crate) loaded: Option<Hash>,
     /// Rows by key; `None` deletes.
@@ -100,8 +102,8 @@ pub(crate) struct TableEdits {
 }
 
 impl TableEdits {
-    /// Whether the table itself is changed, and not only rows of it.
-    pub(crate) fn is_structural(&self) -> bool {
+    /// Whether the table, or all its rows, are replaced.
+    pub(crate) fn replaces(&self) -> bool {
         self.dropped || self.created.is_some() || self.loaded.is_some()
     }
 }
@@ -147,8 +149,8 @@ impl Transaction {
     /// The store's.
     pub fn definition(&mut self, table: &str) -> Result<Option<Definition>> {
         if let Some(edits) = self.edits.get(table) {
-            if let Some(created) = &edits.created {
-                return Ok(Some(created.clone()));
+            if let Some(definition) = edits.created.as_ref().or(edits.altered.as_ref()) {
+                return Ok(Some(definition.clone()));
             }
             if edits.dropped {
                 return Ok(None);
@@ -205,7 +207,26 @@ impl Transaction {
         Ok(())
     }
 
-    fn require(&mut self, table: &str) -> Result<Definition> {
+    /// Changes the columns of a typed table.
+    pub(crate) fn alter(
+        &mut self,
+        table: &str,
+        change: impl FnOnce(&Schema) -> Result<Schema, row::Error>,
+    ) -> Result<()> {
+        let definition = self.require(table)?;
+        let Some(schema) = &definition.schema else {
+            return Err(Error::NotTyped { table: table.to_owned() });
+        };
+        let changed = Definition { schema: Some(change(schema)?), ..definition };
+        let edits = self.edits.entry(table.to_owned()).or_default();
+        match &mut edits.created {
+            Some(created) => *created = changed,
+            None => edits.altered = Some(changed),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn require(&mut self, table: &str) -> Result<Definition> {
         self.definition(table)?.ok_or_else(|| Error::UnknownTable { name: table.to_owned() })
     }
 
