@@ -224,7 +224,7 @@ fn equal(a: &[u8; 32], b: &[u8; 32]) -> bool {
 }
 
 /// How many bytes both begin with.
-fn common_start(a: &[u8], b: &[u8]) -> usize {
+pub fn common_start(a: &[u8], b: &[u8]) -> usize {
     let len = a.len().min(b.len());
     let (a, b) = (&a[..len], &b[..len]);
     let equal = a.as_chunks().0.iter().zip(b.as_chunks().0).take_while(|(a, b)| equal(a, b)).count();

@@ -24,7 +24,8 @@ pub(crate) struct LevelBuilder {
     base: Option<Hash>,
 }
 
-/// A node just closed: the entry that the level above gets.
+/// A node, as the level above has it: its last key, and what is below.
+#[derive(Debug, Clone)]
 pub(crate) struct Closed {
     pub(crate) key: Vec<u8>,
     pub(crate) child: Child,

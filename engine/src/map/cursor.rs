@@ -85,6 +85,14 @@ impl<R: Read> Cursor<R> {
         self.climb();
     }
 
+    /// Passes over as many rows, all of the leaf that the cursor is in.
+    pub(crate) fn skip_rows(&mut self, rows: usize) {
+        if let Some((_, i)) = self.path.last_mut() {
+            *i += rows;
+        }
+        self.climb();
+    }
+
     /// Opens the subtree that the cursor stands on.
     pub(crate) fn descend(&mut self) -> Result<()> {
         let Some((node, i)) = self.item() else { return Ok(()) };

@@ -24,14 +24,6 @@ pub(crate) struct Diff<R> {
     to: Option<Cursor<R>>,
 }
 
-impl<R: Read + Clone> Diff<R> {
-    /// The changes that lead from the map at `from` to that at `to`; `None` is the empty map.
-    pub(crate) fn new(reader: R, from: Option<&Hash>, to: Option<&Hash>) -> Result<Diff<R>> {
-        let side = |root: &Hash| (reader.clone(), *root);
-        Diff::between(from.map(side), to.map(side))
-    }
-}
-
 impl<R: Read> Diff<R> {
     /// The changes that lead from one map to another, each with where it is read from; `None` is the empty map.
     pub(crate) fn between(from: Option<(R, Hash)>, to: Option<(R, Hash)>) -> Result<Diff<R>> {
@@ -96,6 +88,12 @@ fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>) -> Result<Option<RowC
             }
         }
         Ordering::Equal => {
+            let same = a.same_rows(i, b, j);
+            if same > 0 {
+                from.skip_rows(same);
+                to.skip_rows(same);
+                return Ok(None);
+            }
             let order = if a.prefix() == b.prefix() {
                 a.suffix(i).cmp(b.suffix(j))
             } else {

@@ -11,7 +11,7 @@
 //! Invariant (tests `edits_in_any_order_make_the_built_root`, `a_changed_value_rewrites_one_node_per_level`): the
 //! result is the root that building the same content from nothing gives.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 use pleach_chunkstore::Hash;
 
@@ -34,8 +34,18 @@ pub(crate) struct Edit<P> {
 /// Bytes that take the place of as many, from this offset of a node's chunk on.
 type Replaced<'a> = (usize, Cow<'a, [u8]>);
 
+/// Nodes of one level that take the place of others of the same keys' range, between the same boundaries: so they need not be read.
+pub(crate) struct Run {
+    /// The nodes that go.
+    pub(crate) old: Vec<Closed>,
+    /// The nodes that come.
+    pub(crate) new: Vec<Closed>,
+}
+
 /// What an entry of a level holds beside its key.
-pub(crate) trait Payload {
+pub(crate) trait Payload: Sized + PartialEq {
+    /// What entry `i` of the node holds.
+    fn of(node: &Node, i: usize) -> Self;
     fn push(&self, encoder: &mut Encoder, key: &[u8]);
     fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]);
     /// Says which bytes, at which places of the node's chunk, make this entry `i`'s payload; false if it does not fit there.
@@ -43,6 +53,10 @@ pub(crate) trait Payload {
 }
 
 impl Payload for Value {
+    fn of(node: &Node, i: usize) -> Value {
+        node.value(i).into()
+    }
+
     fn push(&self, encoder: &mut Encoder, key: &[u8]) {
         encoder.push_value(key, Stored { tag: self.tag, bytes: &self.bytes });
     }
@@ -59,6 +73,10 @@ impl Payload for Value {
 }
 
 impl Payload for Child {
+    fn of(node: &Node, i: usize) -> Child {
+        node.child(i)
+    }
+
     fn push(&self, encoder: &mut Encoder, key: &[u8]) {
         encoder.push_child(key, *self);
     }
@@ -104,6 +122,90 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
         }
         changes = edit_level(writer, config, root, level, &ups)?;
     }
+    finish(writer, config, root, top, changes)
+}
+
+/// As [`apply`], and puts whole nodes in the place of others: `runs` by level, the leaves' first, in key order, apart from each other and from
+/// the edits by boundaries that all have.
+pub(crate) fn apply_with_runs(
+    writer: &mut Writer,
+    config: &MapConfig,
+    root: Hash,
+    edits: Vec<Edit<Value>>,
+    runs: Vec<Vec<Run>>,
+) -> Result<Hash> {
+    let top = Node::load(writer, &root)?.level();
+    let mut runs = runs.into_iter();
+    let mut runs_of = |_: u8| runs.next().unwrap_or_default();
+    let (mut changes, mut left) = edit_beside(writer, config, root, (0, top), edits, runs_of(0))?;
+    for level in 1..=top {
+        let mut ups = changes.into_edits();
+        ups.extend(left.iter().flat_map(|run| differences(entries_of(&run.old), entries_of(&run.new))));
+        ups.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        (changes, left) = edit_beside(writer, config, root, (level, top), ups, runs_of(level))?;
+    }
+    finish(writer, config, root, top, changes)
+}
+
+/// Applies `edits` to one level, beside runs of it. Where the rebuilding of a node reaches into a run, its boundary has moved, and the run
+/// becomes edits too; so do all of the top level, which have no level above. Gives the runs that are left.
+fn edit_beside<P: Payload>(
+    writer: &mut Writer,
+    config: &MapConfig,
+    root: Hash,
+    (level, top): (u8, u8),
+    mut edits: Vec<Edit<P>>,
+    mut runs: Vec<Run>,
+) -> Result<(Changes, Vec<Run>)> {
+    let mut changes = Changes::default();
+    let mut reached = if level == top { std::mem::take(&mut runs) } else { Vec::new() };
+    let mut begins = true;
+    while std::mem::take(&mut begins) || !reached.is_empty() {
+        for run in std::mem::take(&mut reached) {
+            edits.extend(differences(entries(writer, &run.old)?, entries(writer, &run.new)?));
+        }
+        edits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        changes = edit_level(writer, config, root, level, &edits)?;
+        let gone: HashSet<&Hash> = changes.gone.iter().map(|(_, hash)| hash).collect();
+        let is_reached = |run: &mut Run| run.old.iter().any(|node| gone.contains(&node.child.hash));
+        reached = runs.extract_if(.., is_reached).collect();
+    }
+    Ok((changes, runs))
+}
+
+fn entries_of(nodes: &[Closed]) -> Vec<(Vec<u8>, Child)> {
+    nodes.iter().map(|node| (node.key.clone(), node.child)).collect()
+}
+
+/// What these nodes hold.
+fn entries<P: Payload>(writer: &Writer, nodes: &[Closed]) -> Result<Vec<(Vec<u8>, P)>> {
+    let mut entries = Vec::new();
+    for node in nodes {
+        let node = Node::load(writer, &node.child.hash)?;
+        entries.extend((0..node.len()).map(|i| (node.key(i), P::of(&node, i))));
+    }
+    Ok(entries)
+}
+
+/// The edits that lead from some entries to others, both in key order.
+fn differences<P: PartialEq>(old: Vec<(Vec<u8>, P)>, new: Vec<(Vec<u8>, P)>) -> Vec<Edit<P>> {
+    let mut edits = Vec::new();
+    let mut old = old.into_iter().peekable();
+    for (key, payload) in new {
+        while let Some((key, _)) = old.next_if(|(old, _)| *old < key) {
+            edits.push(Edit { key, new: None });
+        }
+        let is_same = old.next_if(|(old, _)| *old == key).is_some_and(|(_, old)| old == payload);
+        if !is_same {
+            edits.push(Edit { key, new: Some(payload) });
+        }
+    }
+    edits.extend(old.map(|(key, _)| Edit { key, new: None }));
+    edits
+}
+
+/// The root of a tree whose top level has become this.
+fn finish(writer: &mut Writer, config: &MapConfig, root: Hash, top: u8, changes: Changes) -> Result<Hash> {
     if changes.is_empty() {
         return Ok(root);
     }

@@ -1,21 +1,24 @@
 //! Three-way merge of maps: what theirs changed since the base, applied to ours.
 //!
-//! The two differences from the base are walked together in key order. A row that one side alone changed is taken; a row
-//! that both changed alike is no conflict; a row that both changed differently is kept as data for somebody to decide.
-
-use std::cmp::Ordering;
+//! The three trees are opened together, from the top, and cut where all three have a boundary between the same keys. A stretch that theirs
+//! left as it was in the base is left alone; one that ours left alone is taken from theirs as whole nodes, unread, for between the same
+//! boundaries the same rows make the same nodes. Only a stretch that both changed is opened further, and at the leaves merged row by row:
+//! a row that one side alone changed is taken; one that both changed alike is no conflict; about one that both changed differently
+//! the caller decides.
+//!
+//! What is found is applied to ours by [`edit`], level by level.
 
 use pleach_chunkstore::Hash;
 
 use super::{
     config::MapConfig,
-    diff::{Diff, RowChange},
-    edit::{self, Edit},
-    node::Value,
+    edit::{self, Edit, Run},
+    node::{Node, Stored, Value},
 };
 use crate::{
     chunks::{Read, Writer},
     error::Result,
+    map::build::Closed,
 };
 
 /// A row that both sides changed, each in its own way.
@@ -36,45 +39,224 @@ pub(crate) enum Decision {
     Row(Option<Value>),
 }
 
+/// Decides about a row in conflict.
+pub(crate) type Decide<'a> = &'a mut dyn FnMut(&mut Writer, &RowConflict) -> Result<Decision>;
+
 /// Merges `theirs` into `ours`; `decide` is asked about every row in conflict, in key order. Returns the merged root and the conflicts
 /// that were left, in key order.
 pub(crate) fn merge(
-    reader: &(impl Read + Clone),
+    reader: &impl Read,
     writer: &mut Writer,
     config: &MapConfig,
     base: Option<&Hash>,
     ours: &Hash,
     theirs: &Hash,
-    decide: &mut dyn FnMut(&mut Writer, &RowConflict) -> Result<Decision>,
+    decide: Decide<'_>,
 ) -> Result<(Hash, Vec<RowConflict>)> {
-    let mut our_changes = Diff::new(reader.clone(), base, Some(ours))?;
-    let mut their_changes = Diff::new(reader.clone(), base, Some(theirs))?;
-    let (mut edits, mut conflicts) = (Vec::new(), Vec::new());
-    let mut our_change = our_changes.next_change()?;
-    let mut their_change = their_changes.next_change()?;
-    while let Some(change) = their_change.take() {
-        match our_change.as_ref().map(|ours| ours.key.cmp(&change.key)) {
-            Some(Ordering::Less) => {
-                our_change = our_changes.next_change()?;
-                their_change = Some(change);
+    if ours == theirs || base == Some(theirs) {
+        return Ok((*ours, Vec::new()));
+    }
+    if base == Some(ours) {
+        return Ok((*theirs, Vec::new()));
+    }
+    let roots = [base, Some(ours), Some(theirs)];
+    let roots = roots.map(|root| root.map(|root| Node::load(reader, root)).transpose());
+    let [base, ours_root, theirs] = roots;
+    let tops = [base?, ours_root?, theirs?];
+    let level = tops.iter().flatten().map(Node::level).min().unwrap_or(0);
+    let [base, ours_nodes, theirs] =
+        tops.map(|top| top.map_or(Ok(Vec::new()), |top| nodes(reader, top, level)));
+    let mut plan = Plan { reader, writer, decide, rows: Vec::new(), runs: Vec::new(), conflicts: Vec::new() };
+    plan.stretch(level, [&base?, &ours_nodes?, &theirs?], true)?;
+    let Plan { rows, runs, conflicts, .. } = plan;
+    Ok((edit::apply_with_runs(writer, config, *ours, rows, runs)?, conflicts))
+}
+
+/// The nodes of one level of a tree, in key order; none of an empty map.
+fn nodes(reader: &impl Read, top: Node, level: u8) -> Result<Vec<Closed>> {
+    let Some(last_key) = top.last_key() else { return Ok(Vec::new()) };
+    let mut nodes = vec![Closed::of(last_key, top.chunk())?];
+    for _ in level..top.level() {
+        nodes = children(reader, &nodes)?;
+    }
+    Ok(nodes)
+}
+
+/// The children of these nodes, which stand side by side.
+fn children(reader: &impl Read, nodes: &[Closed]) -> Result<Vec<Closed>> {
+    let mut found = Vec::new();
+    for parent in nodes {
+        let node = Node::load(reader, &parent.child.hash)?;
+        found.extend((0..node.len()).map(|i| Closed { key: node.key(i), child: node.child(i) }));
+    }
+    Ok(found)
+}
+
+/// Nodes of base, ours and theirs that hold the same range of keys.
+type Sides<'a> = [&'a [Closed]; 3];
+
+/// What is to be done to ours.
+struct Plan<'a, R> {
+    reader: &'a R,
+    writer: &'a mut Writer,
+    decide: Decide<'a>,
+    rows: Vec<Edit<Value>>,
+    /// By level, the leaves' first.
+    runs: Vec<Vec<Run>>,
+    conflicts: Vec<RowConflict>,
+}
+
+fn same(a: &[Closed], b: &[Closed]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.child.hash == b.child.hash)
+}
+
+impl<R: Read> Plan<'_, R> {
+    /// Plans for a stretch of nodes of this level; `is_last`: it is the end of the level.
+    fn stretch(&mut self, level: u8, sides: Sides<'_>, is_last: bool) -> Result<()> {
+        let [base, ours, theirs] = sides;
+        if same(ours, theirs) || same(base, theirs) {
+            return Ok(());
+        }
+        if same(base, ours) && !ours.is_empty() {
+            let at = usize::from(level);
+            self.runs.resize_with(self.runs.len().max(at + 1), Vec::new);
+            self.runs[at].push(Run { old: ours.to_vec(), new: theirs.to_vec() });
+            return Ok(());
+        }
+        if level == 0 {
+            return self.merge_rows(sides);
+        }
+        let below = sides.map(|side| children(self.reader, side));
+        let [base, ours, theirs] = below;
+        let below = [base?, ours?, theirs?];
+        let mut from = [0; 3];
+        loop {
+            let (to, is_end) = boundary([&below[0], &below[1], &below[2]], from, is_last);
+            let part = |side: usize| &below[side][from[side]..to[side]];
+            self.stretch(level - 1, [part(0), part(1), part(2)], is_last && is_end)?;
+            if is_end {
+                return Ok(());
+            }
+            from = to;
+        }
+    }
+
+    /// Merges the rows of these leaves.
+    fn merge_rows(&mut self, sides: Sides<'_>) -> Result<()> {
+        let reader = self.reader;
+        let leaves = sides.map(|side| Leaves::open(reader, side));
+        let [base, ours, theirs] = leaves;
+        let (mut base, mut ours, mut theirs) = (base?, ours?, theirs?);
+        loop {
+            let same = base.same_rows(&ours).min(base.same_rows(&theirs));
+            if same > 0 {
+                for side in [&mut base, &mut ours, &mut theirs] {
+                    side.advance(same)?;
+                }
                 continue;
             }
-            Some(Ordering::Equal) => {
-                if let Some(RowChange { key, old, new }) = our_change.take()
-                    && new != change.new
-                {
-                    let conflict = RowConflict { key, base: old, ours: new, theirs: change.new };
-                    match decide(writer, &conflict)? {
-                        Decision::Conflict => conflicts.push(conflict),
+            let keys = [base.key(), ours.key(), theirs.key()];
+            let Some(key) = keys.into_iter().flatten().min().map(<[u8]>::to_vec) else { return Ok(()) };
+            let [old, our, their] = [base.at(&key), ours.at(&key), theirs.at(&key)];
+            if their != old && their != our {
+                if our == old {
+                    self.rows.push(Edit { key: key.clone(), new: their.map(Value::from) });
+                } else {
+                    let [base, ours, theirs] = [old, our, their].map(|value| value.map(Value::from));
+                    let conflict = RowConflict { key: key.clone(), base, ours, theirs };
+                    match (self.decide)(self.writer, &conflict)? {
+                        Decision::Conflict => self.conflicts.push(conflict),
                         Decision::Row(new) if new == conflict.ours => {}
-                        Decision::Row(new) => edits.push(Edit { key: conflict.key, new }),
+                        Decision::Row(new) => self.rows.push(Edit { key: conflict.key, new }),
                     }
                 }
-                our_change = our_changes.next_change()?;
             }
-            _ => edits.push(Edit { key: change.key, new: change.new }),
+            let stands = [old.is_some(), our.is_some(), their.is_some()];
+            for (side, stands) in [&mut base, &mut ours, &mut theirs].into_iter().zip(stands) {
+                side.advance(usize::from(stands))?;
+            }
         }
-        their_change = their_changes.next_change()?;
     }
-    Ok((edit::apply(writer, config, *ours, &edits)?, conflicts))
+}
+
+/// Where the stretch that begins at `from` ends, and whether that is the end of all: behind the next key that ends a node on every side. A
+/// side without any node has no say. The last node of a level ends where it does because nothing follows, which is no boundary for
+/// those that go on.
+fn boundary(sides: Sides<'_>, from: [usize; 3], is_last: bool) -> ([usize; 3], bool) {
+    let ends = sides.map(<[Closed]>::len);
+    let mut at = from;
+    loop {
+        // The node of each side that stands here, if it may end a stretch.
+        let mut highest: &[u8] = &[];
+        for (side, at) in sides.iter().zip(at).filter(|(side, _)| !side.is_empty()) {
+            match side.get(at) {
+                Some(node) if !(is_last && at + 1 == side.len()) => highest = highest.max(&node.key),
+                _ => return (ends, true),
+            }
+        }
+        let mut are_equal = true;
+        for (side, at) in sides.iter().zip(&mut at).filter(|(side, _)| !side.is_empty()) {
+            are_equal &= side[*at].key == highest;
+            *at += side[*at..].iter().take_while(|node| node.key.as_slice() < highest).count();
+        }
+        if are_equal {
+            for (at, side) in at.iter_mut().zip(sides) {
+                *at += usize::from(!side.is_empty());
+            }
+            return (at, at == ends);
+        }
+    }
+}
+
+/// The rows of leaves that stand side by side.
+struct Leaves<'a, R> {
+    reader: &'a R,
+    /// Those that come after this one.
+    rest: std::slice::Iter<'a, Closed>,
+    node: Option<Node>,
+    row: usize,
+    key: Vec<u8>,
+}
+
+impl<'a, R: Read> Leaves<'a, R> {
+    fn open(reader: &'a R, leaves: &'a [Closed]) -> Result<Leaves<'a, R>> {
+        let mut leaves = Leaves { reader, rest: leaves.iter(), node: None, row: 0, key: Vec::new() };
+        leaves.advance(0)?;
+        Ok(leaves)
+    }
+
+    /// The key of this row; `None` at the end.
+    fn key(&self) -> Option<&[u8]> {
+        self.node.as_ref().map(|_| self.key.as_slice())
+    }
+
+    /// The value at `key`, which is that of this row or less.
+    fn at(&self, key: &[u8]) -> Option<Stored<'_>> {
+        self.node.as_ref().filter(|_| self.key == key).map(|node| node.value(self.row))
+    }
+
+    /// How many rows are the same from here on and from there on.
+    fn same_rows(&self, other: &Leaves<'_, R>) -> usize {
+        match (&self.node, &other.node) {
+            (Some(node), Some(there)) => node.same_rows(self.row, there, other.row),
+            _ => 0,
+        }
+    }
+
+    /// Passes over `rows` rows of this leaf.
+    fn advance(&mut self, rows: usize) -> Result<()> {
+        self.row += rows;
+        while self.node.as_ref().is_none_or(|node| self.row >= node.len()) {
+            self.row = 0;
+            let next = self.rest.next().map(|leaf| Node::load(self.reader, &leaf.child.hash));
+            self.node = next.transpose()?;
+            if self.node.is_none() {
+                return Ok(());
+            }
+        }
+        if let Some(node) = &self.node {
+            node.key_into(self.row, &mut self.key);
+        }
+        Ok(())
+    }
 }

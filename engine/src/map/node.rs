@@ -25,7 +25,7 @@
 //!
 //! Read by cursors, diff, merge and the sync walk; written by the node builder alone.
 
-use pleach_chunkstore::{Chunk, Hash};
+use pleach_chunkstore::{Chunk, Hash, patch::common_start};
 
 use super::config::KEY_BYTES_MAX;
 use crate::{
@@ -99,6 +99,12 @@ pub(crate) struct Value {
     pub(crate) bytes: Vec<u8>,
 }
 
+impl From<Stored<'_>> for Value {
+    fn from(stored: Stored<'_>) -> Value {
+        Value { tag: stored.tag, bytes: stored.bytes.to_vec() }
+    }
+}
+
 /// An inner node's entry, without its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Child {
@@ -138,6 +144,63 @@ impl Strings {
         } else {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
         }
+    }
+}
+
+/// Strings of one node beside those of another, each from an index on.
+struct Beside<'a> {
+    strings: &'a Strings,
+    bytes: &'a [u8],
+    from: usize,
+}
+
+impl Beside<'_> {
+    /// Length of the string `n` places further on.
+    fn len(&self, n: usize) -> usize {
+        let (start, end) = self.strings.range(self.bytes, self.from + n);
+        end - start
+    }
+
+    /// The strings from `n` places further on to before `end` places, side by side.
+    fn run(&self, n: usize, end: usize) -> &[u8] {
+        let start = self.strings.range(self.bytes, self.from + n).0;
+        let end = self.strings.range(self.bytes, self.from + end - 1).1;
+        self.bytes.get(start..end).unwrap_or_default()
+    }
+
+    /// How many strings, of `most` that both have, are the same in both, one by one. The work is in proportion to the answer.
+    fn same(&self, other: &Beside<'_>, most: usize) -> usize {
+        let (ours, theirs) = (self.strings, other.strings);
+        if ours.width == 0 && theirs.width == 0 {
+            if most == 0 || ours.stride != theirs.stride {
+                return 0;
+            }
+            let common = common_start(self.run(0, most), other.run(0, most));
+            return common.checked_div(ours.stride).unwrap_or(most);
+        }
+        let (mut same, mut step) = (0, 1);
+        while same < most {
+            let end = most.min(same + step);
+            let alike = (same..end).take_while(|n| self.len(*n) == other.len(*n)).count();
+            if alike == 0 {
+                break;
+            }
+            let mut common = common_start(self.run(same, same + alike), other.run(same, same + alike));
+            let whole = (same..same + alike).take_while(|n| match common.checked_sub(self.len(*n)) {
+                Some(left) => {
+                    common = left;
+                    true
+                }
+                None => false,
+            });
+            let whole = whole.count();
+            same += whole;
+            if same < end {
+                break;
+            }
+            step *= 2;
+        }
+        same
     }
 }
 
@@ -317,6 +380,27 @@ impl Node {
     /// The chunk's offset of an offset in the body.
     fn in_chunk(&self, at: usize) -> usize {
         self.chunk.bytes().len() - self.chunk.body().len() + at
+    }
+
+    /// How many rows are the same, key and value, here from `i` on and in `other`, a leaf too, from `j` on. May say fewer, if keys are not
+    /// cut alike.
+    pub(crate) fn same_rows(&self, i: usize, other: &Node, j: usize) -> usize {
+        let most = (self.count - i).min(other.count - j);
+        if self.prefix() != other.prefix() || self.tags.is_some() != other.tags.is_some() {
+            return 0;
+        }
+        let (ours, theirs) = (self.chunk.body(), other.chunk.body());
+        // Values first: they are what changes.
+        let values = Beside { strings: &self.values, bytes: ours, from: i };
+        let same = values.same(&Beside { strings: &other.values, bytes: theirs, from: j }, most);
+        let keys = Beside { strings: &self.keys, bytes: ours, from: i };
+        let same = keys.same(&Beside { strings: &other.keys, bytes: theirs, from: j }, same);
+        match (self.tags, other.tags) {
+            (Some(at), Some(there)) => {
+                common_start(&ours[at + i..at + i + same], &theirs[there + j..there + j + same])
+            }
+            _ => same,
+        }
     }
 
     /// How many addresses the value of leaf entry `i` holds.

@@ -66,6 +66,23 @@ impl Fixture {
         model
     }
 
+    fn diff(&self, from: &Hash, to: &Hash) -> Diff<&Store> {
+        Diff::between(Some((&self.store, *from)), Some((&self.store, *to))).unwrap()
+    }
+
+    fn merge(&self, [base, ours, theirs]: &[Hash; 3]) -> (Hash, Vec<merge::RowConflict>) {
+        let mut writer = Writer::new(&self.store);
+        let decide = &mut |_: &mut Writer, _: &merge::RowConflict| Ok(merge::Decision::Conflict);
+        let merged = merge::merge(&&self.store, &mut writer, &SMALL, Some(base), ours, theirs, decide);
+        self.keep(writer);
+        merged.unwrap()
+    }
+
+    fn leaves(&self, root: &Hash) -> usize {
+        let is_leaf = |hash: &&Hash| Node::load(&self.store, hash).unwrap().is_leaf();
+        self.nodes(root).iter().filter(is_leaf).count()
+    }
+
     fn nodes(&self, root: &Hash) -> HashSet<Hash> {
         let mut nodes = HashSet::from([*root]);
         let node = Node::load(&self.store, root).unwrap();
@@ -202,7 +219,7 @@ proptest! {
                 expected.push((key.clone(), old.cloned(), new.cloned()));
             }
         }
-        let found: Vec<_> = Diff::new(&fixture.store, Some(&from), Some(&to)).unwrap()
+        let found: Vec<_> = fixture.diff(&from, &to)
             .map(|change| {
                 let change = change.unwrap();
                 (change.key, change.old.map(|v| v.bytes), change.new.map(|v| v.bytes))
@@ -213,27 +230,92 @@ proptest! {
 
     #[test]
     fn a_merge_takes_both_sides_and_keeps_what_conflicts(base in model(), ours in edits(), theirs in edits()) {
-        let fixture = Fixture::new();
-        let (our_model, their_model) = (apply_to_model(&base, &ours), apply_to_model(&base, &theirs));
-        let roots = [fixture.build(&base), fixture.build(&our_model), fixture.build(&their_model)];
-        let mut writer = Writer::new(&fixture.store);
-        let (merged, conflicts) =
-            merge::merge(&&fixture.store, &mut writer, &SMALL, Some(&roots[0]), &roots[1], &roots[2], &mut |_, _| Ok(merge::Decision::Conflict)).unwrap();
-        fixture.keep(writer);
-        let (mut expected, mut expected_conflicts) = (our_model.clone(), Vec::new());
-        for key in base.keys().chain(their_model.keys()).collect::<std::collections::BTreeSet<_>>() {
-            let (b, o, t) = (base.get(key), our_model.get(key), their_model.get(key));
-            if t == b || o == t { continue }
-            if o == b {
-                match t { Some(value) => expected.insert(key.clone(), value.clone()), None => expected.remove(key) };
-            } else {
-                expected_conflicts.push(key.clone());
-            }
-        }
-        prop_assert_eq!(fixture.rows(&merged), expected.clone());
-        prop_assert_eq!(merged, fixture.build(&expected));
-        prop_assert_eq!(conflicts.into_iter().map(|c| c.key).collect::<Vec<_>>(), expected_conflicts);
+        check_merge(&base, &ours, &theirs);
     }
+}
+
+/// Stretches of numbered rows that change: where each begins, how many, how far apart, and how.
+fn stretches() -> impl Strategy<Value = BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+    let stretch = (0_u32..2200, 1_u32..60, 1_u32..4, 0_u8..4);
+    prop::collection::vec(stretch, 0..6).prop_map(|stretches| {
+        let rows = stretches.into_iter().flat_map(|(from, count, step, kind)| {
+            (0..count).map(move |n| {
+                let key = number(from + n * step);
+                let value = match kind {
+                    0 => None,
+                    1 => Some(vec![kind; 7]),
+                    _ => Some(vec![kind; 1 + n as usize % 9]),
+                };
+                // Keys between those that are there, too.
+                (if kind == 3 { [key, vec![1]].concat() } else { key }, value)
+            })
+        });
+        rows.collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_merge_of_stretches_of_a_large_map_makes_the_built_root(
+        count in 0_u32..2000, ours in stretches(), theirs in stretches(),
+    ) {
+        check_merge(&numbered(count), &ours, &theirs);
+    }
+}
+
+type Edits = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+fn check_merge(base: &Model, ours: &Edits, theirs: &Edits) {
+    let fixture = Fixture::new();
+    let (our_model, their_model) = (apply_to_model(base, ours), apply_to_model(base, theirs));
+    let roots = [base, &our_model, &their_model].map(|model| fixture.build(model));
+    let (merged, conflicts) = fixture.merge(&roots);
+    let (mut expected, mut expected_conflicts) = (our_model.clone(), Vec::new());
+    for key in base.keys().chain(their_model.keys()).collect::<std::collections::BTreeSet<_>>() {
+        let (b, o, t) = (base.get(key), our_model.get(key), their_model.get(key));
+        if t == b || o == t {
+            continue;
+        }
+        if o == b {
+            match t {
+                Some(value) => expected.insert(key.clone(), value.clone()),
+                None => expected.remove(key),
+            };
+        } else {
+            expected_conflicts.push(key.clone());
+        }
+    }
+    assert_eq!(fixture.rows(&merged), expected);
+    assert_eq!(merged, fixture.build(&expected));
+    assert_eq!(conflicts.into_iter().map(|conflict| conflict.key).collect::<Vec<_>>(), expected_conflicts);
+}
+
+#[test]
+fn a_merge_reads_what_both_changed_and_no_leaf_that_one_side_alone_changed() {
+    let fixture = Fixture::new();
+    let model = numbered(40_000);
+    let base = fixture.build(&model);
+    let edits = |from: u32, text: &str| {
+        (0..100).map(|n| (number(from + n * 101), Some(text.as_bytes().to_vec()))).collect::<Edits>()
+    };
+    let (ours, theirs) = (edits(0, "ours"), edits(20_000, "theirs"));
+    let roots = [base, fixture.edit(base, &ours), fixture.edit(base, &theirs)];
+    let loads = || {
+        let stats = fixture.store.stats();
+        stats.cache_hits + stats.cache_misses
+    };
+    let inner = fixture.nodes(&base).len() - fixture.leaves(&base);
+    let before = loads();
+    let (merged, conflicts) = fixture.merge(&roots);
+    let read = loads() - before;
+    assert!(conflicts.is_empty());
+    assert!(
+        read < inner as u64 / 2,
+        "{read} nodes read; each side changed 100 leaves under {inner} inner nodes"
+    );
+    assert_eq!(merged, fixture.build(&apply_to_model(&apply_to_model(&model, &ours), &theirs)));
 }
 
 #[test]
@@ -300,7 +382,7 @@ fn a_diff_reads_in_proportion_to_the_change() {
         stats.cache_hits + stats.cache_misses
     };
     let before = loads();
-    assert_eq!(Diff::new(&fixture.store, Some(&root), Some(&changed)).unwrap().count(), 20);
+    assert_eq!(fixture.diff(&root, &changed).count(), 20);
     let read = loads() - before;
     assert!(read <= 2 * new as u64, "read {read} nodes for {new} changed ones");
 }
