@@ -26,10 +26,11 @@ use crate::{
         build::TreeBuilder,
         cursor::Rows,
         edit::{self, Edit},
-        merge::RowConflict,
+        merge::{Decision, RowConflict},
         node::{Stored, Tag, Value},
     },
     names,
+    resolve::Decider,
     snapshot::{Snapshot, load_value},
 };
 
@@ -139,7 +140,8 @@ impl Database {
         Ok(count)
     }
 
-    /// Decides all conflicts of a branch for one side; returns how many. The merge is finished by a version commit.
+    /// Decides all conflicts of a branch for one side; returns how many. In a typed row only the cells that both sides changed are
+    /// in conflict; others are merged. A row that was written since, by a transaction, stays if the side is ours. The merge is finished by a version commit.
     ///
     /// # Errors
     /// [`Error::UnknownBranch`]; [`Error::NoMerge`] if no merge is under way.
@@ -154,13 +156,10 @@ impl Database {
             for (table, root) in catalogue::conflicts(self.store(), &work)? {
                 let conflicts = read(self.store(), &root)?;
                 count += conflicts.len();
-                if side == Side::Theirs {
-                    let entry = catalogue::table(self.store(), &work, &table)?
-                        .ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
-                    let rows = take_theirs(writer, &entry, conflicts)?;
-                    changes
-                        .push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
-                }
+                let entry = catalogue::table(self.store(), &work, &table)?
+                    .ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
+                let rows = take_side(writer, &table, &entry, conflicts, side)?;
+                changes.push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
                 changes.push((Name::Conflicts(table), None));
             }
             let new = catalogue::change(writer, work, changes)?;
@@ -171,11 +170,26 @@ impl Database {
     }
 }
 
-/// Sets the rows in conflict to what theirs has; returns the table's new root.
-fn take_theirs(writer: &mut Writer, entry: &TableEntry, conflicts: Vec<RowConflict>) -> Result<Hash> {
-    let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
-    let edits: Vec<_> = conflicts.into_iter().map(|row| Edit { key: row.key, new: row.theirs }).collect();
-    edit::apply(writer, &config, entry.rows, &edits)
+/// Decides rows in conflict for one side; returns the table's new root.
+fn take_side(
+    writer: &mut Writer,
+    table: &str,
+    entry: &TableEntry,
+    conflicts: Vec<RowConflict>,
+    side: Side,
+) -> Result<Hash> {
+    let definition = Definition::decode(&writer.chunk(&entry.definition)?)?;
+    let decider = Decider::of_side(table, &definition, side);
+    let mut edits = Vec::with_capacity(conflicts.len());
+    for conflict in conflicts {
+        if side == Side::Ours && map::get(writer, &entry.rows, &conflict.key)? != conflict.ours {
+            continue;
+        }
+        if let Decision::Row(new) = decider.decide(writer, &conflict)? {
+            edits.push(Edit { key: conflict.key, new });
+        }
+    }
+    edit::apply(writer, &definition.config, entry.rows, &edits)
 }
 
 #[cfg(test)]

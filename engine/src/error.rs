@@ -169,6 +169,16 @@ pub enum Error {
         /// What both sides did.
         why: &'static str,
     },
+    /// Both sides changed the columns of a table in ways that exclude each other.
+    #[error("the columns of table `{table}` cannot be merged: `{column}` {why}")]
+    ColumnConflict {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// What was done to it, and what can be done about it.
+        why: &'static str,
+    },
     /// A raw table was asked for what only typed ones have.
     #[error(
         "table `{table}` holds raw keys and values and has no columns; make a table with a schema for that"

@@ -38,6 +38,7 @@ mod map;
 mod merge;
 mod names;
 mod pins;
+mod resolve;
 mod revision;
 pub mod row;
 mod settings;
@@ -67,6 +68,7 @@ pub use pleach_chunkstore::{
     RefUpdate, Stats, Store, Ticket,
 };
 pub use pleach_chunkstore::{Compression, backup, fsck};
+pub use resolve::{Resolution, Resolver};
 pub use revision::Revision;
 pub use row::Schema;
 pub use snapshot::{Change, Changes, Scan, Snapshot, Table, TableChange, TableDiff, TableStat};

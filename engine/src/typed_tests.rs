@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod columns;
+mod merges;
 
 /// A schema whose first column, an int called `id`, is the key.
 fn schema(columns: &[(&str, Type)]) -> Schema {

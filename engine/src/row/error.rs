@@ -82,6 +82,16 @@ pub enum Error {
         /// The name asked for.
         column: String,
     },
+    /// A column whose changes cannot be added up.
+    #[error(
+        "changes of column `{column}` cannot be added up: expected an int or a decimal, found {ty}; decide its conflicts otherwise"
+    )]
+    NotAddable {
+        /// The column.
+        column: String,
+        /// Its type.
+        ty: Type,
+    },
     /// A schema of another version.
     #[error(
         "expected a schema of version {expected}, found version {found}: use the version of this program that wrote it"
