@@ -1,12 +1,17 @@
-//! Changes of a typed table's columns, in a transaction.
+//! Changes of a typed table's columns and indexes, in a transaction.
 //!
-//! They change the table's definition and no row ([`row`](crate::row) says why that suffices). Of two transactions that
+//! Changes of columns change the table's definition and no row ([`row`](crate::row) says why that suffices). Of two transactions that
 //! change one table's definition, or of which one changes it and the other writes rows that it read before, the first to
-//! commit wins.
+//! commit wins. Rows that others write do not stand against a change of columns or indexes.
+
+use std::collections::BTreeMap;
 
 use crate::{
-    error::Result,
-    row::{Type, Value},
+    error::{Error, Result},
+    index::{INDEX_COLUMNS_MAX, IndexDefinition},
+    map::config::MapConfig,
+    names,
+    row::{self, Type, Value},
     transaction::Transaction,
 };
 
@@ -16,10 +21,6 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::UnknownTable`], [`Error::NotTyped`], [`Error::Row`] if the name is taken or the default does not fit.
-    ///
-    /// [`Error::UnknownTable`]: crate::Error::UnknownTable
-    /// [`Error::NotTyped`]: crate::Error::NotTyped
-    /// [`Error::Row`]: crate::Error::Row
     pub fn add_column(&mut self, table: &str, name: &str, ty: Type, default: Value) -> Result<()> {
         self.alter(table, |schema| schema.add_column(name, ty, default))
     }
@@ -27,16 +28,76 @@ impl Transaction {
     /// Drops a column that is not in the key. Its cells cannot be read any longer; each goes when its row is next written.
     ///
     /// # Errors
-    /// As of [`Transaction::add_column`]; [`Error::Row`](crate::Error::Row) if there is no such column or it is in the key.
+    /// As of [`Transaction::add_column`]; [`Error::Row`] if there is no such column or it is in the key; [`Error::ColumnIndexed`].
     pub fn drop_column(&mut self, table: &str, name: &str) -> Result<()> {
-        self.alter(table, |schema| schema.drop_column(name))
+        let indexes = match self.has_table(table)? {
+            true => self.indexes(table)?,
+            false => BTreeMap::new(),
+        };
+        let id = self.definition(table)?.and_then(|definition| {
+            let column = definition.schema?.column(name)?.id;
+            Some(column)
+        });
+        match indexes.into_iter().find(|(_, index)| id.is_some_and(|id| index.columns.contains(&id))) {
+            None => self.alter(table, |schema| schema.drop_column(name)),
+            Some((index, _)) => {
+                Err(Error::ColumnIndexed { table: table.to_owned(), column: name.to_owned(), index })
+            }
+        }
     }
 
     /// Renames a column.
     ///
     /// # Errors
-    /// As of [`Transaction::add_column`]; [`Error::Row`](crate::Error::Row) if there is no such column or the name is taken.
+    /// As of [`Transaction::add_column`]; [`Error::Row`] if there is no such column or the name is taken.
     pub fn rename_column(&mut self, table: &str, from: &str, to: &str) -> Result<()> {
         self.alter(table, |schema| schema.rename_column(from, to))
+    }
+
+    /// Makes an index of a typed table over some of its columns, those of the key included. It is built when the transaction
+    /// commits, and follows the rows from then on. If it is unique, no two rows may have equal values there, NULL aside.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::NotTyped`], [`Error::Exists`], [`Error::BadName`]; [`Error::Row`] if there is no such
+    /// column or it is named twice. At commit: [`Error::UniqueViolation`], [`Error::IndexKeyTooLong`].
+    pub fn create_index(&mut self, table: &str, index: &str, columns: &[&str], unique: bool) -> Result<()> {
+        names::check_index(index)?;
+        let definition = self.require(table)?;
+        let Some(schema) = &definition.schema else {
+            return Err(Error::NotTyped { table: table.to_owned() });
+        };
+        if self.indexes(table)?.contains_key(index) {
+            return Err(Error::Exists { what: "index", name: index.to_owned() });
+        }
+        if !(1..=INDEX_COLUMNS_MAX).contains(&columns.len()) {
+            let why = "expected 1 to 16 columns";
+            return Err(Error::BadName { what: "index", name: index.to_owned(), why });
+        }
+        let mut ids = Vec::with_capacity(columns.len());
+        for &name in columns {
+            let column = schema.column(name);
+            let id = column.ok_or_else(|| row::Error::NoSuchColumn { column: name.to_owned() })?.id;
+            if ids.contains(&id) {
+                return Err(row::Error::DuplicateKeyColumn { column: name.to_owned() }.into());
+            }
+            ids.push(id);
+        }
+        // An entry takes some 40 bytes, and the key of a row fits in it whatever the table keeps inline.
+        let sized = MapConfig::for_row_bytes(40);
+        let config = MapConfig { salt: definition.config.salt, ..sized };
+        self.set_index(table, index, Some(IndexDefinition { config, unique, columns: ids }));
+        Ok(())
+    }
+
+    /// Drops an index.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::UnknownIndex`].
+    pub fn drop_index(&mut self, table: &str, index: &str) -> Result<()> {
+        if !self.indexes(table)?.contains_key(index) {
+            return Err(Error::UnknownIndex { table: table.to_owned(), index: index.to_owned() });
+        }
+        self.set_index(table, index, None);
+        Ok(())
     }
 }

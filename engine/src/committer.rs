@@ -3,7 +3,8 @@
 //! A transaction that commits joins the queue; whoever gets the order of writing next takes the whole queue, admits its
 //! members one after the other, and appends what they amount to. A member is admitted if nothing that it wrote has changed
 //! since its snapshot; one that is refused, or that fails, never fails another. While a group becomes durable, the next one is
-//! appended.
+//! appended. Indexes are brought along with the rows; who would break a unique one fails alone, because a group that fails is
+//! tried member by member.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -15,11 +16,12 @@ use pleach_chunkstore::{Hash, RefUpdate, Ticket};
 
 use crate::{
     blob,
-    catalogue::{self, Entry, Name, TableEntry},
+    catalogue::{self, Entry, IndexEntry, Name, TableEntry},
     chunks::{Read, Writer},
     database::Database,
     definition::Definition,
     error::{Error, Result},
+    index::{self, Indexed},
     map::{
         self, build,
         edit::{self, Edit},
@@ -150,6 +152,18 @@ struct TableState<'a> {
     /// Whether it replaced the table or all its rows.
     replaced: bool,
     rows: BTreeMap<&'a [u8], Option<&'a [u8]>>,
+    /// The rows and the indexes before the group.
+    before: Option<Hash>,
+    had: BTreeMap<String, IndexEntry>,
+    /// The indexes that are to be: where each stands.
+    indexes: BTreeMap<String, IndexState>,
+}
+
+/// An index of a table of the group.
+struct IndexState {
+    entry: IndexEntry,
+    /// Whether a member of the group made it: it has no entries yet.
+    new: bool,
 }
 
 impl<'a> BranchState<'a> {
@@ -160,17 +174,19 @@ impl<'a> BranchState<'a> {
                 btree_map::Entry::Occupied(slot) => slot.into_mut(),
                 btree_map::Entry::Vacant(slot) => {
                     let entry = catalogue::table(writer, &self.root, table)?;
-                    slot.insert(TableState {
-                        entry,
-                        restructured: false,
-                        replaced: false,
-                        rows: BTreeMap::new(),
-                    })
+                    let indexes = catalogue::indexes(writer, &self.root, table)?;
+                    slot.insert(TableState::new(entry, indexes))
                 }
             };
             let seen = catalogue::table(writer, &request.snapshot, table)?;
             if let Some(key) = state.refuses(writer, seen, edits)? {
                 return Ok(Some(Refusal { table: table.clone(), key }));
+            }
+            if (edits.altered.is_some() || !edits.indexes.is_empty())
+                && !edits.replaces()
+                && !state.has_indexes(&catalogue::indexes(writer, &request.snapshot, table)?)
+            {
+                return Ok(Some(Refusal { table: table.clone(), key: None }));
             }
         }
         for (table, edits) in &request.edits {
@@ -189,10 +205,16 @@ impl<'a> BranchState<'a> {
                 // What was in conflict was rows of the table as it was.
                 changes.push((Name::Conflicts(table.to_owned()), None));
             }
-            let entry = match state.entry {
-                Some(entry) => Some(Entry::Table(state.fold(writer, entry)?)),
-                None => None,
+            let name = |index: &String| Name::Index(table.to_owned(), index.clone());
+            let had = state.had.clone();
+            let (entry, indexes) = match state.entry {
+                Some(entry) => state.fold(writer, table, entry)?,
+                None => Default::default(),
             };
+            let gone = had.keys().filter(|index| !indexes.contains_key(*index));
+            changes.extend(gone.map(|index| (name(index), None)));
+            changes.extend(indexes.iter().map(|(index, entry)| (name(index), Some(Entry::Index(*entry)))));
+            let entry = entry.map(Entry::Table);
             changes.push((Name::Table(table.to_owned()), entry));
         }
         catalogue::change(writer, self.root, changes)
@@ -200,6 +222,26 @@ impl<'a> BranchState<'a> {
 }
 
 impl<'a> TableState<'a> {
+    fn new(entry: Option<TableEntry>, had: BTreeMap<String, IndexEntry>) -> TableState<'a> {
+        let state =
+            |(name, entry): (&String, &IndexEntry)| (name.clone(), IndexState { entry: *entry, new: false });
+        TableState {
+            entry,
+            restructured: false,
+            replaced: false,
+            rows: BTreeMap::new(),
+            before: entry.map(|entry| entry.rows),
+            indexes: had.iter().map(state).collect(),
+            had,
+        }
+    }
+
+    /// Whether the table's indexes are those that a transaction saw.
+    fn has_indexes(&self, seen: &BTreeMap<String, IndexEntry>) -> bool {
+        let now = self.indexes.iter().map(|(name, index)| (name, index.entry.definition));
+        now.eq(seen.iter().map(|(name, entry)| (name, entry.definition)))
+    }
+
     /// What stands against the edits of a transaction that saw `seen`: a row (`Some(Some(key))`) or the table (`Some(None)`).
     fn refuses(
         &self,
@@ -231,6 +273,7 @@ impl<'a> TableState<'a> {
         self.restructured |= edits.replaces() || edits.altered.is_some();
         if edits.dropped {
             self.entry = None;
+            self.indexes.clear();
         }
         if let Some(definition) = &edits.created {
             let chunk = definition.encode();
@@ -243,6 +286,16 @@ impl<'a> TableState<'a> {
             entry.definition = *chunk.hash();
             writer.put(chunk, None)?;
         }
+        for (name, definition) in &edits.indexes {
+            let Some(definition) = definition else {
+                self.indexes.remove(name);
+                continue;
+            };
+            let chunk = definition.encode();
+            let entry = IndexEntry { definition: *chunk.hash(), root: build::empty(writer)? };
+            writer.put(chunk, None)?;
+            self.indexes.insert(name.clone(), IndexState { entry, new: true });
+        }
         if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
             entry.rows = rows;
         }
@@ -252,13 +305,29 @@ impl<'a> TableState<'a> {
         Ok(())
     }
 
-    fn fold(self, writer: &mut Writer, entry: TableEntry) -> Result<TableEntry> {
-        let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
+    /// Writes the rows, and brings the indexes along.
+    fn fold(
+        mut self,
+        writer: &mut Writer,
+        table: &str,
+        entry: TableEntry,
+    ) -> Result<(Option<TableEntry>, BTreeMap<String, IndexEntry>)> {
+        let Definition { config, schema } = Definition::decode(&writer.chunk(&entry.definition)?)?;
         let mut edits = Vec::with_capacity(self.rows.len());
         for (key, value) in self.rows {
             let new = value.map(|value| blob::store(writer, config.inline_bytes, value)).transpose()?;
             edits.push(Edit { key: key.to_vec(), new });
         }
-        Ok(TableEntry { rows: edit::apply(writer, &config, entry.rows, &edits)?, ..entry })
+        let rows = edit::apply(writer, &config, entry.rows, &edits)?;
+        if let Some(schema) = &schema {
+            let indexed = Indexed { table, schema };
+            for (new, from) in [(false, self.before), (true, None)] {
+                let indexes = self.indexes.iter_mut().filter(|(_, index)| index.new == new);
+                let indexes = indexes.map(|(name, index)| (name, &mut index.entry));
+                index::follow(writer, indexed, indexes, from, rows)?;
+            }
+        }
+        let indexes = self.indexes.into_iter().map(|(name, index)| (name, index.entry)).collect();
+        Ok((Some(TableEntry { rows, ..entry }), indexes))
     }
 }

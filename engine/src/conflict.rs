@@ -21,6 +21,7 @@ use crate::{
     database::Database,
     definition::Definition,
     error::{Error, Result},
+    index::{self, Indexed},
     map::{
         self,
         build::TreeBuilder,
@@ -144,7 +145,7 @@ impl Database {
     /// in conflict; others are merged. A row that was written since, by a transaction, stays if the side is ours. The merge is finished by a version commit.
     ///
     /// # Errors
-    /// [`Error::UnknownBranch`]; [`Error::NoMerge`] if no merge is under way.
+    /// [`Error::UnknownBranch`]; [`Error::NoMerge`] if no merge is under way; [`Error::UniqueViolation`]: nothing is decided then.
     pub fn resolve_conflicts(&self, branch: &str, side: Side) -> Result<usize> {
         let (count, _) = self.write(|writer, updates| {
             let Branch { name, work, .. } = self.appended_branch(branch)?;
@@ -158,8 +159,16 @@ impl Database {
                 count += conflicts.len();
                 let entry = catalogue::table(self.store(), &work, &table)?
                     .ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
-                let rows = take_side(writer, &table, &entry, conflicts, side)?;
+                let definition = Definition::decode(&writer.chunk(&entry.definition)?)?;
+                let rows = take_side(writer, &table, &definition, &entry.rows, conflicts, side)?;
                 changes.push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
+                if let Some(schema) = &definition.schema {
+                    let mut indexes = catalogue::indexes(self.store(), &work, &table)?;
+                    let indexed = Indexed { table: &table, schema };
+                    index::follow(writer, indexed, &mut indexes, Some(entry.rows), rows)?;
+                    let index = |(name, entry)| (Name::Index(table.clone(), name), Some(Entry::Index(entry)));
+                    changes.extend(indexes.into_iter().map(index));
+                }
                 changes.push((Name::Conflicts(table), None));
             }
             let new = catalogue::change(writer, work, changes)?;
@@ -174,22 +183,22 @@ impl Database {
 fn take_side(
     writer: &mut Writer,
     table: &str,
-    entry: &TableEntry,
+    definition: &Definition,
+    rows: &Hash,
     conflicts: Vec<RowConflict>,
     side: Side,
 ) -> Result<Hash> {
-    let definition = Definition::decode(&writer.chunk(&entry.definition)?)?;
-    let decider = Decider::of_side(table, &definition, side);
+    let decider = Decider::of_side(table, definition, side);
     let mut edits = Vec::with_capacity(conflicts.len());
     for conflict in conflicts {
-        if side == Side::Ours && map::get(writer, &entry.rows, &conflict.key)? != conflict.ours {
+        if side == Side::Ours && map::get(writer, rows, &conflict.key)? != conflict.ours {
             continue;
         }
         if let Decision::Row(new) = decider.decide(writer, &conflict)? {
             edits.push(Edit { key: conflict.key, new });
         }
     }
-    edit::apply(writer, &definition.config, entry.rows, &edits)
+    edit::apply(writer, &definition.config, *rows, &edits)
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ mod definition;
 mod difference;
 mod error;
 mod history;
+mod index;
 mod kinds;
 mod map;
 mod merge;
@@ -58,6 +59,7 @@ pub use definition::Definition;
 pub use difference::{Base, Difference, Sent, difference};
 pub use error::{Error, ErrorKind, Result};
 pub use history::Log;
+pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
 
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};

@@ -3,7 +3,7 @@
 //! A table that one side alone changed is taken whole. Of one that both changed, the columns are merged first, by their ids
 //! ([`row::merge`](crate::row)), then the rows ([`map::merge`](crate::map)), and a row that both changed by its cells
 //! ([`resolve`](crate::resolve)). As ids mean the same on both sides, rows of either are rows of the merged table as they
-//! are. A table that one side dropped and the other changed, and columns that both changed in ways that exclude each other,
+//! are. Indexes follow the rows ([`index`](crate::index)). A table that one side dropped and the other changed, and columns that both changed in ways that exclude each other,
 //! are refused before anything is written.
 
 use std::collections::BTreeMap;
@@ -12,13 +12,14 @@ use pleach_chunkstore::{Hash, RefUpdate};
 
 use crate::{
     branches::Branch,
-    catalogue::{self, Entry, Name, TableEntry},
+    catalogue::{self, Entry, IndexEntry, Name, TableEntry},
     chunks::{Read, Writer},
     conflict::{self, Side},
     database::{Database, NewCommit},
     definition::Definition,
     error::{Error, Result},
     history,
+    index::{self, Indexed},
     map::{diff::Diff, merge as rows},
     names,
     resolve::{self, Decider, Resolver},
@@ -78,7 +79,8 @@ impl Database {
     /// Merges the commit `theirs` into `branch`.
     ///
     /// # Errors
-    /// [`Error::UncommittedWork`], [`Error::UnresolvedConflicts`], [`Error::TableConflict`]; nothing changed then.
+    /// [`Error::UncommittedWork`], [`Error::UnresolvedConflicts`], [`Error::TableConflict`], [`Error::ColumnConflict`],
+    /// [`Error::IndexConflict`], [`Error::UniqueViolation`]; nothing changed then.
     pub fn merge(&self, branch: &str, theirs: &Hash, options: MergeOptions) -> Result<MergeOutcome> {
         let (outcome, _) = self.write(|writer, updates| {
             let branch = self.appended_branch(branch)?;
@@ -158,28 +160,38 @@ impl Database {
             let Sides { base, ours, theirs } = sides;
             let name = Name::Table(table.clone());
             if ours == base {
-                changes.push((name, theirs.map(Entry::Table)));
+                let indexes = theirs.as_ref().map(|side| side.indexes.clone()).unwrap_or_default();
+                changes.extend(index_changes(&table, ours.as_ref(), indexes));
+                changes.push((name, theirs.map(|side| Entry::Table(side.entry))));
                 continue;
             }
             let (Some(ours), Some(theirs)) = (ours, theirs) else {
                 let why = "one side dropped it and the other changed it";
                 return Err(Error::TableConflict { table, why });
             };
-            let definition = self.merge_definitions(&table, base, ours, theirs, options.prefer)?;
+            let from_base = base.as_ref().map(|base| base.entry);
+            let definition =
+                self.merge_definitions(&table, from_base, ours.entry, theirs.entry, options.prefer)?;
             let decider = Decider::new(&table, &definition, options)?;
             let (rows, conflicts) = rows::merge(
                 self.store(),
                 writer,
                 &definition.config,
-                base.map(|base| base.rows).as_ref(),
-                &ours.rows,
-                &theirs.rows,
+                from_base.map(|base| base.rows).as_ref(),
+                &ours.entry.rows,
+                &theirs.entry.rows,
                 &mut |writer, conflict| decider.decide(writer, conflict),
             )?;
             let chunk = definition.encode();
             let entry = TableEntry { definition: *chunk.hash(), rows };
-            if entry.definition != ours.definition {
+            if entry.definition != ours.entry.definition {
                 writer.put(chunk, None)?;
+            }
+            if let Some(schema) = &definition.schema {
+                let base = base.map(|base| base.indexes).unwrap_or_default();
+                let sides = [(&ours.indexes, ours.entry.rows), (&theirs.indexes, theirs.entry.rows)];
+                let indexes = index::merge(writer, Indexed { table: &table, schema }, &base, sides, rows)?;
+                changes.extend(index_changes(&table, Some(&ours), indexes));
             }
             if !conflicts.is_empty() {
                 count += conflicts.len();
@@ -199,16 +211,23 @@ impl Database {
         theirs: Hash,
     ) -> Result<BTreeMap<String, Sides>> {
         let mut tables: BTreeMap<String, Sides> = BTreeMap::new();
-        if let Some(base) = base {
-            for (name, entry) in catalogue::tables(self.store(), &base)? {
-                tables.entry(name).or_default().base = Some(entry);
-            }
+        let load = |root: Hash| {
+            let entries = catalogue::tables(self.store(), &root)?.into_iter();
+            entries
+                .map(|(name, entry)| {
+                    let indexes = catalogue::indexes(self.store(), &root, &name)?;
+                    Ok((name, TableSide { entry, indexes }))
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        for (name, side) in base.map(load).transpose()?.into_iter().flatten() {
+            tables.entry(name).or_default().base = Some(side);
         }
-        for (name, entry) in catalogue::tables(self.store(), &ours)? {
-            tables.entry(name).or_default().ours = Some(entry);
+        for (name, side) in load(ours)? {
+            tables.entry(name).or_default().ours = Some(side);
         }
-        for (name, entry) in catalogue::tables(self.store(), &theirs)? {
-            tables.entry(name).or_default().theirs = Some(entry);
+        for (name, side) in load(theirs)? {
+            tables.entry(name).or_default().theirs = Some(side);
         }
         tables.retain(|_, sides| sides.theirs != sides.base && sides.theirs != sides.ours);
         Ok(tables)
@@ -283,9 +302,29 @@ impl Database {
 
 #[derive(Default)]
 struct Sides {
-    base: Option<TableEntry>,
-    ours: Option<TableEntry>,
-    theirs: Option<TableEntry>,
+    base: Option<TableSide>,
+    ours: Option<TableSide>,
+    theirs: Option<TableSide>,
+}
+
+/// A table as one side has it.
+#[derive(PartialEq)]
+struct TableSide {
+    entry: TableEntry,
+    indexes: BTreeMap<String, IndexEntry>,
+}
+
+/// What makes the indexes of a table, as `ours` has them, these.
+fn index_changes(
+    table: &str,
+    ours: Option<&TableSide>,
+    indexes: BTreeMap<String, IndexEntry>,
+) -> Vec<(Name, Option<Entry>)> {
+    let name = |index: &String| Name::Index(table.to_owned(), index.clone());
+    let had = ours.into_iter().flat_map(|side| side.indexes.keys());
+    let gone = had.filter(|index| !indexes.contains_key(*index)).map(|index| (name(index), None));
+    let there = indexes.iter().map(|(index, entry)| (name(index), Some(Entry::Index(*entry))));
+    gone.chain(there).collect()
 }
 
 fn move_branch(updates: &mut Vec<RefUpdate>, branch: &Branch, head: Hash, root: Hash) {

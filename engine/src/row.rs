@@ -14,7 +14,7 @@
 //! A [`Schema`] says which columns there are and which of them form the key. Key columns live in the map's key
 //! (`key.rs`: bytewise order is the order of the values), all others in its value (`cells.rs`). Text in and out is
 //! `text.rs`. The engine keeps a schema's bytes (`schema_bytes.rs`) in the table's definition; `alter.rs` changes
-//! schemas, `merge.rs` merges them, and rows by cell. Imports, exports, queries and diffs call this module, and nothing here reads files or knows of CSV.
+//! schemas, `merge.rs` merges them, and rows by cell. Imports, exports, queries and diffs call this module, and so do indexes (`columns.rs`), and nothing here reads files or knows of CSV.
 //!
 //! Invariants, and the tests in `row/tests.rs` that hold them:
 //! 1. Bytewise order of keys is the order of the key values, column by column (`key_order_is_value_order`).
@@ -29,6 +29,7 @@ mod alter;
 mod bytes;
 mod calendar;
 mod cells;
+mod columns;
 mod error;
 mod key;
 pub(crate) mod merge;

@@ -18,6 +18,7 @@ use crate::{
     database::Database,
     definition::Definition,
     error::{Error, Result},
+    index::IndexDefinition,
     map::{
         self,
         build::TreeBuilder,
@@ -95,6 +96,8 @@ pub(crate) struct TableEdits {
     pub(crate) created: Option<Definition>,
     /// The table that is there gets this definition: its columns change, its rows do not.
     pub(crate) altered: Option<Definition>,
+    /// Indexes by name: made, or with `None` dropped.
+    pub(crate) indexes: BTreeMap<String, Option<IndexDefinition>>,
     /// Rows given in bulk: the root of a map that replaces the table's rows.
     pub(crate) loaded: Option<Hash>,
     /// Rows by key; `None` deletes.
@@ -205,6 +208,33 @@ impl Transaction {
             self.edits.remove(table);
         }
         Ok(())
+    }
+
+    /// The indexes of a table, this transaction's changes included.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn indexes(&mut self, table: &str) -> Result<BTreeMap<String, IndexDefinition>> {
+        self.require(table)?;
+        let mut indexes = BTreeMap::new();
+        let replaced = self.edits.get(table).is_some_and(|edits| edits.dropped || edits.created.is_some());
+        if !replaced && let Some(table) = self.snapshot_table(table)? {
+            for (name, index) in table.indexes()? {
+                indexes.insert(name, index.definition().clone());
+            }
+        }
+        for (name, index) in self.edits.get(table).iter().flat_map(|edits| &edits.indexes) {
+            match index {
+                Some(definition) => drop(indexes.insert(name.clone(), definition.clone())),
+                None => drop(indexes.remove(name)),
+            }
+        }
+        Ok(indexes)
+    }
+
+    /// Makes an index, or drops one.
+    pub(crate) fn set_index(&mut self, table: &str, name: &str, definition: Option<IndexDefinition>) {
+        self.edits.entry(table.to_owned()).or_default().indexes.insert(name.to_owned(), definition);
     }
 
     /// Changes the columns of a typed table.

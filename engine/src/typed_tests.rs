@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod columns;
+mod indexes;
 mod merges;
 
 /// A schema whose first column, an int called `id`, is the key.
