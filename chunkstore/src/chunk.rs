@@ -25,7 +25,9 @@
 //! Built by the engine, carried by everything else.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
+
+use arc_swap::ArcSwapWeak;
 
 use crate::bytes::Fields;
 use crate::hash::Hash;
@@ -73,6 +75,14 @@ struct Inner {
     hash: Hash,
     bytes: Vec<u8>,
     header: Header,
+    /// The children in the run, as far as they were read through this chunk and are in memory still; made at the first.
+    near: OnceLock<Box<[ArcSwapWeak<Inner>]>>,
+}
+
+impl Inner {
+    fn new(hash: Hash, bytes: Vec<u8>, header: Header) -> Inner {
+        Inner { hash, bytes, header, near: OnceLock::new() }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -112,7 +122,7 @@ impl Chunk {
         let parsed = Header::parse(&bytes);
         assert!(parsed.is_ok(), "chunk breaks the layout: {:?}", parsed.err());
         let header = parsed.unwrap_or(Header::EMPTY);
-        Chunk(Arc::new(Inner { hash: Hash::of(&bytes), bytes, header }))
+        Chunk(Arc::new(Inner::new(Hash::of(&bytes), bytes, header)))
     }
 
     /// The chunk with these bytes, whose hash must be `expected`.
@@ -122,19 +132,19 @@ impl Chunk {
             return Err(ChunkError::HashMismatch { expected: *expected, found });
         }
         let header = Header::parse(&bytes)?;
-        Ok(Chunk(Arc::new(Inner { hash: found, bytes, header })))
+        Ok(Chunk(Arc::new(Inner::new(found, bytes, header))))
     }
 
     /// The chunk with these bytes, which were hashed before and found to be `hash`'s.
     pub(crate) fn verified(bytes: Vec<u8>, hash: &Hash) -> Result<Chunk, ChunkError> {
         let header = Header::parse(&bytes)?;
-        Ok(Chunk(Arc::new(Inner { hash: *hash, bytes, header })))
+        Ok(Chunk(Arc::new(Inner::new(*hash, bytes, header))))
     }
 
     /// The chunk with these bytes, under whatever hash they have.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Chunk, ChunkError> {
         let header = Header::parse(&bytes)?;
-        Ok(Chunk(Arc::new(Inner { hash: Hash::of(&bytes), bytes, header })))
+        Ok(Chunk(Arc::new(Inner::new(Hash::of(&bytes), bytes, header))))
     }
 
     /// Its address.
@@ -187,6 +197,19 @@ impl Chunk {
         match index.checked_sub(self.0.header.run_count) {
             None => self.address(self.0.header.run_start + Hash::LEN * index),
             Some(listed) => self.address(self.list_offset(listed)? as usize),
+        }
+    }
+
+    /// The child at `index` of the run, if it was noted and is in memory still.
+    pub(crate) fn near(&self, index: usize) -> Option<Chunk> {
+        self.0.near.get()?.get(index)?.load().upgrade().map(Chunk)
+    }
+
+    /// Notes the child at `index`, as long as it is in memory for other reasons.
+    pub(crate) fn note_near(&self, index: usize, child: &Chunk) {
+        let none = || (0..self.0.header.run_count).map(|_| ArcSwapWeak::from(Weak::new())).collect();
+        if let Some(slot) = self.0.near.get_or_init(none).get(index) {
+            slot.store(Arc::downgrade(&child.0));
         }
     }
 

@@ -21,6 +21,7 @@ mod recovery;
 mod sync;
 mod view;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -210,7 +211,8 @@ struct ByBytes;
 
 impl Weighter<Hash, Chunk> for ByBytes {
     fn weight(&self, _: &Hash, chunk: &Chunk) -> u64 {
-        chunk.bytes().len() as u64 + 128
+        // What it remembers of its children included.
+        (chunk.bytes().len() + 160 + 8 * chunk.child_count()) as u64
     }
 }
 
@@ -258,6 +260,23 @@ impl Store {
     /// The chunk with this hash; `None` if the store does not have it.
     pub fn get(&self, hash: &Hash) -> Result<Option<Chunk>> {
         self.shared.get(hash)
+    }
+
+    /// The child of `parent`, a chunk of this store, at `index` of [`Chunk::children`]; `None` if the store does not have it. A parent that is in
+    /// memory remembers where its children are, so that a path that is often walked costs no lookup.
+    pub fn child(&self, parent: &Chunk, index: usize) -> Result<Option<Chunk>> {
+        let near = parent.near(index);
+        // Now and then the cache is to learn that the child is in use.
+        if near.is_some() && !is_lookup_due() {
+            count(&self.shared.counters.cache_hits, 1);
+            return Ok(near);
+        }
+        let Some(hash) = parent.child(index) else { return Ok(None) };
+        let child = self.get(&hash)?;
+        if let (Some(child), None) = (&child, near) {
+            parent.note_near(index, child);
+        }
+        Ok(child)
     }
 
     /// Whether the store has the chunk.
@@ -364,6 +383,18 @@ impl Store {
     pub fn close(self) -> Result<()> {
         self.shared.close()
     }
+}
+
+/// Whether this thread has walked to so many children without asking the cache that it should.
+fn is_lookup_due() -> bool {
+    const EVERY: u32 = 16;
+    thread_local! {
+        static WALKED: Cell<u32> = const { Cell::new(0) };
+    }
+    WALKED.with(|walked| {
+        walked.set(walked.get().wrapping_add(1));
+        walked.get().is_multiple_of(EVERY)
+    })
 }
 
 impl Drop for Shared {

@@ -22,6 +22,9 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 pub(crate) trait Read {
     /// The chunk at `hash`; absent is [`Error::Missing`].
     fn chunk(&self, hash: &Hash) -> Result<Chunk>;
+
+    /// The child of `parent` at `index`; absent is [`Error::Missing`].
+    fn child(&self, parent: &Chunk, index: usize) -> Result<Chunk>;
 }
 
 impl Read for Store {
@@ -33,11 +36,20 @@ impl Read for Store {
             None => Err(Error::Missing { hash: *hash }),
         }
     }
+
+    fn child(&self, parent: &Chunk, index: usize) -> Result<Chunk> {
+        let child = Store::child(self, parent, index)?;
+        child.ok_or_else(|| Error::Missing { hash: parent.child(index).unwrap_or(*parent.hash()) })
+    }
 }
 
 impl<R: Read> Read for &R {
     fn chunk(&self, hash: &Hash) -> Result<Chunk> {
         (**self).chunk(hash)
+    }
+
+    fn child(&self, parent: &Chunk, index: usize) -> Result<Chunk> {
+        (**self).child(parent, index)
     }
 }
 
@@ -126,6 +138,14 @@ impl Read for Writer {
         match self.batch.get(hash) {
             Some(chunk) => Ok(chunk.clone()),
             None => self.store.chunk(hash),
+        }
+    }
+
+    fn child(&self, parent: &Chunk, index: usize) -> Result<Chunk> {
+        let hash = parent.child(index).filter(|_| !self.batch.is_empty());
+        match hash.and_then(|hash| self.batch.get(&hash)) {
+            Some(chunk) => Ok(chunk.clone()),
+            None => Read::child(&self.store, parent, index),
         }
     }
 }

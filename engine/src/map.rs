@@ -1,7 +1,7 @@
 //! Prolly maps: ordered byte keys to byte values, as a tree of chunks whose shape is a function of the content.
 //!
 //! So equal maps have equal roots, two maps are compared in time proportional to their difference, and a change rewrites
-//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `cursor`, `diff`, `merge`.
+//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `cursor`, `diff`, `merge`, `run`.
 
 pub(crate) mod build;
 pub(crate) mod config;
@@ -10,6 +10,7 @@ pub(crate) mod diff;
 pub(crate) mod edit;
 pub(crate) mod merge;
 pub(crate) mod node;
+pub(crate) mod run;
 
 use pleach_chunkstore::Hash;
 
@@ -21,21 +22,21 @@ use crate::{
 
 /// The value at `key` in the map at `root`, as stored.
 pub(crate) fn get(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<Value>> {
+    Ok(find(reader, root, key)?.map(|(leaf, i)| leaf.value(i).into()))
+}
+
+/// The leaf that holds the row at `key` in the map at `root`, and the row's index in it.
+pub(crate) fn find(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<(Node, usize)>> {
     let mut node = Node::load(&reader, root)?;
     loop {
         let i = node.lower_bound(key);
         if node.is_leaf() {
-            return Ok(node.key_is(i, key).then(|| {
-                let value = node.value(i);
-                Value { tag: value.tag, bytes: value.bytes.to_vec() }
-            }));
+            return Ok(node.key_is(i, key).then_some((node, i)));
         }
         if i == node.len() {
             return Ok(None);
         }
-        let child = Node::load(&reader, &node.child_hash(i))?;
-        child.expect_level_below(&node)?;
-        node = child;
+        node = node.load_child(reader, i)?;
     }
 }
 

@@ -153,6 +153,19 @@ impl Table {
         map::get(&self.store, &self.entry.rows, key)?.map(|value| load_value(&self.store, value)).transpose()
     }
 
+    /// What `f` makes of the value at `key`, which is not copied if it is inline.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn get_with<T>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        let Some((leaf, i)) = map::find(&self.store, &self.entry.rows, key)? else { return Ok(None) };
+        let value = leaf.value(i);
+        Ok(Some(match value.tag {
+            Tag::Blob => f(&blob::load(&self.store, value)?),
+            Tag::Inline | Tag::Links => f(value.bytes),
+        }))
+    }
+
     /// Number of rows.
     ///
     /// # Errors

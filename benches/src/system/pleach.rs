@@ -56,7 +56,7 @@ impl System for Pleach {
         let table = self.table()?;
         let mut seen = Seen::default();
         for &row in order {
-            seen.value(&table.get(rows.key(row))?.context("a row is missing")?);
+            table.get_with(rows.key(row), |value| seen.value(value))?.context("a row is missing")?;
         }
         Ok(seen)
     }

@@ -38,23 +38,16 @@ impl<R: Read> Cursor<R> {
                     i + usize::from(node.is_leaf() && node.key_is(i, key))
                 }
             };
-            let child = (!node.is_leaf() && i < node.len()).then(|| node.child_hash(i));
+            let is_inner = !node.is_leaf() && i < node.len();
+            let child = is_inner.then(|| node.load_child(&cursor.reader, i)).transpose()?;
             cursor.path.push((node, i));
             match child {
-                Some(hash) => node = cursor.open(&hash)?,
+                Some(child) => node = child,
                 None => break,
             }
         }
         cursor.climb();
         Ok(cursor)
-    }
-
-    fn open(&self, hash: &Hash) -> Result<Node> {
-        let child = Node::load(&self.reader, hash)?;
-        if let Some((parent, _)) = self.path.last() {
-            child.expect_level_below(parent)?;
-        }
-        Ok(child)
     }
 
     /// Leaves nodes whose items are used up.
@@ -96,7 +89,7 @@ impl<R: Read> Cursor<R> {
     /// Opens the subtree that the cursor stands on.
     pub(crate) fn descend(&mut self) -> Result<()> {
         let Some((node, i)) = self.item() else { return Ok(()) };
-        let child = self.open(&node.child_hash(i))?;
+        let child = node.load_child(&self.reader, i)?;
         self.path.push((child, 0));
         Ok(())
     }

@@ -11,7 +11,7 @@
 //! Invariant (tests `edits_in_any_order_make_the_built_root`, `a_changed_value_rewrites_one_node_per_level`): the
 //! result is the root that building the same content from nothing gives.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 use pleach_chunkstore::Hash;
 
@@ -19,6 +19,7 @@ use super::{
     build::{self, Closed, LevelBuilder, TreeBuilder},
     config::MapConfig,
     node::{Child, Encoder, Node, Stored, Value},
+    run::Run,
 };
 use crate::{
     chunks::Writer,
@@ -33,14 +34,6 @@ pub(crate) struct Edit<P> {
 
 /// Bytes that take the place of as many, from this offset of a node's chunk on.
 type Replaced<'a> = (usize, Cow<'a, [u8]>);
-
-/// Nodes of one level that take the place of others of the same keys' range, between the same boundaries: so they need not be read.
-pub(crate) struct Run {
-    /// The nodes that go.
-    pub(crate) old: Vec<Closed>,
-    /// The nodes that come.
-    pub(crate) new: Vec<Closed>,
-}
 
 /// What an entry of a level holds beside its key.
 pub(crate) trait Payload: Sized + PartialEq {
@@ -125,83 +118,55 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
     finish(writer, config, root, top, changes)
 }
 
-/// As [`apply`], and puts whole nodes in the place of others: `runs` by level, the leaves' first, in key order, apart from each other and from
-/// the edits by boundaries that all have.
+/// As [`apply`], and puts whole nodes in the place of others: `runs` by level, the leaves' first, apart from each other and from the edits by
+/// boundaries that all have.
 pub(crate) fn apply_with_runs(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
     edits: Vec<Edit<Value>>,
-    runs: Vec<Vec<Run>>,
+    mut runs: Vec<Vec<Run>>,
 ) -> Result<Hash> {
     let top = Node::load(writer, &root)?.level();
-    let mut runs = runs.into_iter();
-    let mut runs_of = |_: u8| runs.next().unwrap_or_default();
-    let (mut changes, mut left) = edit_beside(writer, config, root, (0, top), edits, runs_of(0))?;
+    runs.resize_with(usize::from(top) + 1, Vec::new);
+    let mut changes = edit_beside(writer, config, root, 0, edits, &mut runs)?;
     for level in 1..=top {
         let mut ups = changes.into_edits();
-        ups.extend(left.iter().flat_map(|run| differences(entries_of(&run.old), entries_of(&run.new))));
-        ups.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        (changes, left) = edit_beside(writer, config, root, (level, top), ups, runs_of(level))?;
+        ups.extend(runs[usize::from(level) - 1].iter().flat_map(Run::node_edits));
+        changes = edit_beside(writer, config, root, level, ups, &mut runs)?;
     }
     finish(writer, config, root, top, changes)
 }
 
-/// Applies `edits` to one level, beside runs of it. Where the rebuilding of a node reaches into a run, its boundary has moved, and the run
-/// becomes edits too; so do all of the top level, which have no level above. Gives the runs that are left.
+/// Applies `edits` to one level, beside runs of it and of those above. Where the rebuilding of a node reaches into a run, its boundary does not
+/// hold: the run is split down to this level, and becomes edits too. So do all of the top level, which have no level above.
 fn edit_beside<P: Payload>(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
-    (level, top): (u8, u8),
+    level: u8,
     mut edits: Vec<Edit<P>>,
-    mut runs: Vec<Run>,
-) -> Result<(Changes, Vec<Run>)> {
-    let mut changes = Changes::default();
-    let mut reached = if level == top { std::mem::take(&mut runs) } else { Vec::new() };
-    let mut begins = true;
-    while std::mem::take(&mut begins) || !reached.is_empty() {
-        for run in std::mem::take(&mut reached) {
-            edits.extend(differences(entries(writer, &run.old)?, entries(writer, &run.new)?));
+    runs: &mut [Vec<Run>],
+) -> Result<Changes> {
+    let at = usize::from(level);
+    let mut reached = if at + 1 == runs.len() { std::mem::take(&mut runs[at]) } else { Vec::new() };
+    loop {
+        for run in reached {
+            edits.extend(run.entry_edits(writer)?);
         }
         edits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        changes = edit_level(writer, config, root, level, &edits)?;
-        let gone: HashSet<&Hash> = changes.gone.iter().map(|(_, hash)| hash).collect();
-        let is_reached = |run: &mut Run| run.old.iter().any(|node| gone.contains(&node.child.hash));
-        reached = runs.extract_if(.., is_reached).collect();
-    }
-    Ok((changes, runs))
-}
-
-fn entries_of(nodes: &[Closed]) -> Vec<(Vec<u8>, Child)> {
-    nodes.iter().map(|node| (node.key.clone(), node.child)).collect()
-}
-
-/// What these nodes hold.
-fn entries<P: Payload>(writer: &Writer, nodes: &[Closed]) -> Result<Vec<(Vec<u8>, P)>> {
-    let mut entries = Vec::new();
-    for node in nodes {
-        let node = Node::load(writer, &node.child.hash)?;
-        entries.extend((0..node.len()).map(|i| (node.key(i), P::of(&node, i))));
-    }
-    Ok(entries)
-}
-
-/// The edits that lead from some entries to others, both in key order.
-fn differences<P: PartialEq>(old: Vec<(Vec<u8>, P)>, new: Vec<(Vec<u8>, P)>) -> Vec<Edit<P>> {
-    let mut edits = Vec::new();
-    let mut old = old.into_iter().peekable();
-    for (key, payload) in new {
-        while let Some((key, _)) = old.next_if(|(old, _)| *old < key) {
-            edits.push(Edit { key, new: None });
+        let changes = edit_level(writer, config, root, level, &edits)?;
+        let is_reached = |run: &mut Run| run.covers_any(&changes.gone);
+        for above in (at + 1..runs.len()).rev() {
+            for run in runs[above].extract_if(.., is_reached).collect::<Vec<_>>() {
+                runs[above - 1].extend(run.split(writer)?);
+            }
         }
-        let is_same = old.next_if(|(old, _)| *old == key).is_some_and(|(_, old)| old == payload);
-        if !is_same {
-            edits.push(Edit { key, new: Some(payload) });
+        reached = runs[at].extract_if(.., is_reached).collect();
+        if reached.is_empty() {
+            return Ok(changes);
         }
     }
-    edits.extend(old.map(|(key, _)| Edit { key, new: None }));
-    edits
 }
 
 /// The root of a tree whose top level has become this.
@@ -433,8 +398,8 @@ impl LevelCursor {
         };
         while node.level() > self.level {
             let i = node.lower_bound(key).min(node.len() - 1);
-            let child = Node::load(writer, &node.child_hash(i))?;
-            self.descend(node, i, &child)?;
+            let child = node.load_child(writer, i)?;
+            self.path.push((node, i));
             node = child;
         }
         self.node = Some(node);
@@ -451,18 +416,12 @@ impl LevelCursor {
         };
         let mut i = taken + 1;
         while node.level() > self.level {
-            let child = Node::load(writer, &node.child_hash(i))?;
-            self.descend(node, i, &child)?;
+            let child = node.load_child(writer, i)?;
+            self.path.push((node, i));
             node = child;
             i = 0;
         }
         self.node = Some(node);
-        Ok(())
-    }
-
-    fn descend(&mut self, node: Node, i: usize, child: &Node) -> Result<()> {
-        child.expect_level_below(&node)?;
-        self.path.push((node, i));
         Ok(())
     }
 }

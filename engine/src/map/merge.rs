@@ -11,14 +11,15 @@
 use pleach_chunkstore::Hash;
 
 use super::{
+    build::Closed,
     config::MapConfig,
-    edit::{self, Edit, Run},
+    edit::{self, Edit},
     node::{Node, Stored, Value},
+    run::{self, Run, Sides, Stretch},
 };
 use crate::{
     chunks::{Read, Writer},
     error::Result,
-    map::build::Closed,
 };
 
 /// A row that both sides changed, each in its own way.
@@ -65,35 +66,13 @@ pub(crate) fn merge(
     let tops = [base?, ours_root?, theirs?];
     let level = tops.iter().flatten().map(Node::level).min().unwrap_or(0);
     let [base, ours_nodes, theirs] =
-        tops.map(|top| top.map_or(Ok(Vec::new()), |top| nodes(reader, top, level)));
+        tops.map(|top| top.map_or(Ok(Vec::new()), |top| run::nodes(reader, &top, level)));
     let mut plan = Plan { reader, writer, decide, rows: Vec::new(), runs: Vec::new(), conflicts: Vec::new() };
-    plan.stretch(level, [&base?, &ours_nodes?, &theirs?], true)?;
+    let (base, ours_nodes, theirs) = (base?, ours_nodes?, theirs?);
+    plan.stretch(level, Stretch { sides: [&base, &ours_nodes, &theirs], after: None, is_last: true })?;
     let Plan { rows, runs, conflicts, .. } = plan;
     Ok((edit::apply_with_runs(writer, config, *ours, rows, runs)?, conflicts))
 }
-
-/// The nodes of one level of a tree, in key order; none of an empty map.
-fn nodes(reader: &impl Read, top: Node, level: u8) -> Result<Vec<Closed>> {
-    let Some(last_key) = top.last_key() else { return Ok(Vec::new()) };
-    let mut nodes = vec![Closed::of(last_key, top.chunk())?];
-    for _ in level..top.level() {
-        nodes = children(reader, &nodes)?;
-    }
-    Ok(nodes)
-}
-
-/// The children of these nodes, which stand side by side.
-fn children(reader: &impl Read, nodes: &[Closed]) -> Result<Vec<Closed>> {
-    let mut found = Vec::new();
-    for parent in nodes {
-        let node = Node::load(reader, &parent.child.hash)?;
-        found.extend((0..node.len()).map(|i| Closed { key: node.key(i), child: node.child(i) }));
-    }
-    Ok(found)
-}
-
-/// Nodes of base, ours and theirs that hold the same range of keys.
-type Sides<'a> = [&'a [Closed]; 3];
 
 /// What is to be done to ours.
 struct Plan<'a, R> {
@@ -106,39 +85,29 @@ struct Plan<'a, R> {
     conflicts: Vec<RowConflict>,
 }
 
-fn same(a: &[Closed], b: &[Closed]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.child.hash == b.child.hash)
-}
-
 impl<R: Read> Plan<'_, R> {
-    /// Plans for a stretch of nodes of this level; `is_last`: it is the end of the level.
-    fn stretch(&mut self, level: u8, sides: Sides<'_>, is_last: bool) -> Result<()> {
+    /// Plans for a stretch of nodes of this level.
+    fn stretch(&mut self, level: u8, stretch: Stretch<'_>) -> Result<()> {
+        let Stretch { sides, after, is_last } = stretch;
         let [base, ours, theirs] = sides;
-        if same(ours, theirs) || same(base, theirs) {
+        if run::same(ours, theirs) || run::same(base, theirs) {
             return Ok(());
         }
-        if same(base, ours) && !ours.is_empty() {
+        if run::same(base, ours) && !ours.is_empty() {
             let at = usize::from(level);
             self.runs.resize_with(self.runs.len().max(at + 1), Vec::new);
-            self.runs[at].push(Run { old: ours.to_vec(), new: theirs.to_vec() });
+            let after = after.map(<[u8]>::to_vec);
+            self.runs[at].push(Run { after, old: ours.to_vec(), new: theirs.to_vec(), is_last });
             return Ok(());
         }
         if level == 0 {
             return self.merge_rows(sides);
         }
-        let below = sides.map(|side| children(self.reader, side));
+        let below = sides.map(|side| run::children(self.reader, side));
         let [base, ours, theirs] = below;
-        let below = [base?, ours?, theirs?];
-        let mut from = [0; 3];
-        loop {
-            let (to, is_end) = boundary([&below[0], &below[1], &below[2]], from, is_last);
-            let part = |side: usize| &below[side][from[side]..to[side]];
-            self.stretch(level - 1, [part(0), part(1), part(2)], is_last && is_end)?;
-            if is_end {
-                return Ok(());
-            }
-            from = to;
-        }
+        let (base, ours, theirs) = (base?, ours?, theirs?);
+        run::stretches([&base, &ours, &theirs], after, is_last)
+            .try_for_each(|stretch| self.stretch(level - 1, stretch))
     }
 
     /// Merges the rows of these leaves.
@@ -175,35 +144,6 @@ impl<R: Read> Plan<'_, R> {
             for (side, stands) in [&mut base, &mut ours, &mut theirs].into_iter().zip(stands) {
                 side.advance(usize::from(stands))?;
             }
-        }
-    }
-}
-
-/// Where the stretch that begins at `from` ends, and whether that is the end of all: behind the next key that ends a node on every side. A
-/// side without any node has no say. The last node of a level ends where it does because nothing follows, which is no boundary for
-/// those that go on.
-fn boundary(sides: Sides<'_>, from: [usize; 3], is_last: bool) -> ([usize; 3], bool) {
-    let ends = sides.map(<[Closed]>::len);
-    let mut at = from;
-    loop {
-        // The node of each side that stands here, if it may end a stretch.
-        let mut highest: &[u8] = &[];
-        for (side, at) in sides.iter().zip(at).filter(|(side, _)| !side.is_empty()) {
-            match side.get(at) {
-                Some(node) if !(is_last && at + 1 == side.len()) => highest = highest.max(&node.key),
-                _ => return (ends, true),
-            }
-        }
-        let mut are_equal = true;
-        for (side, at) in sides.iter().zip(&mut at).filter(|(side, _)| !side.is_empty()) {
-            are_equal &= side[*at].key == highest;
-            *at += side[*at..].iter().take_while(|node| node.key.as_slice() < highest).count();
-        }
-        if are_equal {
-            for (at, side) in at.iter_mut().zip(sides) {
-                *at += usize::from(!side.is_empty());
-            }
-            return (at, at == ends);
         }
     }
 }

@@ -113,15 +113,28 @@ pub(crate) struct Child {
     pub(crate) bytes: u64,
 }
 
+/// The first index from `low` to before `high` of which `is_less` does not hold.
+#[inline]
+fn partition_point(mut low: usize, mut high: usize, is_less: impl Fn(usize) -> bool) -> usize {
+    while low < high {
+        let middle = usize::midpoint(low, high);
+        match is_less(middle) {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    low
+}
+
 /// Where a sequence of byte strings stands in a node.
 #[derive(Debug, Clone, Copy)]
 struct Strings {
-    ends: usize,
-    data: usize,
-    total: usize,
-    /// 0: each string is `total / count` bytes long.
-    width: usize,
-    stride: usize,
+    ends: u32,
+    data: u32,
+    total: u32,
+    /// Length of each string, if `width` is 0.
+    stride: u32,
+    width: u8,
 }
 
 impl Strings {
@@ -129,16 +142,16 @@ impl Strings {
     #[inline]
     fn range(&self, bytes: &[u8], i: usize) -> (usize, usize) {
         let (start, end) = match self.width {
-            0 => (i * self.stride, (i + 1) * self.stride),
+            0 => (i * self.stride as usize, (i + 1) * self.stride as usize),
             _ => (if i == 0 { 0 } else { self.end(bytes, i - 1) }, self.end(bytes, i)),
         };
-        let end = end.min(self.total);
-        (self.data + start.min(end), self.data + end)
+        let end = end.min(self.total as usize);
+        (self.data as usize + start.min(end), self.data as usize + end)
     }
 
     #[inline]
     fn end(&self, bytes: &[u8], i: usize) -> usize {
-        let at = self.ends + i * self.width;
+        let at = self.ends as usize + i * usize::from(self.width);
         if self.width == 2 {
             usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
         } else {
@@ -176,7 +189,7 @@ impl Beside<'_> {
                 return 0;
             }
             let common = common_start(self.run(0, most), other.run(0, most));
-            return common.checked_div(ours.stride).unwrap_or(most);
+            return common.checked_div(ours.stride as usize).unwrap_or(most);
         }
         let (mut same, mut step) = (0, 1);
         while same < most {
@@ -208,18 +221,25 @@ impl Beside<'_> {
 #[derive(Clone)]
 pub(crate) struct Node {
     chunk: Chunk,
-    count: usize,
-    prefix: usize,
+    count: u16,
+    prefix: u16,
     keys: Strings,
     values: Strings,
-    tags: Option<usize>,
-    children: usize,
+    tags: Option<u32>,
+    children: u32,
 }
 
 impl Node {
     /// The map node at `hash`.
     pub(crate) fn load(reader: &(impl Read + ?Sized), hash: &Hash) -> Result<Node> {
         Node::parse(reader.chunk(hash)?)
+    }
+
+    /// The child of inner entry `i`, one level below.
+    pub(crate) fn load_child(&self, reader: &(impl Read + ?Sized), i: usize) -> Result<Node> {
+        let child = Node::parse(reader.child(&self.chunk, i)?)?;
+        child.expect_level_below(self)?;
+        Ok(child)
     }
 
     /// Parses the node's frame in constant time. Offsets inside are clamped when they are used; their order is checked
@@ -234,13 +254,10 @@ impl Node {
         let header: &[u8; HEADER] =
             body.first_chunk().ok_or_else(|| malformed("expected a node header of 16 bytes"))?;
         let u16_at = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
-        let u32_at = |at: usize| {
-            u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize
-        };
-        let count = usize::from(u16_at(0));
-        let prefix = usize::from(u16_at(2));
-        let (key_width, value_width) = (usize::from(header[4]), usize::from(header[5]));
-        let flags = u16_at(6);
+        let u32_at =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let (count, prefix, flags) = (u16_at(0), u16_at(2), u16_at(6));
+        let (key_width, value_width) = (header[4], header[5]);
         let (key_bytes, value_bytes) = (u32_at(8), u32_at(12));
         if ![0, 2, 4].contains(&key_width) || ![0, 2, 4].contains(&value_width) || flags & !FLAG_TAGS != 0 {
             return Err(malformed("expected widths 0, 2 or 4 and known flags"));
@@ -249,30 +266,30 @@ impl Node {
         if !leaf && (count == 0 || value_bytes != 0 || value_width != 0 || flags != 0) {
             return Err(malformed("expected an inner node with children and no values"));
         }
-        let stride = |total: usize| total.checked_div(count).unwrap_or(0);
-        let keys = Strings {
-            ends: HEADER + prefix,
-            data: HEADER + prefix + count * key_width,
-            total: key_bytes,
-            width: key_width,
-            stride: stride(key_bytes),
+        let tagged = flags & FLAG_TAGS != 0;
+        let entries = u64::from(count);
+        let key_data = HEADER as u64 + u64::from(prefix) + entries * u64::from(key_width);
+        let after_keys = key_data + u64::from(key_bytes);
+        let value_ends = after_keys + if tagged { entries } else { 0 };
+        let value_data = value_ends + entries * u64::from(value_width);
+        let end = match leaf {
+            true => value_data + u64::from(value_bytes),
+            false => after_keys + entries * (Hash::LEN as u64 + 16),
         };
-        let after_keys = keys.data + key_bytes;
-        let tags = (flags & FLAG_TAGS != 0).then_some(after_keys);
-        let value_ends = after_keys + if tags.is_some() { count } else { 0 };
-        let values = Strings {
-            ends: value_ends,
-            data: value_ends + count * value_width,
-            total: value_bytes,
-            width: value_width,
-            stride: stride(value_bytes),
-        };
-        let end = if leaf { values.data + value_bytes } else { after_keys + count * (Hash::LEN + 16) };
-        let uneven = |s: &Strings| s.width == 0 && s.stride * count != s.total;
-        if end != body.len() || uneven(&keys) || uneven(&values) {
+        let is_even = |width: u8, total: u32| width > 0 || u64::from(total).is_multiple_of(entries.max(1));
+        let even = is_even(key_width, key_bytes) && is_even(value_width, value_bytes);
+        if end != body.len() as u64 || !even || (count == 0 && key_bytes + value_bytes > 0) {
             return Err(malformed(&format!("expected a body of {end} bytes, found {}", body.len())));
         }
-        Ok(Node { count, prefix, keys, values, tags, children: after_keys, chunk })
+        // Each is less than the body's length, which fits in 32 bits.
+        let strings = |ends: u64, data: u64, total: u32, width: u8| {
+            let stride = total.checked_div(u32::from(count)).unwrap_or(0);
+            Strings { ends: ends as u32, data: data as u32, total, stride, width }
+        };
+        let keys = strings(HEADER as u64 + u64::from(prefix), key_data, key_bytes, key_width);
+        let values = strings(value_ends, value_data, value_bytes, value_width);
+        let (tags, children) = (tagged.then_some(after_keys as u32), after_keys as u32);
+        Ok(Node { count, prefix, keys, values, tags, children, chunk })
     }
 
     pub(crate) fn hash(&self) -> &Hash {
@@ -293,12 +310,12 @@ impl Node {
 
     /// Number of entries.
     pub(crate) fn len(&self) -> usize {
-        self.count
+        usize::from(self.count)
     }
 
     /// The bytes that all keys begin with.
     pub(crate) fn prefix(&self) -> &[u8] {
-        &self.chunk.body()[HEADER..HEADER + self.prefix]
+        &self.chunk.body()[HEADER..HEADER + usize::from(self.prefix)]
     }
 
     /// The rest of key `i`.
@@ -318,14 +335,14 @@ impl Node {
 
     /// Key `i`.
     pub(crate) fn key(&self, i: usize) -> Vec<u8> {
-        let mut key = Vec::with_capacity(self.prefix + 32);
+        let mut key = Vec::with_capacity(usize::from(self.prefix) + 32);
         self.key_into(i, &mut key);
         key
     }
 
     /// The last key; `None` in the empty map's node.
     pub(crate) fn last_key(&self) -> Option<Vec<u8>> {
-        self.count.checked_sub(1).map(|i| self.key(i))
+        self.len().checked_sub(1).map(|i| self.key(i))
     }
 
     /// The index of the first entry whose key is at least `key`; `len()` if there is none.
@@ -334,26 +351,36 @@ impl Node {
         let common = prefix.len().min(key.len());
         match key[..common].cmp(&prefix[..common]) {
             std::cmp::Ordering::Less => return 0,
-            std::cmp::Ordering::Greater => return self.count,
+            std::cmp::Ordering::Greater => return self.len(),
             std::cmp::Ordering::Equal if key.len() < prefix.len() => return 0,
             std::cmp::Ordering::Equal => {}
         }
         let rest = &key[common..];
-        let (mut low, mut high) = (0, self.count);
-        while low < high {
-            let middle = (low + high) / 2;
-            if self.suffix(middle) < rest {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
+        match (self.keys.width, rest.first_chunk()) {
+            (0, Some(word)) if self.keys.stride >= 8 => self.lower_bound_of_word(rest, *word),
+            _ => partition_point(0, self.len(), |i| self.suffix(i) < rest),
         }
-        low
+    }
+
+    /// [`Node::lower_bound`] of the rest of a key that begins with `word`, where all keys are equally long: most are told apart by a word, at a
+    /// known place.
+    fn lower_bound_of_word(&self, rest: &[u8], word: [u8; 8]) -> usize {
+        let word = u64::from_be_bytes(word);
+        let keys = &self.chunk.body()[self.keys.data as usize..];
+        let word_at = |i: usize| {
+            let bytes = keys.get(i * self.keys.stride as usize..).and_then(<[u8]>::first_chunk);
+            bytes.map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
+        };
+        let low = partition_point(0, self.len(), |i| word_at(i) < word);
+        if low == self.len() || word_at(low) != word {
+            return low;
+        }
+        partition_point(low, self.len(), |i| self.suffix(i) < rest)
     }
 
     /// Whether entry `i` has exactly this key.
     pub(crate) fn key_is(&self, i: usize, key: &[u8]) -> bool {
-        i < self.count && key.strip_prefix(self.prefix()).is_some_and(|rest| rest == self.suffix(i))
+        i < self.len() && key.strip_prefix(self.prefix()).is_some_and(|rest| rest == self.suffix(i))
     }
 
     /// The value of leaf entry `i`.
@@ -361,7 +388,7 @@ impl Node {
     pub(crate) fn value(&self, i: usize) -> Stored<'_> {
         let body = self.chunk.body();
         let (start, end) = self.values.range(body, i);
-        let tag = self.tags.and_then(|at| Tag::from_u8(body[at + i])).unwrap_or(Tag::Inline);
+        let tag = self.tags.and_then(|at| Tag::from_u8(body[at as usize + i])).unwrap_or(Tag::Inline);
         Stored { tag, bytes: &body[start..end] }
     }
 
@@ -374,7 +401,8 @@ impl Node {
 
     /// Where in the chunk the address, the rows and the bytes of inner entry `i` lie.
     pub(crate) fn child_places(&self, i: usize) -> [usize; 3] {
-        [self.children + i * Hash::LEN, self.u64_at(i, 0), self.u64_at(i, 1)].map(|at| self.in_chunk(at))
+        [self.children as usize + i * Hash::LEN, self.u64_at(i, 0), self.u64_at(i, 1)]
+            .map(|at| self.in_chunk(at))
     }
 
     /// The chunk's offset of an offset in the body.
@@ -385,7 +413,7 @@ impl Node {
     /// How many rows are the same, key and value, here from `i` on and in `other`, a leaf too, from `j` on. May say fewer, if keys are not
     /// cut alike.
     pub(crate) fn same_rows(&self, i: usize, other: &Node, j: usize) -> usize {
-        let most = (self.count - i).min(other.count - j);
+        let most = (self.len() - i).min(other.len() - j);
         if self.prefix() != other.prefix() || self.tags.is_some() != other.tags.is_some() {
             return 0;
         }
@@ -397,6 +425,7 @@ impl Node {
         let same = keys.same(&Beside { strings: &other.keys, bytes: theirs, from: j }, same);
         match (self.tags, other.tags) {
             (Some(at), Some(there)) => {
+                let (at, there) = (at as usize, there as usize);
                 common_start(&ours[at + i..at + i + same], &theirs[there + j..there + j + same])
             }
             _ => same,
@@ -417,7 +446,7 @@ impl Node {
     /// The address of the child of inner entry `i`.
     #[inline]
     pub(crate) fn child_hash(&self, i: usize) -> Hash {
-        let at = self.children + i * Hash::LEN;
+        let at = self.children as usize + i * Hash::LEN;
         let mut hash = [0; Hash::LEN];
         hash.copy_from_slice(&self.chunk.body()[at..at + Hash::LEN]);
         Hash::from_bytes(hash)
@@ -425,7 +454,7 @@ impl Node {
 
     /// Where in the body an inner entry's rows (array 0) or bytes (1) stand.
     fn u64_at(&self, i: usize, array: usize) -> usize {
-        self.children + self.count * Hash::LEN + (array * self.count + i) * 8
+        self.children as usize + self.len() * Hash::LEN + (array * self.len() + i) * 8
     }
 
     fn child_u64(&self, i: usize, array: usize) -> u64 {
@@ -438,26 +467,26 @@ impl Node {
     /// Rows in the subtree.
     pub(crate) fn rows(&self) -> u64 {
         match self.is_leaf() {
-            true => self.count as u64,
-            false => (0..self.count).fold(0, |sum: u64, i| sum.saturating_add(self.child_u64(i, 0))),
+            true => self.len() as u64,
+            false => (0..self.len()).fold(0, |sum: u64, i| sum.saturating_add(self.child_u64(i, 0))),
         }
     }
 
     /// Bytes of keys and values in the subtree; an out-of-line value counts with its whole length.
     pub(crate) fn bytes(&self) -> u64 {
         if !self.is_leaf() {
-            return (0..self.count).fold(0, |sum: u64, i| sum.saturating_add(self.child_u64(i, 1)));
+            return (0..self.len()).fold(0, |sum: u64, i| sum.saturating_add(self.child_u64(i, 1)));
         }
-        let keys = self.keys.total as u64 + (self.prefix * self.count) as u64;
+        let keys = u64::from(self.keys.total) + (usize::from(self.prefix) * self.len()) as u64;
         match self.tags {
-            None => keys + self.values.total as u64,
-            Some(_) => (0..self.count).fold(keys, |sum, i| sum.saturating_add(value_bytes(&self.value(i)))),
+            None => keys + u64::from(self.values.total),
+            Some(_) => (0..self.len()).fold(keys, |sum, i| sum.saturating_add(value_bytes(&self.value(i)))),
         }
     }
 
     /// A child stands one level below its parent; anything else is not a tree.
-    pub(crate) fn expect_level_below(&self, parent: &Node) -> Result<()> {
-        if self.level() + 1 == parent.level() && self.count > 0 {
+    fn expect_level_below(&self, parent: &Node) -> Result<()> {
+        if self.level() + 1 == parent.level() && self.len() > 0 {
             return Ok(());
         }
         let what = format!(
@@ -474,14 +503,14 @@ impl Node {
         let malformed = |what: &str| Error::malformed(chunk.hash(), what);
         let mut encoder = Encoder::new(node.level());
         let (mut key, mut last) = (Vec::new(), Vec::new());
-        for i in 0..node.count {
+        for i in 0..node.len() {
             node.key_into(i, &mut key);
             if key.len() > KEY_BYTES_MAX || (i > 0 && key <= last) {
                 return Err(malformed("expected strictly ascending keys of at most 1,024 bytes"));
             }
             if node.is_leaf() {
                 if let Some(at) = node.tags
-                    && Tag::from_u8(chunk.body()[at + i]).is_none()
+                    && Tag::from_u8(chunk.body()[at as usize + i]).is_none()
                 {
                     return Err(malformed("expected value tags 0 to 2"));
                 }

@@ -78,6 +78,19 @@ impl Fixture {
         merged.unwrap()
     }
 
+    /// The keys of each leaf of the map of `model`.
+    fn leaf_keys(&self, model: &Model) -> Vec<Vec<Vec<u8>>> {
+        let mut leaves: Vec<Vec<Vec<u8>>> = Vec::new();
+        for hash in self.nodes(&self.build(model)) {
+            let node = Node::load(&self.store, &hash).unwrap();
+            if node.is_leaf() {
+                leaves.push((0..node.len()).map(|i| node.key(i)).collect());
+            }
+        }
+        leaves.sort();
+        leaves
+    }
+
     fn leaves(&self, root: &Hash) -> usize {
         let is_leaf = |hash: &&Hash| Node::load(&self.store, hash).unwrap().is_leaf();
         self.nodes(root).iter().filter(is_leaf).count()
@@ -290,6 +303,26 @@ fn check_merge(base: &Model, ours: &Edits, theirs: &Edits) {
     assert_eq!(fixture.rows(&merged), expected);
     assert_eq!(merged, fixture.build(&expected));
     assert_eq!(conflicts.into_iter().map(|conflict| conflict.key).collect::<Vec<_>>(), expected_conflicts);
+}
+
+#[test]
+fn a_merge_that_leaves_too_few_rows_before_a_boundary_makes_the_built_root() {
+    let base = numbered(600);
+    let leaves = Fixture::new().leaf_keys(&base);
+    for pair in leaves.windows(2) {
+        let (last, rest) = pair[0].split_last().unwrap();
+        let half = rest.len() / 2;
+        let gone = |keys: &[Vec<u8>]| keys.iter().map(|key| (key.clone(), None)).collect::<Edits>();
+        // Each side alone leaves enough; both leave only the last row, which then ends no node, and beyond it theirs changed a leaf.
+        let (ours, mut theirs) = (gone(&rest[..half]), gone(&rest[half..]));
+        theirs.insert(pair[1][0].clone(), Some(b"changed".to_vec()));
+        check_merge(&base, &ours, &theirs);
+        // Theirs ends with that leaf and has little of it; ours goes on.
+        let mut theirs = gone(rest);
+        theirs.extend(base.range(pair[1][0].clone()..).map(|(key, _)| (key.clone(), None)));
+        let added = [last.clone(), vec![9; 3]].concat();
+        check_merge(&base, &BTreeMap::from([(added, Some(vec![1]))]), &theirs);
+    }
 }
 
 #[test]
