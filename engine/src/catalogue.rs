@@ -126,6 +126,21 @@ pub(crate) fn indexes(reader: &impl Read, root: &Hash, table: &str) -> Result<BT
     Ok(found.into_iter().collect())
 }
 
+/// All indexes in the catalogue at `root`, by table and name.
+pub(crate) fn all_indexes(
+    reader: &impl Read,
+    root: &Hash,
+) -> Result<BTreeMap<String, BTreeMap<String, IndexEntry>>> {
+    let mut tables: BTreeMap<String, BTreeMap<String, IndexEntry>> = BTreeMap::new();
+    for (path, entry) in entries(reader, root, b"i", |value| index_entry(root, value))? {
+        let (table, name) = path
+            .split_once('/')
+            .ok_or_else(|| Error::malformed(root, "expected the name of an index to be TABLE/NAME"))?;
+        tables.entry(table.to_owned()).or_default().insert(name.to_owned(), entry);
+    }
+    Ok(tables)
+}
+
 /// One index of a table.
 pub(crate) fn index(reader: &impl Read, root: &Hash, table: &str, name: &str) -> Result<Option<IndexEntry>> {
     let value = map::get(reader, root, &Name::Index(table.to_owned(), name.to_owned()).key())?;

@@ -154,6 +154,12 @@ impl Database {
         theirs: Hash,
         options: &MergeOptions,
     ) -> Result<Merged> {
+        for (table, _) in &options.deltas {
+            let has = |root| catalogue::table(self.store(), root, table).map(|entry| entry.is_some());
+            if !has(&ours)? && !has(&theirs)? {
+                return Err(Error::UnknownTable { name: table.clone() });
+            }
+        }
         let mut changes = Vec::new();
         let mut count = 0;
         for (table, sides) in self.changed_by_theirs(base, ours, theirs)? {
@@ -212,13 +218,13 @@ impl Database {
     ) -> Result<BTreeMap<String, Sides>> {
         let mut tables: BTreeMap<String, Sides> = BTreeMap::new();
         let load = |root: Hash| {
+            let mut indexes = catalogue::all_indexes(self.store(), &root)?;
             let entries = catalogue::tables(self.store(), &root)?.into_iter();
-            entries
-                .map(|(name, entry)| {
-                    let indexes = catalogue::indexes(self.store(), &root, &name)?;
-                    Ok((name, TableSide { entry, indexes }))
-                })
-                .collect::<Result<Vec<_>>>()
+            let sides = entries.map(|(name, entry)| {
+                let indexes = indexes.remove(&name).unwrap_or_default();
+                (name, TableSide { entry, indexes })
+            });
+            Ok::<_, Error>(sides.collect::<Vec<_>>())
         };
         for (name, side) in base.map(load).transpose()?.into_iter().flatten() {
             tables.entry(name).or_default().base = Some(side);

@@ -230,6 +230,60 @@ fn indexes_go_with_their_table_and_follow_a_bulk_load() {
     assert_eq!(work, database.committed_root(None).unwrap(), "nothing is left");
 }
 
+#[test]
+fn golden_bytes_of_the_entries_of_indexes() {
+    let database = database(&[("a", Type::Int)]);
+    write(&database, "main", &[&[int(1), int(5)], &[int(2), Value::Null]]);
+    change(&database, "main", |transaction| {
+        transaction.create_index("t", "many", &["a"], false)?;
+        transaction.create_index("t", "one", &["a"], true)
+    });
+    let entries = |name: &str| {
+        let index = index(&database, name);
+        let catalogue = database.branch("main").unwrap().unwrap().work;
+        let links = map::get(database.store(), &catalogue, format!("it/{name}").as_bytes()).unwrap().unwrap();
+        let definition = index.definition().encode();
+        assert_eq!(links.bytes, [definition.hash().as_bytes().as_slice(), index.root().as_bytes()].concat());
+        let mut rows =
+            map::cursor::Rows::new(database.store(), &index.root(), Bound::Unbounded, Bound::Unbounded)
+                .unwrap();
+        let mut entries = Vec::new();
+        while let Some((key, value)) = rows.next_row().unwrap() {
+            entries.push((key.to_vec(), value.bytes.to_vec()));
+        }
+        entries
+    };
+    let (five, one, two) =
+        ([1, 0x80, 0, 0, 0, 0, 0, 0, 5], [1, 0x80, 0, 0, 0, 0, 0, 0, 1], [1, 0x80, 0, 0, 0, 0, 0, 0, 2]);
+    let many = [([&[0][..], &two].concat(), vec![]), ([five, one].concat(), vec![])];
+    assert_eq!(entries("many"), many);
+    assert_eq!(entries("one"), [(five.to_vec(), one.to_vec())]);
+}
+
+#[test]
+fn a_change_of_a_row_costs_a_node_a_level_of_each_index_that_it_touches() {
+    let database = database(&[("a", Type::Int), ("b", Type::Int)]);
+    change(&database, "main", |transaction| {
+        transaction.create_index("t", "by_a", &["a"], false)?;
+        transaction.create_index("t", "one_b", &["b"], true)?;
+        let schema = schema(&[("a", Type::Int), ("b", Type::Int)]);
+        transaction.load("t", (0..20_000).map(|n| schema.encode_row(&[int(n), int(n % 97), int(n)]).unwrap()))
+    });
+    let cost = |row: [Value; 3]| {
+        let before = database.store().stats().chunks;
+        write(&database, "main", &[&row]);
+        database.store().stats().chunks - before
+    };
+    let none = cost([int(500), int(500 % 97), Value::Null]);
+    assert!(cost([int(500), int(500 % 97), Value::Null]) == 0, "no change");
+    let levels = 3;
+    // The catalogue, the rows, the index that loses an entry.
+    assert!(none <= 1 + 2 * levels, "{none}");
+    // An entry goes in one place and comes in another.
+    let moved = cost([int(501), int(96), int(501)]);
+    assert!(moved <= 1 + 3 * levels, "{moved}");
+}
+
 /// `main` and `side` with what each changed since the base, which has `rows`; gives the head of `side`.
 fn diverge(
     database: &Database,

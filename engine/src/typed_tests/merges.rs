@@ -95,6 +95,20 @@ fn columns_added_on_both_sides_are_both_there_and_the_same_one_is_there_once() {
     assert_eq!(rows(&database, "main").len(), 2);
 }
 
+#[test]
+fn two_columns_that_came_by_one_id_are_refused() {
+    let base = schema(&[]);
+    let with = |name: &str, ty| {
+        let added = Column { id: 5000, name: name.into(), ty };
+        Schema::new([base.columns(), &[added]].concat(), vec![0]).unwrap()
+    };
+    let merge = |theirs| row::merge::schemas(&base, &with("x", Type::Int), &theirs, Some(Side::Ours));
+    let refused = merge(with("y", Type::Text)).err().unwrap();
+    assert_eq!(refused.column, "x");
+    assert!(refused.why.contains("has the id of another column"), "{}", refused.why);
+    assert!(merge(with("y", Type::Int)).is_ok(), "one column, renamed");
+}
+
 type Change = fn(&mut Transaction) -> Result<()>;
 
 #[test]
@@ -227,6 +241,10 @@ fn changes_of_a_named_column_are_added_up_if_the_sum_fits() {
     let outcome = database.merge("main", &side, named(&["n", "d"])).unwrap();
     assert_eq!(outcome, MergeOutcome::Conflicts { count: 1 });
     assert_eq!(rows(&database, "main"), [row(1, 17, 95), row(2, i64::MAX - 2, 0), row(3, 1, 995)]);
+    database.merge_abort("main").unwrap();
+    let deltas = vec![("none".to_owned(), "n".to_owned())];
+    let unknown = database.merge("main", &side, MergeOptions { deltas, ..options() });
+    assert!(matches!(unknown, Err(Error::UnknownTable { .. })));
     for (column, expected) in [
         ("f", "changes of column `f` cannot be added up"),
         ("a", "found text"),
