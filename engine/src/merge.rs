@@ -80,7 +80,8 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::UncommittedWork`], [`Error::UnresolvedConflicts`], [`Error::TableConflict`], [`Error::ColumnConflict`],
-    /// [`Error::IndexConflict`], [`Error::UniqueViolation`]; nothing changed then.
+    /// [`Error::IndexConflict`]; [`Error::UniqueViolation`], where rows that wait for a decision count as they are in ours. Nothing
+    /// changed then.
     pub fn merge(&self, branch: &str, theirs: &Hash, options: MergeOptions) -> Result<MergeOutcome> {
         let (outcome, _) = self.write(|writer, updates| {
             let branch = self.appended_branch(branch)?;

@@ -71,10 +71,14 @@ pub(crate) struct Decider<'a> {
     prefer: Option<Side>,
 }
 
-/// A row's cells, and those of theirs.
-struct Cells {
-    merged: MergedRow,
-    theirs: Vec<row::Value>,
+/// What the cells of a row in conflict say.
+enum Cells {
+    /// It was changed on both sides: what comes of it, and the cells of theirs.
+    Merged(MergedRow, Vec<row::Value>),
+    /// One side deleted it, the other changed no cell of it.
+    Deleted,
+    /// Nothing: the table is raw, only one side has the row and changed it, or the bytes of a side are no row.
+    Unknown,
 }
 
 impl<'a> Decider<'a> {
@@ -107,10 +111,12 @@ impl<'a> Decider<'a> {
 
     pub(crate) fn decide(&self, writer: &mut Writer, conflict: &RowConflict) -> Result<Decision> {
         let mut cells = self.cells(writer, conflict)?;
-        if let Some(cells) = &cells
-            && cells.merged.conflicts.is_empty()
-        {
-            return self.row(writer, &cells.merged.values);
+        match &cells {
+            Cells::Deleted => return Ok(Decision::Row(None)),
+            Cells::Merged(merged, _) if merged.conflicts.is_empty() => {
+                return self.row(writer, &merged.values);
+            }
+            Cells::Merged(..) | Cells::Unknown => {}
         }
         if let Some(resolver) = self.resolver {
             match self.ask(writer, resolver, conflict)? {
@@ -123,37 +129,40 @@ impl<'a> Decider<'a> {
         }
         match (self.prefer, &mut cells) {
             (None, _) => Ok(Decision::Conflict),
-            (Some(Side::Ours), Some(cells)) => self.row(writer, &cells.merged.values),
-            (Some(Side::Theirs), Some(cells)) => {
-                for &position in &cells.merged.conflicts {
-                    cells.merged.values[position] = cells.theirs[position].clone();
+            (Some(Side::Ours), Cells::Merged(merged, _)) => self.row(writer, &merged.values),
+            (Some(Side::Theirs), Cells::Merged(merged, theirs)) => {
+                for &position in &merged.conflicts {
+                    merged.values[position] = theirs[position].clone();
                 }
-                self.row(writer, &cells.merged.values)
+                self.row(writer, &merged.values)
             }
-            (Some(Side::Ours), None) => Ok(Decision::Row(conflict.ours.clone())),
-            (Some(Side::Theirs), None) => Ok(Decision::Row(conflict.theirs.clone())),
+            (Some(Side::Ours), _) => Ok(Decision::Row(conflict.ours.clone())),
+            (Some(Side::Theirs), _) => Ok(Decision::Row(conflict.theirs.clone())),
         }
     }
 
-    /// The row merged by cells; `None` if the table is raw, if a side has no such row, or if the bytes of one are no row.
-    fn cells(&self, reader: &impl Read, conflict: &RowConflict) -> Result<Option<Cells>> {
-        let (Some(schema), Some(base), Some(ours), Some(theirs)) =
-            (&self.definition.schema, &conflict.base, &conflict.ours, &conflict.theirs)
-        else {
-            return Ok(None);
-        };
-        let mut decoded = Vec::with_capacity(3);
-        for side in [base, ours, theirs] {
-            match schema.decode_row(&conflict.key, &load(reader, side)?) {
-                Ok(values) => decoded.push(values),
-                Err(_) => return Ok(None),
+    fn cells(&self, reader: &impl Read, conflict: &RowConflict) -> Result<Cells> {
+        let Some(schema) = &self.definition.schema else { return Ok(Cells::Unknown) };
+        let mut sides = [const { None }; 3];
+        for (side, value) in sides.iter_mut().zip([&conflict.base, &conflict.ours, &conflict.theirs]) {
+            if let Some(value) = value {
+                match schema.decode_row(&conflict.key, &load(reader, value)?) {
+                    Ok(values) => *side = Some(values),
+                    Err(_) => return Ok(Cells::Unknown),
+                }
             }
         }
-        let (Some(theirs), Some(ours), Some(base)) = (decoded.pop(), decoded.pop(), decoded.pop()) else {
-            return Ok(None);
-        };
-        let merged = cells::rows(schema.columns(), &self.deltas, &base, ours, &theirs);
-        Ok(Some(Cells { merged, theirs }))
+        // Bytes may differ where cells do not: in one of a column that was dropped.
+        Ok(match sides {
+            [Some(base), Some(ours), Some(theirs)] => {
+                Cells::Merged(cells::rows(schema.columns(), &self.deltas, &base, ours, &theirs), theirs)
+            }
+            [None, Some(ours), Some(theirs)] if ours == theirs => {
+                Cells::Merged(MergedRow { values: ours, conflicts: Vec::new() }, theirs)
+            }
+            [Some(base), Some(left), None] | [Some(base), None, Some(left)] if base == left => Cells::Deleted,
+            _ => Cells::Unknown,
+        })
     }
 
     fn row(&self, writer: &mut Writer, values: &[row::Value]) -> Result<Decision> {

@@ -96,6 +96,34 @@ fn columns_added_on_both_sides_are_both_there_and_the_same_one_is_there_once() {
 }
 
 #[test]
+fn a_row_that_only_lost_the_cell_of_a_dropped_column_was_not_changed() {
+    let database = database(&[("a", Type::Text), ("b", Type::Int)]);
+    let row = |n, b: i64| [int(n), text("x"), int(b)];
+    write(&database, "main", &[&row(1, 1), &row(2, 1), &row(3, 1)]);
+    let side = diverge(
+        &database,
+        |transaction| {
+            transaction.drop_column("t", "b")?;
+            // All of them are written again, as they are.
+            (1..6).try_for_each(|n| put(transaction, "t", &[int(n), text("x")]))
+        },
+        |transaction| {
+            transaction.delete("t", &schema(&[]).encode_key(&[int(1)])?)?;
+            put(transaction, "t", &[int(2), text("y"), int(1)])?;
+            // One that ours has too, without the cell.
+            put(transaction, "t", &row(4, 4))
+        },
+    );
+    merged(&database, &side);
+    let expected = [[int(2), text("y")], [int(3), text("x")], [int(4), text("x")], [int(5), text("x")]];
+    assert_eq!(rows(&database, "main"), expected);
+    let table = table(&database, "main");
+    for row in table.scan(std::ops::Bound::Unbounded, std::ops::Bound::Unbounded).unwrap() {
+        assert!(!table.schema().unwrap().has_dropped_cells(&row.unwrap().1).unwrap());
+    }
+}
+
+#[test]
 fn two_columns_that_came_by_one_id_are_refused() {
     let base = schema(&[]);
     let with = |name: &str, ty| {
@@ -468,6 +496,9 @@ proptest! {
         let (ours, theirs) = (changed(base.clone(), &ours), changed(base.clone(), &theirs));
         let merge = |ours: &Schema, theirs: &Schema| row::merge::schemas(&base, ours, theirs, None).ok();
         let (merged, swapped) = (merge(&ours, &theirs), merge(&theirs, &ours));
+        prop_assert_eq!(merge(&ours, &ours).map(|merged| merged.schema), Some(ours.clone()));
+        prop_assert_eq!(merge(&ours, &base).map(|merged| merged.schema), Some(ours.clone()));
+        prop_assert_eq!(merge(&base, &theirs).map(|merged| merged.schema), Some(theirs.clone()));
         let expected = model_merge(&by_id(&base), &ours, &theirs);
         prop_assert_eq!(merged.as_ref().map(|merged| by_id(&merged.schema)), expected.clone());
         prop_assert_eq!(swapped.map(|merged| by_id(&merged.schema)), expected);
