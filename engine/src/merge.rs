@@ -69,6 +69,8 @@ pub enum MergeOutcome {
     },
 }
 
+type CatalogueChanges = Vec<(Name, Option<Entry>)>;
+
 /// The merged catalogue, and how many rows of it wait for a decision.
 struct Merged {
     root: Hash,
@@ -162,52 +164,68 @@ impl Database {
             }
         }
         let mut changes = Vec::new();
-        let mut count = 0;
-        for (table, sides) in self.changed_by_theirs(base, ours, theirs)? {
-            let Sides { base, ours, theirs } = sides;
-            let name = Name::Table(table.clone());
-            if ours == base {
-                let indexes = theirs.as_ref().map(|side| side.indexes.clone()).unwrap_or_default();
-                changes.extend(index_changes(&table, ours.as_ref(), indexes));
-                changes.push((name, theirs.map(|side| Entry::Table(side.entry))));
-                continue;
+        let mut conflicts = 0;
+        for (table, Sides { base, ours, theirs }) in self.changed_by_theirs(base, ours, theirs)? {
+            match (ours, theirs) {
+                (ours, theirs) if ours == base => {
+                    let indexes = theirs.as_ref().map(|side| side.indexes.clone()).unwrap_or_default();
+                    changes.extend(index_changes(&table, ours.as_ref(), indexes));
+                    changes.push((Name::Table(table), theirs.map(|side| Entry::Table(side.entry))));
+                }
+                (Some(ours), Some(theirs)) => {
+                    let (change, count) = self.merge_table(writer, &table, base, ours, theirs, options)?;
+                    changes.extend(change);
+                    conflicts += count;
+                }
+                _ => {
+                    let why = "one side dropped it and the other changed it";
+                    return Err(Error::TableConflict { table, why });
+                }
             }
-            let (Some(ours), Some(theirs)) = (ours, theirs) else {
-                let why = "one side dropped it and the other changed it";
-                return Err(Error::TableConflict { table, why });
-            };
-            let from_base = base.as_ref().map(|base| base.entry);
-            let definition =
-                self.merge_definitions(&table, from_base, ours.entry, theirs.entry, options.prefer)?;
-            let decider = Decider::new(&table, &definition, options)?;
-            let (rows, conflicts) = rows::merge(
-                self.store(),
-                writer,
-                &definition.config,
-                from_base.map(|base| base.rows).as_ref(),
-                &ours.entry.rows,
-                &theirs.entry.rows,
-                &mut |writer, conflict| decider.decide(writer, conflict),
-            )?;
-            let chunk = definition.encode();
-            let entry = TableEntry { definition: *chunk.hash(), rows };
-            if entry.definition != ours.entry.definition {
-                writer.put(chunk, None)?;
-            }
-            if let Some(schema) = &definition.schema {
-                let base = base.map(|base| base.indexes).unwrap_or_default();
-                let sides = [(&ours.indexes, ours.entry.rows), (&theirs.indexes, theirs.entry.rows)];
-                let indexes = index::merge(writer, Indexed { table: &table, schema }, &base, sides, rows)?;
-                changes.extend(index_changes(&table, Some(&ours), indexes));
-            }
-            if !conflicts.is_empty() {
-                count += conflicts.len();
-                let root = conflict::write(writer, &conflicts)?;
-                changes.push((Name::Conflicts(table), Some(Entry::Conflicts(root))));
-            }
-            changes.push((name, Some(Entry::Table(entry))));
         }
-        Ok(Merged { root: catalogue::change(writer, ours, changes)?, conflicts: count })
+        Ok(Merged { root: catalogue::change(writer, ours, changes)?, conflicts })
+    }
+
+    /// Merges a table that both sides changed. Gives what changes in the catalogue, and how many rows wait for a decision.
+    fn merge_table(
+        &self,
+        writer: &mut Writer,
+        table: &str,
+        base: Option<TableSide>,
+        ours: TableSide,
+        theirs: TableSide,
+        options: &MergeOptions,
+    ) -> Result<(CatalogueChanges, usize)> {
+        let from_base = base.as_ref().map(|base| base.entry);
+        let definition =
+            self.merge_definitions(table, from_base, ours.entry, theirs.entry, options.prefer)?;
+        let decider = Decider::new(table, &definition, options)?;
+        let (rows, conflicts) = rows::merge(
+            self.store(),
+            writer,
+            &definition.config,
+            from_base.map(|base| base.rows).as_ref(),
+            &ours.entry.rows,
+            &theirs.entry.rows,
+            &mut |writer, conflict| decider.decide(writer, conflict),
+        )?;
+        let chunk = definition.encode();
+        let entry = TableEntry { definition: *chunk.hash(), rows };
+        if entry.definition != ours.entry.definition {
+            writer.put(chunk, None)?;
+        }
+        let mut changes = vec![(Name::Table(table.to_owned()), Some(Entry::Table(entry)))];
+        if let Some(schema) = &definition.schema {
+            let base = base.map(|base| base.indexes).unwrap_or_default();
+            let sides = [(&ours.indexes, ours.entry.rows), (&theirs.indexes, theirs.entry.rows)];
+            let indexes = index::merge(writer, Indexed { table, schema }, &base, sides, rows)?;
+            changes.extend(index_changes(table, Some(&ours), indexes));
+        }
+        if !conflicts.is_empty() {
+            let root = conflict::write(writer, &conflicts)?;
+            changes.push((Name::Conflicts(table.to_owned()), Some(Entry::Conflicts(root))));
+        }
+        Ok((changes, conflicts.len()))
     }
 
     /// The tables that theirs changed since the base and that differ from ours.
@@ -326,7 +344,7 @@ fn index_changes(
     table: &str,
     ours: Option<&TableSide>,
     indexes: BTreeMap<String, IndexEntry>,
-) -> Vec<(Name, Option<Entry>)> {
+) -> CatalogueChanges {
     let name = |index: &String| Name::Index(table.to_owned(), index.clone());
     let had = ours.into_iter().flat_map(|side| side.indexes.keys());
     let gone = had.filter(|index| !indexes.contains_key(*index)).map(|index| (name(index), None));

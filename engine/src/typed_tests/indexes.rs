@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeSet, ops::Bound};
 
-use proptest::{collection::vec, prelude::*};
+use proptest::{collection::vec, prelude::*, sample};
 
-use super::*;
+use super::{
+    merges::{ColumnChange, column_change},
+    *,
+};
 
 /// The indexes of the property test: name, columns, whether unique.
 const INDEXES: [(&str, &[&str], bool); 3] =
@@ -409,10 +412,25 @@ fn check(database: &Database, branch: &str) {
     }
 }
 
-/// Whether two rows have one value of `b`, which is not NULL.
-fn has_doubles(rows: &[Vec<Value>]) -> bool {
+/// The rows, with their columns by id: their order depends on which side merged the other.
+fn by_column(database: &Database, branch: &str) -> Vec<Vec<(u32, String, Value)>> {
+    let schema = table(database, branch).schema().unwrap().clone();
+    let columns = |row: Vec<Value>| {
+        let cells = schema.columns().iter().zip(row);
+        let mut cells: Vec<_> =
+            cells.map(|(column, value)| (column.id, column.name.clone(), value)).collect();
+        cells.sort_by_key(|(id, ..)| *id);
+        cells
+    };
+    rows(database, branch).into_iter().map(columns).collect()
+}
+
+/// Whether two rows have one value of the column that began as `b`, which is not NULL.
+fn has_doubles(database: &Database, branch: &str) -> bool {
+    let Some(b) = table(database, branch).schema().unwrap().position(2) else { return false };
+    let rows = rows(database, branch).into_iter();
     let values: Vec<String> =
-        rows.iter().filter(|row| !row[2].is_null()).map(|row| format!("{:?}", row[2])).collect();
+        rows.filter(|row| !row[b].is_null()).map(|row| format!("{:?}", row[b])).collect();
     values.iter().collect::<BTreeSet<_>>().len() < values.len()
 }
 
@@ -422,6 +440,7 @@ enum Step {
     Write(usize, Vec<(i64, Option<[Option<i64>; 2]>)>),
     Make(usize, usize),
     Drop(usize, usize),
+    Column(usize, ColumnChange),
     /// Merges the other branch into one; conflicts are decided for a side, at once or later.
     Merge(usize, bool, bool),
 }
@@ -435,6 +454,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0..2usize, vec((0..10i64, row), 1..4)).prop_map(|(branch, rows)| Step::Write(branch, rows)),
         1 => (0..2usize, 0..3usize).prop_map(|(branch, index)| Step::Make(branch, index)),
         1 => (0..2usize, 0..3usize).prop_map(|(branch, index)| Step::Drop(branch, index)),
+        2 => (0..2usize, column_change()).prop_map(|(branch, change)| Step::Column(branch, change)),
         2 => (0..2usize, any::<bool>(), any::<bool>()).prop_map(|(branch, now, theirs)| Step::Merge(branch, now, theirs)),
     ];
     vec(step, 1..25)
@@ -444,10 +464,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 type Done = std::result::Result<bool, ()>;
 
 fn outcome<T>(result: Result<T>) -> Done {
+    use row::Error::{DuplicateName, KeyColumn, NoSuchColumn};
     match result {
         Ok(_) => Ok(true),
         Err(Error::UniqueViolation { .. }) => Err(()),
-        Err(Error::IndexConflict { .. }) => Ok(false),
+        Err(Error::IndexConflict { .. } | Error::ColumnConflict { .. } | Error::ColumnIndexed { .. }) => {
+            Ok(false)
+        }
+        Err(Error::Row(DuplicateName { .. } | KeyColumn { .. } | NoSuchColumn { .. })) => Ok(false),
         Err(error) => panic!("{error}"),
     }
 }
@@ -458,8 +482,12 @@ fn write_rows(database: &Database, branch: &str, rows: &[(i64, Option<[Option<i6
         match row {
             None => delete(&mut transaction, *id).unwrap(),
             Some(cells) => {
-                let [a, b] = cells.map(|cell| cell.map_or(Value::Null, Value::Int));
-                put(&mut transaction, "t", &[int(*id), a, b]).unwrap();
+                let schema = transaction.definition("t").unwrap().unwrap().schema.unwrap();
+                let row = schema.columns().iter().map(|column| match column.id {
+                    0 => int(*id),
+                    id => cells[(id as usize + 1) % 2].map_or(Value::Null, Value::Int),
+                });
+                put(&mut transaction, "t", &row.collect::<Vec<_>>()).unwrap();
             }
         }
     }
@@ -467,6 +495,20 @@ fn write_rows(database: &Database, branch: &str, rows: &[(i64, Option<[Option<i6
 }
 
 /// `doubles` becomes true if rows have one value of `b` while conflicts wait.
+fn change_column(database: &Database, branch: &str, change: &ColumnChange) -> Done {
+    let mut transaction = database.begin(branch).unwrap();
+    let schema = transaction.definition("t").unwrap().unwrap().schema.unwrap();
+    let mut columns = schema.columns().to_vec();
+    columns.sort_by_key(|column| column.id);
+    let name = |at: &sample::Index| at.get(&columns).name.clone();
+    let changed = match change {
+        ColumnChange::Add(n) => transaction.add_column("t", &format!("c{n}"), Type::Int, int(*n as i64)),
+        ColumnChange::Drop(at) => transaction.drop_column("t", &name(at)),
+        ColumnChange::Rename(at, to) => transaction.rename_column("t", &name(at), &format!("c{to}")),
+    };
+    outcome(changed.and_then(|()| transaction.commit()))
+}
+
 fn merge_branches(database: &Database, into: usize, now: bool, side: Side, doubles: &mut bool) -> Done {
     for branch in BRANCHES {
         if database.status(branch).unwrap().dirty {
@@ -477,7 +519,7 @@ fn merge_branches(database: &Database, into: usize, now: bool, side: Side, doubl
     let prefer = now.then_some(side);
     match database.merge(BRANCHES[into], &theirs, MergeOptions { prefer, ..MergeOptions::default() }) {
         Ok(MergeOutcome::Conflicts { .. }) => {
-            *doubles |= has_doubles(&rows(database, BRANCHES[into]));
+            *doubles |= has_doubles(database, BRANCHES[into]);
             if let Err(error) = database.resolve_conflicts(BRANCHES[into], side) {
                 database.merge_abort(BRANCHES[into]).unwrap();
                 return outcome::<()>(Err(error));
@@ -490,7 +532,7 @@ fn merge_branches(database: &Database, into: usize, now: bool, side: Side, doubl
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
     fn indexes_are_what_building_them_gives_after_any_history(steps in steps()) {
@@ -501,7 +543,7 @@ proptest! {
             database.create_branch("side", Some(base)).unwrap();
         }
         for step in steps {
-            let branch = BRANCHES[match &step { Step::Write(b, _) | Step::Make(b, _) | Step::Drop(b, _) | Step::Merge(b, ..) => *b }];
+            let branch = BRANCHES[match &step { Step::Write(b, _) | Step::Make(b, _) | Step::Drop(b, _) | Step::Column(b, _) | Step::Merge(b, ..) => *b }];
             let unique = table(&indexed, branch).index("one_b").unwrap().is_some();
             let before = rows(&plain, branch);
             match &step {
@@ -509,7 +551,7 @@ proptest! {
                     let done = write_rows(&indexed, branch, edits);
                     write_rows(&plain, branch, edits).unwrap();
                     if unique {
-                        prop_assert_eq!(done.is_err(), has_doubles(&rows(&plain, branch)));
+                        prop_assert_eq!(done.is_err(), has_doubles(&plain, branch));
                     }
                     if done.is_err() {
                         // The model goes back.
@@ -525,9 +567,9 @@ proptest! {
                     let name = INDEXES[*which].0;
                     let mut transaction = indexed.begin(branch).unwrap();
                     if !transaction.indexes("t").unwrap().contains_key(name) {
-                        make(&mut transaction, name).unwrap();
-                        let done = outcome(transaction.commit());
-                        prop_assert_eq!(done.is_err(), INDEXES[*which].2 && has_doubles(&before));
+                        // Its columns may be gone.
+                        let done = outcome(make(&mut transaction, name).and_then(|()| transaction.commit()));
+                        prop_assert!(done.is_err() == (INDEXES[*which].2 && has_doubles(&plain, branch)) || done == Ok(false));
                     }
                 }
                 Step::Drop(_, which) => {
@@ -538,6 +580,11 @@ proptest! {
                         transaction.commit().unwrap();
                     }
                 }
+                Step::Column(_, change) => {
+                    if change_column(&indexed, branch, change) == Ok(true) {
+                        change_column(&plain, branch, change).unwrap();
+                    }
+                }
                 Step::Merge(into, now, theirs) => {
                     let side = if *theirs { Side::Theirs } else { Side::Ours };
                     let mut doubles = false;
@@ -546,7 +593,7 @@ proptest! {
                         Err(()) => {
                             // The model would have two rows of one value; it has no way back, so this history ends here.
                             merge_branches(&plain, *into, *now, side, &mut doubles).unwrap();
-                            prop_assert!(doubles || has_doubles(&rows(&plain, branch)));
+                            prop_assert!(doubles || has_doubles(&plain, branch));
                             for branch in BRANCHES {
                                 check(&indexed, branch);
                             }
@@ -556,7 +603,7 @@ proptest! {
                     }
                 }
             }
-            prop_assert_eq!(rows(&indexed, branch), rows(&plain, branch));
+            prop_assert_eq!(by_column(&indexed, branch), by_column(&plain, branch));
             check(&indexed, branch);
         }
     }

@@ -432,19 +432,22 @@ proptest! {
 
 /// A change of a column: by place, and to a name of a few.
 #[derive(Debug, Clone)]
-enum ColumnChange {
+pub(super) enum ColumnChange {
     Add(usize),
     Drop(Index),
     Rename(Index, usize),
 }
 
-fn column_changes() -> impl Strategy<Value = Vec<ColumnChange>> {
-    let change = prop_oneof![
+pub(super) fn column_change() -> impl Strategy<Value = ColumnChange> {
+    prop_oneof![
         2 => (0..4usize).prop_map(ColumnChange::Add),
         1 => any::<Index>().prop_map(ColumnChange::Drop),
         1 => (any::<Index>(), 0..6usize).prop_map(|(at, name)| ColumnChange::Rename(at, name)),
-    ];
-    vec(change, 0..5)
+    ]
+}
+
+fn column_changes() -> impl Strategy<Value = Vec<ColumnChange>> {
+    vec(column_change(), 0..5)
 }
 
 fn changed(mut schema: Schema, changes: &[ColumnChange]) -> Schema {
