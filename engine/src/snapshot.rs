@@ -16,7 +16,7 @@ use crate::{
     map::{
         self,
         cursor::Rows,
-        diff::Diff,
+        diff::{self, Diff, Range},
         node::{Stored, Tag, Value},
     },
     row::Schema,
@@ -255,6 +255,9 @@ pub struct TableDiff {
     pub to: Option<Table>,
 }
 
+/// Where a table's rows are read from.
+type Side = Option<(Store, Hash)>;
+
 impl TableDiff {
     /// What happened to the table.
     pub fn kind(&self) -> TableChange {
@@ -275,11 +278,44 @@ impl TableDiff {
     /// # Errors
     /// The store's.
     pub fn changes(&self) -> Result<Changes> {
+        self.changes_within(&Range::default())
+    }
+
+    /// The changed rows beyond the key `after`, in key order: what is left of [`TableDiff::changes`] when it was stopped there.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn changes_after(&self, after: &[u8]) -> Result<Changes> {
+        self.changes_within(&Range { after: Some(after.to_vec()), until: None })
+    }
+
+    /// The changed rows in at most `parts` iterators, to be walked by as many threads: one after the other they give all changes in key order, and
+    /// each has about as many nodes to read.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn split(&self, parts: usize) -> Result<Vec<Changes>> {
+        let (from, to) = self.sides();
+        match (from, to) {
+            (Some(from), Some(to)) => {
+                let ranges = diff::ranges(&from, &to, parts.max(1))?;
+                ranges.iter().map(|range| self.changes_within(range)).collect()
+            }
+            // With one side only there is nothing to skip, and nothing to tell parts by.
+            _ => Ok(vec![self.changes()?]),
+        }
+    }
+
+    fn sides(&self) -> (Side, Side) {
         let side =
             |table: &Option<Table>| table.as_ref().map(|table| (table.store.clone(), table.entry.rows));
-        let (from, to) = (side(&self.from), side(&self.to));
+        (side(&self.from), side(&self.to))
+    }
+
+    fn changes_within(&self, range: &Range) -> Result<Changes> {
+        let (from, to) = self.sides();
         let values = [&from, &to].map(|side| side.as_ref().map(|(store, _)| store.clone()));
-        Ok(Changes { values, diff: Diff::between(from, to)? })
+        Ok(Changes { values, diff: Diff::between(from, to, range)? })
     }
 
     /// How many rows were inserted, updated and deleted. Reads no value that is out of line.

@@ -70,6 +70,12 @@ impl<R: Read> Cursor<R> {
         self.path.last().map(|(node, i)| (node, *i))
     }
 
+    /// Whether all rows up to `key` lie before the item.
+    pub(crate) fn has_passed(&self, key: &[u8]) -> bool {
+        let before = self.path.iter().rev().find(|(_, i)| *i > 0);
+        before.is_some_and(|(node, i)| node.lower_bound(key) < *i)
+    }
+
     /// Passes over the item, unopened.
     pub(crate) fn skip(&mut self) {
         if let Some((_, i)) = self.path.last_mut() {

@@ -18,8 +18,8 @@ use pleach_chunkstore::Hash;
 use super::{
     build::{self, Closed, LevelBuilder, TreeBuilder},
     config::MapConfig,
+    graft::Graft,
     node::{Child, Encoder, Node, Stored, Value},
-    run::Run,
 };
 use crate::{
     chunks::Writer,
@@ -118,51 +118,51 @@ fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Ed
     finish(writer, config, root, top, changes)
 }
 
-/// As [`apply`], and puts whole nodes in the place of others: `runs` by level, the leaves' first, apart from each other and from the edits by
+/// As [`apply`], and puts whole nodes in the place of others: `grafts` by level, the leaves' first, apart from each other and from the edits by
 /// boundaries that all have.
-pub(crate) fn apply_with_runs(
+pub(crate) fn apply_with_grafts(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
     edits: Vec<Edit<Value>>,
-    mut runs: Vec<Vec<Run>>,
+    mut grafts: Vec<Vec<Graft>>,
 ) -> Result<Hash> {
     let top = Node::load(writer, &root)?.level();
-    runs.resize_with(usize::from(top) + 1, Vec::new);
-    let mut changes = edit_beside(writer, config, root, 0, edits, &mut runs)?;
+    grafts.resize_with(usize::from(top) + 1, Vec::new);
+    let mut changes = edit_beside(writer, config, root, 0, edits, &mut grafts)?;
     for level in 1..=top {
         let mut ups = changes.into_edits();
-        ups.extend(runs[usize::from(level) - 1].iter().flat_map(Run::node_edits));
-        changes = edit_beside(writer, config, root, level, ups, &mut runs)?;
+        ups.extend(grafts[usize::from(level) - 1].iter().flat_map(Graft::node_edits));
+        changes = edit_beside(writer, config, root, level, ups, &mut grafts)?;
     }
     finish(writer, config, root, top, changes)
 }
 
-/// Applies `edits` to one level, beside runs of it and of those above. Where the rebuilding of a node reaches into a run, its boundary does not
-/// hold: the run is split down to this level, and becomes edits too. So do all of the top level, which have no level above.
+/// Applies `edits` to one level, beside grafts of it and of those above. Where the rebuilding of a node reaches into a graft, its boundary does not
+/// hold: the graft is split down to this level, and becomes edits too. So do all of the top level, which have no level above.
 fn edit_beside<P: Payload>(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
     level: u8,
     mut edits: Vec<Edit<P>>,
-    runs: &mut [Vec<Run>],
+    grafts: &mut [Vec<Graft>],
 ) -> Result<Changes> {
     let at = usize::from(level);
-    let mut reached = if at + 1 == runs.len() { std::mem::take(&mut runs[at]) } else { Vec::new() };
+    let mut reached = if at + 1 == grafts.len() { std::mem::take(&mut grafts[at]) } else { Vec::new() };
     loop {
-        for run in reached {
-            edits.extend(run.entry_edits(writer)?);
+        for graft in reached {
+            edits.extend(graft.entry_edits(writer)?);
         }
         edits.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         let changes = edit_level(writer, config, root, level, &edits)?;
-        let is_reached = |run: &mut Run| run.covers_any(&changes.gone);
-        for above in (at + 1..runs.len()).rev() {
-            for run in runs[above].extract_if(.., is_reached).collect::<Vec<_>>() {
-                runs[above - 1].extend(run.split(writer)?);
+        let is_reached = |graft: &mut Graft| graft.covers_any(&changes.gone);
+        for above in (at + 1..grafts.len()).rev() {
+            for graft in grafts[above].extract_if(.., is_reached).collect::<Vec<_>>() {
+                grafts[above - 1].extend(graft.split(writer)?);
             }
         }
-        reached = runs[at].extract_if(.., is_reached).collect();
+        reached = grafts[at].extract_if(.., is_reached).collect();
         if reached.is_empty() {
             return Ok(changes);
         }

@@ -11,11 +11,12 @@
 use pleach_chunkstore::Hash;
 
 use super::{
+    align::{self, Sides, Stretch},
     build::Closed,
     config::MapConfig,
     edit::{self, Edit},
+    graft::Graft,
     node::{Node, Stored, Value},
-    run::{self, Run, Sides, Stretch},
 };
 use crate::{
     chunks::{Read, Writer},
@@ -66,12 +67,13 @@ pub(crate) fn merge(
     let tops = [base?, ours_root?, theirs?];
     let level = tops.iter().flatten().map(Node::level).min().unwrap_or(0);
     let [base, ours_nodes, theirs] =
-        tops.map(|top| top.map_or(Ok(Vec::new()), |top| run::nodes(reader, &top, level)));
-    let mut plan = Plan { reader, writer, decide, rows: Vec::new(), runs: Vec::new(), conflicts: Vec::new() };
+        tops.map(|top| top.map_or(Ok(Vec::new()), |top| align::nodes(reader, &top, level)));
+    let mut plan =
+        Plan { reader, writer, decide, rows: Vec::new(), grafts: Vec::new(), conflicts: Vec::new() };
     let (base, ours_nodes, theirs) = (base?, ours_nodes?, theirs?);
     plan.stretch(level, Stretch { sides: [&base, &ours_nodes, &theirs], after: None, is_last: true })?;
-    let Plan { rows, runs, conflicts, .. } = plan;
-    Ok((edit::apply_with_runs(writer, config, *ours, rows, runs)?, conflicts))
+    let Plan { rows, grafts, conflicts, .. } = plan;
+    Ok((edit::apply_with_grafts(writer, config, *ours, rows, grafts)?, conflicts))
 }
 
 /// What is to be done to ours.
@@ -81,7 +83,7 @@ struct Plan<'a, R> {
     decide: Decide<'a>,
     rows: Vec<Edit<Value>>,
     /// By level, the leaves' first.
-    runs: Vec<Vec<Run>>,
+    grafts: Vec<Vec<Graft>>,
     conflicts: Vec<RowConflict>,
 }
 
@@ -90,23 +92,23 @@ impl<R: Read> Plan<'_, R> {
     fn stretch(&mut self, level: u8, stretch: Stretch<'_>) -> Result<()> {
         let Stretch { sides, after, is_last } = stretch;
         let [base, ours, theirs] = sides;
-        if run::same(ours, theirs) || run::same(base, theirs) {
+        if align::same(ours, theirs) || align::same(base, theirs) {
             return Ok(());
         }
-        if run::same(base, ours) && !ours.is_empty() {
+        if align::same(base, ours) && !ours.is_empty() {
             let at = usize::from(level);
-            self.runs.resize_with(self.runs.len().max(at + 1), Vec::new);
+            self.grafts.resize_with(self.grafts.len().max(at + 1), Vec::new);
             let after = after.map(<[u8]>::to_vec);
-            self.runs[at].push(Run { after, old: ours.to_vec(), new: theirs.to_vec(), is_last });
+            self.grafts[at].push(Graft { after, old: ours.to_vec(), new: theirs.to_vec(), is_last });
             return Ok(());
         }
         if level == 0 {
             return self.merge_rows(sides);
         }
-        let below = sides.map(|side| run::children(self.reader, side));
+        let below = sides.map(|side| align::children(self.reader, side));
         let [base, ours, theirs] = below;
         let (base, ours, theirs) = (base?, ours?, theirs?);
-        run::stretches([&base, &ours, &theirs], after, is_last)
+        align::stretches([&base, &ours, &theirs], after, is_last)
             .try_for_each(|stretch| self.stretch(level - 1, stretch))
     }
 

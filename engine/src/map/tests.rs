@@ -12,7 +12,7 @@ use super::{
     build::TreeBuilder,
     config::MapConfig,
     cursor::Rows,
-    diff::Diff,
+    diff::{self, Diff, Range},
     edit::Edit,
     node::{Node, Stored, Tag, Value},
     *,
@@ -67,7 +67,17 @@ impl Fixture {
     }
 
     fn diff(&self, from: &Hash, to: &Hash) -> Diff<&Store> {
-        Diff::between(Some((&self.store, *from)), Some((&self.store, *to))).unwrap()
+        self.diff_within(from, to, &Range::default())
+    }
+
+    fn diff_within(&self, from: &Hash, to: &Hash, range: &Range) -> Diff<&Store> {
+        Diff::between(Some((&self.store, *from)), Some((&self.store, *to)), range).unwrap()
+    }
+
+    /// Nodes read since the store was opened.
+    fn loads(&self) -> u64 {
+        let stats = self.store.stats();
+        stats.cache_hits + stats.cache_misses
     }
 
     fn merge(&self, [base, ours, theirs]: &[Hash; 3]) -> (Hash, Vec<merge::RowConflict>) {
@@ -305,6 +315,61 @@ fn check_merge(base: &Model, ours: &Edits, theirs: &Edits) {
     assert_eq!(conflicts.into_iter().map(|conflict| conflict.key).collect::<Vec<_>>(), expected_conflicts);
 }
 
+/// All changes between two maps, as the diff tells them whole.
+fn all_changes(fixture: &Fixture, from: &Hash, to: &Hash) -> Vec<diff::RowChange> {
+    fixture.diff(from, to).map(|change| change.unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_diff_in_parts_is_the_whole_diff(
+        count in 0_u32..2000, changes in stretches(), parts in 1_usize..5, resumed in 0_usize..50,
+    ) {
+        let fixture = Fixture::new();
+        let base = numbered(count);
+        let (from, to) = (fixture.build(&base), fixture.build(&apply_to_model(&base, &changes)));
+        let whole = all_changes(&fixture, &from, &to);
+        let ranges = diff::ranges(&(&fixture.store, from), &(&fixture.store, to), parts).unwrap();
+        prop_assert!(ranges.len() <= parts);
+        let in_parts = ranges.iter().flat_map(|range| {
+            fixture.diff_within(&from, &to, range).map(|change| change.unwrap()).collect::<Vec<_>>()
+        });
+        prop_assert_eq!(in_parts.collect::<Vec<_>>(), whole.clone());
+        if let Some(last) = whole.get(resumed) {
+            let range = Range { after: Some(last.key.clone()), until: None };
+            let rest: Vec<_> =
+                fixture.diff_within(&from, &to, &range).map(|change| change.unwrap()).collect();
+            prop_assert_eq!(rest.as_slice(), &whole[resumed + 1..]);
+        }
+    }
+}
+
+#[test]
+fn two_parts_of_a_diff_read_about_as_many_nodes() {
+    let fixture = Fixture::new();
+    let model = numbered(30_000);
+    let from = fixture.build(&model);
+    let spread: Edits = (0..1000).map(|n| (number(n * 7919 % 30_000), Some(vec![1]))).collect();
+    let together: Edits = (4000..6000).map(|n| (number(n), Some(vec![1]))).collect();
+    for (name, edits) in [("spread", spread), ("together", together)] {
+        let to = fixture.edit(from, &edits);
+        let ranges = diff::ranges(&(&fixture.store, from), &(&fixture.store, to), 2).unwrap();
+        assert_eq!(ranges.len(), 2, "{name}");
+        let reads = ranges.iter().map(|range| {
+            let before = fixture.loads();
+            let _ = fixture.diff_within(&from, &to, range).count();
+            fixture.loads() - before
+        });
+        let reads: Vec<u64> = reads.collect();
+        let before = fixture.loads();
+        let _ = fixture.diff(&from, &to).count();
+        let whole = fixture.loads() - before;
+        assert!(reads.iter().all(|read| read * 100 <= whole * 55), "{name}: {reads:?} of {whole}");
+    }
+}
+
 #[test]
 fn a_merge_that_leaves_too_few_rows_before_a_boundary_makes_the_built_root() {
     let base = numbered(600);
@@ -335,14 +400,10 @@ fn a_merge_reads_what_both_changed_and_no_leaf_that_one_side_alone_changed() {
     };
     let (ours, theirs) = (edits(0, "ours"), edits(20_000, "theirs"));
     let roots = [base, fixture.edit(base, &ours), fixture.edit(base, &theirs)];
-    let loads = || {
-        let stats = fixture.store.stats();
-        stats.cache_hits + stats.cache_misses
-    };
     let inner = fixture.nodes(&base).len() - fixture.leaves(&base);
-    let before = loads();
+    let before = fixture.loads();
     let (merged, conflicts) = fixture.merge(&roots);
-    let read = loads() - before;
+    let read = fixture.loads() - before;
     assert!(conflicts.is_empty());
     assert!(
         read < inner as u64 / 2,
@@ -410,13 +471,9 @@ fn a_diff_reads_in_proportion_to_the_change() {
     let edits: BTreeMap<_, _> = (0..20).map(|n| (number(n * 2311), Some(b"changed".to_vec()))).collect();
     let changed = fixture.edit(root, &edits);
     let new = fixture.nodes(&changed).difference(&fixture.nodes(&root)).count();
-    let loads = || {
-        let stats = fixture.store.stats();
-        stats.cache_hits + stats.cache_misses
-    };
-    let before = loads();
+    let before = fixture.loads();
     assert_eq!(fixture.diff(&root, &changed).count(), 20);
-    let read = loads() - before;
+    let read = fixture.loads() - before;
     assert!(read <= 2 * new as u64, "read {read} nodes for {new} changed ones");
 }
 
