@@ -20,7 +20,10 @@ use crate::{
     error::{Error, Result},
     history,
     index::{self, Indexed},
-    map::{diff::Diff, merge as rows},
+    map::{
+        diff::{Diff, Range},
+        merge as rows,
+    },
     names,
     resolve::{self, Decider, Resolver},
     row::{
@@ -312,7 +315,8 @@ impl Database {
         if columns.is_empty() {
             return Ok(None);
         }
-        for change in Diff::between(Some((self.store(), *from)), Some((self.store(), *to)))? {
+        let [from, to] = [from, to].map(|root| Some((self.store(), *root)));
+        for change in Diff::between(from, to, &Range::default())? {
             let change = change?;
             let (Some(old), Some(new)) = (&change.old, &change.new) else { continue };
             let (old, new) = (resolve::load(self.store(), old)?, resolve::load(self.store(), new)?);

@@ -15,7 +15,7 @@ use crate::{
     map::{
         self,
         config::KEY_BYTES_MAX,
-        diff::Diff,
+        diff::{Diff, Range},
         edit::{self, Edit},
         node::{Tag, Value},
     },
@@ -63,7 +63,7 @@ pub(crate) fn follow<'a>(
         return Ok(());
     }
     let reader: &Writer = writer;
-    for change in Diff::between(from.map(|from| (reader, from)), Some((reader, to)))? {
+    for change in Diff::between(from.map(|from| (reader, from)), Some((reader, to)), &Range::default())? {
         let change = change?;
         let load = |side: &Option<Value>| side.as_ref().map(|value| resolve::load(reader, value)).transpose();
         let (old, new) = (load(&change.old)?, load(&change.new)?);
