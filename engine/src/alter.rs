@@ -46,6 +46,28 @@ impl Transaction {
         }
     }
 
+    /// Writes again the rows that have cells of dropped columns, without these; returns how many. Then equal rows have equal bytes
+    /// once more, and the cells are in no row of this branch's work. All rows are read; the ones that are written again are kept in
+    /// memory until the commit.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::NotTyped`]; [`Error::Row`] if a row is no row of the table.
+    pub fn rewrite_rows(&mut self, table: &str) -> Result<u64> {
+        let Some(schema) = self.require(table)?.schema else {
+            return Err(Error::NotTyped { table: table.to_owned() });
+        };
+        let mut again = Vec::new();
+        self.each_row(table, |key, value| {
+            if schema.has_dropped_cells(value)? {
+                let (_, value) = schema.encode_row(&schema.decode_row(key, value)?)?;
+                again.push((key.to_vec(), value));
+            }
+            Ok(())
+        })?;
+        again.iter().try_for_each(|(key, value)| self.put(table, key, value))?;
+        Ok(again.len() as u64)
+    }
+
     /// Renames a column.
     ///
     /// # Errors

@@ -8,7 +8,7 @@
 //! **Equal rows have equal bytes**, exactly: a row is its key and its cells by column id. Rows that are written under one
 //! schema and have equal values are equal, whenever its columns were added. A column that is dropped stays in the rows
 //! that were last written before, as cells that nobody reads; such a row equals one written later only once it is
-//! written again (its bytes then have no such cell). The choice is that a drop costs one small chunk, however many rows
+//! written again (its bytes then have no such cell; `Transaction::rewrite_rows` does that for a table). The choice is that a drop costs one small chunk, however many rows
 //! there are, and that a branch which still has the column merges with one that has not, row by row.
 //!
 //! A [`Schema`] says which columns there are and which of them form the key. Key columns live in the map's key

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, btree_map},
     fmt,
+    ops::Bound,
     str::FromStr,
 };
 
@@ -23,6 +24,7 @@ use crate::{
         self,
         build::TreeBuilder,
         config::{KEY_BYTES_MAX, MapConfig},
+        cursor::Rows,
         node::Stored,
     },
     names,
@@ -320,6 +322,30 @@ impl Transaction {
             Some(table) => table.get(key),
             None => Ok(None),
         }
+    }
+
+    /// Calls `f` with each row of a table, this transaction's changes included, in no order.
+    pub(crate) fn each_row(
+        &mut self,
+        table: &str,
+        mut f: impl FnMut(&[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let is_new = self.edits.get(table).is_some_and(|edits| edits.dropped || edits.created.is_some());
+        let stored = if is_new { None } else { self.snapshot_table(table)?.map(Table::root) };
+        let edits = self.edits.get(table);
+        let store = self.snapshot.store();
+        if let Some(root) = edits.and_then(|edits| edits.loaded).or(stored) {
+            let mut rows = Rows::new(store, &root, Bound::Unbounded, Bound::Unbounded)?;
+            while let Some((key, value)) = rows.next_row()? {
+                if edits.is_none_or(|edits| !edits.rows.contains_key(key)) {
+                    f(key, &blob::load(store, value)?)?;
+                }
+            }
+        }
+        let written = edits.into_iter().flat_map(|edits| &edits.rows);
+        written
+            .filter_map(|(key, value)| Some((key, value.as_ref()?)))
+            .try_for_each(|(key, value)| f(key, value))
     }
 
     /// Replaces all rows of a table by `rows`, which come in strictly ascending order of keys. Each node is written once, in

@@ -100,6 +100,37 @@ fn changes_of_columns_that_cannot_be_say_why() {
 }
 
 #[test]
+fn rows_written_again_are_as_if_they_never_had_the_dropped_column() {
+    let database = database(&[("a", Type::Text), ("b", Type::Int)]);
+    let row = |n| [int(n), text("x"), if n % 2 == 0 { int(n) } else { Value::Null }];
+    change(&database, "main", |transaction| (0..100).try_for_each(|n| put(transaction, "t", &row(n))));
+    change(&database, "main", |transaction| transaction.drop_column("t", "b"));
+    change(&database, "main", |transaction| {
+        // Changes of the same transaction count.
+        put(transaction, "t", &[int(0), text("new")])?;
+        transaction.delete("t", &schema(&[]).encode_key(&[int(2)])?)?;
+        assert_eq!(transaction.rewrite_rows("t")?, 48);
+        assert_eq!(transaction.rewrite_rows("t")?, 0);
+        Ok(())
+    });
+    let rewritten = table(&database, "main");
+    let other = self::database(&[("a", Type::Text), ("b", Type::Int)]);
+    change(&other, "main", |transaction| transaction.drop_column("t", "b"));
+    change(&other, "main", |transaction| {
+        put(transaction, "t", &[int(0), text("new")])?;
+        (1..100).filter(|n| *n != 2).try_for_each(|n| put(transaction, "t", &[int(n), text("x")]))
+    });
+    assert_eq!(table(&other, "main").root(), rewritten.root());
+    assert_eq!(table(&other, "main").definition(), rewritten.definition());
+    let mut transaction = database.begin("main").unwrap();
+    transaction.create_table("raw", None).unwrap();
+    assert!(matches!(transaction.rewrite_rows("raw"), Err(Error::NotTyped { .. })));
+    transaction.drop_table("t").unwrap();
+    transaction.create_table("t", Some(schema(&[("a", Type::Text)]))).unwrap();
+    assert_eq!(transaction.rewrite_rows("t").unwrap(), 0);
+}
+
+#[test]
 fn a_commit_keeps_the_columns_that_it_had() {
     let database = database(&[("a", Type::Text)]);
     write(&database, "main", &[&[int(1), text("x")]]);
