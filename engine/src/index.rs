@@ -21,8 +21,10 @@
 //! Invariants, held by tests in `typed_tests/indexes.rs`:
 //! 1. An index is what building it from the rows gives, after any transactions, merges and decisions
 //!    (`indexes_are_what_building_them_gives_after_any_history`).
+//!    What came from another database is what that made of it: [`Table::check_indexes`](crate::Table::check_indexes) tells.
 //! 2. No two rows have equal values, none of them NULL, in the columns of a unique index (same test).
 
+mod check;
 mod follow;
 mod lookup;
 mod merge;
@@ -37,7 +39,7 @@ use crate::{
     error::{Error, Result},
     kinds::INDEX,
     map::config::{ENCODED_LEN, MapConfig},
-    row::COLUMN_ID_MAX,
+    row::{COLUMN_ID_MAX, Schema, Value},
 };
 
 /// Most columns of an index.
@@ -57,6 +59,19 @@ pub struct IndexDefinition {
 }
 
 impl IndexDefinition {
+    /// The key of the entry that a stored row has; `None` if it has none.
+    pub(crate) fn entry(&self, schema: &Schema, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>> {
+        let values = schema.values_of(&self.columns, key, value)?;
+        if self.unique && values.iter().any(Value::is_null) {
+            return Ok(None);
+        }
+        let mut entry = schema.encode_values(&self.columns, &values)?;
+        if !self.unique {
+            entry.extend_from_slice(key);
+        }
+        Ok(Some(entry))
+    }
+
     pub(crate) fn encode(&self) -> Chunk {
         assert!((1..=INDEX_COLUMNS_MAX).contains(&self.columns.len()));
         let mut body = vec![VERSION];

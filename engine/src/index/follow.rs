@@ -20,7 +20,7 @@ use crate::{
         node::{Tag, Value},
     },
     resolve,
-    row::{self, Schema},
+    row::Schema,
 };
 
 /// A table whose indexes follow its rows.
@@ -101,24 +101,15 @@ impl Changes<'_> {
 
     /// The key of a row's entry; `None` if it has none.
     fn entry(&self, table: Indexed<'_>, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>> {
-        let columns = &self.definition.columns;
-        let values = table.schema.values_of(columns, key, value)?;
-        if self.definition.unique && values.iter().any(row::Value::is_null) {
-            return Ok(None);
-        }
-        let mut entry = table.schema.encode_values(columns, &values)?;
-        if !self.definition.unique {
-            entry.extend_from_slice(key);
-        }
-        match entry.len() {
-            found if found > KEY_BYTES_MAX => Err(Error::IndexKeyTooLong {
+        match self.definition.entry(table.schema, key, value)? {
+            Some(entry) if entry.len() > KEY_BYTES_MAX => Err(Error::IndexKeyTooLong {
                 table: table.table.to_owned(),
                 index: self.name.to_owned(),
                 row: describe_row(table, key),
-                found,
+                found: entry.len(),
                 max: KEY_BYTES_MAX,
             }),
-            _ => Ok(Some(entry)),
+            entry => Ok(entry),
         }
     }
 

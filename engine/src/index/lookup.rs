@@ -2,16 +2,17 @@
 
 use std::ops::Bound;
 
+use pleach_chunkstore::{Hash, Store};
+
 use super::IndexDefinition;
 use crate::{
     catalogue::IndexEntry,
     chunks::Read,
-    error::Result,
-    map::cursor::Rows,
+    error::{Error, Result},
+    map::{cursor::Rows, node::Tag},
     row::{Schema, Value},
     snapshot::Table,
 };
-use pleach_chunkstore::Store;
 
 /// A read-only view of one index. It owns its snapshot.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ impl Index {
     }
 
     /// The address of its root: equal rows, equal roots.
-    pub fn root(&self) -> pleach_chunkstore::Hash {
+    pub fn root(&self) -> Hash {
         self.entry.root
     }
 
@@ -83,7 +84,7 @@ impl Index {
         let bounds = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
         let rows = Rows::new(self.store.clone(), &self.entry.root, bounds.0, bounds.1)?;
         let (schema, columns) = (self.schema.clone(), self.definition.columns.clone());
-        Ok(IndexScan { rows, unique: self.definition.unique, schema, columns })
+        Ok(IndexScan { root: self.entry.root, rows, unique: self.definition.unique, schema, columns })
     }
 }
 
@@ -100,6 +101,7 @@ fn after(mut prefix: Vec<u8>) -> Option<Vec<u8>> {
 
 /// Keys of rows in the order of an index. Owns its snapshot.
 pub struct IndexScan {
+    root: Hash,
     rows: Rows<Store>,
     unique: bool,
     schema: Schema,
@@ -115,7 +117,12 @@ impl Iterator for IndexScan {
             Err(error) => return Some(Err(error)),
         };
         if self.unique {
-            return Some(Ok(value.bytes.to_vec()));
+            return Some(match value.tag {
+                Tag::Inline => Ok(value.bytes.to_vec()),
+                Tag::Blob | Tag::Links => {
+                    Err(Error::malformed(&self.root, "expected the keys of rows as values"))
+                }
+            });
         }
         let row = self.schema.decode_values(&self.columns, entry).map(|(_, row)| row.to_vec());
         Some(row.map_err(Into::into))

@@ -374,6 +374,46 @@ fn indexes_that_both_sides_changed_are_merged_by_name() {
     assert_eq!(self::rows(&database, "main").len(), 1);
 }
 
+#[test]
+fn an_index_that_is_not_what_the_rows_give_is_told_and_made_anew() {
+    let row = |n| [int(n), int(n * 7 % 5), int(n)];
+    let build = |rows: &[i64]| {
+        let database = database(&[("a", Type::Int), ("b", Type::Int)]);
+        change(&database, "main", |transaction| {
+            INDEXES.iter().try_for_each(|(name, ..)| make(transaction, name))?;
+            rows.iter().try_for_each(|n| put(transaction, "t", &row(*n)))
+        });
+        database
+    };
+    let database = build(&[1, 2, 3]);
+    assert_eq!(table(&database, "main").check_indexes().unwrap(), [""; 0]);
+    // Whoever sends chunks can send an index of other rows.
+    for others in [&[1, 2][..], &[1, 2, 3, 4], &[1, 2, 4], &[]] {
+        let sent = build(others);
+        for (name, ..) in INDEXES {
+            let index = table(&sent, "main").index_entry(name).unwrap().unwrap();
+            let written = database.write(|writer, updates| {
+                let chunk = sent.store().get(&index.root)?.unwrap();
+                writer.put(chunk, None)?;
+                let work = database.branch("main")?.unwrap().work;
+                let name = catalogue::Name::Index("t".into(), name.into());
+                let changes = vec![(name, Some(catalogue::Entry::Index(index)))];
+                let new = Some(catalogue::change(writer, work, changes)?);
+                updates.push(RefUpdate { name: "work/main".into(), old: Some(work), new });
+                Ok(())
+            });
+            written.unwrap();
+            assert_eq!(table(&database, "main").check_indexes().unwrap(), [name], "{others:?}");
+            change(&database, "main", |transaction| {
+                transaction.drop_index("t", name)?;
+                make(transaction, name)
+            });
+            assert_eq!(table(&database, "main").check_indexes().unwrap(), [""; 0]);
+            check(&database, "main");
+        }
+    }
+}
+
 /// Checks that each index of a branch is what building it from the rows gives, and that unique ones are.
 fn check(database: &Database, branch: &str) {
     let table = table(database, branch);
