@@ -109,16 +109,44 @@ impl Chunk {
         list: &[u32],
         weak: u16,
     ) -> Chunk {
+        let mut bytes = Chunk::room(list.len(), body.len());
+        bytes.extend(body);
+        Chunk::build_in(bytes, kind, level, run, list, weak)
+    }
+
+    /// The beginning of a chunk with as many single addresses, for [`Chunk::build_in`]: room for a header, after which the body is to be put,
+    /// of about `body_len` bytes.
+    pub fn room(list_len: usize, body_len: usize) -> Vec<u8> {
+        let header_len = HEADER_BYTES + 4 * list_len;
+        let mut bytes = Vec::with_capacity(header_len + body_len);
+        bytes.resize(header_len, 0);
+        bytes
+    }
+
+    /// As [`Chunk::build`], of a body that stands in the room made for it, and is not copied.
+    ///
+    /// # Panics
+    /// If the result would break an invariant of the layout, or the room is not of the list's length: the caller's bug.
+    pub fn build_in(
+        mut bytes: Vec<u8>,
+        kind: u8,
+        level: u8,
+        run: Option<(u32, u32)>,
+        list: &[u32],
+        weak: u16,
+    ) -> Chunk {
         let (run_start, run_count) = run.filter(|&(_, count)| count > 0).unwrap_or((0, 0));
         assert!(list.len() <= usize::from(u16::MAX), "a chunk lists at most 65,535 single addresses");
-        let mut bytes = Vec::with_capacity(HEADER_BYTES + 4 * list.len() + body.len());
-        bytes.extend([FORMAT, kind, level, 0]);
-        bytes.extend(run_start.to_le_bytes());
-        bytes.extend(run_count.to_le_bytes());
-        bytes.extend((list.len() as u16).to_le_bytes());
-        bytes.extend(weak.to_le_bytes());
-        list.iter().for_each(|offset| bytes.extend(offset.to_le_bytes()));
-        bytes.extend(body);
+        let offsets = list.iter().flat_map(|offset| offset.to_le_bytes());
+        let header = [FORMAT, kind, level, 0]
+            .into_iter()
+            .chain(run_start.to_le_bytes())
+            .chain(run_count.to_le_bytes())
+            .chain((list.len() as u16).to_le_bytes())
+            .chain(weak.to_le_bytes())
+            .chain(offsets);
+        assert!(bytes.len() >= HEADER_BYTES + 4 * list.len(), "a chunk begins with room for its header");
+        bytes.iter_mut().zip(header).for_each(|(place, byte)| *place = byte);
         let parsed = Header::parse(&bytes);
         assert!(parsed.is_ok(), "chunk breaks the layout: {:?}", parsed.err());
         let header = parsed.unwrap_or(Header::EMPTY);

@@ -4,12 +4,13 @@
 //! change one table's definition, or of which one changes it and the other writes rows that it read before, the first to
 //! commit wins. Rows that others write do not stand against a change of columns or indexes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use crate::{
+    blob,
     error::{Error, Result},
     index::{INDEX_COLUMNS_MAX, IndexDefinition},
-    map::config::MapConfig,
+    map::{config::MapConfig, cursor::Rows},
     names,
     row::{self, Type, Value},
     transaction::Transaction,
@@ -48,7 +49,7 @@ impl Transaction {
 
     /// Writes again the rows that have cells of dropped columns, without these; returns how many. Then equal rows have equal bytes
     /// once more, and the cells are in no row of this branch's work. All rows are read; the ones that are written again are kept in
-    /// memory until the commit.
+    /// memory until the commit. If the transaction changed rows of the table before, this counts as a change of the whole table.
     ///
     /// # Errors
     /// [`Error::UnknownTable`], [`Error::NotTyped`]; [`Error::Row`] if a row is no row of the table.
@@ -56,14 +57,17 @@ impl Transaction {
         let Some(schema) = self.require(table)?.schema else {
             return Err(Error::NotTyped { table: table.to_owned() });
         };
+        let root = self.rows_root(table)?;
+        let store = self.database().store();
+        let mut rows = Rows::new(store, &root, Bound::Unbounded, Bound::Unbounded)?;
         let mut again = Vec::new();
-        self.each_row(table, |key, value| {
-            if schema.has_dropped_cells(value)? {
-                let (_, value) = schema.encode_row(&schema.decode_row(key, value)?)?;
+        while let Some((key, value)) = rows.next_row()? {
+            let value = blob::load(store, value)?;
+            if schema.has_dropped_cells(&value)? {
+                let (_, value) = schema.encode_row(&schema.decode_row(key, &value)?)?;
                 again.push((key.to_vec(), value));
             }
-            Ok(())
-        })?;
+        }
         again.iter().try_for_each(|(key, value)| self.put(table, key, value))?;
         Ok(again.len() as u64)
     }

@@ -8,6 +8,14 @@
 //!
 //! Cuts are those of FastCDC (2020) with pieces of 4 to 64 KiB, 16 KiB on average. A leaf refers to a blob by its address and
 //! its u64 length.
+//!
+//! A cut depends on the bytes from the cut before it up to at most 64 KiB further, and on where the value ends, if that is nearer. So a
+//! value can be cut as it streams in (`write`), and after a change of some bytes (`splice`) cutting goes on until a cut
+//! meets an old one, behind which all is as it was. Reading takes up one piece at a time (`read`).
+
+mod read;
+mod splice;
+mod write;
 
 use pleach_chunkstore::{Chunk, Hash};
 
@@ -17,6 +25,10 @@ use crate::{
     kinds::BLOB,
     map::node::{Stored, Tag, Value},
 };
+
+pub use read::ValueReader;
+pub(crate) use splice::splice;
+pub(crate) use write::write;
 
 const PIECE_MIN: usize = 4 << 10;
 const PIECE_MEAN: usize = 16 << 10;
@@ -35,11 +47,30 @@ pub(crate) fn store(writer: &mut Writer, inline_bytes: u16, value: &[u8]) -> Res
     }
     let mut pieces = Vec::new();
     for cut in fastcdc::v2020::FastCDC::new(value, PIECE_MIN, PIECE_MEAN, PIECE_MAX) {
-        let piece = Chunk::build(BLOB, 0, &value[cut.offset..cut.offset + cut.length], None, &[], 0);
-        pieces.push((*piece.hash(), cut.length as u32));
-        writer.put(piece, None)?;
+        pieces.push(put_piece(writer, &value[cut.offset..cut.offset + cut.length], None)?);
     }
-    let root = match pieces.as_slice() {
+    put_list(writer, &pieces, None)
+}
+
+/// A piece of a blob: its address and its length.
+type Piece = (Hash, u32);
+
+/// How long the first piece of a value is that begins with `window`: 64 KiB of it, or all that is left.
+fn first_cut(window: &[u8]) -> usize {
+    let mut cuts = fastcdc::v2020::FastCDC::new(window, PIECE_MIN, PIECE_MEAN, PIECE_MAX);
+    cuts.next().map_or(window.len(), |cut| cut.length)
+}
+
+fn put_piece(writer: &mut Writer, bytes: &[u8], base: Option<Hash>) -> Result<Piece> {
+    let piece = Chunk::build(BLOB, 0, bytes, None, &[], 0);
+    let hash = *piece.hash();
+    writer.put(piece, base)?;
+    Ok((hash, bytes.len() as u32))
+}
+
+/// Writes the list of the pieces, unless there is only one; gives what a leaf stores.
+fn put_list(writer: &mut Writer, pieces: &[Piece], base: Option<Hash>) -> Result<Value> {
+    let root = match pieces {
         [(only, _)] => *only,
         _ => {
             let mut body = Vec::with_capacity(pieces.len() * ENTRY);
@@ -47,13 +78,52 @@ pub(crate) fn store(writer: &mut Writer, inline_bytes: u16, value: &[u8]) -> Res
             pieces.iter().for_each(|(_, len)| body.extend_from_slice(&len.to_le_bytes()));
             let list = Chunk::build(BLOB, 1, &body, Some((0, pieces.len() as u32)), &[], 0);
             let hash = *list.hash();
-            writer.put(list, None)?;
+            writer.put(list, base)?;
             hash
         }
     };
+    let len: u64 = pieces.iter().map(|(_, len)| u64::from(*len)).sum();
     let mut bytes = root.as_bytes().to_vec();
-    bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&len.to_le_bytes());
     Ok(Value { tag: Tag::Blob, bytes })
+}
+
+/// The pieces of the blob at `address`, which is `len` bytes long.
+fn pieces(reader: &impl Read, address: &Hash, len: u64) -> Result<Vec<Piece>> {
+    let root = reader.chunk(address)?;
+    let body = body_of_kind(&root)?;
+    let pieces: Vec<Piece> = match root.level() {
+        0 => vec![(*address, body.len() as u32)],
+        _ => {
+            let lengths = body.get(root.run().len()..).unwrap_or_default().as_chunks::<4>().0;
+            let lengths = lengths.iter().map(|len| u32::from_le_bytes(*len));
+            root.children().zip(lengths).collect()
+        }
+    };
+    let found: u64 = pieces.iter().map(|(_, len)| u64::from(*len)).sum();
+    if found != len || len > VALUE_BYTES_MAX as u64 {
+        return Err(Error::malformed(
+            address,
+            format!("expected a blob of {len} bytes, at most 256 MiB, found {found}"),
+        ));
+    }
+    if let Some((piece, len)) = pieces.iter().find(|(_, len)| *len as usize > PIECE_MAX) {
+        return Err(Error::malformed(
+            piece,
+            format!("expected a piece of at most 64 KiB, found {len} bytes"),
+        ));
+    }
+    Ok(pieces)
+}
+
+/// The piece of a blob, if it is as long as its list says.
+fn piece(reader: &impl Read, (hash, len): Piece) -> Result<Chunk> {
+    let chunk = reader.chunk(&hash)?;
+    let found = body_of_kind(&chunk)?.len();
+    if chunk.level() != 0 || found != len as usize {
+        return Err(Error::malformed(&hash, format!("expected a piece of {len} bytes, found {found}")));
+    }
+    Ok(chunk)
 }
 
 /// The whole value that a leaf stores.
@@ -124,63 +194,4 @@ pub(crate) fn check(chunk: &Chunk) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use pleach_chunkstore::{Options, Store};
-
-    use super::*;
-
-    /// Bytes that look random and are always the same.
-    fn noise(len: usize) -> Vec<u8> {
-        let mut state = 1u32;
-        let next = |state: &mut u32| {
-            *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (*state >> 24) as u8
-        };
-        (0..len).map(|_| next(&mut state)).collect()
-    }
-
-    #[test]
-    fn golden_cuts_and_list_of_a_blob() {
-        // Where values are cut, and so which chunks they share with their other versions, changed if this fails.
-        let mut writer = Writer::new(&Store::memory(Options::default()));
-        let value = noise(100_000);
-        let stored = store(&mut writer, 1024, &value).unwrap();
-        let stored = Stored { tag: stored.tag, bytes: &stored.bytes };
-        let (address, len) = blob_address(stored).unwrap();
-        assert_eq!(len, 100_000);
-        let list = writer.chunk(&address).unwrap();
-        let lengths: Vec<u32> = list.body()[list.run().len()..]
-            .chunks_exact(4)
-            .map(|len| u32::from_le_bytes([len[0], len[1], len[2], len[3]]))
-            .collect();
-        assert_eq!(lengths, [21856, 4280, 6336, 32886, 22051, 12591]);
-        assert_eq!(load(&writer, stored).unwrap(), value);
-        check(&list).unwrap();
-    }
-
-    #[test]
-    fn a_list_that_says_more_than_a_value_may_hold_is_refused_unread() {
-        let writer = Writer::new(&Store::memory(Options::default()));
-        let mut bytes = vec![0; 32];
-        bytes.extend_from_slice(&(VALUE_BYTES_MAX as u64 + 1).to_le_bytes());
-        let refused = load(&writer, Stored { tag: Tag::Blob, bytes: &bytes });
-        assert!(matches!(refused, Err(Error::Malformed { .. })));
-    }
-
-    #[test]
-    fn an_insertion_near_the_start_rewrites_a_piece_or_two() {
-        let database = Store::memory(Options::default());
-        let mut value = noise(1_000_000);
-        let pieces = |value: &[u8]| {
-            let mut writer = Writer::new(&database);
-            let stored = store(&mut writer, 1024, value).unwrap();
-            let (address, _) = blob_address(Stored { tag: stored.tag, bytes: &stored.bytes }).unwrap();
-            writer.chunk(&address).unwrap().children().collect::<std::collections::HashSet<_>>()
-        };
-        let before = pieces(&value);
-        value.insert(5_000, 7);
-        let new = pieces(&value).difference(&before).count();
-        assert!(new <= 3, "{new} of {} pieces are new", before.len());
-    }
-}
+mod tests;

@@ -24,15 +24,26 @@ use crate::{
     index::{self, Indexed},
     map::{
         self, build,
+        config::MapConfig,
+        cursor::Rows,
+        delete,
         edit::{self, Edit},
+        range::{KeyRange, RangeSet},
     },
     names,
-    transaction::{TableEdits, Token, TransactionOutcome},
+    transaction::{NewValue, TableEdits, Token, TransactionOutcome},
 };
 
 /// Transactions that wait to be committed.
 #[derive(Default)]
 pub(crate) struct Queue(Mutex<Vec<Arc<Waiting>>>);
+
+#[cfg(test)]
+impl Queue {
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}
 
 pub(crate) struct Waiting {
     request: Mutex<Request>,
@@ -151,7 +162,9 @@ struct TableState<'a> {
     restructured: bool,
     /// Whether it replaced the table or all its rows.
     replaced: bool,
-    rows: BTreeMap<&'a [u8], Option<&'a [u8]>>,
+    /// Ranges that members deleted. No member deletes a range in which one before it wrote a row, so ranges go first.
+    deleted: RangeSet,
+    rows: BTreeMap<&'a [u8], Option<&'a NewValue>>,
     /// The rows and the indexes before the group.
     before: Option<Hash>,
     had: BTreeMap<String, IndexEntry>,
@@ -182,8 +195,7 @@ impl<'a> BranchState<'a> {
             if let Some(key) = state.refuses(writer, seen, edits)? {
                 return Ok(Some(Refusal { table: table.clone(), key }));
             }
-            if (edits.altered.is_some() || !edits.indexes.is_empty())
-                && !edits.replaces()
+            if (edits.altered.is_some() || edits.dropped || !edits.indexes.is_empty())
                 && !state.has_indexes(&catalogue::indexes(writer, &request.snapshot, table)?)
             {
                 return Ok(Some(Refusal { table: table.clone(), key: None }));
@@ -229,6 +241,7 @@ impl<'a> TableState<'a> {
             entry,
             restructured: false,
             replaced: false,
+            deleted: RangeSet::default(),
             rows: BTreeMap::new(),
             before: entry.map(|entry| entry.rows),
             indexes: had.iter().map(state).collect(),
@@ -250,7 +263,8 @@ impl<'a> TableState<'a> {
         edits: &TableEdits,
     ) -> Result<Option<Option<Vec<u8>>>> {
         if edits.replaces() {
-            let untouched = self.entry == seen && !self.restructured && self.rows.is_empty();
+            let untouched = self.entry == seen && !self.restructured;
+            let untouched = untouched && self.rows.is_empty() && self.deleted.is_empty();
             return Ok(if untouched { None } else { Some(None) });
         }
         let (Some(now), Some(seen)) = (self.entry, seen) else { return Ok(Some(None)) };
@@ -259,10 +273,33 @@ impl<'a> TableState<'a> {
         }
         for key in edits.rows.keys() {
             let written_in_group = self.rows.contains_key(key.as_slice());
+            let deleted_in_group =
+                || Ok::<_, Error>(self.deleted.contains(key) && map::get(reader, &now.rows, key)?.is_some());
             let changed =
                 || Ok::<_, Error>(map::get(reader, &now.rows, key)? != map::get(reader, &seen.rows, key)?);
-            if written_in_group || (now.rows != seen.rows && changed()?) {
+            if written_in_group || deleted_in_group()? || (now.rows != seen.rows && changed()?) {
                 return Ok(Some(Some(key.clone())));
+            }
+        }
+        for range in edits.deleted.iter() {
+            let written = self.written_in(reader, &now.rows, &range)?;
+            let changed = || delete::first_change(reader, [&seen.rows, &now.rows], &range);
+            if let Some(key) = written.map_or_else(changed, |key| Ok(Some(key)))? {
+                return Ok(Some(Some(key)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A key in `range` that a member of the group wrote or deleted; `rows` is the root that all of them build upon.
+    fn written_in(&self, reader: &impl Read, rows: &Hash, range: &KeyRange) -> Result<Option<Vec<u8>>> {
+        if let Some((key, _)) = self.rows.range::<[u8], _>(range.bounds()).next() {
+            return Ok(Some(key.to_vec()));
+        }
+        for both in self.deleted.within(range) {
+            let (from, to) = both.bounds();
+            if let Some((key, _)) = Rows::new(reader, rows, from, to)?.next_row()? {
+                return Ok(Some(key.to_vec()));
             }
         }
         Ok(None)
@@ -299,9 +336,10 @@ impl<'a> TableState<'a> {
         if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
             entry.rows = rows;
         }
+        edits.deleted.iter().for_each(|range| self.deleted.insert(range));
         // The second of two sets comes out sorted, and is taken whole.
         self.rows
-            .append(&mut edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect());
+            .append(&mut edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref())).collect());
         Ok(())
     }
 
@@ -313,12 +351,7 @@ impl<'a> TableState<'a> {
         entry: TableEntry,
     ) -> Result<(Option<TableEntry>, BTreeMap<String, IndexEntry>)> {
         let Definition { config, schema } = Definition::decode(&writer.chunk(&entry.definition)?)?;
-        let mut edits = Vec::with_capacity(self.rows.len());
-        for (key, value) in self.rows {
-            let new = value.map(|value| blob::store(writer, config.inline_bytes, value)).transpose()?;
-            edits.push(Edit { key: key.to_vec(), new });
-        }
-        let rows = edit::apply(writer, &config, entry.rows, &edits)?;
+        let rows = fold_rows(writer, &config, entry.rows, &self.deleted, self.rows)?;
         if let Some(schema) = &schema {
             let indexed = Indexed { table, schema };
             for (new, from) in [(false, self.before), (true, None)] {
@@ -330,4 +363,27 @@ impl<'a> TableState<'a> {
         let indexes = self.indexes.into_iter().map(|(name, index)| (name, index.entry)).collect();
         Ok((Some(TableEntry { rows, ..entry }), indexes))
     }
+}
+
+/// The root of `rows` after ranges were deleted and then rows changed.
+pub(crate) fn fold_rows<'a>(
+    writer: &mut Writer,
+    config: &MapConfig,
+    mut rows: Hash,
+    deleted: &RangeSet,
+    changed: impl IntoIterator<Item = (&'a [u8], Option<&'a NewValue>)>,
+) -> Result<Hash> {
+    for range in deleted.iter() {
+        rows = delete::delete(writer, config, rows, &range)?;
+    }
+    let mut edits = Vec::new();
+    for (key, value) in changed {
+        let new = match value {
+            Some(NewValue::Bytes(bytes)) => Some(blob::store(writer, config.inline_bytes, bytes)?),
+            Some(NewValue::Stored(value)) => Some(value.clone()),
+            None => None,
+        };
+        edits.push(Edit { key: key.to_vec(), new });
+    }
+    edit::apply(writer, config, rows, &edits)
 }

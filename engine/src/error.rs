@@ -117,6 +117,57 @@ pub enum Error {
         /// Limit, bytes.
         max: usize,
     },
+    /// Bytes were asked to be replaced where a value has none.
+    #[error(
+        "bytes {from} to {to} are not all in the value, which is {len} bytes long; ask for its length first"
+    )]
+    OutsideValue {
+        /// The first byte to replace.
+        from: u64,
+        /// The byte behind the last.
+        to: u64,
+        /// Length of the value, bytes.
+        len: u64,
+    },
+    /// What was to be stored could not be read.
+    #[error("cannot read what is to be stored: {source}; nothing was changed")]
+    Source {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What was asked for could not be written.
+    #[error("cannot write the result: {source}; what was written so far is not whole")]
+    Output {
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no patch, or no whole one.
+    #[error("the patch is malformed in its block at byte {offset}: {what}")]
+    MalformedPatch {
+        /// Where the block at hand begins in the file, bytes.
+        offset: u64,
+        /// What was expected and what was found.
+        what: String,
+    },
+    /// The branch is not as a patch expects it.
+    #[error("the patch does not fit table `{table}`{}: {why}; nothing was changed", in_row(.key))]
+    PatchMismatch {
+        /// The table.
+        table: String,
+        /// The row's key as text; `None` if it is about the table.
+        key: Option<String>,
+        /// What was expected and what was found.
+        why: String,
+    },
+    /// A merge is no change that can be taken back by itself.
+    #[error(
+        "commit {commit} is a merge: which of its sides to take back is not said; make a patch from it to the parent \
+         that is to stay, and apply that"
+    )]
+    RevertsMerge {
+        /// The commit.
+        commit: Hash,
+    },
     /// Sorted input was not sorted.
     #[error("keys must come in strictly ascending order; entry {entry} does not")]
     Unsorted {
@@ -260,6 +311,10 @@ pub enum Error {
     },
 }
 
+fn in_row(key: &Option<String>) -> String {
+    key.as_ref().map(|key| format!(", row `{key}`")).unwrap_or_default()
+}
+
 impl Error {
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
@@ -276,9 +331,16 @@ impl Error {
             | Error::KeyTooLong { .. }
             | Error::ValueTooLong { .. }
             | Error::IndexKeyTooLong { .. }
+            | Error::OutsideValue { .. }
+            | Error::MalformedPatch { .. }
             | Error::Unsorted { .. } => ErrorKind::Invalid,
             _ => ErrorKind::Refused,
         }
+    }
+
+    /// What an engine's reader or writer failed with, or the source of what is read.
+    pub(crate) fn from_io(error: std::io::Error) -> Error {
+        error.downcast::<Error>().unwrap_or_else(|source| Error::Source { source })
     }
 
     pub(crate) fn malformed(hash: &Hash, what: impl Into<String>) -> Error {

@@ -1,18 +1,21 @@
 //! Prolly maps: ordered byte keys to byte values, as a tree of chunks whose shape is a function of the content.
 //!
 //! So equal maps have equal roots, two maps are compared in time proportional to their difference, and a change rewrites
-//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `cursor`, `align` (trees
-//! side by side), `diff`, `merge`, `graft` (whole nodes taken from another tree).
+//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `delete` (of ranges), `cursor`,
+//! `rank` (counting), `range`, `align` (trees side by side), `diff`, `merge`, `graft` (whole nodes taken from another tree).
 
 pub(crate) mod align;
 pub(crate) mod build;
 pub(crate) mod config;
 pub(crate) mod cursor;
+pub(crate) mod delete;
 pub(crate) mod diff;
 pub(crate) mod edit;
 pub(crate) mod graft;
 pub(crate) mod merge;
 pub(crate) mod node;
+pub(crate) mod range;
+pub(crate) mod rank;
 
 use pleach_chunkstore::Hash;
 

@@ -3,12 +3,15 @@
 //! A snapshot owns what it reads from, so that it and its iterators can be kept, and sent to other threads, as long as
 //! wanted: its handle of the store is pinned to its root, and everything made from it has a clone of that handle.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, Range},
+};
 
 use pleach_chunkstore::{Hash, Store};
 
 use crate::{
-    blob,
+    blob::{self, ValueReader},
     catalogue::{self, IndexEntry, TableEntry},
     chunks::{self, Read},
     definition::Definition,
@@ -16,10 +19,13 @@ use crate::{
     map::{
         self,
         cursor::Rows,
-        diff::{self, Diff, Range},
+        diff::{self, Diff, RowChange},
         node::{Stored, Tag, Value},
+        range::KeyRange,
+        rank,
     },
     row::Schema,
+    sample::Sample,
 };
 
 /// A read-only view of one root of a branch.
@@ -166,6 +172,28 @@ impl Table {
         }))
     }
 
+    /// The value at `key`, to be read piece by piece and from any place; `None` if there is no such row.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn read(&self, key: &[u8]) -> Result<Option<ValueReader>> {
+        let value = map::get(&self.store, &self.entry.rows, key)?;
+        value.map(|value| ValueReader::new(&self.store, value)).transpose()
+    }
+
+    /// Some bytes of the value at `key`, cut off at its end. Reads the pieces that they lie in, and the list of pieces.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn get_range(&self, key: &[u8], range: Range<u64>) -> Result<Option<Vec<u8>>> {
+        self.read(key)?.map(|mut value| value.range(range)).transpose()
+    }
+
+    /// The value at `key` as it is stored.
+    pub(crate) fn stored(&self, key: &[u8]) -> Result<Option<Value>> {
+        map::get(&self.store, &self.entry.rows, key)
+    }
+
     /// Number of rows.
     ///
     /// # Errors
@@ -182,13 +210,76 @@ impl Table {
         Ok(map::size(&self.store, &self.entry.rows)?.1)
     }
 
-    /// The rows from one key to another, in key order.
+    /// The rows from one key to another, in key order, from both ends.
     ///
     /// # Errors
     /// The store's.
     pub fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Scan> {
         let rows = Rows::new(self.store.clone(), &self.entry.rows, from, to)?;
         Ok(Scan { store: self.store.clone(), rows })
+    }
+
+    /// The rows whose keys begin with `prefix`, in key order, from both ends.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn prefix(&self, prefix: &[u8]) -> Result<Scan> {
+        let range = KeyRange::prefix(prefix);
+        let (from, to) = range.bounds();
+        self.scan(from, to)
+    }
+
+    /// The row with the lowest key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn first(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        self.select(0)
+    }
+
+    /// The row with the highest key.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn last(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        match self.rows()? {
+            0 => Ok(None),
+            rows => self.select(rows - 1),
+        }
+    }
+
+    /// How many rows lie between two keys. Reads the nodes at the two ends, and none between.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn count(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<u64> {
+        rank::count(&self.store, &self.entry.rows, &KeyRange::new(from, to))
+    }
+
+    /// How many rows come before `key`, whether or not there is a row with that key. Reads one node a level.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn rank(&self, key: &[u8]) -> Result<u64> {
+        rank::rank(&self.store, &self.entry.rows, key)
+    }
+
+    /// The row that has `n` rows before it; `None` if there are not as many. Reads one node a level.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn select(&self, n: u64) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let row = rank::select(&self.store, &self.entry.rows, n)?;
+        row.map(|(key, value)| Ok((key, load_value(&self.store, value)?))).transpose()
+    }
+
+    /// `n` different rows, in key order, each set of as many equally likely; all rows if there are not more. The same rows for
+    /// the same seed and number of rows. Keeps `n` numbers in memory, and reads one node a level for each row.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn sample(&self, n: u64, seed: u64) -> Result<Sample> {
+        Sample::new(self.clone(), n, seed)
     }
 }
 
@@ -199,7 +290,7 @@ pub(crate) fn load_value(store: &Store, value: Value) -> Result<Vec<u8>> {
     }
 }
 
-/// Rows in key order. Owns its snapshot.
+/// Rows in key order, from both ends. Owns its snapshot.
 pub struct Scan {
     store: Store,
     rows: Rows<Store>,
@@ -226,6 +317,16 @@ impl Iterator for Scan {
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = match self.rows.next_row() {
+            Ok(row) => row?,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(blob::load(&self.store, row.1).map(|value| (row.0.to_vec(), value)))
+    }
+}
+
+impl DoubleEndedIterator for Scan {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        let row = match self.rows.next_row_back() {
             Ok(row) => row?,
             Err(error) => return Some(Err(error)),
         };
@@ -278,7 +379,7 @@ impl TableDiff {
     /// # Errors
     /// The store's.
     pub fn changes(&self) -> Result<Changes> {
-        self.changes_within(&Range::default())
+        self.changes_within(&diff::Range::default())
     }
 
     /// The changed rows beyond the key `after`, in key order: what is left of [`TableDiff::changes`] when it was stopped there.
@@ -286,7 +387,7 @@ impl TableDiff {
     /// # Errors
     /// The store's.
     pub fn changes_after(&self, after: &[u8]) -> Result<Changes> {
-        self.changes_within(&Range { after: Some(after.to_vec()), until: None })
+        self.changes_within(&diff::Range { after: Some(after.to_vec()), until: None })
     }
 
     /// The changed rows in at most `parts` iterators, to be walked by as many threads: one after the other they give all changes in key order, and
@@ -312,7 +413,7 @@ impl TableDiff {
         (side(&self.from), side(&self.to))
     }
 
-    fn changes_within(&self, range: &Range) -> Result<Changes> {
+    fn changes_within(&self, range: &diff::Range) -> Result<Changes> {
         let (from, to) = self.sides();
         let values = [&from, &to].map(|side| side.as_ref().map(|(store, _)| store.clone()));
         Ok(Changes { values, diff: Diff::between(from, to, range)? })
@@ -365,6 +466,30 @@ pub struct Changes {
     /// Where values before and after are read from.
     values: [Option<Store>; 2],
     diff: Diff<Store>,
+}
+
+impl Changes {
+    /// The next changed row, its values as they are stored.
+    pub(crate) fn next_stored(&mut self) -> Result<Option<RowChange>> {
+        self.diff.next_change()
+    }
+
+    /// A value that a row had before.
+    pub(crate) fn before(&self, value: Value) -> Result<ValueReader> {
+        Changes::value(&self.values[0], value)
+    }
+
+    /// A value that a row has after.
+    pub(crate) fn after(&self, value: Value) -> Result<ValueReader> {
+        Changes::value(&self.values[1], value)
+    }
+
+    fn value(store: &Option<Store>, value: Value) -> Result<ValueReader> {
+        match store {
+            Some(store) => ValueReader::new(store, value),
+            None => unreachable!("a side that has no table has no rows"),
+        }
+    }
 }
 
 impl Iterator for Changes {

@@ -1,12 +1,13 @@
 //! Transactions: edits against a snapshot of a branch's work, committed whole or not at all.
 //!
 //! Isolation is that of a snapshot; of two transactions that wrote one row, the first to commit wins and the other is
-//! refused by name of the row. Committing is the business of [`committer`](crate::committer).
+//! refused by name of the row; who deletes a range writes what is in it. Committing is the business of
+//! [`committer`](crate::committer).
 
 use std::{
     collections::{BTreeMap, btree_map},
-    fmt,
-    ops::Bound,
+    fmt, io,
+    ops::{Bound, Range},
     str::FromStr,
 };
 
@@ -14,18 +15,20 @@ use pleach_chunkstore::{Hash, Hold};
 
 pub(crate) use crate::committer::Queue;
 use crate::{
-    blob::{self, VALUE_BYTES_MAX},
+    blob::{self, VALUE_BYTES_MAX, ValueReader},
     chunks::Writer,
+    committer::fold_rows,
     database::Database,
     definition::Definition,
     error::{Error, Result},
     index::IndexDefinition,
     map::{
         self,
-        build::TreeBuilder,
+        build::{self, TreeBuilder},
         config::{KEY_BYTES_MAX, MapConfig},
         cursor::Rows,
-        node::Stored,
+        node::{Stored, Tag, Value},
+        range::{KeyRange, RangeSet},
     },
     names,
     row::{self, Schema},
@@ -102,8 +105,17 @@ pub(crate) struct TableEdits {
     pub(crate) indexes: BTreeMap<String, Option<IndexDefinition>>,
     /// Rows given in bulk: the root of a map that replaces the table's rows.
     pub(crate) loaded: Option<Hash>,
+    /// Ranges of keys whose rows go, before the rows below come.
+    pub(crate) deleted: RangeSet,
     /// Rows by key; `None` deletes.
-    pub(crate) rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pub(crate) rows: BTreeMap<Vec<u8>, Option<NewValue>>,
+}
+
+/// A value to be set.
+pub(crate) enum NewValue {
+    Bytes(Vec<u8>),
+    /// What a leaf stores for it; its pieces were written ahead.
+    Stored(Value),
 }
 
 impl TableEdits {
@@ -270,7 +282,7 @@ impl Transaction {
         if value.len() > VALUE_BYTES_MAX {
             return Err(Error::ValueTooLong { found: value.len(), max: VALUE_BYTES_MAX });
         }
-        self.edit(table, key, Some(value.to_vec()))
+        self.edit(table, key, Some(NewValue::Bytes(value.to_vec())))
     }
 
     /// Deletes the row at `key`; false if there was none.
@@ -278,14 +290,35 @@ impl Transaction {
     /// # Errors
     /// [`Error::UnknownTable`].
     pub fn delete(&mut self, table: &str, key: &[u8]) -> Result<bool> {
-        let there = self.get(table, key)?.is_some();
+        let there = self.stored(table, key)?.is_some();
         if there {
             self.edit(table, key, None)?;
         }
         Ok(there)
     }
 
-    fn edit(&mut self, table: &str, key: &[u8], value: Option<Vec<u8>>) -> Result<()> {
+    /// Deletes the rows from one key to another, at the cost of the two ends: the nodes between are not read. It conflicts with a
+    /// concurrent transaction that wrote any row there, and with none where no row was.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn delete_range(&mut self, table: &str, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<()> {
+        self.require(table)?;
+        let range = KeyRange::new(from, to);
+        if range.is_empty() {
+            return Ok(());
+        }
+        let edits = self.edits.entry(table.to_owned()).or_default();
+        let superseded: Vec<_> =
+            edits.rows.range::<[u8], _>(range.bounds()).map(|(key, _)| key.clone()).collect();
+        for key in &superseded {
+            edits.rows.remove(key);
+        }
+        edits.deleted.insert(range);
+        Ok(())
+    }
+
+    fn edit(&mut self, table: &str, key: &[u8], value: Option<NewValue>) -> Result<()> {
         if key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
         }
@@ -300,18 +333,64 @@ impl Transaction {
         Ok(())
     }
 
+    /// Sets the value at `key` to what `source` gives until its end, in bounded memory; gives its length.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::KeyTooLong`], [`Error::ValueTooLong`]; [`Error::Source`] if the source fails.
+    pub fn put_from(&mut self, table: &str, key: &[u8], source: &mut dyn io::Read) -> Result<u64> {
+        let config = self.require(table)?.config;
+        let value = self.write_ahead(|writer| blob::write(writer, config.inline_bytes, source))?;
+        let len = ValueReader::new(self.database.store(), value.clone())?.len();
+        self.edit(table, key, Some(NewValue::Stored(value)))?;
+        Ok(len)
+    }
+
+    /// Replaces some bytes of the value at `key` by others, which may be more or fewer; what is absent is an empty value. It
+    /// costs the pieces around the change, whatever the length of the value, and the row is then the one that [`Transaction::put`] of
+    /// the whole new value would make.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`], [`Error::OutsideValue`], [`Error::KeyTooLong`], [`Error::ValueTooLong`].
+    pub fn splice(&mut self, table: &str, key: &[u8], range: Range<u64>, new: &[u8]) -> Result<()> {
+        let config = self.require(table)?.config;
+        let old = self.stored(table, key)?.unwrap_or(Value { tag: Tag::Inline, bytes: Vec::new() });
+        let old = Stored { tag: old.tag, bytes: &old.bytes };
+        let value = self.write_ahead(|writer| blob::splice(writer, config.inline_bytes, old, range, new))?;
+        self.edit(table, key, Some(NewValue::Stored(value)))
+    }
+
     /// The value at `key`, this transaction's changes included.
     ///
     /// # Errors
     /// [`Error::UnknownTable`].
     pub fn get(&mut self, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let value = self.stored(table, key)?;
+        value.map(|value| load_value(self.database.store(), value)).transpose()
+    }
+
+    /// The value at `key`, this transaction's changes included, to be read piece by piece while the transaction lasts.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn read(&mut self, table: &str, key: &[u8]) -> Result<Option<ValueReader>> {
+        let value = self.stored(table, key)?;
+        value.map(|value| ValueReader::new(self.snapshot.store(), value)).transpose()
+    }
+
+    /// The value at `key` as it is stored; one that is not stored yet counts as inline, whatever its length.
+    pub(crate) fn stored(&mut self, table: &str, key: &[u8]) -> Result<Option<Value>> {
         if let Some(edits) = self.edits.get(table) {
-            if let Some(value) = edits.rows.get(key) {
-                return Ok(value.clone());
+            match edits.rows.get(key) {
+                Some(Some(NewValue::Bytes(bytes))) => {
+                    return Ok(Some(Value { tag: Tag::Inline, bytes: bytes.clone() }));
+                }
+                Some(Some(NewValue::Stored(value))) => return Ok(Some(value.clone())),
+                Some(None) => return Ok(None),
+                None if edits.deleted.contains(key) => return Ok(None),
+                None => {}
             }
             if let Some(root) = edits.loaded {
-                let store = self.database.store();
-                return map::get(store, &root, key)?.map(|value| load_value(store, value)).transpose();
+                return map::get(self.database.store(), &root, key);
             }
             if edits.created.is_some() {
                 return Ok(None);
@@ -319,33 +398,103 @@ impl Transaction {
         }
         self.require(table)?;
         match self.snapshot_table(table)? {
-            Some(table) => table.get(key),
+            Some(table) => table.stored(key),
             None => Ok(None),
         }
     }
 
-    /// Calls `f` with each row of a table, this transaction's changes included, in no order.
-    pub(crate) fn each_row(
-        &mut self,
-        table: &str,
-        mut f: impl FnMut(&[u8], &[u8]) -> Result<()>,
-    ) -> Result<()> {
-        let is_new = self.edits.get(table).is_some_and(|edits| edits.dropped || edits.created.is_some());
-        let stored = if is_new { None } else { self.snapshot_table(table)?.map(Table::root) };
+    /// The rows of a table as this transaction leaves them so far, written ahead if it changed any: that counts as a change of the
+    /// whole table then.
+    pub(crate) fn rows_root(&mut self, table: &str) -> Result<Hash> {
+        let config = self.require(table)?.config;
         let edits = self.edits.get(table);
-        let store = self.snapshot.store();
-        if let Some(root) = edits.and_then(|edits| edits.loaded).or(stored) {
-            let mut rows = Rows::new(store, &root, Bound::Unbounded, Bound::Unbounded)?;
-            while let Some((key, value)) = rows.next_row()? {
-                if edits.is_none_or(|edits| !edits.rows.contains_key(key)) {
-                    f(key, &blob::load(store, value)?)?;
-                }
+        let base = match edits.and_then(|edits| edits.loaded) {
+            Some(root) => Some(root),
+            None if edits.is_some_and(|edits| edits.created.is_some()) => None,
+            None => self.snapshot_table(table)?.map(Table::root),
+        };
+        let mut edits = self.edits.remove(table).unwrap_or_default();
+        let written = self.write_ahead(|writer| {
+            let base = base.map_or_else(|| build::empty(writer), Ok)?;
+            let rows = edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref()));
+            fold_rows(writer, &config, base, &edits.deleted, rows)
+        });
+        if let Ok(root) = &written
+            && (base != Some(*root) || edits.replaces())
+        {
+            edits.loaded = Some(*root);
+            edits.rows.clear();
+            edits.deleted.clear();
+        }
+        self.edits.insert(table.to_owned(), edits);
+        written
+    }
+
+    /// Gives a table another definition. Its rows stay as they are; its indexes are built anew.
+    ///
+    /// # Errors
+    /// [`Error::ColumnIndexed`] if an index needs a column that goes.
+    pub(crate) fn redefine(&mut self, table: &str, definition: Definition) -> Result<()> {
+        let old = self.require(table)?;
+        let config = old.config;
+        let indexes = self.indexes(table)?;
+        let has =
+            |id: &u32| definition.schema.as_ref().is_some_and(|schema| schema.column_by_id(*id).is_some());
+        for (index, id) in
+            indexes.iter().flat_map(|(name, index)| index.columns.iter().map(move |id| (name, id)))
+        {
+            if !has(id) {
+                let column = old.schema.as_ref().and_then(|schema| schema.column_by_id(*id));
+                return Err(Error::ColumnIndexed {
+                    table: table.to_owned(),
+                    column: column.map(|column| column.name.clone()).unwrap_or_default(),
+                    index: index.clone(),
+                });
             }
         }
-        let written = edits.into_iter().flat_map(|edits| &edits.rows);
-        written
-            .filter_map(|(key, value)| Some((key, value.as_ref()?)))
-            .try_for_each(|(key, value)| f(key, value))
+        let mut root = self.rows_root(table)?;
+        if config != definition.config {
+            let store = self.database.store().clone();
+            root = self.write_ahead(|writer| {
+                let mut rows = Rows::new(&store, &root, Bound::Unbounded, Bound::Unbounded)?;
+                let mut builder = TreeBuilder::new(definition.config);
+                while let Some((key, value)) = rows.next_row()? {
+                    let value = blob::load(&store, value)?;
+                    let value = blob::store(writer, definition.config.inline_bytes, &value)?;
+                    builder.push(writer, key, Stored { tag: value.tag, bytes: &value.bytes })?;
+                }
+                builder.finish(writer)
+            })?;
+        }
+        let dropped = self.snapshot_table(table)?.is_some();
+        let edits = TableEdits {
+            dropped,
+            created: Some(definition),
+            loaded: Some(root),
+            indexes: indexes.into_iter().map(|(name, index)| (name, Some(index))).collect(),
+            ..TableEdits::default()
+        };
+        self.edits.insert(table.to_owned(), edits);
+        Ok(())
+    }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Sets a row to what a leaf stores for it; whoever calls keeps its chunks until the commit.
+    pub(crate) fn put_stored(&mut self, table: &str, key: &[u8], value: Value) -> Result<()> {
+        self.edit(table, key, Some(NewValue::Stored(value)))
+    }
+
+    /// Writes chunks that the commit will need, and holds them until then.
+    fn write_ahead<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
+        // Taken before the first chunk is written, and given back after the commit.
+        self.ahead.get_or_insert_with(|| self.database.store().hold());
+        let mut writer = Writer::new(self.database.store());
+        let written = write(&mut writer)?;
+        let _written = writer.append(&[])?;
+        Ok(written)
     }
 
     /// Replaces all rows of a table by `rows`, which come in strictly ascending order of keys. Each node is written once, in
@@ -359,27 +508,22 @@ impl Transaction {
         rows: impl IntoIterator<Item = (K, V)>,
     ) -> Result<()> {
         let config = self.require(table)?.config;
-        // Taken before the first node is written, and given back after the commit.
-        self.ahead.get_or_insert_with(|| self.database.store().hold());
-        let mut writer = Writer::new(self.database.store());
-        let mut builder = TreeBuilder::new(config);
-        for (key, value) in rows {
-            let value = value.as_ref();
-            if value.len() <= usize::from(config.inline_bytes) {
-                builder.push(
-                    &mut writer,
-                    key.as_ref(),
-                    Stored { tag: map::node::Tag::Inline, bytes: value },
-                )?;
-            } else {
-                let value = blob::store(&mut writer, config.inline_bytes, value)?;
-                builder.push(&mut writer, key.as_ref(), Stored { tag: value.tag, bytes: &value.bytes })?;
+        let root = self.write_ahead(|writer| {
+            let mut builder = TreeBuilder::new(config);
+            for (key, value) in rows {
+                let value = value.as_ref();
+                if value.len() <= usize::from(config.inline_bytes) {
+                    builder.push(writer, key.as_ref(), Stored { tag: Tag::Inline, bytes: value })?;
+                } else {
+                    let value = blob::store(writer, config.inline_bytes, value)?;
+                    builder.push(writer, key.as_ref(), Stored { tag: value.tag, bytes: &value.bytes })?;
+                }
             }
-        }
-        let root = builder.finish(&mut writer)?;
-        let _written = writer.append(&[])?;
+            builder.finish(writer)
+        })?;
         let edits = self.edits.entry(table.to_owned()).or_default();
         edits.rows.clear();
+        edits.deleted.clear();
         edits.loaded = Some(root);
         Ok(())
     }
@@ -395,3 +539,7 @@ impl Transaction {
         outcome
     }
 }
+
+#[cfg(test)]
+#[path = "transaction_tests.rs"]
+mod tests;

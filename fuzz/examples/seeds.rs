@@ -20,6 +20,7 @@ fn main() -> Result<()> {
     hidden_files()?;
     tables()?;
     stores()?;
+    patch_files()?;
     rows()
 }
 
@@ -107,6 +108,44 @@ fn frames() -> Result<()> {
 fn header(chunk: &Chunk, encoding: Encoding, step: u8, payload: &[u8]) -> FrameHeader {
     let (raw_len, payload_len) = (chunk.bytes().len() as u32, payload.len() as u32);
     FrameHeader { encoding, step, crossed: false, leaf: chunk.child_count() == 0, raw_len, payload_len }
+}
+
+/// Patches to and from the table that the target has, whole and as records alone.
+fn patch_files() -> Result<()> {
+    let database = Database::memory()?;
+    let root = || Ok::<_, Box<dyn std::error::Error>>(database.branch("main")?.ok_or("main")?.work);
+    let empty = root()?;
+    let mut transaction = database.begin("main")?;
+    transaction.create_table("t", None)?;
+    transaction.load("t", (0..40_u8).map(|row| ([b'k', row], [row; 3])))?;
+    transaction.commit()?;
+    let table = root()?;
+    let mut transaction = database.begin("main")?;
+    transaction.put("t", b"k\x05", b"other")?;
+    transaction.put("t", b"new", &vec![7; 2_000])?;
+    transaction.delete("t", b"k\x09")?;
+    transaction.create_table("typed", Some(schema()?))?;
+    transaction.commit()?;
+    let changed = root()?;
+    let mut transaction = database.begin("main")?;
+    transaction.splice("t", b"new", 100..101, b"in")?;
+    transaction.commit()?;
+    for (name, from, to) in [
+        ("drop", table, empty),
+        ("make", empty, table),
+        ("change", table, changed),
+        ("splice", changed, root()?),
+        ("nothing", table, table),
+    ] {
+        let differences = database.snapshot_of_root(from)?.diff(&database.snapshot_of_root(to)?)?;
+        let mut file = Vec::new();
+        pleach_engine::patch::make(&differences, &mut file)?;
+        write("patch_file", name, &file)?;
+        // One block: its records are between its header and the end's.
+        let records = file.get(10 + 36..file.len() - 36).unwrap_or_default();
+        write("patch_file", &format!("{name}-records"), records)?;
+    }
+    Ok(())
 }
 
 /// The files of a small store, and one group's body.

@@ -28,6 +28,7 @@ mod logging;
 mod merge;
 mod meta;
 mod output;
+mod patch;
 mod print;
 mod progress;
 mod refs;
@@ -77,6 +78,8 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Log(arguments) => history::log(context, arguments)?,
         Command::Show { revision, after } => history::show(context, revision, &after)?,
         Command::Diff(arguments) => history::diff(context, arguments)?,
+        Command::Patch(arguments) => patch::patch(context, arguments)?,
+        Command::Revert(arguments) => patch::revert(context, arguments)?,
         Command::Reset { revision, hard } => history::reset(context, revision, hard)?,
         Command::Branch(arguments) => refs::branch(context, arguments)?,
         Command::Switch { name, create } => refs::switch(context, &name, create)?,

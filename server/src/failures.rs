@@ -49,6 +49,12 @@ impl From<EngineError> for Failure {
             EngineError::UncommittedWork { .. } => {
                 failure.hint("`pleach commit -m MSG` keeps it, `pleach reset HEAD --hard` throws it away")
             }
+            EngineError::PatchMismatch { .. } => failure.hint(
+                "nothing was changed; apply it where the rows are as the patch expects, or merge: `pleach merge REV`",
+            ),
+            EngineError::MalformedPatch { .. } => {
+                failure.hint("nothing was changed; make the patch again with `pleach patch make`, or copy it again")
+            }
             EngineError::Missing { .. } | EngineError::Malformed { .. } | EngineError::Chunk(_) => {
                 failure.hint("`pleach fsck --repair-from REMOTE` brings back what a backup or remote has; else restore a backup, or clone again")
             }

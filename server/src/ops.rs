@@ -13,6 +13,7 @@ pub mod export;
 pub mod history;
 pub mod import;
 pub mod merge;
+pub mod patch;
 pub mod refs;
 pub mod rows;
 pub mod stats;

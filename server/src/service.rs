@@ -56,7 +56,7 @@ targeted! {
     DropTableRequest CommitRequest StatusRequest LogRequest ShowRequest DiffRequest DiffStatRequest ResetRequest
     ListBranchesRequest CreateBranchRequest DeleteBranchRequest RenameBranchRequest ListTagsRequest CreateTagRequest
     DeleteTagRequest MergeRequest AbortMergeRequest ListConflictsRequest ResolveConflictsRequest StatsRequest
-    FsckRequest GcRequest BackupSyncRequest BackupRestoreRequest
+    RevertRequest MakePatchRequest ApplyPatchStart FsckRequest GcRequest BackupSyncRequest BackupRestoreRequest
 }
 
 type Answer<T> = std::result::Result<Response<T>, Status>;
@@ -197,7 +197,7 @@ async fn blocking<T: Send + 'static>(operation: impl FnOnce() -> Result<T> + Sen
     }
 }
 
-/// The file of an import as it comes in. Ends only after its `end`: what is cut off is an error.
+/// A file as it comes in. Ends only after its `end`: what is cut off is an error.
 struct Incoming {
     parts: mpsc::Receiver<Option<Vec<u8>>>,
     piece: io::Cursor<Vec<u8>>,
@@ -225,14 +225,29 @@ impl Read for Incoming {
     }
 }
 
-/// Hands the parts of an import on until its end, its failure, or the client's.
-async fn feed(mut parts: Streaming<ImportRequest>, sender: mpsc::Sender<Option<Vec<u8>>>) {
-    while let Ok(Some(ImportRequest { part: Some(part) })) = parts.message().await {
-        let piece = match part {
-            import_request::Part::Data(data) => Some(data),
-            import_request::Part::End(_) => None,
-            import_request::Part::Start(_) => return,
-        };
+/// What a part of a stream that carries a file is: some of its bytes, its end (`Some(None)`), or what does not belong there.
+type Part = Option<Option<Vec<u8>>>;
+
+fn part_of_import(request: ImportRequest) -> Part {
+    match request.part? {
+        import_request::Part::Data(data) => Some(Some(data)),
+        import_request::Part::End(_) => Some(None),
+        import_request::Part::Start(_) => None,
+    }
+}
+
+fn part_of_patch(request: ApplyPatchRequest) -> Part {
+    match request.part? {
+        apply_patch_request::Part::Data(data) => Some(Some(data)),
+        apply_patch_request::Part::End(_) => Some(None),
+        apply_patch_request::Part::Start(_) => None,
+    }
+}
+
+/// Hands the parts of a file on until its end, its failure, or the client's.
+async fn feed<T>(mut parts: Streaming<T>, sender: mpsc::Sender<Option<Vec<u8>>>, part: fn(T) -> Part) {
+    while let Ok(Some(request)) = parts.message().await {
+        let Some(piece) = part(request) else { return };
         let ended = piece.is_none();
         if sender.send(piece).await.is_err() || ended {
             return;
@@ -276,6 +291,7 @@ calls! {
     read show(ShowRequest) -> ShowResponse = ops::history::show;
     read diff_stat(DiffStatRequest) -> DiffStatResponse = ops::history::diff_stat;
     write reset(ResetRequest) -> ResetResponse = ops::history::reset;
+    write revert(RevertRequest) -> RevertResponse = ops::patch::revert;
     read list_branches(ListBranchesRequest) -> ListBranchesResponse = ops::refs::list_branches;
     write create_branch(CreateBranchRequest) -> CreateBranchResponse = ops::refs::create_branch;
     write delete_branch(DeleteBranchRequest) -> DeleteBranchResponse = ops::refs::delete_branch;
@@ -292,6 +308,7 @@ calls! {
     stream export(ExportRequest) -> ExportResponse as ExportStream = ops::export::export;
     stream log(LogRequest) -> LogResponse as LogStream = ops::history::log;
     stream diff(DiffRequest) -> DiffResponse as DiffStream = ops::history::diff;
+    stream make_patch(MakePatchRequest) -> MakePatchResponse as MakePatchStream = ops::patch::make;
     stream list_conflicts(ListConflictsRequest) -> ListConflictsResponse as ListConflictsStream = ops::merge::conflicts;
     ;
     async fn list_databases(&self, _request: Request<ListDatabasesRequest>) -> Answer<ListDatabasesResponse> {
@@ -426,8 +443,25 @@ calls! {
         let service = self.clone();
         let file = Incoming { parts: receiver, piece: io::Cursor::default(), ended: false };
         let import = tokio::spawn(blocking(move || service.import_file(&start, file)));
-        feed(parts, sender).await;
+        feed(parts, sender, part_of_import).await;
         import.await.map_err(|_| Status::internal("the import ended without an answer"))?
+    }
+
+    async fn apply_patch(&self, request: Request<Streaming<ApplyPatchRequest>>) -> Answer<ApplyPatchResponse> {
+        let mut parts = request.into_inner();
+        let Some(ApplyPatchRequest { part: Some(apply_patch_request::Part::Start(start)) }) = parts.message().await?
+        else {
+            return Err(Failure::usage("a patch begins with `start`").to_status());
+        };
+        let (sender, receiver) = mpsc::channel(MESSAGES_WAITING_MAX);
+        let service = self.clone();
+        let mut file = Incoming { parts: receiver, piece: io::Cursor::default(), ended: false };
+        let apply = tokio::spawn(blocking(move || {
+            let _permit = service.gate.writable()?;
+            ops::patch::apply(&service.session(&start.target())?, &mut file)
+        }));
+        feed(parts, sender, part_of_patch).await;
+        apply.await.map_err(|_| Status::internal("the patch ended without an answer"))?
     }
 
     async fn cluster_status(&self, _request: Request<ClusterStatusRequest>) -> Answer<ClusterStatusResponse> {

@@ -112,18 +112,75 @@ impl<R: Read> Cursor<R> {
     }
 }
 
-/// Rows of a range in key order; owns its reader.
+/// Stands behind a row of a map, and moves backwards.
+struct BackCursor {
+    /// Each node with the index of the child taken; the leaf with that of the row behind the place.
+    path: Vec<(Node, usize)>,
+}
+
+impl BackCursor {
+    /// A cursor behind the last row whose key is at most, or before, the bound.
+    fn seek(reader: &impl Read, root: &Hash, to: Bound<&[u8]>) -> Result<BackCursor> {
+        let mut path: Vec<(Node, usize)> = Vec::new();
+        let mut node = Node::load(reader, root)?;
+        loop {
+            let i = match to {
+                Bound::Unbounded => node.len(),
+                Bound::Excluded(key) => node.lower_bound(key),
+                Bound::Included(key) => {
+                    let i = node.lower_bound(key);
+                    i + usize::from(node.is_leaf() && node.key_is(i, key))
+                }
+            };
+            if node.is_leaf() {
+                path.push((node, i));
+                return Ok(BackCursor { path });
+            }
+            let i = i.min(node.len() - 1);
+            let child = node.load_child(reader, i)?;
+            path.push((node, i));
+            node = child;
+        }
+    }
+
+    /// Moves before the row, which it gives: its leaf, and its index there.
+    fn step(&mut self, reader: &impl Read) -> Result<Option<(&Node, usize)>> {
+        while self.path.last().is_some_and(|(_, i)| *i == 0) {
+            self.path.pop();
+        }
+        if let Some((_, i)) = self.path.last_mut() {
+            *i -= 1;
+        }
+        loop {
+            let child = match self.path.last() {
+                Some((node, i)) if !node.is_leaf() => node.load_child(reader, *i)?,
+                _ => break,
+            };
+            let last = child.len() - 1;
+            self.path.push((child, last));
+        }
+        Ok(self.path.last().map(|(node, i)| (node, *i)))
+    }
+}
+
+/// Rows of a range in key order, from both ends; owns its reader.
 pub(crate) struct Rows<R> {
     cursor: Cursor<R>,
+    root: Hash,
+    /// Where the rows that are left end: the row last given from the back, if any.
     to: Bound<Vec<u8>>,
+    /// Where they begin; once `started`, behind `key`, the row last given from the front.
+    from: Bound<Vec<u8>>,
     key: Vec<u8>,
     started: bool,
+    back: Option<BackCursor>,
 }
 
 impl<R: Read> Rows<R> {
     pub(crate) fn new(reader: R, root: &Hash, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Rows<R>> {
         let cursor = Cursor::seek(reader, root, from)?;
-        Ok(Rows { cursor, to: to.map(<[u8]>::to_vec), key: Vec::new(), started: false })
+        let (from, to) = (from.map(<[u8]>::to_vec), to.map(<[u8]>::to_vec));
+        Ok(Rows { cursor, root: *root, to, from, key: Vec::new(), started: false, back: None })
     }
 
     /// The next row, borrowed until the next call.
@@ -142,5 +199,33 @@ impl<R: Read> Rows<R> {
             Bound::Excluded(to) => self.key >= *to,
         };
         Ok((!beyond).then(|| (self.key.as_slice(), node.value(i))))
+    }
+
+    /// The last row that is left, borrowed until the next call.
+    pub(crate) fn next_row_back(&mut self) -> Result<Option<(&[u8], Stored<'_>)>> {
+        let back = match &mut self.back {
+            Some(back) => back,
+            none => none.insert(BackCursor::seek(
+                &self.cursor.reader,
+                &self.root,
+                self.to.as_ref().map(Vec::as_slice),
+            )?),
+        };
+        let Some((node, i)) = back.step(&self.cursor.reader)? else { return Ok(None) };
+        let key = node.key(i);
+        let before = match &self.from {
+            _ if self.started && key <= self.key => true,
+            Bound::Unbounded => false,
+            Bound::Included(from) => key < *from,
+            Bound::Excluded(from) => key <= *from,
+        };
+        if before {
+            return Ok(None);
+        }
+        self.to = Bound::Excluded(key);
+        Ok(match &self.to {
+            Bound::Excluded(key) => Some((key, node.value(i))),
+            _ => None,
+        })
     }
 }

@@ -190,7 +190,7 @@ fn finish(writer: &mut Writer, config: &MapConfig, root: Hash, top: u8, changes:
 }
 
 /// The root is the only node of the lowest level that has just one.
-fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
+pub(super) fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
     loop {
         let node = Node::load(writer, &root)?;
         if node.is_leaf() || node.len() > 1 {

@@ -603,42 +603,41 @@ impl Encoder {
             0 => 0,
             _ => self.key(0).iter().zip(self.last_key()).take_while(|(a, b)| a == b).count(),
         };
-        let mut suffix_ends = Vec::with_capacity(count);
-        let mut suffixes = Vec::with_capacity(self.keys.len() - prefix * count);
-        for i in 0..count {
-            suffixes.extend_from_slice(&self.key(i)[prefix..]);
-            suffix_ends.push(suffixes.len() as u32);
-        }
+        let ends = self.key_ends.iter().zip(1_u32..);
+        let suffix_ends: Vec<u32> = ends.map(|(end, keys)| end - keys * prefix as u32).collect();
+        let suffix_bytes = self.keys.len() - prefix * count;
         let leaf = self.level == 0;
         let key_width = width(&suffix_ends);
         let value_width = if leaf { width(&self.value_ends) } else { 0 };
         let tagged = self.tags.iter().any(|tag| *tag != 0);
+        let tags = if tagged { self.tags.as_slice() } else { &[] };
+        // Where addresses, or values, begin.
+        let after_keys = HEADER + prefix + count * usize::from(key_width) + suffix_bytes;
+        let values = after_keys + tags.len() + if leaf { count * usize::from(value_width) } else { 0 };
+        let body_len = if leaf { values + self.values.len() } else { after_keys + count * (Hash::LEN + 16) };
+        let list = if tagged { self.link_offsets(values as u32) } else { Vec::new() };
 
-        let mut body = Vec::with_capacity(HEADER + self.keys.len() + self.values.len() + count * 56);
-        body.extend_from_slice(&(count as u16).to_le_bytes());
-        body.extend_from_slice(&(prefix as u16).to_le_bytes());
-        body.extend_from_slice(&[key_width, value_width]);
-        body.extend_from_slice(&(if tagged { FLAG_TAGS } else { 0 }).to_le_bytes());
-        body.extend_from_slice(&(suffixes.len() as u32).to_le_bytes());
-        body.extend_from_slice(&(self.values.len() as u32).to_le_bytes());
-        body.extend_from_slice(if count == 0 { &[] } else { &self.key(0)[..prefix] });
-        push_ends(&mut body, &suffix_ends, key_width);
-        body.extend_from_slice(&suffixes);
+        let mut bytes = Chunk::room(list.len(), body_len);
+        bytes.extend_from_slice(&(count as u16).to_le_bytes());
+        bytes.extend_from_slice(&(prefix as u16).to_le_bytes());
+        bytes.extend_from_slice(&[key_width, value_width]);
+        bytes.extend_from_slice(&(if tagged { FLAG_TAGS } else { 0 }).to_le_bytes());
+        bytes.extend_from_slice(&(suffix_bytes as u32).to_le_bytes());
+        bytes.extend_from_slice(&(self.values.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(if count == 0 { &[] } else { &self.key(0)[..prefix] });
+        push_ends(&mut bytes, &suffix_ends, key_width);
+        (0..count).for_each(|i| bytes.extend_from_slice(&self.key(i)[prefix..]));
 
         let chunk = if leaf {
-            if tagged {
-                body.extend_from_slice(&self.tags);
-            }
-            push_ends(&mut body, &self.value_ends, value_width);
-            let list = if tagged { self.link_offsets(body.len() as u32) } else { Vec::new() };
-            body.extend_from_slice(&self.values);
-            Chunk::build(MAP, 0, &body, None, &list, 0)
+            bytes.extend_from_slice(tags);
+            push_ends(&mut bytes, &self.value_ends, value_width);
+            bytes.extend_from_slice(&self.values);
+            Chunk::build_in(bytes, MAP, 0, None, &list, 0)
         } else {
-            let run = (body.len() as u32, count as u32);
-            self.children.iter().for_each(|child| body.extend_from_slice(child.hash.as_bytes()));
-            self.children.iter().for_each(|child| body.extend_from_slice(&child.rows.to_le_bytes()));
-            self.children.iter().for_each(|child| body.extend_from_slice(&child.bytes.to_le_bytes()));
-            Chunk::build(MAP, self.level, &body, Some(run), &[], 0)
+            self.children.iter().for_each(|child| bytes.extend_from_slice(child.hash.as_bytes()));
+            self.children.iter().for_each(|child| bytes.extend_from_slice(&child.rows.to_le_bytes()));
+            self.children.iter().for_each(|child| bytes.extend_from_slice(&child.bytes.to_le_bytes()));
+            Chunk::build_in(bytes, MAP, self.level, Some((after_keys as u32, count as u32)), &[], 0)
         };
         self.clear();
         chunk

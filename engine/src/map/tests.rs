@@ -19,6 +19,8 @@ use super::{
 };
 use crate::chunks::Writer;
 
+mod ranges;
+
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Small nodes, so that few rows make several levels.

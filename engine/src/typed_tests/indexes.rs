@@ -287,6 +287,47 @@ fn a_change_of_a_row_costs_a_node_a_level_of_each_index_that_it_touches() {
     assert!(moved <= 1 + 3 * levels, "{moved}");
 }
 
+#[test]
+fn a_commit_that_is_taken_back_leaves_the_indexes_and_they_follow() {
+    let database = database(&[("a", Type::Int)]);
+    write(&database, "main", &[&[int(1), int(5)], &[int(2), int(6)]]);
+    change(&database, "main", |transaction| transaction.create_index("t", "by_a", &["a"], false));
+    commit(&database, "main");
+    change(&database, "main", |transaction| {
+        transaction.add_column("t", "n", Type::Int, int(0))?;
+        put(transaction, "t", &[int(1), int(9), int(0)])?;
+        put(transaction, "t", &[int(3), int(1), int(0)])
+    });
+    let changed = commit(&database, "main");
+    database.revert("main", &changed, NewCommit { message: "back".into(), ..NewCommit::default() }).unwrap();
+    assert_eq!(names(&database, "main"), ["id", "a"]);
+    assert_eq!(ids(index(&database, "by_a").scan(&[]).unwrap()), [1, 2]);
+    check(&database, "main");
+    change(&database, "main", |transaction| {
+        transaction.delete_range("t", Bound::Unbounded, Bound::Unbounded)?;
+        put(transaction, "t", &[int(7), int(7)])
+    });
+    check(&database, "main");
+    // A column that an index needs does not go by that way either.
+    change(&database, "main", |transaction| transaction.add_column("t", "n", Type::Int, int(0)));
+    let added = commit(&database, "main");
+    change(&database, "main", |transaction| transaction.create_index("t", "by_n", &["n"], false));
+    commit(&database, "main");
+    let refused = database.revert("main", &added, NewCommit::default()).unwrap_err();
+    assert!(refused.to_string().contains("column `n` of table `t` is in index `by_n`"), "{refused}");
+    check(&database, "main");
+}
+
+#[test]
+fn an_index_made_meanwhile_is_not_lost_with_a_table_that_is_dropped_or_made_anew() {
+    let database = database(&[("a", Type::Int)]);
+    let mut drops = database.begin("main").unwrap();
+    drops.drop_table("t").unwrap();
+    change(&database, "main", |transaction| transaction.create_index("t", "by_a", &["a"], false));
+    let refused = TransactionOutcome::Refused { table: "t".into(), key: None };
+    assert_eq!(drops.commit().unwrap(), refused);
+}
+
 /// `main` and `side` with what each changed since the base, which has `rows`; gives the head of `side`.
 fn diverge(
     database: &Database,

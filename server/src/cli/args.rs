@@ -105,6 +105,9 @@ pub(crate) enum Command {
     },
     /// Show changed rows: HEAD to @work, FROM to @work, or FROM to TO
     Diff(Diff),
+    /// Write a difference to a file, or apply such a file
+    #[command(subcommand)]
+    Patch(Patch),
     /// Move the branch's head to a commit and keep its work
     Reset {
         /// The commit
@@ -114,6 +117,8 @@ pub(crate) enum Command {
         #[arg(long)]
         hard: bool,
     },
+    /// Take back what a commit changed, and commit that
+    Revert(Revert),
     /// List, make, delete or rename branches
     Branch(Branch),
     /// Make another branch the current one
@@ -402,6 +407,46 @@ pub(crate) struct Diff {
     pub(crate) stat: bool,
     #[command(flatten)]
     pub(crate) after: After,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Patch {
+    /// Write what leads from HEAD to @work, from FROM to @work, or from FROM to TO
+    Make {
+        /// The older state [default: HEAD]
+        from: Option<String>,
+        /// The newer state [default: @work]
+        to: Option<String>,
+        /// Only this table
+        #[arg(long, value_name = "T")]
+        table: Option<String>,
+        /// Where to write it [default: standard output]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        after: After,
+    },
+    /// Apply a patch to the branch's work; nothing is changed unless every row is as the patch expects
+    Apply {
+        /// The patch, or - for standard input
+        file: PathBuf,
+        /// Take back what the patch did
+        #[arg(long, short = 'R')]
+        reverse: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Revert {
+    /// The commit
+    #[arg(value_name = "REV", value_parser = NonEmpty::new())]
+    pub(crate) revision: String,
+    /// Message of the new commit [default: one that names the commit]
+    #[arg(short, long, value_name = "MSG")]
+    pub(crate) message: Option<String>,
+    /// Who [default: user@host]
+    #[arg(long, value_name = "NAME <MAIL>", env = "PLEACH_AUTHOR")]
+    pub(crate) author: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use tokio::runtime::Runtime;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::args::After;
@@ -117,33 +118,75 @@ impl Backend {
             }
         }
     }
+
+    /// Applies the patch that `file`, called `name`, gives.
+    pub(crate) fn apply_patch(
+        &mut self,
+        name: &str,
+        file: &mut (dyn Read + Send),
+    ) -> Result<ApplyPatchResponse> {
+        let target = self.target();
+        match self {
+            Backend::Local(session) => ops::patch::apply(session, file),
+            Backend::Remote(remote) => {
+                let part = |part| ApplyPatchRequest { part: Some(part) };
+                let upload = Upload {
+                    start: part(apply_patch_request::Part::Start(ApplyPatchStart { target })),
+                    data: |data| ApplyPatchRequest { part: Some(apply_patch_request::Part::Data(data)) },
+                    end: part(apply_patch_request::Part::End(ApplyPatchEnd {})),
+                };
+                let Remote { runtime, client, .. } = &mut **remote;
+                upload.run(name, file, |parts| runtime.block_on(client.apply_patch(parts)))
+            }
+        }
+    }
 }
 
 impl Remote {
     fn import(&mut self, start: ImportStart, file: &mut (dyn Read + Send)) -> Result<ImportResponse> {
         let name = start.file.clone();
-        let (sender, receiver) = tokio::sync::mpsc::channel(4);
-        let request = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let part = |part| ImportRequest { part: Some(part) };
+        let upload = Upload {
+            start: part(import_request::Part::Start(start)),
+            data: |data| ImportRequest { part: Some(import_request::Part::Data(data)) },
+            end: part(import_request::Part::End(ImportEnd {})),
+        };
         let Remote { runtime, client, .. } = self;
-        // The file is read on a thread of its own; when reading fails, `end` is never sent and nothing is imported.
+        upload.run(&name, file, |parts| runtime.block_on(client.import(parts)))
+    }
+}
+
+/// The messages in which a file is sent.
+struct Upload<Q> {
+    start: Q,
+    data: fn(Vec<u8>) -> Q,
+    end: Q,
+}
+
+impl<Q: Send> Upload<Q> {
+    /// Sends the file on a thread of its own; when reading fails, `end` is never sent and nothing is done.
+    fn run<A>(
+        self,
+        name: &str,
+        file: &mut (dyn Read + Send),
+        call: impl FnOnce(ReceiverStream<Q>) -> std::result::Result<tonic::Response<A>, tonic::Status>,
+    ) -> Result<A> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || {
-                let part = |part| ImportRequest { part: Some(part) };
                 let gone = |_| Failure::closed();
-                sender.blocking_send(part(import_request::Part::Start(start))).map_err(gone)?;
+                sender.blocking_send(self.start).map_err(gone)?;
                 let mut piece = vec![0; PIECE_BYTES];
                 loop {
-                    let length = file.read(&mut piece).map_err(|error| Failure::file(&name, &error))?;
+                    let length = file.read(&mut piece).map_err(|error| Failure::file(name, &error))?;
                     if length == 0 {
-                        return sender
-                            .blocking_send(part(import_request::Part::End(ImportEnd {})))
-                            .map_err(gone);
+                        return sender.blocking_send(self.end).map_err(gone);
                     }
                     let data = piece.get(..length).unwrap_or_default().to_vec();
-                    sender.blocking_send(part(import_request::Part::Data(data))).map_err(gone)?;
+                    sender.blocking_send((self.data)(data)).map_err(gone)?;
                 }
             });
-            let answer = runtime.block_on(client.import(request));
+            let answer = call(ReceiverStream::new(receiver));
             match (reader.join(), answer) {
                 (Ok(Err(failure)), _) if failure.kind != crate::error::Kind::Closed => Err(failure),
                 (_, Ok(response)) => Ok(response.into_inner()),
@@ -199,6 +242,7 @@ calls! {
     show: ShowRequest -> ShowResponse = ops::history::show;
     diff_stat: DiffStatRequest -> DiffStatResponse = ops::history::diff_stat;
     reset: ResetRequest -> ResetResponse = ops::history::reset;
+    revert: RevertRequest -> RevertResponse = ops::patch::revert;
     list_branches: ListBranchesRequest -> ListBranchesResponse = ops::refs::list_branches;
     create_branch: CreateBranchRequest -> CreateBranchResponse = ops::refs::create_branch;
     delete_branch: DeleteBranchRequest -> DeleteBranchResponse = ops::refs::delete_branch;
@@ -215,5 +259,6 @@ calls! {
     export: ExportRequest -> stream ExportResponse = ops::export::export;
     log: LogRequest -> stream LogResponse = ops::history::log;
     diff: DiffRequest -> stream DiffResponse = ops::history::diff;
+    make_patch: MakePatchRequest -> stream MakePatchResponse = ops::patch::make;
     list_conflicts: ListConflictsRequest -> stream ListConflictsResponse = ops::merge::conflicts;
 }

@@ -144,14 +144,18 @@ pub fn reset(session: &Session, request: &ResetRequest) -> Result<ResetResponse>
 }
 
 /// The two states of a diff. HEAD before the first commit is `None`: nothing is there.
-fn sides(session: &Session, from: &str, to: &str) -> Result<(Option<Snapshot>, Snapshot)> {
+pub(super) fn sides(session: &Session, from: &str, to: &str) -> Result<(Option<Snapshot>, Snapshot)> {
     let unborn = matches!(from, "" | "HEAD") && session.head()?.is_none();
     let from =
         if unborn { None } else { Some(session.snapshot(if from.is_empty() { "HEAD" } else { from })?) };
     Ok((from, session.snapshot(to)?))
 }
 
-fn differences(from: Option<&Snapshot>, to: &Snapshot, table: &str) -> Result<Vec<pleach_engine::TableDiff>> {
+pub(super) fn differences(
+    from: Option<&Snapshot>,
+    to: &Snapshot,
+    table: &str,
+) -> Result<Vec<pleach_engine::TableDiff>> {
     let mut all = match from {
         Some(from) => from.diff(to)?,
         None => to
