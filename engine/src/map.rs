@@ -34,10 +34,11 @@ pub(crate) fn get(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<
 pub(crate) fn find(reader: &impl Read, root: &Hash, key: &[u8]) -> Result<Option<(Node, usize)>> {
     let mut node = Node::load(&reader, root)?;
     loop {
-        let i = node.lower_bound(key);
+        let found = node.search(key);
         if node.is_leaf() {
-            return Ok(node.key_is(i, key).then_some((node, i)));
+            return Ok(found.ok().map(|i| (node, i)));
         }
+        let (Ok(i) | Err(i)) = found;
         if i == node.len() {
             return Ok(None);
         }

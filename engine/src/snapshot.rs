@@ -301,14 +301,14 @@ impl Scan {
     ///
     /// # Errors
     /// The store's.
-    pub fn for_each(mut self, mut f: impl FnMut(&[u8], &[u8])) -> Result<()> {
-        while let Some((key, value)) = self.rows.next_row()? {
+    pub fn for_each(self, mut f: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        self.rows.for_each(|key, value| {
             match value.tag {
                 Tag::Blob => f(key, &blob::load(&self.store, value)?),
                 Tag::Inline | Tag::Links => f(key, value.bytes),
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

@@ -201,6 +201,37 @@ impl<R: Read> Rows<R> {
         Ok((!beyond).then(|| (self.key.as_slice(), node.value(i))))
     }
 
+    /// Calls `f` with each row that is left, leaf by leaf: the bounds are looked at once in each.
+    pub(crate) fn for_each(mut self, mut f: impl FnMut(&[u8], Stored<'_>) -> Result<()>) -> Result<()> {
+        if self.started {
+            self.cursor.skip();
+        }
+        while self.cursor.reach_row()? {
+            let Some((leaf, first)) = self.cursor.item() else { return Ok(()) };
+            let end = match &self.to {
+                Bound::Unbounded => leaf.len(),
+                Bound::Excluded(to) => leaf.lower_bound(to),
+                Bound::Included(to) => {
+                    let end = leaf.lower_bound(to);
+                    end + usize::from(leaf.key_is(end, to))
+                }
+            };
+            let prefix = leaf.prefix();
+            self.key.clear();
+            self.key.extend_from_slice(prefix);
+            for i in first..end {
+                self.key.truncate(prefix.len());
+                self.key.extend_from_slice(leaf.suffix(i));
+                f(&self.key, leaf.value(i))?;
+            }
+            if end < leaf.len() {
+                return Ok(());
+            }
+            self.cursor.skip_rows(end - first);
+        }
+        Ok(())
+    }
+
     /// The last row that is left, borrowed until the next call.
     pub(crate) fn next_row_back(&mut self) -> Result<Option<(&[u8], Stored<'_>)>> {
         let back = match &mut self.back {

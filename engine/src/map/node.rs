@@ -347,35 +347,41 @@ impl Node {
 
     /// The index of the first entry whose key is at least `key`; `len()` if there is none.
     pub(crate) fn lower_bound(&self, key: &[u8]) -> usize {
-        let prefix = self.prefix();
-        let common = prefix.len().min(key.len());
-        match key[..common].cmp(&prefix[..common]) {
-            std::cmp::Ordering::Less => return 0,
-            std::cmp::Ordering::Greater => return self.len(),
-            std::cmp::Ordering::Equal if key.len() < prefix.len() => return 0,
-            std::cmp::Ordering::Equal => {}
-        }
-        let rest = &key[common..];
-        match (self.keys.width, rest.first_chunk()) {
-            (0, Some(word)) if self.keys.stride >= 8 => self.lower_bound_of_word(rest, *word),
-            _ => partition_point(0, self.len(), |i| self.suffix(i) < rest),
+        match self.search(key) {
+            Ok(i) | Err(i) => i,
         }
     }
 
-    /// [`Node::lower_bound`] of the rest of a key that begins with `word`, where all keys are equally long: most are told apart by a word, at a
+    /// The index of the entry with this key, or else of the first whose key is beyond it; `len()` if there is none.
+    pub(crate) fn search(&self, key: &[u8]) -> Result<usize, usize> {
+        let prefix = self.prefix();
+        let Some(rest) = key.strip_prefix(prefix) else {
+            return Err(if key < prefix { 0 } else { self.len() });
+        };
+        match (self.keys.width, rest.first_chunk()) {
+            (0, Some(word)) if self.keys.stride >= 8 => self.search_word(rest, *word),
+            _ => {
+                let i = partition_point(0, self.len(), |i| self.suffix(i) < rest);
+                if i < self.len() && self.suffix(i) == rest { Ok(i) } else { Err(i) }
+            }
+        }
+    }
+
+    /// [`Node::search`] of the rest of a key that begins with `word`, where all keys are equally long: most are told apart by a word, at a
     /// known place.
-    fn lower_bound_of_word(&self, rest: &[u8], word: [u8; 8]) -> usize {
+    fn search_word(&self, rest: &[u8], word: [u8; 8]) -> Result<usize, usize> {
         let word = u64::from_be_bytes(word);
-        let keys = &self.chunk.body()[self.keys.data as usize..];
+        let (stride, keys) = (self.keys.stride as usize, &self.chunk.body()[self.keys.data as usize..]);
         let word_at = |i: usize| {
-            let bytes = keys.get(i * self.keys.stride as usize..).and_then(<[u8]>::first_chunk);
+            let bytes = keys.get(i * stride..).and_then(<[u8]>::first_chunk);
             bytes.map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
         };
         let low = partition_point(0, self.len(), |i| word_at(i) < word);
         if low == self.len() || word_at(low) != word {
-            return low;
+            return Err(low);
         }
-        partition_point(low, self.len(), |i| self.suffix(i) < rest)
+        let i = partition_point(low, self.len(), |i| self.suffix(i) < rest);
+        if i < self.len() && self.suffix(i) == rest { Ok(i) } else { Err(i) }
     }
 
     /// Whether entry `i` has exactly this key.

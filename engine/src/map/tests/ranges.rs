@@ -89,7 +89,7 @@ proptest! {
 
     #[test]
     fn rows_taken_from_both_ends_are_those_of_a_sorted_list(
-        start in model(), bounds in (bound(), bound()), ends in prop::collection::vec(any::<bool>(), 0..320),
+        start in model(), bounds in (bound(), bound()), ends in prop::collection::vec(any::<bool>(), 0..320), at_once: bool,
     ) {
         let fixture = Fixture::new();
         let root = fixture.build(&start);
@@ -98,7 +98,7 @@ proptest! {
         let (from, to) = bounds;
         let mut rows =
             Rows::new(&fixture.store, &root, from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice)).unwrap();
-        for front in ends.into_iter().chain(std::iter::repeat_n(false, 320)) {
+        for front in ends.into_iter().chain(std::iter::repeat_n(false, if at_once { 0 } else { 320 })) {
             let (found, expected) = match front {
                 true => (rows.next_row(), expected.pop_front()),
                 false => (rows.next_row_back(), expected.pop_back()),
@@ -106,6 +106,13 @@ proptest! {
             let found = found.unwrap().map(|(key, value)| (key.to_vec(), value.bytes.to_vec()));
             prop_assert_eq!(found, expected.map(|(key, value)| (key.clone(), value.clone())));
         }
+        let mut rest = Vec::new();
+        rows.for_each(|key, value| {
+            rest.push((key.to_vec(), value.bytes.to_vec()));
+            Ok(())
+        }).unwrap();
+        let expected: Vec<_> = expected.into_iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        prop_assert_eq!(rest, expected);
     }
 
     #[test]
