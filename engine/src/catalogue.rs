@@ -4,14 +4,15 @@
 //! its values are addresses alone (tag `Links`):
 //!
 //! ```text
-//! t NAME   a table: its definition, the root of its rows
-//! c NAME   rows of table NAME in conflict: the root of the map of conflicts (values: see `conflict`)
-//! m        the merge under way: the commit being merged
+//! t NAME         a table: its definition, the root of its rows
+//! c NAME         rows of table NAME in conflict: the root of the map of conflicts (values: see `conflict`)
+//! i TABLE/NAME   index NAME of a table: its definition, its root (entries: see `index`)
+//! m              the merge under way: the commit being merged
 //! ```
 //!
 //! Its configuration is fixed. Read and written by transactions, merge and the version commits.
 
-use std::ops::Bound;
+use std::{collections::BTreeMap, ops::Bound};
 
 use pleach_chunkstore::Hash;
 
@@ -37,11 +38,19 @@ pub(crate) struct TableEntry {
     pub(crate) rows: Hash,
 }
 
+/// An index's entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IndexEntry {
+    pub(crate) definition: Hash,
+    pub(crate) root: Hash,
+}
+
 /// What a change of the catalogue sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Entry {
     Table(TableEntry),
     Conflicts(Hash),
+    Index(IndexEntry),
     Merge(Hash),
 }
 
@@ -49,6 +58,8 @@ pub(crate) enum Entry {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Name {
     Conflicts(String),
+    /// Of a table, by its name.
+    Index(String, String),
     Merge,
     Table(String),
 }
@@ -58,6 +69,7 @@ impl Name {
         match self {
             Name::Table(name) => [b"t", name.as_bytes()].concat(),
             Name::Conflicts(name) => [b"c", name.as_bytes()].concat(),
+            Name::Index(table, name) => [b"i", table.as_bytes(), b"/", name.as_bytes()].concat(),
             Name::Merge => b"m".to_vec(),
         }
     }
@@ -67,6 +79,7 @@ impl Entry {
     fn value(&self) -> Value {
         let bytes = match self {
             Entry::Table(table) => [*table.definition.as_bytes(), *table.rows.as_bytes()].concat(),
+            Entry::Index(index) => [*index.definition.as_bytes(), *index.root.as_bytes()].concat(),
             Entry::Conflicts(hash) | Entry::Merge(hash) => hash.as_bytes().to_vec(),
         };
         Value { tag: Tag::Links, bytes }
@@ -95,7 +108,7 @@ pub(crate) fn table(reader: &impl Read, root: &Hash, name: &str) -> Result<Optio
 
 /// All tables in the catalogue at `root`, by name.
 pub(crate) fn tables(reader: &impl Read, root: &Hash) -> Result<Vec<(String, TableEntry)>> {
-    entries(reader, root, b't', |value| {
+    entries(reader, root, b"t", |value| {
         let [definition, rows] = links(root, value)?;
         Ok(TableEntry { definition, rows })
     })
@@ -103,7 +116,40 @@ pub(crate) fn tables(reader: &impl Read, root: &Hash) -> Result<Vec<(String, Tab
 
 /// The maps of conflicts in the catalogue at `root`, by table.
 pub(crate) fn conflicts(reader: &impl Read, root: &Hash) -> Result<Vec<(String, Hash)>> {
-    entries(reader, root, b'c', |value| Ok(links::<1>(root, value)?[0]))
+    entries(reader, root, b"c", |value| Ok(links::<1>(root, value)?[0]))
+}
+
+/// The indexes of a table in the catalogue at `root`, by name.
+pub(crate) fn indexes(reader: &impl Read, root: &Hash, table: &str) -> Result<BTreeMap<String, IndexEntry>> {
+    let prefix = Name::Index(table.to_owned(), String::new()).key();
+    let found = entries(reader, root, &prefix, |value| index_entry(root, value))?;
+    Ok(found.into_iter().collect())
+}
+
+/// All indexes in the catalogue at `root`, by table and name.
+pub(crate) fn all_indexes(
+    reader: &impl Read,
+    root: &Hash,
+) -> Result<BTreeMap<String, BTreeMap<String, IndexEntry>>> {
+    let mut tables: BTreeMap<String, BTreeMap<String, IndexEntry>> = BTreeMap::new();
+    for (path, entry) in entries(reader, root, b"i", |value| index_entry(root, value))? {
+        let (table, name) = path
+            .split_once('/')
+            .ok_or_else(|| Error::malformed(root, "expected the name of an index to be TABLE/NAME"))?;
+        tables.entry(table.to_owned()).or_default().insert(name.to_owned(), entry);
+    }
+    Ok(tables)
+}
+
+/// One index of a table.
+pub(crate) fn index(reader: &impl Read, root: &Hash, table: &str, name: &str) -> Result<Option<IndexEntry>> {
+    let value = map::get(reader, root, &Name::Index(table.to_owned(), name.to_owned()).key())?;
+    value.map(|value| index_entry(root, Stored { tag: value.tag, bytes: &value.bytes })).transpose()
+}
+
+fn index_entry(root: &Hash, value: Stored<'_>) -> Result<IndexEntry> {
+    let [definition, index] = links(root, value)?;
+    Ok(IndexEntry { definition, root: index })
 }
 
 /// The commit whose merge is under way.
@@ -115,14 +161,14 @@ pub(crate) fn merging(reader: &impl Read, root: &Hash) -> Result<Option<Hash>> {
 fn entries<T>(
     reader: &impl Read,
     root: &Hash,
-    kind: u8,
+    prefix: &[u8],
     decode: impl Fn(Stored<'_>) -> Result<T>,
 ) -> Result<Vec<(String, T)>> {
-    let (from, to) = ([kind], [kind + 1]);
-    let mut rows = Rows::new(reader, root, Bound::Included(&from), Bound::Excluded(&to))?;
+    let mut rows = Rows::new(reader, root, Bound::Included(prefix), Bound::Unbounded)?;
     let mut entries = Vec::new();
     while let Some((key, value)) = rows.next_row()? {
-        let name = std::str::from_utf8(&key[1..])
+        let Some(name) = key.strip_prefix(prefix) else { break };
+        let name = std::str::from_utf8(name)
             .map_err(|_| Error::malformed(root, "expected names of tables to be UTF-8"))?;
         entries.push((name.to_owned(), decode(value)?));
     }

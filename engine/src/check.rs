@@ -13,7 +13,8 @@ use crate::{
     commit::Commit,
     definition::Definition,
     error::{Error, Result},
-    kinds::{BLOB, COMMIT, DEFINITION, MAP},
+    index::IndexDefinition,
+    kinds::{BLOB, COMMIT, DEFINITION, INDEX, MAP},
     map::node::Node,
 };
 
@@ -27,9 +28,10 @@ pub fn check_chunk(chunk: &Chunk) -> Result<()> {
         BLOB => blob::check(chunk),
         DEFINITION => Definition::decode(chunk).map(drop),
         COMMIT => Commit::decode(chunk).map(drop),
+        INDEX => IndexDefinition::decode(chunk).map(drop),
         kind => Err(Error::malformed(
             chunk.hash(),
-            format!("kind {kind} is not known; this version reads 1 to 4"),
+            format!("kind {kind} is not known; this version reads 1 to 5"),
         )),
     }
 }

@@ -3,7 +3,8 @@
 //! A transaction that commits joins the queue; whoever gets the order of writing next takes the whole queue, admits its
 //! members one after the other, and appends what they amount to. A member is admitted if nothing that it wrote has changed
 //! since its snapshot; one that is refused, or that fails, never fails another. While a group becomes durable, the next one is
-//! appended.
+//! appended. Indexes are brought along with the rows; who would break a unique one fails alone, because a group that fails is
+//! tried member by member.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -15,11 +16,12 @@ use pleach_chunkstore::{Hash, RefUpdate, Ticket};
 
 use crate::{
     blob,
-    catalogue::{self, Entry, Name, TableEntry},
+    catalogue::{self, Entry, IndexEntry, Name, TableEntry},
     chunks::{Read, Writer},
     database::Database,
     definition::Definition,
     error::{Error, Result},
+    index::{self, Indexed},
     map::{
         self, build,
         config::MapConfig,
@@ -156,11 +158,25 @@ struct BranchState<'a> {
 struct TableState<'a> {
     /// The entry before the rows below are applied; `None` if there is no such table.
     entry: Option<TableEntry>,
-    /// Whether a member of the group changed the table itself.
+    /// Whether a member of the group changed the table itself: others have not seen that.
     restructured: bool,
+    /// Whether it replaced the table or all its rows.
+    replaced: bool,
     /// Ranges that members deleted. No member deletes a range in which one before it wrote a row, so ranges go first.
     deleted: RangeSet,
     rows: BTreeMap<&'a [u8], Option<&'a NewValue>>,
+    /// The rows and the indexes before the group.
+    before: Option<Hash>,
+    had: BTreeMap<String, IndexEntry>,
+    /// The indexes that are to be: where each stands.
+    indexes: BTreeMap<String, IndexState>,
+}
+
+/// An index of a table of the group.
+struct IndexState {
+    entry: IndexEntry,
+    /// Whether a member of the group made it: it has no entries yet.
+    new: bool,
 }
 
 impl<'a> BranchState<'a> {
@@ -171,12 +187,18 @@ impl<'a> BranchState<'a> {
                 btree_map::Entry::Occupied(slot) => slot.into_mut(),
                 btree_map::Entry::Vacant(slot) => {
                     let entry = catalogue::table(writer, &self.root, table)?;
-                    slot.insert(TableState::new(entry))
+                    let indexes = catalogue::indexes(writer, &self.root, table)?;
+                    slot.insert(TableState::new(entry, indexes))
                 }
             };
             let seen = catalogue::table(writer, &request.snapshot, table)?;
             if let Some(key) = state.refuses(writer, seen, edits)? {
                 return Ok(Some(Refusal { table: table.clone(), key }));
+            }
+            if (edits.altered.is_some() || edits.dropped || !edits.indexes.is_empty())
+                && !state.has_indexes(&catalogue::indexes(writer, &request.snapshot, table)?)
+            {
+                return Ok(Some(Refusal { table: table.clone(), key: None }));
             }
         }
         for (table, edits) in &request.edits {
@@ -191,14 +213,20 @@ impl<'a> BranchState<'a> {
     fn fold(self, writer: &mut Writer) -> Result<Hash> {
         let mut changes = Vec::with_capacity(self.tables.len());
         for (table, state) in self.tables {
-            if state.restructured {
+            if state.replaced {
                 // What was in conflict was rows of the table as it was.
                 changes.push((Name::Conflicts(table.to_owned()), None));
             }
-            let entry = match state.entry {
-                Some(entry) => Some(Entry::Table(state.fold(writer, entry)?)),
-                None => None,
+            let name = |index: &String| Name::Index(table.to_owned(), index.clone());
+            let had = state.had.clone();
+            let (entry, indexes) = match state.entry {
+                Some(entry) => state.fold(writer, table, entry)?,
+                None => Default::default(),
             };
+            let gone = had.keys().filter(|index| !indexes.contains_key(*index));
+            changes.extend(gone.map(|index| (name(index), None)));
+            changes.extend(indexes.iter().map(|(index, entry)| (name(index), Some(Entry::Index(*entry)))));
+            let entry = entry.map(Entry::Table);
             changes.push((Name::Table(table.to_owned()), entry));
         }
         catalogue::change(writer, self.root, changes)
@@ -206,8 +234,25 @@ impl<'a> BranchState<'a> {
 }
 
 impl<'a> TableState<'a> {
-    fn new(entry: Option<TableEntry>) -> TableState<'a> {
-        TableState { entry, restructured: false, deleted: RangeSet::default(), rows: BTreeMap::new() }
+    fn new(entry: Option<TableEntry>, had: BTreeMap<String, IndexEntry>) -> TableState<'a> {
+        let state =
+            |(name, entry): (&String, &IndexEntry)| (name.clone(), IndexState { entry: *entry, new: false });
+        TableState {
+            entry,
+            restructured: false,
+            replaced: false,
+            deleted: RangeSet::default(),
+            rows: BTreeMap::new(),
+            before: entry.map(|entry| entry.rows),
+            indexes: had.iter().map(state).collect(),
+            had,
+        }
+    }
+
+    /// Whether the table's indexes are those that a transaction saw.
+    fn has_indexes(&self, seen: &BTreeMap<String, IndexEntry>) -> bool {
+        let now = self.indexes.iter().map(|(name, index)| (name, index.entry.definition));
+        now.eq(seen.iter().map(|(name, entry)| (name, entry.definition)))
     }
 
     /// What stands against the edits of a transaction that saw `seen`: a row (`Some(Some(key))`) or the table (`Some(None)`).
@@ -217,7 +262,7 @@ impl<'a> TableState<'a> {
         seen: Option<TableEntry>,
         edits: &TableEdits,
     ) -> Result<Option<Option<Vec<u8>>>> {
-        if edits.is_structural() {
+        if edits.replaces() {
             let untouched = self.entry == seen && !self.restructured;
             let untouched = untouched && self.rows.is_empty() && self.deleted.is_empty();
             return Ok(if untouched { None } else { Some(None) });
@@ -261,15 +306,32 @@ impl<'a> TableState<'a> {
     }
 
     fn apply(&mut self, writer: &mut Writer, edits: &'a TableEdits) -> Result<()> {
-        self.restructured |= edits.is_structural();
+        self.replaced |= edits.replaces();
+        self.restructured |= edits.replaces() || edits.altered.is_some();
         if edits.dropped {
             self.entry = None;
+            self.indexes.clear();
         }
         if let Some(definition) = &edits.created {
             let chunk = definition.encode();
             let entry = TableEntry { definition: *chunk.hash(), rows: build::empty(writer)? };
             writer.put(chunk, None)?;
             self.entry = Some(entry);
+        }
+        if let (Some(entry), Some(definition)) = (&mut self.entry, &edits.altered) {
+            let chunk = definition.encode();
+            entry.definition = *chunk.hash();
+            writer.put(chunk, None)?;
+        }
+        for (name, definition) in &edits.indexes {
+            let Some(definition) = definition else {
+                self.indexes.remove(name);
+                continue;
+            };
+            let chunk = definition.encode();
+            let entry = IndexEntry { definition: *chunk.hash(), root: build::empty(writer)? };
+            writer.put(chunk, None)?;
+            self.indexes.insert(name.clone(), IndexState { entry, new: true });
         }
         if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
             entry.rows = rows;
@@ -281,10 +343,25 @@ impl<'a> TableState<'a> {
         Ok(())
     }
 
-    fn fold(self, writer: &mut Writer, entry: TableEntry) -> Result<TableEntry> {
-        let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
+    /// Writes the rows, and brings the indexes along.
+    fn fold(
+        mut self,
+        writer: &mut Writer,
+        table: &str,
+        entry: TableEntry,
+    ) -> Result<(Option<TableEntry>, BTreeMap<String, IndexEntry>)> {
+        let Definition { config, schema } = Definition::decode(&writer.chunk(&entry.definition)?)?;
         let rows = fold_rows(writer, &config, entry.rows, &self.deleted, self.rows)?;
-        Ok(TableEntry { rows, ..entry })
+        if let Some(schema) = &schema {
+            let indexed = Indexed { table, schema };
+            for (new, from) in [(false, self.before), (true, None)] {
+                let indexes = self.indexes.iter_mut().filter(|(_, index)| index.new == new);
+                let indexes = indexes.map(|(name, index)| (name, &mut index.entry));
+                index::follow(writer, indexed, indexes, from, rows)?;
+            }
+        }
+        let indexes = self.indexes.into_iter().map(|(name, index)| (name, index.entry)).collect();
+        Ok((Some(TableEntry { rows, ..entry }), indexes))
     }
 }
 

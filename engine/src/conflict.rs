@@ -21,15 +21,17 @@ use crate::{
     database::Database,
     definition::Definition,
     error::{Error, Result},
+    index::{self, Indexed},
     map::{
         self,
         build::TreeBuilder,
         cursor::Rows,
         edit::{self, Edit},
-        merge::RowConflict,
+        merge::{Decision, RowConflict},
         node::{Stored, Tag, Value},
     },
     names,
+    resolve::Decider,
     snapshot::{Snapshot, load_value},
 };
 
@@ -139,10 +141,11 @@ impl Database {
         Ok(count)
     }
 
-    /// Decides all conflicts of a branch for one side; returns how many. The merge is finished by a version commit.
+    /// Decides all conflicts of a branch for one side; returns how many. In a typed row only the cells that both sides changed are
+    /// in conflict; others are merged. A row that was written since, by a transaction, stays if the side is ours. The merge is finished by a version commit.
     ///
     /// # Errors
-    /// [`Error::UnknownBranch`]; [`Error::NoMerge`] if no merge is under way.
+    /// [`Error::UnknownBranch`]; [`Error::NoMerge`] if no merge is under way; [`Error::UniqueViolation`]: nothing is decided then.
     pub fn resolve_conflicts(&self, branch: &str, side: Side) -> Result<usize> {
         let (count, _) = self.write(|writer, updates| {
             let Branch { name, work, .. } = self.appended_branch(branch)?;
@@ -154,12 +157,17 @@ impl Database {
             for (table, root) in catalogue::conflicts(self.store(), &work)? {
                 let conflicts = read(self.store(), &root)?;
                 count += conflicts.len();
-                if side == Side::Theirs {
-                    let entry = catalogue::table(self.store(), &work, &table)?
-                        .ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
-                    let rows = take_theirs(writer, &entry, conflicts)?;
-                    changes
-                        .push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
+                let entry = catalogue::table(self.store(), &work, &table)?
+                    .ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
+                let definition = Definition::decode(&writer.chunk(&entry.definition)?)?;
+                let rows = take_side(writer, &table, &definition, &entry.rows, conflicts, side)?;
+                changes.push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
+                if let Some(schema) = &definition.schema {
+                    let mut indexes = catalogue::indexes(self.store(), &work, &table)?;
+                    let indexed = Indexed { table: &table, schema };
+                    index::follow(writer, indexed, &mut indexes, Some(entry.rows), rows)?;
+                    let index = |(name, entry)| (Name::Index(table.clone(), name), Some(Entry::Index(entry)));
+                    changes.extend(indexes.into_iter().map(index));
                 }
                 changes.push((Name::Conflicts(table), None));
             }
@@ -171,11 +179,26 @@ impl Database {
     }
 }
 
-/// Sets the rows in conflict to what theirs has; returns the table's new root.
-fn take_theirs(writer: &mut Writer, entry: &TableEntry, conflicts: Vec<RowConflict>) -> Result<Hash> {
-    let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
-    let edits: Vec<_> = conflicts.into_iter().map(|row| Edit { key: row.key, new: row.theirs }).collect();
-    edit::apply(writer, &config, entry.rows, &edits)
+/// Decides rows in conflict for one side; returns the table's new root.
+fn take_side(
+    writer: &mut Writer,
+    table: &str,
+    definition: &Definition,
+    rows: &Hash,
+    conflicts: Vec<RowConflict>,
+    side: Side,
+) -> Result<Hash> {
+    let decider = Decider::of_side(table, definition, side);
+    let mut edits = Vec::with_capacity(conflicts.len());
+    for conflict in conflicts {
+        if side == Side::Ours && map::get(writer, rows, &conflict.key)? != conflict.ours {
+            continue;
+        }
+        if let Decision::Row(new) = decider.decide(writer, &conflict)? {
+            edits.push(Edit { key: conflict.key, new });
+        }
+    }
+    edit::apply(writer, &definition.config, *rows, &edits)
 }
 
 #[cfg(test)]

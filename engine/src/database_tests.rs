@@ -253,6 +253,41 @@ fn work_in_the_middle_of_a_merge_is_sent_with_what_is_merged() {
 }
 
 #[test]
+fn a_typed_table_is_sent_with_its_columns_and_indexes() {
+    let (source, copy) = (Database::memory().unwrap(), Database::memory().unwrap());
+    let column = |(id, name): (u32, &str)| row::Column { id, name: name.into(), ty: row::Type::Int };
+    let schema = Schema::new([(0, "id"), (1, "a")].map(column).to_vec(), vec![0]).unwrap();
+    let mut held = Vec::new();
+    let row = |n: i64| [row::Value::Int(n), row::Value::Int(n % 10)];
+    for step in 0..3 {
+        let mut transaction = source.begin("main").unwrap();
+        match step {
+            0 => transaction.create_table("t", Some(schema.clone())).unwrap(),
+            1 => transaction.create_index("t", "by_a", &["a"], false).unwrap(),
+            _ => {
+                transaction.add_column("t", "b", row::Type::Int, row::Value::Int(1)).unwrap();
+                transaction.rename_column("t", "a", "c").unwrap();
+            }
+        }
+        for n in 0..1000 {
+            let (key, value) = schema.encode_row(&row(n * 3 + step)).unwrap();
+            transaction.put("t", &key, &value).unwrap();
+        }
+        transaction.commit().unwrap();
+        let head = commit(&source, "main", "step");
+        transfer(&source, &copy, &[head], &held);
+        held = vec![head];
+        let root = source.commit_object(&head).unwrap().root;
+        let table = copy.snapshot_of_root(root).unwrap().table("t").unwrap().unwrap();
+        if step > 0 {
+            let by_a = table.index("by_a").unwrap().unwrap();
+            let found = by_a.scan(&[row::Value::Int(7)]).unwrap().count();
+            assert_eq!(found as i64, (0..1000 * 3).filter(|n| n % 3 <= step && n % 10 == 7).count() as i64);
+        }
+    }
+}
+
+#[test]
 fn a_preferred_side_decides_conflicts_at_once() {
     for (prefer, expected) in [(Side::Ours, "main"), (Side::Theirs, "side")] {
         let database = Database::memory().unwrap();

@@ -220,6 +220,80 @@ pub enum Error {
         /// What both sides did.
         why: &'static str,
     },
+    /// Both sides changed the columns of a table in ways that exclude each other.
+    #[error("the columns of table `{table}` cannot be merged: `{column}` {why}")]
+    ColumnConflict {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// What was done to it, and what can be done about it.
+        why: &'static str,
+    },
+    /// Two rows have the same values in the columns of a unique index.
+    #[error("index `{index}` of table `{table}` is unique, and the rows {} and {} both have {key}; change or delete one of them", .rows[0], .rows[1])]
+    UniqueViolation {
+        /// The table.
+        table: String,
+        /// The index.
+        index: String,
+        /// The values, by column.
+        key: String,
+        /// The keys of the rows, by column.
+        rows: [String; 2],
+    },
+    /// The values of a row make too long a key of an index.
+    #[error(
+        "row {row} of table `{table}` makes a key of {found} bytes in index `{index}`: at most {max} bytes are allowed; shorten its values or drop the index"
+    )]
+    IndexKeyTooLong {
+        /// The table.
+        table: String,
+        /// The index.
+        index: String,
+        /// The key of the row, by column.
+        row: String,
+        /// Length found, bytes.
+        found: usize,
+        /// Limit, bytes.
+        max: usize,
+    },
+    /// No index of that name.
+    #[error("index `{index}` of table `{table}` not found; `Table::indexes` lists those that exist")]
+    UnknownIndex {
+        /// The table.
+        table: String,
+        /// The name asked for.
+        index: String,
+    },
+    /// A column is in an index.
+    #[error("column `{column}` of table `{table}` is in index `{index}`; drop the index first")]
+    ColumnIndexed {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// The index.
+        index: String,
+    },
+    /// Both sides of a merge changed an index.
+    #[error("index `{index}` of table `{table}` cannot be merged: {why}")]
+    IndexConflict {
+        /// The table.
+        table: String,
+        /// The index.
+        index: String,
+        /// What both sides did, and what can be done about it.
+        why: &'static str,
+    },
+    /// A raw table was asked for what only typed ones have.
+    #[error(
+        "table `{table}` holds raw keys and values and has no columns; make a table with a schema for that"
+    )]
+    NotTyped {
+        /// The table.
+        table: String,
+    },
     /// The branch is in use.
     #[error("branch `{name}` is the current branch; switch to another one first")]
     BranchInUse {
@@ -250,11 +324,13 @@ impl Error {
             Error::UnknownBranch { .. }
             | Error::UnknownTable { .. }
             | Error::UnknownTag { .. }
+            | Error::UnknownIndex { .. }
             | Error::UnknownRevision { .. } => ErrorKind::NotFound,
             Error::Row(_)
             | Error::BadName { .. }
             | Error::KeyTooLong { .. }
             | Error::ValueTooLong { .. }
+            | Error::IndexKeyTooLong { .. }
             | Error::OutsideValue { .. }
             | Error::MalformedPatch { .. }
             | Error::Unsorted { .. } => ErrorKind::Invalid,

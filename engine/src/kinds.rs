@@ -6,5 +6,7 @@ pub(crate) const MAP: u8 = 1;
 pub(crate) const BLOB: u8 = 2;
 /// The definition of a table: map configuration and schema.
 pub(crate) const DEFINITION: u8 = 3;
+/// The definition of an index.
+pub(crate) const INDEX: u8 = 5;
 /// A version commit.
 pub(crate) const COMMIT: u8 = 4;

@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod alter;
 mod blob;
 mod branches;
 mod catalogue;
@@ -32,18 +33,22 @@ mod definition;
 mod difference;
 mod error;
 mod history;
+mod index;
 mod kinds;
 mod map;
 mod merge;
 mod names;
 pub mod patch;
 mod pins;
+mod resolve;
 mod revision;
 pub mod row;
 mod sample;
 mod settings;
 mod snapshot;
 mod transaction;
+#[cfg(test)]
+mod typed_tests;
 mod upkeep;
 
 pub use blob::{VALUE_BYTES_MAX, ValueReader};
@@ -56,6 +61,7 @@ pub use definition::Definition;
 pub use difference::{Base, Difference, Sent, difference};
 pub use error::{Error, ErrorKind, Result};
 pub use history::Log;
+pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
 
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
@@ -66,6 +72,7 @@ pub use pleach_chunkstore::{
     RefUpdate, Stats, Store, Ticket,
 };
 pub use pleach_chunkstore::{Compression, backup, fsck};
+pub use resolve::{Resolution, Resolver};
 pub use revision::Revision;
 pub use row::Schema;
 pub use sample::Sample;

@@ -57,7 +57,16 @@ pub fn check_ref(what: &'static str, name: &str) -> Result<()> {
 
 /// Checks a table's name: any text without `/`.
 pub(crate) fn check_table(name: &str) -> Result<()> {
-    let bad = |why| Err(Error::BadName { what: "table", name: name.to_owned(), why });
+    check_text("table", name)
+}
+
+/// Checks an index's name: any text without `/`.
+pub(crate) fn check_index(name: &str) -> Result<()> {
+    check_text("index", name)
+}
+
+fn check_text(what: &'static str, name: &str) -> Result<()> {
+    let bad = |why| Err(Error::BadName { what, name: name.to_owned(), why });
     if name.is_empty() || name.len() > 250 {
         return bad("expected 1 to 250 bytes");
     }

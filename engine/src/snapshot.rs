@@ -12,7 +12,7 @@ use pleach_chunkstore::{Hash, Store};
 
 use crate::{
     blob::{self, ValueReader},
-    catalogue::{self, TableEntry},
+    catalogue::{self, IndexEntry, TableEntry},
     chunks::{self, Read},
     definition::Definition,
     error::Result,
@@ -60,7 +60,13 @@ impl Snapshot {
     /// The store's.
     pub fn tables(&self) -> Result<Vec<(String, Table)>> {
         let entries = catalogue::tables(&self.store, &self.root)?;
-        entries.into_iter().map(|(name, entry)| Ok((name, Table::load(&self.store, entry)?))).collect()
+        entries
+            .into_iter()
+            .map(|(name, entry)| {
+                let table = Table::load(&self.store, self.root, &name, entry)?;
+                Ok((name, table))
+            })
+            .collect()
     }
 
     /// The table called `name`; `None` if there is none.
@@ -69,7 +75,7 @@ impl Snapshot {
     /// The store's.
     pub fn table(&self, name: &str) -> Result<Option<Table>> {
         let entry = catalogue::table(&self.store, &self.root, name)?;
-        entry.map(|entry| Table::load(&self.store, entry)).transpose()
+        entry.map(|entry| Table::load(&self.store, self.root, name, entry)).transpose()
     }
 
     /// The tables that differ between this root and `to`, by name. Equal tables are not opened.
@@ -88,13 +94,14 @@ impl Snapshot {
         for (name, entry) in catalogue::tables(&to.store, &to.root)? {
             tables.entry(name).or_default().1 = Some(entry);
         }
-        let load = |store: &Store, entry: Option<TableEntry>| {
-            entry.map(|entry| Table::load(store, entry)).transpose()
+        let load = |side: &Snapshot, table: &str, entry: Option<TableEntry>| {
+            entry.map(|entry| Table::load(&side.store, side.root, table, entry)).transpose()
         };
         let differ = tables.into_iter().filter(|(_, (from, to))| from != to);
         differ
             .map(|(table, (before, after))| {
-                Ok(TableDiff { table, from: load(&self.store, before)?, to: load(&to.store, after)? })
+                let (from, to) = (load(self, &table, before)?, load(to, &table, after)?);
+                Ok(TableDiff { table, from, to })
             })
             .collect()
     }
@@ -104,14 +111,29 @@ impl Snapshot {
 #[derive(Clone)]
 pub struct Table {
     store: Store,
+    /// The root of the catalogue that has it.
+    catalogue: Hash,
+    name: String,
     entry: TableEntry,
     definition: Definition,
 }
 
 impl Table {
-    pub(crate) fn load(store: &Store, entry: TableEntry) -> Result<Table> {
+    pub(crate) fn load(store: &Store, catalogue: Hash, name: &str, entry: TableEntry) -> Result<Table> {
         let definition = Definition::decode(&store.chunk(&entry.definition)?)?;
-        Ok(Table { store: store.clone(), entry, definition })
+        Ok(Table { store: store.clone(), catalogue, name: name.to_owned(), entry, definition })
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn index_entry(&self, name: &str) -> Result<Option<IndexEntry>> {
+        catalogue::index(&self.store, &self.catalogue, &self.name, name)
+    }
+
+    pub(crate) fn index_entries(&self) -> Result<BTreeMap<String, IndexEntry>> {
+        catalogue::indexes(&self.store, &self.catalogue, &self.name)
     }
 
     /// What the table is.

@@ -21,6 +21,7 @@ use crate::{
     database::Database,
     definition::Definition,
     error::{Error, Result},
+    index::IndexDefinition,
     map::{
         self,
         build::{self, TreeBuilder},
@@ -30,7 +31,7 @@ use crate::{
         range::{KeyRange, RangeSet},
     },
     names,
-    row::Schema,
+    row::{self, Schema},
     snapshot::{Snapshot, Table, load_value},
 };
 
@@ -98,6 +99,10 @@ pub(crate) struct TableEdits {
     pub(crate) dropped: bool,
     /// The table is made, with this definition.
     pub(crate) created: Option<Definition>,
+    /// The table that is there gets this definition: its columns change, its rows do not.
+    pub(crate) altered: Option<Definition>,
+    /// Indexes by name: made, or with `None` dropped.
+    pub(crate) indexes: BTreeMap<String, Option<IndexDefinition>>,
     /// Rows given in bulk: the root of a map that replaces the table's rows.
     pub(crate) loaded: Option<Hash>,
     /// Ranges of keys whose rows go, before the rows below come.
@@ -114,8 +119,8 @@ pub(crate) enum NewValue {
 }
 
 impl TableEdits {
-    /// Whether the table itself is changed, and not only rows of it.
-    pub(crate) fn is_structural(&self) -> bool {
+    /// Whether the table, or all its rows, are replaced.
+    pub(crate) fn replaces(&self) -> bool {
         self.dropped || self.created.is_some() || self.loaded.is_some()
     }
 }
@@ -161,8 +166,8 @@ impl Transaction {
     /// The store's.
     pub fn definition(&mut self, table: &str) -> Result<Option<Definition>> {
         if let Some(edits) = self.edits.get(table) {
-            if let Some(created) = &edits.created {
-                return Ok(Some(created.clone()));
+            if let Some(definition) = edits.created.as_ref().or(edits.altered.as_ref()) {
+                return Ok(Some(definition.clone()));
             }
             if edits.dropped {
                 return Ok(None);
@@ -219,7 +224,53 @@ impl Transaction {
         Ok(())
     }
 
-    fn require(&mut self, table: &str) -> Result<Definition> {
+    /// The indexes of a table, this transaction's changes included.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn indexes(&mut self, table: &str) -> Result<BTreeMap<String, IndexDefinition>> {
+        self.require(table)?;
+        let mut indexes = BTreeMap::new();
+        let replaced = self.edits.get(table).is_some_and(|edits| edits.dropped || edits.created.is_some());
+        if !replaced && let Some(table) = self.snapshot_table(table)? {
+            for (name, index) in table.indexes()? {
+                indexes.insert(name, index.definition().clone());
+            }
+        }
+        for (name, index) in self.edits.get(table).iter().flat_map(|edits| &edits.indexes) {
+            match index {
+                Some(definition) => drop(indexes.insert(name.clone(), definition.clone())),
+                None => drop(indexes.remove(name)),
+            }
+        }
+        Ok(indexes)
+    }
+
+    /// Makes an index, or drops one.
+    pub(crate) fn set_index(&mut self, table: &str, name: &str, definition: Option<IndexDefinition>) {
+        self.edits.entry(table.to_owned()).or_default().indexes.insert(name.to_owned(), definition);
+    }
+
+    /// Changes the columns of a typed table.
+    pub(crate) fn alter(
+        &mut self,
+        table: &str,
+        change: impl FnOnce(&Schema) -> Result<Schema, row::Error>,
+    ) -> Result<()> {
+        let definition = self.require(table)?;
+        let Some(schema) = &definition.schema else {
+            return Err(Error::NotTyped { table: table.to_owned() });
+        };
+        let changed = Definition { schema: Some(change(schema)?), ..definition };
+        let edits = self.edits.entry(table.to_owned()).or_default();
+        match &mut edits.created {
+            Some(created) => *created = changed,
+            None => edits.altered = Some(changed),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn require(&mut self, table: &str) -> Result<Definition> {
         self.definition(table)?.ok_or_else(|| Error::UnknownTable { name: table.to_owned() })
     }
 
@@ -369,7 +420,7 @@ impl Transaction {
             fold_rows(writer, &config, base, &edits.deleted, rows)
         });
         if let Ok(root) = &written
-            && (base != Some(*root) || edits.is_structural())
+            && (base != Some(*root) || edits.replaces())
         {
             edits.loaded = Some(*root);
             edits.rows.clear();
@@ -379,9 +430,28 @@ impl Transaction {
         written
     }
 
-    /// Gives a table another definition. Its rows stay as they are.
+    /// Gives a table another definition. Its rows stay as they are; its indexes are built anew.
+    ///
+    /// # Errors
+    /// [`Error::ColumnIndexed`] if an index needs a column that goes.
     pub(crate) fn redefine(&mut self, table: &str, definition: Definition) -> Result<()> {
-        let config = self.require(table)?.config;
+        let old = self.require(table)?;
+        let config = old.config;
+        let indexes = self.indexes(table)?;
+        let has =
+            |id: &u32| definition.schema.as_ref().is_some_and(|schema| schema.column_by_id(*id).is_some());
+        for (index, id) in
+            indexes.iter().flat_map(|(name, index)| index.columns.iter().map(move |id| (name, id)))
+        {
+            if !has(id) {
+                let column = old.schema.as_ref().and_then(|schema| schema.column_by_id(*id));
+                return Err(Error::ColumnIndexed {
+                    table: table.to_owned(),
+                    column: column.map(|column| column.name.clone()).unwrap_or_default(),
+                    index: index.clone(),
+                });
+            }
+        }
         let mut root = self.rows_root(table)?;
         if config != definition.config {
             let store = self.database.store().clone();
@@ -397,8 +467,13 @@ impl Transaction {
             })?;
         }
         let dropped = self.snapshot_table(table)?.is_some();
-        let edits =
-            TableEdits { dropped, created: Some(definition), loaded: Some(root), ..TableEdits::default() };
+        let edits = TableEdits {
+            dropped,
+            created: Some(definition),
+            loaded: Some(root),
+            indexes: indexes.into_iter().map(|(name, index)| (name, Some(index))).collect(),
+            ..TableEdits::default()
+        };
         self.edits.insert(table.to_owned(), edits);
         Ok(())
     }

@@ -40,6 +40,7 @@ fn nodes() -> Result<()> {
     }
     transaction.put("many", b"large", &vec![7; 5_000])?;
     transaction.create_table("typed", Some(schema()?))?;
+    transaction.create_index("typed", "index", &["c1", "c6"], true)?;
     transaction.commit()?;
     let new =
         NewCommit { message: "seed".into(), author: "a <b@c>".into(), date_micros: Some(1), amend: false };
@@ -247,7 +248,10 @@ fn schema() -> Result<Schema> {
     ];
     let columns =
         types.into_iter().zip(0..).map(|(ty, id)| Column { id, name: format!("c{id}"), ty }).collect();
-    Ok(Schema::new(columns, vec![0, 1])?)
+    // Every part of a schema: a descending key column, one that was added, one that was dropped.
+    let schema = Schema::new(columns, vec![0, 1])?.descending(&[1])?;
+    let schema = schema.add_column("added", Type::Int, Value::Int(5))?;
+    Ok(schema.add_column("dropped", Type::Text, Value::Null)?.drop_column("dropped")?)
 }
 
 fn rows() -> Result<()> {
@@ -262,6 +266,7 @@ fn rows() -> Result<()> {
         Value::Null,
         Value::Timestamp(1_700_000_000_000_000),
         Value::Uuid([9; 16]),
+        Value::Null,
     ];
     let (key, value) = schema.encode_row(&values)?;
     let encoded = schema.encode();

@@ -14,7 +14,12 @@ fuzz_target!(|input: &[u8]| {
     let Some((key, value)) = piece(rest) else { return };
     if let Ok(values) = decoded.decode_row(key, value) {
         let (key_again, value_again) = decoded.encode_row(&values).expect("a row that decodes, encodes");
-        assert_eq!((&key_again[..], &value_again[..]), (key, value));
+        assert_eq!(key_again, key);
+        // A row that was last written before a column was dropped has its cell still.
+        match decoded.has_dropped_cells(value).expect("the row decodes") {
+            false => assert_eq!(value_again, value),
+            true => assert!(value_again.len() < value.len()),
+        }
         for (column, cell) in
             decoded.columns().iter().zip(&values).filter(|(column, _)| !decoded.is_key(column.id))
         {

@@ -28,7 +28,7 @@ pub(super) struct Described {
 
 /// A record. The values of a row follow it, and are read before the next record.
 pub(super) enum Record {
-    Table { name: String, kind: Kind, before: Option<Described>, after: Option<Described> },
+    Table { name: String, kind: Kind, before: Option<Box<Described>>, after: Option<Box<Described>> },
     Insert { key: Vec<u8> },
     Delete { key: Vec<u8> },
     Update { key: Vec<u8> },
@@ -105,11 +105,11 @@ impl<'a> RecordReader<'a> {
         Ok(Record::Table { name, kind, before, after })
     }
 
-    fn definition(&mut self) -> Result<Described> {
+    fn definition(&mut self) -> Result<Box<Described>> {
         let bytes = self.blocks.sized("definition", DEFINITION_BYTES_MAX)?;
         let chunk = Chunk::build(DEFINITION, 0, &bytes, None, &[], 0);
         match Definition::decode(&chunk) {
-            Ok(definition) if definition.encode() == chunk => Ok(Described { definition, bytes }),
+            Ok(definition) if definition.encode() == chunk => Ok(Box::new(Described { definition, bytes })),
             Ok(_) => Err(self.blocks.malformed("expected the canonical bytes of a table's definition")),
             Err(error) => Err(self.blocks.malformed(format!("expected a table's definition: {error}"))),
         }

@@ -38,6 +38,18 @@ impl<'a> Reader<'a> {
         Reader { part, bytes, at: 0 }
     }
 
+    /// Lets `read` read from here as if all bytes were complemented.
+    pub(super) fn complemented<T>(
+        &mut self,
+        read: impl FnOnce(&mut Reader<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let bytes: Vec<u8> = self.bytes.iter().map(|byte| !byte).collect();
+        let mut reader = Reader { part: self.part, bytes: &bytes, at: self.at };
+        let value = read(&mut reader)?;
+        self.at = reader.at;
+        Ok(value)
+    }
+
     pub(super) fn offset(&self) -> usize {
         self.at
     }

@@ -3,7 +3,9 @@
 //! The one idea: an error carries the column (or the offset), what was expected and what was found, so that whoever
 //! knows the file and the line can print a complete sentence without looking anything up.
 
-use super::{COLUMN_ID_MAX, DECIMAL_PRECISION_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, Type};
+use super::{
+    COLUMN_ID_MAX, COLUMNS_MAX, DECIMAL_PRECISION_MAX, DEFAULT_BYTES_MAX, KEY_BYTES_MAX, NAME_BYTES_MAX, Type,
+};
 
 /// Why a schema, a row or stored bytes were refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +32,7 @@ pub enum Error {
         /// Length of the name in bytes.
         length: usize,
     },
-    /// A column id that the presence bitmap has no room for.
+    /// A column id above the largest.
     #[error("expected a column id of at most {COLUMN_ID_MAX}, found {id}")]
     BadId {
         /// The id.
@@ -47,6 +49,58 @@ pub enum Error {
     DuplicateKeyColumn {
         /// Name of the column.
         column: String,
+    },
+    /// More columns than a schema holds, those that were dropped included.
+    #[error(
+        "expected at most {COLUMNS_MAX} columns, those that were dropped included, and 2 MiB of schema; found {count} columns: make a new table and copy the rows"
+    )]
+    TooManyColumns {
+        /// Columns found.
+        count: usize,
+    },
+    /// A creation default that is too long.
+    #[error(
+        "expected a creation default of at most {DEFAULT_BYTES_MAX} bytes, found {length} bytes: add the column without one and update the rows"
+    )]
+    DefaultTooLong {
+        /// Length of the default in bytes.
+        length: usize,
+    },
+    /// What a key column cannot do.
+    #[error(
+        "key column `{column}` cannot {what}: the key is fixed when the table is made, so make a new table and copy the rows"
+    )]
+    KeyColumn {
+        /// The key column.
+        column: String,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// No column of that name.
+    #[error("column `{column}` not found; `table show` lists those that exist")]
+    NoSuchColumn {
+        /// The name asked for.
+        column: String,
+    },
+    /// A column whose changes cannot be added up.
+    #[error(
+        "changes of column `{column}` cannot be added up: expected an int or a decimal, found {ty}; decide its conflicts otherwise"
+    )]
+    NotAddable {
+        /// The column.
+        column: String,
+        /// Its type.
+        ty: Type,
+    },
+    /// A schema of another version.
+    #[error(
+        "expected a schema of version {expected}, found version {found}: use the version of this program that wrote it"
+    )]
+    SchemaVersion {
+        /// The version that this program reads.
+        expected: u8,
+        /// The version found.
+        found: u8,
     },
     /// A decimal type that cannot be stored.
     #[error(

@@ -20,8 +20,11 @@
 //! | text, bytes | the bytes, each `00` as `00 ff`, then `00` |
 //! | uuid | its 16 bytes |
 //!
-//! The terminator `00` is followed by the end, or by the next value's `00` or `01`: below the `ff` that follows an
+//! The terminator `00` is followed by the end, or by the next value's `00`, `01` or `02`: below the `ff` that follows an
 //! escaped zero, so a text sorts before all longer texts that begin with it.
+//!
+//! In a *descending* column a value is `02` for NULL, which is last, or `01` and the payload with all its bytes
+//! complemented; text and bytes end with `00 01` there before that, so that the end is known whatever follows.
 
 use super::bytes::Reader;
 use super::error::Error;
@@ -33,15 +36,18 @@ pub const KEY_BYTES_MAX: usize = 1024;
 
 const NULL: u8 = 0;
 const PRESENT: u8 = 1;
+const NULL_LAST: u8 = 2;
+const END: u8 = 1;
 const ESCAPE: u8 = 0xff;
 const SIGN: u64 = 1 << 63;
 
 /// Appends `value`, which [`Value::check`] has accepted.
-pub(super) fn put(out: &mut Vec<u8>, value: &Value) {
+pub(super) fn put(out: &mut Vec<u8>, value: &Value, descending: bool) {
     if value.is_null() {
-        return out.push(NULL);
+        return out.push(if descending { NULL_LAST } else { NULL });
     }
     out.push(PRESENT);
+    let start = out.len();
     match value {
         Value::Null => {}
         Value::Bool(value) => out.push(u8::from(*value)),
@@ -52,13 +58,16 @@ pub(super) fn put(out: &mut Vec<u8>, value: &Value) {
             let bits = float_bits(*value);
             out.extend((if bits & SIGN == 0 { bits ^ SIGN } else { !bits }).to_be_bytes());
         }
-        Value::Text(text) => put_escaped(out, text.as_bytes()),
-        Value::Bytes(bytes) => put_escaped(out, bytes),
+        Value::Text(text) => put_escaped(out, text.as_bytes(), descending),
+        Value::Bytes(bytes) => put_escaped(out, bytes, descending),
         Value::Uuid(bytes) => out.extend(bytes),
+    }
+    if descending {
+        out.iter_mut().skip(start).for_each(|byte| *byte = !*byte);
     }
 }
 
-fn put_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+fn put_escaped(out: &mut Vec<u8>, bytes: &[u8], descending: bool) {
     for &byte in bytes {
         out.push(byte);
         if byte == 0 {
@@ -66,13 +75,24 @@ fn put_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
         }
     }
     out.push(0);
+    if descending {
+        out.push(END);
+    }
 }
 
 /// Reads the next value, of type `ty`.
-pub(super) fn read(reader: &mut Reader<'_>, ty: &Type) -> Result<Value, Error> {
-    if !reader.bit()? {
-        return Ok(Value::Null);
+pub(super) fn read(reader: &mut Reader<'_>, ty: &Type, descending: bool) -> Result<Value, Error> {
+    let offset = reader.offset();
+    match (reader.byte()?, descending) {
+        (NULL, false) | (NULL_LAST, true) => Ok(Value::Null),
+        (PRESENT, false) => read_payload(reader, ty, false),
+        (PRESENT, true) => reader.complemented(|reader| read_payload(reader, ty, true)),
+        (byte, false) => Err(reader.malformed(offset, "0 or 1", byte.to_string())),
+        (byte, true) => Err(reader.malformed(offset, "1 or 2", byte.to_string())),
     }
+}
+
+fn read_payload(reader: &mut Reader<'_>, ty: &Type, descending: bool) -> Result<Value, Error> {
     let start = reader.offset();
     let value = match ty {
         Type::Bool => Value::Bool(reader.bit()?),
@@ -94,17 +114,17 @@ pub(super) fn read(reader: &mut Reader<'_>, ty: &Type) -> Result<Value, Error> {
             Value::Float(value)
         }
         Type::Text => {
-            let bytes = read_escaped(reader)?;
+            let bytes = read_escaped(reader, descending)?;
             Value::Text(reader.text(bytes)?)
         }
-        Type::Bytes => Value::Bytes(read_escaped(reader)?),
+        Type::Bytes => Value::Bytes(read_escaped(reader, descending)?),
         Type::Uuid => Value::Uuid(reader.array()?),
     };
     value.check(ty).map_err(|error| reader.malformed(start, error.expected, error.found))?;
     Ok(value)
 }
 
-fn read_escaped(reader: &mut Reader<'_>) -> Result<Vec<u8>, Error> {
+fn read_escaped(reader: &mut Reader<'_>, descending: bool) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     loop {
         let rest = reader.rest();
@@ -116,6 +136,14 @@ fn read_escaped(reader: &mut Reader<'_>) -> Result<Vec<u8>, Error> {
         if reader.rest().first() == Some(&ESCAPE) {
             reader.byte()?;
         } else {
+            let offset = reader.offset();
+            if descending && reader.byte()? != END {
+                return Err(reader.malformed(
+                    offset,
+                    "01 after the 00 that ends text or bytes",
+                    "another byte",
+                ));
+            }
             out.pop();
             return Ok(out);
         }

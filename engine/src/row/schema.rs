@@ -1,38 +1,27 @@
 //! The columns of a table, its key, and the way from values to key and value bytes and back.
 //!
 //! The one idea: a column is its id. Its name and its place among the columns are for people; stored rows know ids
-//! only. The engine keeps [`Schema::encode`]'s bytes in the table's definition.
-//!
-//! ```text
-//! schema  = 01 columns column* keys id*       01 is the version of this layout
-//! columns = varint, how many columns
-//! column  = id name type                      in the order in which the columns are shown
-//! id      = varint, at most 4,095
-//! name    = varint length, 1 to 255 bytes of UTF-8
-//! type    = 01 bool | 02 int | 03 float | 04 P S decimal(P,S), a byte each | 05 text | 06 bytes | 07 date
-//!         | 08 timestamp | 09 uuid
-//! keys    = varint, how many key columns, at least one; then their ids in key order
-//! ```
+//! only. A column that was dropped is remembered, because rows may still have its cells. The bytes of a schema are
+//! `schema_bytes.rs`; its changes are `alter.rs`.
 
-use super::bytes::{Reader, put_bytes, put_varint};
-use super::cells::{self, Bitmap};
+use super::bytes::Reader;
+use super::cells::{self, COLUMN_ID_MAX, Slot};
 use super::error::Error;
 use super::key::{self, KEY_BYTES_MAX};
 use super::types::Type;
 use super::value::Value;
 
-/// The largest column id: a presence bitmap then has at most 512 bytes.
-pub const COLUMN_ID_MAX: u32 = 4095;
-
 /// Most bytes of a column's name.
 pub const NAME_BYTES_MAX: usize = 255;
 
-const VERSION: u8 = 1;
+/// Most columns of a table, those that were dropped included.
+pub const COLUMNS_MAX: usize = 4096;
 
 /// A column. Its identity is its id, not its name or its position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// Unique in the table and never reused; at most [`COLUMN_ID_MAX`].
+    /// Unique in the table and never reused; at most [`COLUMN_ID_MAX`]. Ids up to 4,095 take a bit of each row, others up to four
+    /// bytes of each row that has a cell there.
     pub id: u32,
     /// Unique in the table; 1 to [`NAME_BYTES_MAX`] bytes.
     pub name: String,
@@ -40,23 +29,68 @@ pub struct Column {
     pub ty: Type,
 }
 
+/// A column that was dropped: rows that were last written before may still have its cells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dropped {
+    pub(super) id: u32,
+    pub(super) ty: Type,
+    pub(super) default: Value,
+}
+
 /// The columns and the key of a typed table; always valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schema {
-    columns: Vec<Column>,
+    pub(super) columns: Vec<Column>,
+    /// The creation defaults of `columns`, in their order.
+    pub(super) defaults: Vec<Value>,
     /// Column ids in key order.
-    key: Vec<u32>,
+    pub(super) key: Vec<u32>,
+    /// Whether each key column is descending, in key order.
+    pub(super) descending: Vec<bool>,
     /// Positions in `columns` of the key columns, in key order; derived.
     key_positions: Vec<usize>,
-    /// Positions in `columns` of all others, by ascending id; derived.
-    cell_positions: Vec<usize>,
+    /// The columns outside the key and those that were dropped, by ascending id; derived, but for the latter.
+    slots: Vec<Slot>,
 }
 
 impl Schema {
-    /// A schema of `columns`, in the order in which they are shown, and the ids of its key columns in key order.
+    /// A schema of `columns`, in the order in which they are shown, and the ids of its key columns in key order, all
+    /// ascending.
     pub fn new(columns: Vec<Column>, key: Vec<u32>) -> Result<Schema, Error> {
-        for (position, column) in columns.iter().enumerate() {
+        let defaults = vec![Value::Null; columns.len()];
+        let key = key.into_iter().map(|id| (id, false)).collect();
+        Schema::assemble(columns, defaults, key, Vec::new())
+    }
+
+    /// The same schema of a new table whose key columns with these ids are in descending order. Rows of a table that is there
+    /// already are in another order: change no schema in use so.
+    ///
+    /// # Errors
+    /// [`Error::UnknownKeyColumn`].
+    pub fn descending(mut self, ids: &[u32]) -> Result<Schema, Error> {
+        for &id in ids {
+            let place = self.key.iter().position(|&other| other == id);
+            match place.and_then(|place| self.descending.get_mut(place)) {
+                Some(descending) => *descending = true,
+                None => return Err(Error::UnknownKeyColumn { id }),
+            }
+        }
+        Ok(self)
+    }
+
+    /// A schema of its parts, if they are valid: `defaults` are as many as `columns`; `key` is ids, and whether descending.
+    pub(super) fn assemble(
+        columns: Vec<Column>,
+        defaults: Vec<Value>,
+        key: Vec<(u32, bool)>,
+        dropped: Vec<Dropped>,
+    ) -> Result<Schema, Error> {
+        if columns.len() + dropped.len() > COLUMNS_MAX {
+            return Err(Error::TooManyColumns { count: columns.len() + dropped.len() });
+        }
+        for (position, (column, default)) in columns.iter().zip(&defaults).enumerate() {
             check_column(column)?;
+            check_value(column, default)?;
             let before = columns.get(..position).unwrap_or_default();
             if before.iter().any(|other| other.id == column.id) {
                 return Err(Error::DuplicateId { id: column.id });
@@ -68,19 +102,38 @@ impl Schema {
         if key.is_empty() {
             return Err(Error::NoKey);
         }
+        let (key, descending): (Vec<u32>, Vec<bool>) = key.into_iter().unzip();
         let mut key_positions = Vec::with_capacity(key.len());
         for &id in &key {
             let position =
                 columns.iter().position(|column| column.id == id).ok_or(Error::UnknownKeyColumn { id })?;
+            let column = columns[position].name.clone();
             if key_positions.contains(&position) {
-                return Err(Error::DuplicateKeyColumn { column: columns[position].name.clone() });
+                return Err(Error::DuplicateKeyColumn { column });
+            }
+            if !defaults[position].is_null() {
+                return Err(Error::KeyColumn { column, what: "have a creation default" });
             }
             key_positions.push(position);
         }
-        let mut cell_positions: Vec<usize> =
-            (0..columns.len()).filter(|position| !key_positions.contains(position)).collect();
-        cell_positions.sort_by_key(|&position| columns[position].id);
-        Ok(Schema { columns, key, key_positions, cell_positions })
+        let live = columns.iter().zip(&defaults).enumerate();
+        let live = live.filter(|(position, _)| !key_positions.contains(position));
+        let live = live.map(|(position, (column, default))| Slot {
+            id: column.id,
+            ty: column.ty,
+            default: default.clone(),
+            position: Some(position),
+        });
+        let dropped =
+            dropped.into_iter().map(|Dropped { id, ty, default }| Slot { id, ty, default, position: None });
+        let mut slots: Vec<Slot> = live.chain(dropped).collect();
+        slots.sort_by_key(|slot| slot.id);
+        let key_ids = key.iter().copied().filter(|id| slots.binary_search_by_key(id, |slot| slot.id).is_ok());
+        let twice = slots.windows(2).find(|pair| pair[0].id == pair[1].id).map(|pair| pair[0].id);
+        if let Some(id) = twice.or(key_ids.min()) {
+            return Err(Error::DuplicateId { id });
+        }
+        Ok(Schema { columns, defaults, key, descending, key_positions, slots })
     }
 
     /// The columns in the order in which they are shown.
@@ -118,14 +171,38 @@ impl Schema {
         self.key.contains(&id)
     }
 
+    /// Whether the key column with `id` is in descending order.
+    pub fn is_descending(&self, id: u32) -> bool {
+        self.key.iter().zip(&self.descending).any(|(&key, &descending)| key == id && descending)
+    }
+
+    /// What rows that were written before the column with `id` was added read in it: its creation default. It never changes.
+    pub fn creation_default(&self, id: u32) -> Option<&Value> {
+        self.defaults.get(self.position(id)?)
+    }
+
+    /// The ids of the columns that were dropped, ascending. They are not used again.
+    pub fn dropped(&self) -> impl Iterator<Item = u32> + '_ {
+        self.dropped_slots().map(|slot| slot.id)
+    }
+
+    /// The columns that were dropped, by ascending id.
+    pub(super) fn dropped_slots(&self) -> impl Iterator<Item = &Slot> + '_ {
+        self.slots.iter().filter(|slot| slot.position.is_none())
+    }
+
     /// Whether rows stored under `stored` read unchanged under this schema: same key, and every stored column is here
-    /// with its type. Names and order may differ, and columns may be added; those read NULL.
+    /// with its type and creation default. Names and order may differ, and columns may be added; those read their creation
+    /// defaults.
     pub fn compatible_with(&self, stored: &Schema) -> Result<(), Error> {
         for (position, column) in stored.columns.iter().enumerate() {
             let refuse = |expected: String, found: String| {
                 Err(Error::Incompatible { column: column.name.clone(), expected, found })
             };
             let place = |schema: &Schema| match schema.key.iter().position(|&id| id == column.id) {
+                Some(place) if schema.is_descending(column.id) => {
+                    format!("descending key column {}", place + 1)
+                }
                 Some(place) => format!("key column {}", place + 1),
                 None => "no key column".into(),
             };
@@ -140,8 +217,24 @@ impl Schema {
                     return refuse(here.ty.to_string(), column.ty.to_string());
                 }
                 Some(_) if place(self) != place(stored) => return refuse(place(self), place(stored)),
+                Some(_) if self.creation_default(column.id) != stored.creation_default(column.id) => {
+                    return refuse("its creation default".into(), "another one".into());
+                }
                 Some(_) => {}
             }
+        }
+        let forgotten = stored.dropped_slots().find(|gone| {
+            !self
+                .slots
+                .iter()
+                .any(|slot| slot.id == gone.id && slot.ty == gone.ty && slot.default == gone.default)
+        });
+        if let Some(gone) = forgotten {
+            return Err(Error::Incompatible {
+                column: format!("id {}", gone.id),
+                expected: "no such column".into(),
+                found: "one that was dropped".into(),
+            });
         }
         match self.key_columns().find(|column| stored.column_by_id(column.id).is_none()) {
             Some(new) => Err(Error::Incompatible {
@@ -173,8 +266,10 @@ impl Schema {
                 format!("{} bytes", key.len()),
             ));
         }
-        let values =
-            self.key_columns().map(|column| key::read(&mut reader, &column.ty)).collect::<Result<_, _>>()?;
+        let columns = self.key_columns().zip(&self.descending);
+        let values = columns
+            .map(|(column, &descending)| key::read(&mut reader, &column.ty, descending))
+            .collect::<Result<_, _>>()?;
         reader.end()?;
         Ok(values)
     }
@@ -183,109 +278,47 @@ impl Schema {
     pub fn encode_row(&self, values: &[Value]) -> Result<(Vec<u8>, Vec<u8>), Error> {
         self.check_count(values)?;
         let key = self.put_key(self.key_positions.iter().map(|&position| &values[position]))?;
-        let mut ids = Vec::with_capacity(self.cell_positions.len());
-        for &position in &self.cell_positions {
-            let column = &self.columns[position];
-            check_value(column, &values[position])?;
-            if !values[position].is_null() {
-                ids.push(column.id);
+        for slot in &self.slots {
+            if let Some((column, value)) =
+                slot.position.and_then(|at| self.columns.get(at).zip(values.get(at)))
+            {
+                check_value(column, value)?;
             }
         }
-        let mut value = Vec::new();
-        cells::put_bitmap(&mut value, &ids);
-        for &position in &self.cell_positions {
-            cells::put(&mut value, &values[position]);
-        }
-        Ok((key, value))
+        Ok((key, cells::encode(&self.slots, values)))
     }
 
     /// The values of a row, in column order.
     pub fn decode_row(&self, key: &[u8], value: &[u8]) -> Result<Vec<Value>, Error> {
-        let mut values = vec![Value::Null; self.columns.len()];
+        let mut values = self.defaults.clone();
         for (&position, part) in self.key_positions.iter().zip(self.decode_key(key)?) {
             values[position] = part;
         }
-        let mut reader = Reader::new("row value", value);
-        let bitmap = Bitmap::read(&mut reader)?;
-        let mut present = 0;
-        for &position in &self.cell_positions {
-            let column = &self.columns[position];
-            if bitmap.has(column.id) {
-                values[position] = cells::read(&mut reader, &column.ty)?;
-                present += 1;
+        cells::decode(&self.slots, value, |slot, cell| {
+            if let Some(place) = slot.position.and_then(|position| values.get_mut(position)) {
+                *place = cell;
             }
-        }
-        if present != bitmap.count() {
-            let found = format!("{} cells of other columns", bitmap.count() - present);
-            return Err(reader.malformed(0, "cells of columns outside the key only", found));
-        }
-        reader.end()?;
+        })?;
         Ok(values)
     }
 
-    /// One cell of a row's value bytes, without decoding the others; NULL if it is absent. A key column is
-    /// [`Error::InKey`]. The other cells are passed over, not checked.
+    /// Whether a row's value bytes have a cell of a column that was dropped: then its bytes are not those that
+    /// [`Schema::encode_row`] gives for its values.
+    pub fn has_dropped_cells(&self, value: &[u8]) -> Result<bool, Error> {
+        cells::decode(&self.slots, value, |_, _| ())
+    }
+
+    /// One cell of a row's value bytes, without decoding the others; its column's creation default if it is absent. A key
+    /// column is [`Error::InKey`]. The other cells are passed over, not checked.
     pub fn cell(&self, value: &[u8], id: u32) -> Result<Value, Error> {
-        let wanted = self.column_by_id(id).ok_or(Error::UnknownColumn { id })?;
-        if self.is_key(id) {
-            return Err(Error::InKey { column: wanted.name.clone() });
-        }
-        let mut reader = Reader::new("row value", value);
-        let bitmap = Bitmap::read(&mut reader)?;
-        if !bitmap.has(id) {
-            return Ok(Value::Null);
-        }
-        for &position in &self.cell_positions {
-            let column = &self.columns[position];
-            if column.id == id {
-                break;
-            }
-            if bitmap.has(column.id) {
-                cells::skip(&mut reader, &column.ty)?;
+        let column = self.column_by_id(id).ok_or(Error::UnknownColumn { id })?;
+        match self.slots.binary_search_by_key(&id, |slot| slot.id).ok().and_then(|at| self.slots.get(at)) {
+            None => Err(Error::InKey { column: column.name.clone() }),
+            Some(slot) => {
+                let cell = cells::decode_one(&self.slots, slot, value)?;
+                Ok(cell.unwrap_or_else(|| slot.default.clone()))
             }
         }
-        cells::read(&mut reader, &wanted.ty)
-    }
-
-    /// The schema's bytes; equal schemas have equal bytes.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
-        put_varint(&mut out, self.columns.len() as u128);
-        for column in &self.columns {
-            put_varint(&mut out, u128::from(column.id));
-            put_bytes(&mut out, column.name.as_bytes());
-            put_type(&mut out, &column.ty);
-        }
-        put_varint(&mut out, self.key.len() as u128);
-        for &id in &self.key {
-            put_varint(&mut out, u128::from(id));
-        }
-        out
-    }
-
-    /// Reads what [`Schema::encode`] wrote, and nothing else.
-    pub fn decode(bytes: &[u8]) -> Result<Schema, Error> {
-        let mut reader = Reader::new("schema", bytes);
-        let version = reader.byte()?;
-        if version != VERSION {
-            return Err(reader.malformed(0, format!("version {VERSION}"), format!("version {version}")));
-        }
-        let count = reader.count()?;
-        let mut columns = Vec::new();
-        for _ in 0..count {
-            let id = read_id(&mut reader)?;
-            let name = reader.bytes()?.to_vec();
-            let column = Column { id, name: reader.text(name)?, ty: read_type(&mut reader)? };
-            check_column(&column)?;
-            columns.push(column);
-            if columns.len() > COLUMN_ID_MAX as usize + 1 {
-                return Err(Error::BadId { id: COLUMN_ID_MAX + 1 });
-            }
-        }
-        let count = reader.count()?;
-        let key = (0..count).map(|_| read_id(&mut reader)).collect::<Result<_, _>>()?;
-        reader.end()?;
-        Schema::new(columns, key)
     }
 
     fn check_count(&self, values: &[Value]) -> Result<(), Error> {
@@ -299,10 +332,10 @@ impl Schema {
     fn put_key<'a>(&self, values: impl Iterator<Item = &'a Value>) -> Result<Vec<u8>, Error> {
         let mut out = Vec::new();
         let mut widest = ("", 0);
-        for (column, value) in self.key_columns().zip(values) {
+        for ((column, &descending), value) in self.key_columns().zip(&self.descending).zip(values) {
             check_value(column, value)?;
             let start = out.len();
-            key::put(&mut out, value);
+            key::put(&mut out, value, descending);
             if out.len() - start > widest.1 {
                 widest = (&column.name, out.len() - start);
             }
@@ -315,7 +348,7 @@ impl Schema {
     }
 }
 
-fn check_column(column: &Column) -> Result<(), Error> {
+pub(super) fn check_column(column: &Column) -> Result<(), Error> {
     if column.id > COLUMN_ID_MAX {
         return Err(Error::BadId { id: column.id });
     }
@@ -325,44 +358,10 @@ fn check_column(column: &Column) -> Result<(), Error> {
     column.ty.check()
 }
 
-fn check_value(column: &Column, value: &Value) -> Result<(), Error> {
+pub(super) fn check_value(column: &Column, value: &Value) -> Result<(), Error> {
     value.check(&column.ty).map_err(|error| Error::WrongValue {
         column: column.name.clone(),
         expected: error.expected,
         found: error.found,
     })
-}
-
-fn put_type(out: &mut Vec<u8>, ty: &Type) {
-    match *ty {
-        Type::Bool => out.push(1),
-        Type::Int => out.push(2),
-        Type::Float => out.push(3),
-        Type::Decimal { precision, scale } => out.extend([4, precision, scale]),
-        Type::Text => out.push(5),
-        Type::Bytes => out.push(6),
-        Type::Date => out.push(7),
-        Type::Timestamp => out.push(8),
-        Type::Uuid => out.push(9),
-    }
-}
-
-fn read_type(reader: &mut Reader<'_>) -> Result<Type, Error> {
-    let offset = reader.offset();
-    Ok(match reader.byte()? {
-        1 => Type::Bool,
-        2 => Type::Int,
-        3 => Type::Float,
-        4 => Type::Decimal { precision: reader.byte()?, scale: reader.byte()? },
-        5 => Type::Text,
-        6 => Type::Bytes,
-        7 => Type::Date,
-        8 => Type::Timestamp,
-        9 => Type::Uuid,
-        tag => return Err(reader.malformed(offset, "a type from 1 to 9", tag.to_string())),
-    })
-}
-
-fn read_id(reader: &mut Reader<'_>) -> Result<u32, Error> {
-    Ok(reader.varint(u128::from(COLUMN_ID_MAX))? as u32)
 }

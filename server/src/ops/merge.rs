@@ -23,7 +23,7 @@ pub fn merge(session: &Session, request: &MergeRequest) -> Result<MergeResponse>
         message: Some(message),
         author: history::author(&request.author),
         prefer: side(request.prefer())?,
-        date_micros: None,
+        ..MergeOptions::default()
     };
     let (outcome, conflicts) = match session.database.merge(branch, &theirs, options)? {
         MergeOutcome::UpToDate => (merge_response::Outcome::UpToDate, 0),

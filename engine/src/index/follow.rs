@@ -1,0 +1,153 @@
+//! Bringing indexes along with the rows of their table.
+//!
+//! The changed rows between the roots before and after are read once; each takes an entry from an index, or gives it one, or
+//! both. An index that is new is brought along from the empty map: so building and following are one thing.
+
+use std::collections::BTreeMap;
+
+use pleach_chunkstore::Hash;
+
+use super::IndexDefinition;
+use crate::{
+    catalogue::IndexEntry,
+    chunks::{Read, Writer},
+    error::{Error, Result},
+    map::{
+        self,
+        config::KEY_BYTES_MAX,
+        diff::{Diff, Range},
+        edit::{self, Edit},
+        node::{Tag, Value},
+    },
+    resolve,
+    row::Schema,
+};
+
+/// A table whose indexes follow its rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Indexed<'a> {
+    pub(crate) table: &'a str,
+    pub(crate) schema: &'a Schema,
+}
+
+/// An index on its way: its name and definition, and the entries that rows take from it and give it, by key.
+struct Changes<'a> {
+    name: &'a str,
+    definition: IndexDefinition,
+    /// The rows that had the entries.
+    taken: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// The rows that have them.
+    given: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+/// Brings indexes from the rows at `from` (`None`: no rows) to those at `to`.
+///
+/// # Errors
+/// [`Error::UniqueViolation`], [`Error::IndexKeyTooLong`]; [`Error::Row`] if a row is no row of the schema.
+pub(crate) fn follow<'a>(
+    writer: &mut Writer,
+    table: Indexed<'_>,
+    indexes: impl IntoIterator<Item = (&'a String, &'a mut IndexEntry)>,
+    from: Option<Hash>,
+    to: Hash,
+) -> Result<()> {
+    let mut indexes: Vec<(Changes<'a>, &mut IndexEntry)> = indexes
+        .into_iter()
+        .map(|(name, entry)| {
+            let definition = IndexDefinition::decode(&writer.chunk(&entry.definition)?)?;
+            let (taken, given) = (BTreeMap::new(), BTreeMap::new());
+            Ok((Changes { name, definition, taken, given }, entry))
+        })
+        .collect::<Result<_>>()?;
+    if indexes.is_empty() || from == Some(to) {
+        return Ok(());
+    }
+    let reader: &Writer = writer;
+    for change in Diff::between(from.map(|from| (reader, from)), Some((reader, to)), &Range::default())? {
+        let change = change?;
+        let load = |side: &Option<Value>| side.as_ref().map(|value| resolve::load(reader, value)).transpose();
+        let (old, new) = (load(&change.old)?, load(&change.new)?);
+        for (changes, _) in &mut indexes {
+            changes.row(table, &change.key, old.as_deref(), new.as_deref())?;
+        }
+    }
+    for (changes, entry) in indexes {
+        entry.root = changes.apply(writer, table, entry.root)?;
+    }
+    Ok(())
+}
+
+impl Changes<'_> {
+    /// Takes up a changed row.
+    fn row(&mut self, table: Indexed<'_>, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
+        let entry = |value: Option<&[u8]>| match value {
+            Some(value) => self.entry(table, key, value),
+            None => Ok(None),
+        };
+        let (old, new) = (entry(old)?, entry(new)?);
+        if old == new {
+            return Ok(());
+        }
+        if let Some(old) = old {
+            self.taken.insert(old, key.to_vec());
+        }
+        if let Some(new) = new
+            && let Some(other) = self.given.insert(new.clone(), key.to_vec())
+        {
+            return Err(self.violation(table, &new, &other, key));
+        }
+        Ok(())
+    }
+
+    /// The key of a row's entry; `None` if it has none.
+    fn entry(&self, table: Indexed<'_>, key: &[u8], value: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.definition.entry(table.schema, key, value)? {
+            Some(entry) if entry.len() > KEY_BYTES_MAX => Err(Error::IndexKeyTooLong {
+                table: table.table.to_owned(),
+                index: self.name.to_owned(),
+                row: describe_row(table, key),
+                found: entry.len(),
+                max: KEY_BYTES_MAX,
+            }),
+            entry => Ok(entry),
+        }
+    }
+
+    fn apply(self, writer: &mut Writer, table: Indexed<'_>, root: Hash) -> Result<Hash> {
+        let is_empty = map::size(writer, &root)?.0 == 0;
+        if self.definition.unique && !is_empty {
+            for (entry, row) in &self.given {
+                // Whoever had an entry that is given anew either gave it up or has it still.
+                if !self.taken.contains_key(entry)
+                    && let Some(holder) = map::get(writer, &root, entry)?
+                {
+                    return Err(self.violation(table, entry, &holder.bytes, row));
+                }
+            }
+        }
+        let mut edits: BTreeMap<Vec<u8>, Option<Value>> =
+            self.taken.into_keys().map(|entry| (entry, None)).collect();
+        let unique = self.definition.unique;
+        let value = |row| Value { tag: Tag::Inline, bytes: if unique { row } else { Vec::new() } };
+        edits.extend(self.given.into_iter().map(|(entry, row)| (entry, Some(value(row)))));
+        let edits: Vec<_> = edits.into_iter().map(|(key, new)| Edit { key, new }).collect();
+        edit::apply(writer, &self.definition.config, root, &edits)
+    }
+
+    fn violation(&self, table: Indexed<'_>, entry: &[u8], one: &[u8], other: &[u8]) -> Error {
+        let columns = &self.definition.columns;
+        let values = table.schema.decode_values(columns, entry).map(|(values, _)| values);
+        Error::UniqueViolation {
+            table: table.table.to_owned(),
+            index: self.name.to_owned(),
+            key: table.schema.describe(columns, &values.unwrap_or_default()),
+            rows: [describe_row(table, one), describe_row(table, other)],
+        }
+    }
+}
+
+/// The key of a row, for people.
+fn describe_row(table: Indexed<'_>, key: &[u8]) -> String {
+    let values = table.schema.decode_key(key).unwrap_or_default();
+    table.schema.describe(table.schema.key(), &values)
+}
