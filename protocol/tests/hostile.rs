@@ -311,14 +311,19 @@ proptest! {
         ..ProptestConfig::default()
     })]
     #[test]
-    fn one_changed_byte_anywhere_never_panics_and_never_completes(at in any::<prop::sample::Index>(), bit in 0..8u32) {
+    fn one_changed_byte_anywhere_never_panics_nor_changes_what_arrives(at in any::<prop::sample::Index>(), bit in 0..8u32) {
         let (mut bytes, records, wanted) = WHOLE.clone();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
         let here = Database::memory().unwrap();
         let mut receiver = Receiver::new(&here).unwrap();
-        let result = receiver.receive(&bytes).and_then(|()| receiver.finish(records, &[wanted]).map(drop));
-        prop_assert!(result.is_err());
+        let received = receiver.receive(&bytes).and_then(|()| receiver.finish(records, &[wanted]));
+        // Hardly any change is taken. One bit of each zstd frame says nothing, so that all is as it was sent.
+        if let Ok(received) = received {
+            let _hold = received.append(&here).unwrap();
+            let arrived: Vec<Sent> = difference(&here, &[wanted], &[]).unwrap().map(Result::unwrap).collect();
+            prop_assert_eq!(message(&arrived), WHOLE.0.clone());
+        }
     }
 }
 
