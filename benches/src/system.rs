@@ -37,6 +37,11 @@ pub trait System {
     /// Fills the empty table on `main` from rows in key order, durable on return.
     fn load(&mut self, rows: &Rows, values: &[Value]) -> Result<()>;
 
+    /// Returns when what a load left to be done in the background is done: it is no part of the cases that follow.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Reads the value of each row of `order` on `main`. A row that is not there is an error.
     fn get(&mut self, rows: &Rows, order: &[usize]) -> Result<Seen>;
 

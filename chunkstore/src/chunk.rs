@@ -25,9 +25,9 @@
 //! Built by the engine, carried by everything else.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
-use arc_swap::ArcSwapWeak;
+use parking_lot::RwLock;
 
 use crate::bytes::Fields;
 use crate::hash::Hash;
@@ -76,12 +76,12 @@ struct Inner {
     bytes: Vec<u8>,
     header: Header,
     /// The children in the run, as far as they were read through this chunk and are in memory still; made at the first.
-    near: OnceLock<Box<[ArcSwapWeak<Inner>]>>,
+    near: RwLock<Box<[Weak<Inner>]>>,
 }
 
 impl Inner {
     fn new(hash: Hash, bytes: Vec<u8>, header: Header) -> Inner {
-        Inner { hash, bytes, header, near: OnceLock::new() }
+        Inner { hash, bytes, header, near: RwLock::default() }
     }
 }
 
@@ -230,14 +230,18 @@ impl Chunk {
 
     /// The child at `index` of the run, if it was noted and is in memory still.
     pub(crate) fn near(&self, index: usize) -> Option<Chunk> {
-        self.0.near.get()?.get(index)?.load().upgrade().map(Chunk)
+        // Whoever would have to wait looks the child up by its hash.
+        self.0.near.try_read()?.get(index)?.upgrade().map(Chunk)
     }
 
     /// Notes the child at `index`, as long as it is in memory for other reasons.
     pub(crate) fn note_near(&self, index: usize, child: &Chunk) {
-        let none = || (0..self.0.header.run_count).map(|_| ArcSwapWeak::from(Weak::new())).collect();
-        if let Some(slot) = self.0.near.get_or_init(none).get(index) {
-            slot.store(Arc::downgrade(&child.0));
+        let Some(mut near) = self.0.near.try_write() else { return };
+        if near.is_empty() {
+            *near = std::iter::repeat_with(Weak::new).take(self.0.header.run_count).collect();
+        }
+        if let Some(place) = near.get_mut(index) {
+            *place = Arc::downgrade(&child.0);
         }
     }
 

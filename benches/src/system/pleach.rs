@@ -52,6 +52,11 @@ impl System for Pleach {
         committed(&transaction.commit()?)
     }
 
+    fn settle(&mut self) -> Result<()> {
+        while self.database.store().maintain()? {}
+        Ok(())
+    }
+
     fn get(&mut self, rows: &Rows, order: &[usize]) -> Result<Seen> {
         let table = self.table()?;
         let mut seen = Seen::default();
