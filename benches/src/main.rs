@@ -10,6 +10,10 @@ use clap::{Parser, Subcommand};
 use pleach_bench::compare::{self, Line, Plan};
 use pleach_bench::{means, store, system, worker, workload};
 
+/// As the `pleach` binary has it; the rivals have it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "pleach-bench", version, about = "Benchmarks of Pleach beside its rivals")]
 struct Arguments {

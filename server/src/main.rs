@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// Nodes of some kilobytes come and go in any order, which the system's allocator pays for with a fifth of a large transaction's time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     allow_open_files();
     ExitCode::from(pleach_server::run(std::env::args_os()))
