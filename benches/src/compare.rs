@@ -30,6 +30,8 @@ pub struct Plan {
     pub workloads: Vec<String>,
     /// Systems, of [`crate::system::NAMES`].
     pub systems: Vec<String>,
+    /// Options of Pleach for its workers, as `pleach-bench worker` takes them.
+    pub options: Vec<String>,
     /// Directory under which the stores are made, and removed.
     pub directory: PathBuf,
 }
@@ -56,7 +58,7 @@ pub fn run(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Vec<Line>> {
         let directory = tempfile::tempdir_in(&plan.directory)?;
         let mut workers = Vec::new();
         for system in &plan.systems {
-            workers.push(Worker::start(system, plan.rows, directory.path())?);
+            workers.push(Worker::start(system, plan, directory.path())?);
         }
         for name in workload::NAMES {
             let reported = plan.workloads.iter().any(|wanted| wanted == name);
@@ -118,12 +120,13 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(system: &str, rows: usize, parent: &Path) -> Result<Worker> {
+    fn start(system: &str, plan: &Plan, parent: &Path) -> Result<Worker> {
         let directory = parent.join(system);
         std::fs::create_dir(&directory)?;
         let mut process = Command::new(std::env::current_exe()?)
-            .args(["worker", system, "--rows", &rows.to_string(), "--directory"])
+            .args(["worker", system, "--rows", &plan.rows.to_string(), "--directory"])
             .arg(&directory)
+            .args(&plan.options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -155,7 +158,7 @@ impl Worker {
             .iter()
             .map(|(metric, value)| (metric.clone(), value.as_f64().unwrap_or(f64::NAN)))
             .collect();
-        if workload == "W1" {
+        if workload == "W1" && !figures.is_empty() {
             figures.push(("disk_bytes".to_owned(), answer["disk_bytes"].as_f64().unwrap_or(f64::NAN)));
         }
         let harness_bytes = answer["harness_bytes"].as_u64().unwrap_or(0);

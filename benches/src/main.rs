@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use pleach_bench::compare::{self, Line, Plan};
 use pleach_bench::{means, store, system, worker, workload};
+use pleach_engine::{Compression, Options};
 
 /// As the `pleach` binary has it; the rivals have it too.
 #[global_allocator]
@@ -28,7 +29,7 @@ enum Command {
         /// Rows of the table, 116 bytes each
         #[arg(long, default_value_t = 1_000_000)]
         rows: usize,
-        /// Only these workloads: W1, W3, W4, W5, W6, W7
+        /// Only these workloads: W1, W2, W3, W4, W5, W6, W7
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Only these systems: pleach, lmdb, prolly-map
@@ -40,6 +41,8 @@ enum Command {
         /// Where the stores are made, and removed afterwards [default: the system's temporary directory]
         #[arg(long)]
         directory: Option<PathBuf>,
+        #[command(flatten)]
+        tuning: Tuning,
     },
     /// Count what the mean sizes of nodes cost
     Means {
@@ -64,17 +67,52 @@ enum Command {
         rows: usize,
         #[arg(long)]
         directory: PathBuf,
+        #[command(flatten)]
+        tuning: Tuning,
     },
+}
+
+/// What Pleach is opened with, where it is not the default.
+#[derive(clap::Args)]
+struct Tuning {
+    /// Bytes of chunks that Pleach keeps in memory
+    #[arg(long)]
+    cache_bytes: Option<u64>,
+    /// How hard Pleach's compaction compresses
+    #[arg(long, value_parser = ["none", "fast", "dense"])]
+    compression: Option<String>,
+}
+
+impl Tuning {
+    fn options(&self) -> Options {
+        let options = Options::default();
+        Options {
+            cache_bytes: self.cache_bytes.unwrap_or(options.cache_bytes),
+            compression: match self.compression.as_deref() {
+                Some("none") => Compression::None,
+                Some("dense") => Compression::Dense,
+                _ => Compression::Fast,
+            },
+            ..options
+        }
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let cache = self.cache_bytes.map(|bytes| format!("--cache-bytes={bytes}"));
+        let compression = self.compression.as_ref().map(|compression| format!("--compression={compression}"));
+        cache.into_iter().chain(compression).collect()
+    }
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
-        Command::Compare { rows, only, systems, json, directory } => {
+        Command::Compare { rows, only, systems, json, directory, tuning } => {
             let plan = Plan {
                 rows,
                 workloads: chosen("workload", only, &workload::NAMES)?,
                 systems: chosen("system", systems, &system::NAMES)?,
                 directory: directory.unwrap_or_else(std::env::temp_dir),
+                options: tuning.arguments(),
             };
             if rows < 1_000 {
                 bail!("a table of {rows} rows is too small to measure; give --rows 1000 or more");
@@ -111,9 +149,14 @@ fn main() -> Result<()> {
                 println!("{:<6} {:<36} {:>16.3}", figure.case, figure.metric, figure.value);
             })
         }
-        Command::Worker { system, rows, directory } => {
-            worker::serve(&system, rows, &directory, io::stdin().lock(), io::stdout().lock())
-        }
+        Command::Worker { system, rows, directory, tuning } => worker::serve(
+            &system,
+            rows,
+            &directory,
+            &tuning.options(),
+            io::stdin().lock(),
+            io::stdout().lock(),
+        ),
     }
 }
 

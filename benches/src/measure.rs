@@ -59,11 +59,8 @@ pub fn anonymous_bytes(pid: u32) -> io::Result<u64> {
 /// [`anonymous_bytes`] of this process, after it has given back what it freed: as little as there can be.
 #[allow(unsafe_code)]
 pub fn least_anonymous_bytes() -> io::Result<u64> {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it only gives free memory of the heap back.
-    unsafe {
-        libc::malloc_trim(0)
-    };
+    // SAFETY: it only gives free memory of the allocator back.
+    unsafe { libmimalloc_sys::mi_collect(true) };
     anonymous_bytes(std::process::id())
 }
 

@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use pleach_engine::Options;
 
 use crate::rows::{Edit, Rows, Value};
 
@@ -60,6 +61,16 @@ pub trait System {
     /// Walks the difference of two branches and returns the number of changed rows.
     fn diff(&mut self, from: &str, to: &str) -> Result<u64>;
 
+    /// Counts the changed rows of two branches without listing them; `None` if that is no call of its own.
+    fn stat(&mut self, _from: &str, _to: &str) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Walks the difference in parts made for as many threads, one after the other: the nodes that each reads; none if it cannot be split.
+    fn split_diff(&mut self, _from: &str, _to: &str, _parts: usize) -> Result<Vec<u64>> {
+        Ok(Vec::new())
+    }
+
     /// Merges `theirs` into `ours`, durable on return. Their common base is `base`.
     fn merge(&mut self, base: &str, ours: &str, theirs: &str) -> Result<()>;
 
@@ -91,10 +102,10 @@ impl Seen {
 /// The names that `--systems` takes, in the order in which they take turns.
 pub const NAMES: [&str; 3] = ["pleach", "lmdb", "prolly-map"];
 
-/// Opens the system called `name`, empty, in `directory`.
-pub fn open(name: &str, directory: &Path, rows: usize) -> Result<Box<dyn System>> {
+/// Opens the system called `name`, empty, in `directory`. `options` are Pleach's.
+pub fn open(name: &str, directory: &Path, rows: usize, options: &Options) -> Result<Box<dyn System>> {
     match name {
-        "pleach" => Ok(Box::new(pleach::Pleach::create(directory)?)),
+        "pleach" => Ok(Box::new(pleach::Pleach::create(directory, options.clone())?)),
         "lmdb" => Ok(Box::new(lmdb::Lmdb::create(directory, rows)?)),
         "prolly-map" => Ok(Box::new(prolly_map::ProllyMap::create(directory)?)),
         other => anyhow::bail!("no system is called {other}; there are {}", NAMES.join(", ")),

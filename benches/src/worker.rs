@@ -8,29 +8,32 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use pleach_engine::Options;
 use serde_json::{Map, Value as Json, json};
 
 use crate::measure;
 use crate::rows::Rows;
 use crate::system::{self, System};
-use crate::workload::{self, Bench};
+use crate::workload::{self, Bench, Fresh};
 
 /// Serves requests until the input ends.
 pub fn serve(
     name: &str,
     row_count: usize,
     directory: &Path,
+    options: &Options,
     requests: impl BufRead,
     mut answers: impl Write,
 ) -> Result<()> {
     let rows = Rows::new(row_count);
     let keys_bytes = measure::anonymous_bytes(std::process::id())?;
-    let mut system = system::open(name, directory, row_count)?;
+    let mut system = system::open(name, directory, row_count, options)?;
+    let fresh = |at: &Path| system::open(name, at, row_count, options);
     let mut version = 0;
     for request in requests.lines() {
         let request = request?;
         let (workload, case) = request.split_once('\t').context("a request is WORKLOAD<TAB>CASE")?;
-        let answer = run(&rows, system.as_mut(), &mut version, workload, case, directory, keys_bytes)
+        let answer = run(&rows, system.as_mut(), &fresh, &mut version, workload, case, directory, keys_bytes)
             .unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
         writeln!(answers, "{answer}")?;
         answers.flush()?;
@@ -41,6 +44,7 @@ pub fn serve(
 fn run(
     rows: &Rows,
     system: &mut dyn System,
+    fresh: &Fresh<'_>,
     version: &mut u64,
     workload: &str,
     case: &str,
@@ -50,7 +54,11 @@ fn run(
     let before = measure::anonymous_bytes(std::process::id())?;
     let values = if workload == "W1" { rows.first_values() } else { Vec::new() };
     let values_bytes = measure::anonymous_bytes(std::process::id())?.saturating_sub(before);
-    let figures = workload::run(workload, case, &mut Bench { system, rows, values: &values, version })?;
+    let figures = workload::run(
+        workload,
+        case,
+        &mut Bench { system, fresh, directory, rows, values: &values, version },
+    )?;
     let figures = figures.map(|figures| {
         figures.iter().map(|figure| (figure.metric.to_owned(), json!(figure.value))).collect::<Map<_, _>>()
     });

@@ -4,6 +4,8 @@
 //! cases and metrics are what scripts rely on. W1 comes first in every run, because the others need its table; W3 and
 //! W4 read it as it was loaded, W5 to W7 change it.
 
+use std::path::Path;
+
 use anyhow::Result;
 
 use crate::measure::Reading;
@@ -11,6 +13,7 @@ use crate::rows::{Rows, Value};
 use crate::system::{Counters, System};
 
 pub mod w1_load;
+pub mod w2_random_load;
 pub mod w3_get;
 pub mod w4_scan;
 pub mod w5_update;
@@ -26,10 +29,17 @@ pub struct Figure {
     pub value: f64,
 }
 
+/// Makes a system, empty, in a directory.
+pub type Fresh<'a> = dyn Fn(&Path) -> Result<Box<dyn System>> + 'a;
+
 /// What a case works on.
 pub struct Bench<'a> {
     /// The system under comparison.
     pub system: &'a mut dyn System,
+    /// Makes another system of the same kind.
+    pub fresh: &'a Fresh<'a>,
+    /// Where there is room for it.
+    pub directory: &'a Path,
     /// The table's rows.
     pub rows: &'a Rows,
     /// First values of all rows; only W1 has them, so that they do not count as memory in the others.
@@ -47,13 +57,21 @@ impl Bench<'_> {
 
     /// Runs `work` and returns what it returned with its cost.
     pub fn cost<T>(&mut self, work: impl FnOnce(&mut dyn System) -> Result<T>) -> Result<(T, Cost)> {
-        let own = self.system.counters();
-        let before = Reading::now()?;
-        let result = work(self.system)?;
-        let reading = Reading::now()?.since(before);
-        let cost = Cost::new(reading, own, self.system.counters());
-        Ok((result, cost))
+        cost(self.system, work)
     }
+}
+
+/// Runs `work` on a system and returns what it returned with its cost.
+pub fn cost<T>(
+    system: &mut dyn System,
+    work: impl FnOnce(&mut dyn System) -> Result<T>,
+) -> Result<(T, Cost)> {
+    let own = system.counters();
+    let before = Reading::now()?;
+    let result = work(system)?;
+    let reading = Reading::now()?.since(before);
+    let cost = Cost::new(reading, own, system.counters());
+    Ok((result, cost))
 }
 
 /// What a piece of work cost.
@@ -82,12 +100,13 @@ impl Cost {
 }
 
 /// The workloads, in the order in which they run.
-pub const NAMES: [&str; 6] = ["W1", "W3", "W4", "W5", "W6", "W7"];
+pub const NAMES: [&str; 7] = ["W1", "W2", "W3", "W4", "W5", "W6", "W7"];
 
 /// Cases of `workload` on a table of `rows` rows; none that the table is too small for.
 pub fn cases(workload: &str, rows: usize) -> Vec<String> {
     match workload {
         "W1" | "W3" | "W4" => vec![size_name(rows)],
+        "W2" => w2_random_load::cases(rows),
         "W5" => w5_update::cases(rows),
         "W6" => w6_diff::cases(rows),
         "W7" => w7_merge::cases(rows),
@@ -102,11 +121,12 @@ pub fn run(workload: &str, case: &str, bench: &mut Bench<'_>) -> Result<Option<V
         return Ok(None);
     }
     match workload {
+        "W6" => return w6_diff::run(bench, case),
         "W1" => w1_load::run(bench),
+        "W2" => w2_random_load::run(bench, case),
         "W3" => w3_get::run(bench),
         "W4" => w4_scan::run(bench),
         "W5" => w5_update::run(bench, case),
-        "W6" => w6_diff::run(bench, case),
         "W7" => w7_merge::run(bench, case),
         other => anyhow::bail!("no workload is called {other}; there are {}", NAMES.join(", ")),
     }

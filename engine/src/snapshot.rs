@@ -4,6 +4,7 @@
 //! wanted: its handle of the store is pinned to its root, and everything made from it has a clone of that handle.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     ops::{Bound, Range},
 };
@@ -19,7 +20,7 @@ use crate::{
     map::{
         self,
         cursor::Rows,
-        diff::{self, Diff, RowChange},
+        diff::{self, Changed, Counts, Diff, RowChange},
         node::{Stored, Tag, Value},
         range::KeyRange,
         rank,
@@ -419,21 +420,14 @@ impl TableDiff {
         Ok(Changes { values, diff: Diff::between(from, to, range)? })
     }
 
-    /// How many rows were inserted, updated and deleted. Reads no value that is out of line.
+    /// How many rows were inserted, updated and deleted. Reads no value that is out of line, and no leaf whose rows one side alone has, its
+    /// edges excepted.
     ///
     /// # Errors
     /// The store's.
     pub fn stat(&self) -> Result<TableStat> {
-        let mut stat = TableStat { table: self.table.clone(), inserted: 0, updated: 0, deleted: 0 };
-        for change in self.changes()?.diff {
-            let change = change?;
-            match (change.old, change.new) {
-                (None, _) => stat.inserted += 1,
-                (_, None) => stat.deleted += 1,
-                _ => stat.updated += 1,
-            }
-        }
-        Ok(stat)
+        let Counts { inserted, updated, deleted } = self.changes()?.diff.counts()?;
+        Ok(TableStat { table: self.table.clone(), inserted, updated, deleted })
     }
 }
 
@@ -469,6 +463,19 @@ pub struct Changes {
 }
 
 impl Changes {
+    /// Calls `f` with the key of each changed row that is left and its values before and after, without copying keys and inline values.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn for_each(self, mut f: impl FnMut(&[u8], Option<&[u8]>, Option<&[u8]>)) -> Result<()> {
+        let Changes { values: [before, after], mut diff } = self;
+        while let Some(Changed { key, old, new }) = diff.next_row()? {
+            let (old, new) = (borrow_value(&before, old)?, borrow_value(&after, new)?);
+            f(key, old.as_deref(), new.as_deref());
+        }
+        Ok(())
+    }
+
     /// The next changed row, its values as they are stored.
     pub(crate) fn next_stored(&mut self) -> Result<Option<RowChange>> {
         self.diff.next_change()
@@ -489,6 +496,16 @@ impl Changes {
             Some(store) => ValueReader::new(store, value),
             None => unreachable!("a side that has no table has no rows"),
         }
+    }
+}
+
+/// A value of one side, copied only if it is out of line.
+fn borrow_value<'a>(store: &Option<Store>, value: Option<Stored<'a>>) -> Result<Option<Cow<'a, [u8]>>> {
+    match (store, value) {
+        (Some(store), Some(value)) if value.tag == Tag::Blob => {
+            Ok(Some(Cow::Owned(blob::load(store, value)?)))
+        }
+        (_, value) => Ok(value.map(|value| Cow::Borrowed(value.bytes))),
     }
 }
 

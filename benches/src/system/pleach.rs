@@ -1,4 +1,4 @@
-//! Pleach through its embedding API, with the options that it has by default.
+//! Pleach through its embedding API, with the options that it has by default unless the comparison is asked for others.
 //!
 //! A bulk load is `Transaction::load`; an update is one transaction on a branch's work. Diffs compare the works of
 //! two branches; a merge is the version merge, and makes its commit. `reopen` closes the database and opens it again.
@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use pleach_engine::{
-    Database, Error, MergeOptions, MergeOutcome, NewCommit, Options, Snapshot, Table, TransactionOutcome,
+    Database, Error, MergeOptions, MergeOutcome, NewCommit, Options, Snapshot, Table, TableDiff,
+    TransactionOutcome,
 };
 
 use super::{Counters, MAIN, Seen, System};
@@ -19,15 +20,16 @@ const TABLE: &str = "rows";
 /// An open database.
 pub struct Pleach {
     directory: PathBuf,
+    options: Options,
     database: Database,
 }
 
 impl Pleach {
     /// Makes a database in `directory`.
-    pub fn create(directory: &Path) -> Result<Pleach> {
+    pub fn create(directory: &Path, options: Options) -> Result<Pleach> {
         let directory = directory.join("database");
-        let database = Database::init(&directory, Options::default())?;
-        Ok(Pleach { directory, database })
+        let database = Database::init(&directory, options.clone())?;
+        Ok(Pleach { directory, options, database })
     }
 
     fn snapshot(&self, branch: &str) -> Result<Snapshot> {
@@ -37,6 +39,15 @@ impl Pleach {
 
     fn table(&self) -> Result<Table> {
         self.snapshot(MAIN)?.table(TABLE)?.context("no table")
+    }
+
+    fn differences(&self, from: &str, to: &str) -> Result<Vec<TableDiff>> {
+        Ok(self.snapshot(from)?.diff(&self.snapshot(to)?)?)
+    }
+
+    fn nodes_read(&self) -> u64 {
+        let stats = self.database.store().stats();
+        stats.cache_hits + stats.cache_misses
     }
 }
 
@@ -95,13 +106,31 @@ impl System for Pleach {
 
     fn diff(&mut self, from: &str, to: &str) -> Result<u64> {
         let mut changed = 0;
-        for table in self.snapshot(from)?.diff(&self.snapshot(to)?)? {
-            for change in table.changes()? {
-                change?;
-                changed += 1;
-            }
+        for table in self.differences(from, to)? {
+            table.changes()?.for_each(|_, _, _| changed += 1)?;
         }
         Ok(changed)
+    }
+
+    fn stat(&mut self, from: &str, to: &str) -> Result<Option<u64>> {
+        let mut changed = 0;
+        for table in self.differences(from, to)? {
+            let stat = table.stat()?;
+            changed += stat.inserted + stat.updated + stat.deleted;
+        }
+        Ok(Some(changed))
+    }
+
+    fn split_diff(&mut self, from: &str, to: &str, parts: usize) -> Result<Vec<u64>> {
+        let mut nodes = Vec::new();
+        for table in self.differences(from, to)? {
+            for part in table.split(parts)? {
+                let before = self.nodes_read();
+                part.for_each(|_, _, _| ())?;
+                nodes.push(self.nodes_read() - before);
+            }
+        }
+        Ok(nodes)
     }
 
     fn merge(&mut self, _base: &str, ours: &str, theirs: &str) -> Result<()> {
@@ -116,7 +145,7 @@ impl System for Pleach {
     fn reopen(&mut self) -> Result<()> {
         let closed = std::mem::replace(&mut self.database, Database::memory()?);
         closed.close()?;
-        self.database = Database::open(&self.directory, Options::default())?;
+        self.database = Database::open(&self.directory, self.options.clone())?;
         Ok(())
     }
 
@@ -125,7 +154,7 @@ impl System for Pleach {
         Counters {
             bytes_written: Some(stats.bytes_written),
             fsyncs: Some(stats.fsyncs),
-            nodes_read: Some(stats.cache_hits + stats.cache_misses),
+            nodes_read: Some(self.nodes_read()),
         }
     }
 }
@@ -146,7 +175,7 @@ mod tests {
     #[test]
     fn the_stores_own_counts_agree_with_the_kernels() {
         let directory = tempfile::tempdir().unwrap();
-        let mut pleach = Pleach::create(directory.path()).unwrap();
+        let mut pleach = Pleach::create(directory.path(), Options::default()).unwrap();
         let rows = Rows::new(2_000);
         pleach.load(&rows, &rows.first_values()).unwrap();
         let (own, seen) = (pleach.counters(), Reading::now().unwrap());

@@ -70,6 +70,11 @@ impl<R: Read> Cursor<R> {
         self.path.last().map(|(node, i)| (node, *i))
     }
 
+    /// Rows of the item: one, or those of the subtree.
+    pub(crate) fn rows(&self) -> u64 {
+        self.item().map_or(0, |(node, i)| if node.is_leaf() { 1 } else { node.child(i).rows })
+    }
+
     /// Whether all rows up to `key` lie before the item.
     pub(crate) fn has_passed(&self, key: &[u8]) -> bool {
         let before = self.path.iter().rev().find(|(_, i)| *i > 0);

@@ -12,7 +12,7 @@ use super::{
     align::{self, Stretch},
     build::Closed,
     cursor::Cursor,
-    node::{Node, Value},
+    node::{Node, Stored, Value},
 };
 use crate::{chunks::Read, error::Result};
 
@@ -24,12 +24,44 @@ pub(crate) struct RowChange {
     pub(crate) new: Option<Value>,
 }
 
+/// A changed row where it lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Changed<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) old: Option<Stored<'a>>,
+    pub(crate) new: Option<Stored<'a>>,
+}
+
+/// How many rows one map alone has, and how many both have with different values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) inserted: u64,
+    pub(crate) updated: u64,
+    pub(crate) deleted: u64,
+}
+
 /// The changed rows between two maps, in key order.
 pub(crate) struct Diff<R> {
     from: Option<Cursor<R>>,
     to: Option<Cursor<R>>,
     /// The last key that may be told; all if there is none.
     until: Option<Vec<u8>>,
+    /// What the cursors stand on, to be passed over before the next change is looked for.
+    found: Found,
+    key: Vec<u8>,
+}
+
+/// What two cursors stand on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    /// No change as far as they have looked.
+    Nothing,
+    /// A row, or a subtree, that the first map alone has.
+    Old,
+    /// One that the second map alone has.
+    New,
+    /// Rows with one key and two values.
+    Both,
 }
 
 /// The keys beyond `after` and up to `until`; `None` is where the map begins, and where it ends.
@@ -43,25 +75,98 @@ impl<R: Read> Diff<R> {
     /// The changes within `range` that lead from one map to another, each with where it is read from; `None` is the empty map.
     pub(crate) fn between(from: Option<(R, Hash)>, to: Option<(R, Hash)>, range: &Range) -> Result<Diff<R>> {
         if from.as_ref().map(|(_, root)| root) == to.as_ref().map(|(_, root)| root) {
-            return Ok(Diff { from: None, to: None, until: None });
+            return Ok(Diff { from: None, to: None, until: None, found: Found::Nothing, key: Vec::new() });
         }
         let cursor = |(reader, root): (R, Hash)| match &range.after {
             None => Cursor::new(reader, &root),
             Some(after) => Cursor::seek(reader, &root, Bound::Excluded(after.as_slice())),
         };
         let (from, to) = (from.map(cursor).transpose()?, to.map(cursor).transpose()?);
-        Ok(Diff { from, to, until: range.until.clone() })
+        Ok(Diff { from, to, until: range.until.clone(), found: Found::Nothing, key: Vec::new() })
     }
 
     /// The next changed row.
     pub(crate) fn next_change(&mut self) -> Result<Option<RowChange>> {
-        let change = self.next_of_all()?;
-        let is_beyond = |change: &RowChange| self.until.as_ref().is_some_and(|until| change.key > *until);
-        if change.as_ref().is_none_or(is_beyond) {
-            (self.from, self.to) = (None, None);
+        Ok(self.next_row()?.map(|Changed { key, old, new }| RowChange {
+            key: key.to_vec(),
+            old: old.map(Value::from),
+            new: new.map(Value::from),
+        }))
+    }
+
+    /// The next changed row, borrowed until the next call.
+    pub(crate) fn next_row(&mut self) -> Result<Option<Changed<'_>>> {
+        if !self.advance(false)? {
             return Ok(None);
         }
-        Ok(change)
+        let mut key = std::mem::take(&mut self.key);
+        if let (Some((leaf, i)), _) | (None, Some((leaf, i))) = self.item() {
+            leaf.key_into(i, &mut key);
+        }
+        self.key = key;
+        if self.until.as_ref().is_some_and(|until| self.key > *until) {
+            (self.from, self.to, self.found) = (None, None, Found::Nothing);
+            return Ok(None);
+        }
+        let (old, new) = self.item();
+        let (old, new) = (old.map(|(leaf, i)| leaf.value(i)), new.map(|(leaf, i)| leaf.value(i)));
+        Ok(Some(Changed { key: &self.key, old, new }))
+    }
+
+    /// Where the change lies that was found: before, and after.
+    fn item(&self) -> (Option<(&Node, usize)>, Option<(&Node, usize)>) {
+        let (old, new) = (self.from.as_ref(), self.to.as_ref());
+        let old = old.filter(|_| matches!(self.found, Found::Old | Found::Both));
+        let new = new.filter(|_| matches!(self.found, Found::New | Found::Both));
+        (old.and_then(Cursor::item), new.and_then(Cursor::item))
+    }
+
+    /// How many rows differ from here on. What lies between two rows of one side, and is the other's alone, is counted unread.
+    pub(crate) fn counts(mut self) -> Result<Counts> {
+        debug_assert!(self.until.is_none(), "whole subtrees may reach beyond an end");
+        let mut counts = Counts::default();
+        let rows = |cursor: &Option<Cursor<R>>| cursor.as_ref().map_or(0, Cursor::rows);
+        while self.advance(true)? {
+            match self.found {
+                Found::Nothing => {}
+                Found::Old => counts.deleted += rows(&self.from),
+                Found::New => counts.inserted += rows(&self.to),
+                Found::Both => counts.updated += 1,
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Moves to the next change: a row, or, if `whole`, maybe a subtree that one side alone has. False at the end.
+    fn advance(&mut self, whole: bool) -> Result<bool> {
+        if let Some(from) = self.from.as_mut().filter(|_| matches!(self.found, Found::Old | Found::Both)) {
+            from.skip();
+        }
+        if let Some(to) = self.to.as_mut().filter(|_| matches!(self.found, Found::New | Found::Both)) {
+            to.skip();
+        }
+        self.found = Found::Nothing;
+        while self.found == Found::Nothing {
+            if self.is_over() {
+                return Ok(false);
+            }
+            let from = self.from.as_mut().filter(|cursor| cursor.level().is_some());
+            let to = self.to.as_mut().filter(|cursor| cursor.level().is_some());
+            let (rest, found) = match (from, to) {
+                (None, None) => return Ok(false),
+                (Some(from), Some(to)) => {
+                    self.found = step(from, to, whole)?;
+                    continue;
+                }
+                (Some(from), None) => (from, Found::Old),
+                (None, Some(to)) => (to, Found::New),
+            };
+            if !whole {
+                rest.reach_row()?;
+            }
+            self.found = found;
+        }
+        Ok(true)
     }
 
     /// Whether both sides have passed the last key.
@@ -70,37 +175,6 @@ impl<R: Read> Diff<R> {
             cursor.as_ref().is_none_or(|cursor| cursor.level().is_none() || cursor.has_passed(until))
         };
         self.until.as_ref().is_some_and(|until| is_past(&self.from, until) && is_past(&self.to, until))
-    }
-
-    fn next_of_all(&mut self) -> Result<Option<RowChange>> {
-        loop {
-            if self.is_over() {
-                return Ok(None);
-            }
-            let (from, to) = (self.from.as_mut(), self.to.as_mut());
-            let from_level = from.as_ref().and_then(|cursor| cursor.level());
-            let to_level = to.as_ref().and_then(|cursor| cursor.level());
-            match (from.filter(|_| from_level.is_some()), to.filter(|_| to_level.is_some())) {
-                (None, None) => return Ok(None),
-                (Some(from), None) => {
-                    from.reach_row()?;
-                    return Ok(Some(one_sided(from, |key, old| RowChange {
-                        key,
-                        old: Some(old),
-                        new: None,
-                    })));
-                }
-                (None, Some(to)) => {
-                    to.reach_row()?;
-                    return Ok(Some(one_sided(to, |key, new| RowChange { key, old: None, new: Some(new) })));
-                }
-                (Some(from), Some(to)) => {
-                    if let Some(change) = step(from, to)? {
-                        return Ok(Some(change));
-                    }
-                }
-            }
-        }
     }
 }
 
@@ -169,10 +243,17 @@ impl Differing {
     }
 }
 
-/// Moves both cursors past or into their items; a difference of rows comes out.
-fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>) -> Result<Option<RowChange>> {
-    let (Some((a, i)), Some((b, j))) = (from.item(), to.item()) else { return Ok(None) };
+/// Moves both cursors past or into their items, unless they stand on a change.
+fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>, whole: bool) -> Result<Found> {
+    let (Some((a, i)), Some((b, j))) = (from.item(), to.item()) else { return Ok(Found::Nothing) };
     match a.level().cmp(&b.level()) {
+        // All of a subtree lies before a row if its last key does.
+        Ordering::Greater if whole && b.is_leaf() && a.key_cmp(i, b, j) == Ordering::Less => {
+            return Ok(Found::Old);
+        }
+        Ordering::Less if whole && a.is_leaf() && b.key_cmp(j, a, i) == Ordering::Less => {
+            return Ok(Found::New);
+        }
         Ordering::Greater => from.descend()?,
         Ordering::Less => to.descend()?,
         Ordering::Equal if !a.is_leaf() => {
@@ -189,50 +270,19 @@ fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>) -> Result<Option<RowC
             if same > 0 {
                 from.skip_rows(same);
                 to.skip_rows(same);
-                return Ok(None);
+                return Ok(Found::Nothing);
             }
-            let order = if a.prefix() == b.prefix() {
-                a.suffix(i).cmp(b.suffix(j))
-            } else {
-                a.prefix().iter().chain(a.suffix(i)).cmp(b.prefix().iter().chain(b.suffix(j)))
-            };
-            match order {
-                Ordering::Less => {
-                    return Ok(Some(one_sided(from, |key, old| RowChange {
-                        key,
-                        old: Some(old),
-                        new: None,
-                    })));
-                }
-                Ordering::Greater => {
-                    return Ok(Some(one_sided(to, |key, new| RowChange { key, old: None, new: Some(new) })));
-                }
+            match a.key_cmp(i, b, j) {
+                Ordering::Less => return Ok(Found::Old),
+                Ordering::Greater => return Ok(Found::New),
+                Ordering::Equal if a.value(i) != b.value(j) => return Ok(Found::Both),
+                // Equal, but not cut alike.
                 Ordering::Equal => {
-                    let (old, new) = (a.value(i), b.value(j));
-                    let change = (old != new).then(|| RowChange {
-                        key: a.key(i),
-                        old: Some(Value { tag: old.tag, bytes: old.bytes.to_vec() }),
-                        new: Some(Value { tag: new.tag, bytes: new.bytes.to_vec() }),
-                    });
                     from.skip();
                     to.skip();
-                    return Ok(change);
                 }
             }
         }
     }
-    Ok(None)
-}
-
-/// The row that the cursor stands on as a change, and the cursor past it.
-fn one_sided<R: Read>(cursor: &mut Cursor<R>, change: impl FnOnce(Vec<u8>, Value) -> RowChange) -> RowChange {
-    let (key, value) = match cursor.item() {
-        Some((node, i)) => {
-            let value = node.value(i);
-            (node.key(i), Value { tag: value.tag, bytes: value.bytes.to_vec() })
-        }
-        None => unreachable!("a cursor that has a level stands on an item"),
-    };
-    cursor.skip();
-    change(key, value)
+    Ok(Found::Nothing)
 }

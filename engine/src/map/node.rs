@@ -25,6 +25,8 @@
 //!
 //! Read by cursors, diff, merge and the sync walk; written by the node builder alone.
 
+use std::cmp::Ordering;
+
 use pleach_chunkstore::{Chunk, Hash, patch::common_start};
 
 use super::config::KEY_BYTES_MAX;
@@ -387,6 +389,15 @@ impl Node {
     /// Whether entry `i` has exactly this key.
     pub(crate) fn key_is(&self, i: usize, key: &[u8]) -> bool {
         i < self.len() && key.strip_prefix(self.prefix()).is_some_and(|rest| rest == self.suffix(i))
+    }
+
+    /// How the key of entry `i` compares with that of entry `j` of another node.
+    pub(crate) fn key_cmp(&self, i: usize, other: &Node, j: usize) -> Ordering {
+        let (ours, theirs) = (self.prefix(), other.prefix());
+        if ours == theirs {
+            return self.suffix(i).cmp(other.suffix(j));
+        }
+        ours.iter().chain(self.suffix(i)).cmp(theirs.iter().chain(other.suffix(j)))
     }
 
     /// The value of leaf entry `i`.

@@ -339,6 +339,13 @@ proptest! {
             fixture.diff_within(&from, &to, range).map(|change| change.unwrap()).collect::<Vec<_>>()
         });
         prop_assert_eq!(in_parts.collect::<Vec<_>>(), whole.clone());
+        let count = |kind: [bool; 2]| {
+            whole.iter().filter(|row| [row.old.is_some(), row.new.is_some()] == kind).count() as u64
+        };
+        let (inserted, updated, deleted) = (count([false, true]), count([true, true]), count([true, false]));
+        prop_assert_eq!(
+            fixture.diff(&from, &to).counts().unwrap(), diff::Counts { inserted, updated, deleted }
+        );
         if let Some(last) = whole.get(resumed) {
             let range = Range { after: Some(last.key.clone()), until: None };
             let rest: Vec<_> =
@@ -477,6 +484,31 @@ fn a_diff_reads_in_proportion_to_the_change() {
     assert_eq!(fixture.diff(&root, &changed).count(), 20);
     let read = fixture.loads() - before;
     assert!(read <= 2 * new as u64, "read {read} nodes for {new} changed ones");
+}
+
+#[test]
+fn counting_reads_no_leaf_that_both_share_or_one_alone_has() {
+    let fixture = Fixture::new();
+    let (small, large) = (numbered(40_000), numbered(60_000));
+    let without_middle: Model = large
+        .iter()
+        .filter(|(key, _)| !(&number(20_000)..&number(40_000)).contains(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    let (small, large, without_middle) =
+        (fixture.build(&small), fixture.build(&large), fixture.build(&without_middle));
+    let level = u64::from(Node::load(&fixture.store, &large).unwrap().level());
+    for (from, to, counts) in [
+        (small, large, diff::Counts { inserted: 20_000, ..diff::Counts::default() }),
+        (large, without_middle, diff::Counts { deleted: 20_000, ..diff::Counts::default() }),
+        (without_middle, large, diff::Counts { inserted: 20_000, ..diff::Counts::default() }),
+    ] {
+        let before = fixture.loads();
+        assert_eq!(fixture.diff(&from, &to).counts().unwrap(), counts);
+        let read = fixture.loads() - before;
+        // Some nodes a level at each edge, where 20,000 rows are 2,500 leaves.
+        assert!(read <= 30 * (level + 1), "{read} nodes read of {} levels", level + 1);
+    }
 }
 
 #[test]
