@@ -323,6 +323,34 @@ fn a_table_dropped_here_and_changed_there_is_refused() {
 }
 
 #[test]
+fn changes_walked_where_they_lie_are_those_listed_and_counted() {
+    let database = Database::memory().unwrap();
+    let long = |text: &str| text.repeat(1000);
+    put(&database, "main", "t", &[("a", "1"), ("b", &long("old")), ("c", "3"), ("d", &long("gone"))]);
+    let from = database.branch("main").unwrap().unwrap().work;
+    let before = database.snapshot_of_root(from).unwrap();
+    put(&database, "main", "t", &[("a", "2"), ("b", &long("new")), ("e", &long("made")), ("f", "5")]);
+    let mut transaction = database.begin("main").unwrap();
+    assert!(transaction.delete("t", b"d").unwrap());
+    transaction.commit().unwrap();
+    let after = database.snapshot_of_root(database.branch("main").unwrap().unwrap().work).unwrap();
+    let differences = before.diff(&after).unwrap();
+    let [difference] = differences.as_slice() else { panic!("one table changed") };
+    let listed: Vec<Change> = difference.changes().unwrap().map(|change| change.unwrap()).collect();
+    assert_eq!(listed.iter().map(|change| change.key[0]).collect::<Vec<_>>(), b"abdef");
+    assert_eq!(listed[1].new, Some(long("new").into_bytes()));
+    let mut walked = Vec::new();
+    let copy = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
+    let each = |key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>| {
+        walked.push(Change { key: key.to_vec(), old: copy(old), new: copy(new) });
+    };
+    difference.changes().unwrap().for_each(each).unwrap();
+    assert_eq!(walked, listed);
+    let stat = difference.stat().unwrap();
+    assert_eq!((stat.inserted, stat.updated, stat.deleted), (2, 2, 1));
+}
+
+#[test]
 fn revisions_are_found_by_every_spelling() {
     let database = Database::memory().unwrap();
     put(&database, "main", "t", &[("a", "1")]);

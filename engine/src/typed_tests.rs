@@ -73,3 +73,17 @@ fn rows(database: &Database, branch: &str) -> Vec<Vec<Value>> {
         .map(|(key, value)| table.schema().unwrap().decode_row(&key, &value).unwrap())
         .collect()
 }
+
+/// Commits `main`, changes it and a branch `side` made of it, and commits both; gives the head of `side`.
+fn diverge(
+    database: &Database,
+    ours: impl FnOnce(&mut Transaction) -> Result<()>,
+    theirs: impl FnOnce(&mut Transaction) -> Result<()>,
+) -> Hash {
+    let base = commit(database, "main");
+    database.create_branch("side", Some(base)).unwrap();
+    change(database, "main", ours);
+    change(database, "side", theirs);
+    commit(database, "main");
+    commit(database, "side")
+}

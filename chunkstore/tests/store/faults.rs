@@ -1,12 +1,11 @@
 //! A full disk and a failing one, while the store is open; and many who wait for one sync.
 
-use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use pleach_chunkstore::io::hooked::Hooked;
 use pleach_chunkstore::io::memory::Memory;
-use pleach_chunkstore::io::{File, Io, Locking};
 use pleach_chunkstore::{Batch, Error, ErrorKind, Options, Outcome, Store};
 
 use crate::basics::{append, leaf, update};
@@ -115,80 +114,18 @@ impl Gauge {
     }
 }
 
-/// A directory whose file syncs do not return before everyone who can append has.
-struct SlowSync {
-    memory: Memory,
-    gauge: Arc<Gauge>,
-}
-
-struct SlowFile {
-    file: Arc<dyn File>,
-    gauge: Arc<Gauge>,
-}
-
-impl SlowSync {
-    fn slow(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(SlowFile { file, gauge: self.gauge.clone() })
-    }
-}
-
-impl Io for SlowSync {
-    fn place(&self) -> String {
-        self.memory.place()
-    }
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.memory.create(name).map(|file| self.slow(file))
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.memory.open(name).map(|file| self.slow(file))
-    }
-    fn map(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.memory.map(name)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.memory.list()
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.memory.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.memory.remove(name)
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.memory.sync_dir()
-    }
-    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
-        self.memory.reserve(name, bytes)
-    }
-    fn lock(&self, name: &str, owner: &str) -> io::Result<Locking> {
-        self.memory.lock(name, owner)
-    }
-}
-
-impl File for SlowFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(buffer, offset)
-    }
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        while self.gauge.someone_can_append() {
-            thread::yield_now();
-        }
-        self.file.sync_data()
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-}
-
 #[test]
 fn threads_that_commit_together_share_their_syncs() {
     const THREADS: usize = 8;
     const EACH: usize = 50;
     let gauge = Arc::new(Gauge::default());
-    let io = SlowSync { memory: Memory::default(), gauge: gauge.clone() };
+    let syncing = gauge.clone();
+    // A sync of a file does not return before everyone who can append has.
+    let io = Hooked::new(Arc::new(Memory::default()), move |_| {
+        while syncing.someone_can_append() {
+            thread::yield_now();
+        }
+    });
     let store = Store::create_with_io(Arc::new(io), Options::default()).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let (watched, watching) = (seen.clone(), gauge.clone());

@@ -1,13 +1,12 @@
 //! Compaction and collection: what is in use stays, whatever happens beside them; what is not goes.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use pleach_chunkstore::io::hooked::{Call, Hooked};
 use pleach_chunkstore::io::memory::Memory;
-use pleach_chunkstore::io::{File, Io, Locking};
 use pleach_chunkstore::testing::Plant;
 use pleach_chunkstore::{Batch, Chunk, Compression, Error, Hash, Options, Outcome, RefUpdate, Store};
 use proptest::prelude::*;
@@ -228,67 +227,33 @@ fn writers_and_collections_go_on_together() {
     check(&store);
 }
 
-/// A directory that calls back, once, when a file with this beginning of its name is created.
-struct Interrupted {
-    memory: Memory,
-    prefix: &'static str,
-    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-}
-
-impl Io for Interrupted {
-    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        if name.starts_with(self.prefix)
-            && let Some(then) = self.then.lock().unwrap().take()
-        {
-            then();
-        }
-        self.memory.create(name)
-    }
-    fn place(&self) -> String {
-        self.memory.place()
-    }
-    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.memory.open(name)
-    }
-    fn map(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        self.memory.map(name)
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.memory.list()
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.memory.rename(from, to)
-    }
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.memory.remove(name)
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.memory.sync_dir()
-    }
-    fn reserve(&self, name: &str, bytes: u64) -> io::Result<()> {
-        self.memory.reserve(name, bytes)
-    }
-    fn lock(&self, name: &str, owner: &str) -> io::Result<Locking> {
-        self.memory.lock(name, owner)
-    }
-}
-
 /// In the middle of a collection a writer makes again what the collection has found dead, and names it by a ref.
 fn rebuild_what_is_collected(plant: Option<Plant>) -> Result<(), String> {
-    let io = Arc::new(Interrupted { memory: Memory::default(), prefix: "hidden-", then: Mutex::default() });
+    // What the writer does, once, when the collection is about to make a file.
+    let writes: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>> = Arc::default();
+    let waiting = writes.clone();
+    let io = Hooked::at_each_call(Arc::new(Memory::default()), move |call, name| {
+        if call == Call::Create
+            && name.starts_with("hidden-")
+            && let Some(write) = waiting.lock().unwrap().take()
+        {
+            write();
+        }
+        Ok(())
+    });
     let options = Options { plant, ..options(Compression::Fast) };
-    let store = Store::create_with_io(io.clone(), options).unwrap();
+    let store = Store::create_with_io(Arc::new(io), options).unwrap();
     let (live, dead) = (rows(1, 1), rows(2, 2));
     commit(&store, "live", &[(live, None)]);
     append(&store, &[(dead.clone(), None)], &[]).wait().unwrap();
     // Into a table, most of which is live: so the dead chunk is hidden there.
     store.compact().unwrap();
     let writer = store.clone();
-    *io.then.lock().unwrap() = Some(Box::new(move || {
+    *writes.lock().unwrap() = Some(Box::new(move || {
         commit(&writer, "again", &[(dead.clone(), None), (node(&[dead]), None)]);
     }));
     store.collect(false).unwrap();
-    assert!(io.then.lock().unwrap().is_none(), "the writer came in between");
+    assert!(writes.lock().unwrap().is_none(), "the writer came in between");
     whole(&store, &store.get_ref("again").unwrap())
 }
 

@@ -328,20 +328,6 @@ fn an_index_made_meanwhile_is_not_lost_with_a_table_that_is_dropped_or_made_anew
     assert_eq!(drops.commit().unwrap(), refused);
 }
 
-/// `main` and `side` with what each changed since the base, which has `rows`; gives the head of `side`.
-fn diverge(
-    database: &Database,
-    ours: impl FnOnce(&mut Transaction) -> Result<()>,
-    theirs: impl FnOnce(&mut Transaction) -> Result<()>,
-) -> Hash {
-    let base = commit(database, "main");
-    database.create_branch("side", Some(base)).unwrap();
-    change(database, "main", ours);
-    change(database, "side", theirs);
-    commit(database, "main");
-    commit(database, "side")
-}
-
 #[test]
 fn a_merge_that_would_break_a_unique_index_names_both_rows_and_changes_nothing() {
     for made_by_theirs in [false, true] {

@@ -6,20 +6,6 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::*;
 
-/// `main` and `side` after both changed what `base` made, each with a commit; gives the head of `side`.
-fn diverge(
-    database: &Database,
-    ours: impl FnOnce(&mut Transaction) -> Result<()>,
-    theirs: impl FnOnce(&mut Transaction) -> Result<()>,
-) -> Hash {
-    let base = commit(database, "main");
-    database.create_branch("side", Some(base)).unwrap();
-    change(database, "main", ours);
-    change(database, "side", theirs);
-    commit(database, "main");
-    commit(database, "side")
-}
-
 fn merge(database: &Database, theirs: &Hash) -> Result<MergeOutcome> {
     database.merge("main", theirs, options())
 }
