@@ -142,6 +142,16 @@ fn main() -> Result<()> {
                     transactions.join(" | ")
                 );
             }
+            println!(
+                "\n| rows | leaves | rows of a leaf: least, half, 99 %, most | bytes at most | nodes made a level |"
+            );
+            for shape in means::shapes(rows / 10)? {
+                let [least, half, most, largest] = shape.sizes;
+                println!(
+                    "| {} | {} | {least}, {half}, {most}, {largest} | {} | {:.3} |",
+                    shape.rows, shape.leaves, shape.bytes_max, shape.rewritten
+                );
+            }
             Ok(())
         }
         Command::Store { rows, directory } => {
