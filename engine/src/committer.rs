@@ -336,7 +336,7 @@ impl<'a> TableState<'a> {
         if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
             entry.rows = rows;
         }
-        edits.deleted.iter().for_each(|range| self.deleted.insert(range));
+        edits.deleted.iter().for_each(|range| drop(self.deleted.insert(range)));
         // The second of two sets comes out sorted, and is taken whole.
         self.rows
             .append(&mut edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref())).collect());

@@ -303,6 +303,11 @@ pub enum Error {
     /// The thread that was committing this transaction, together with others, was lost.
     #[error("the transaction was not committed: the thread that led its group panicked; begin again")]
     Unanswered,
+    /// The savepoint is none of this transaction.
+    #[error(
+        "the savepoint is gone: it was rolled back past or released, or it is of another transaction; make a new one"
+    )]
+    UnknownSavepoint,
     /// A ref moved while it was being changed, more often than is worth trying.
     #[error("ref `{name}` was moved by somebody else meanwhile; look at it and try again")]
     Moved {

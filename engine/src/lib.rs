@@ -77,5 +77,5 @@ pub use revision::Revision;
 pub use row::Schema;
 pub use sample::Sample;
 pub use snapshot::{Change, Changes, Scan, Snapshot, Table, TableChange, TableDiff, TableStat};
-pub use transaction::{BadToken, Token, Transaction, TransactionOutcome};
+pub use transaction::{BadToken, Savepoint, Token, Transaction, TransactionOutcome};
 pub use upkeep::KINDS;

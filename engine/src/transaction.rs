@@ -2,7 +2,11 @@
 //!
 //! Isolation is that of a snapshot; of two transactions that wrote one row, the first to commit wins and the other is
 //! refused by name of the row; who deletes a range writes what is in it. Committing is the business of
-//! [`committer`](crate::committer).
+//! [`committer`](crate::committer); what was changed so far, and the way back to a savepoint, is that of [`edits`].
+
+mod edits;
+#[cfg(test)]
+mod programs;
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -12,6 +16,10 @@ use std::{
 };
 
 use pleach_chunkstore::{Hash, Hold};
+
+use edits::Edits;
+pub use edits::Savepoint;
+pub(crate) use edits::{NewValue, TableEdits};
 
 pub(crate) use crate::committer::Queue;
 use crate::{
@@ -28,7 +36,7 @@ use crate::{
         config::{KEY_BYTES_MAX, MapConfig},
         cursor::Rows,
         node::{Stored, Tag, Value},
-        range::{KeyRange, RangeSet},
+        range::KeyRange,
     },
     names,
     row::{self, Schema},
@@ -92,53 +100,20 @@ pub enum TransactionOutcome {
     },
 }
 
-/// The edits of one table.
-#[derive(Default)]
-pub(crate) struct TableEdits {
-    /// The table of the snapshot is dropped before anything else.
-    pub(crate) dropped: bool,
-    /// The table is made, with this definition.
-    pub(crate) created: Option<Definition>,
-    /// The table that is there gets this definition: its columns change, its rows do not.
-    pub(crate) altered: Option<Definition>,
-    /// Indexes by name: made, or with `None` dropped.
-    pub(crate) indexes: BTreeMap<String, Option<IndexDefinition>>,
-    /// Rows given in bulk: the root of a map that replaces the table's rows.
-    pub(crate) loaded: Option<Hash>,
-    /// Ranges of keys whose rows go, before the rows below come.
-    pub(crate) deleted: RangeSet,
-    /// Rows by key; `None` deletes.
-    pub(crate) rows: BTreeMap<Vec<u8>, Option<NewValue>>,
-}
-
-/// A value to be set.
-pub(crate) enum NewValue {
-    Bytes(Vec<u8>),
-    /// What a leaf stores for it; its pieces were written ahead.
-    Stored(Value),
-}
-
-impl TableEdits {
-    /// Whether the table, or all its rows, are replaced.
-    pub(crate) fn replaces(&self) -> bool {
-        self.dropped || self.created.is_some() || self.loaded.is_some()
-    }
-}
-
 /// A transaction on a branch's work. Dropped without [`Transaction::commit`], it leaves no trace.
 pub struct Transaction {
     database: Database,
     branch: String,
     snapshot: Snapshot,
     tables: BTreeMap<String, Option<Table>>,
-    edits: BTreeMap<String, TableEdits>,
+    edits: Edits,
     /// Keeps what was written ahead of the commit.
     ahead: Option<Hold>,
 }
 
 impl Transaction {
     pub(crate) fn new(database: &Database, branch: String, snapshot: Snapshot) -> Transaction {
-        let (tables, edits) = (BTreeMap::new(), BTreeMap::new());
+        let (tables, edits) = (BTreeMap::new(), Edits::default());
         Transaction { database: database.clone(), branch, snapshot, tables, edits, ahead: None }
     }
 
@@ -205,7 +180,7 @@ impl Transaction {
         if self.has_table(table)? {
             return Err(Error::Exists { what: "table", name: table.to_owned() });
         }
-        self.edits.entry(table.to_owned()).or_default().created = Some(definition);
+        self.edits.change(table, |edits| edits.created = Some(definition));
         Ok(())
     }
 
@@ -215,12 +190,9 @@ impl Transaction {
     /// [`Error::UnknownTable`].
     pub fn drop_table(&mut self, table: &str) -> Result<()> {
         self.require(table)?;
-        if self.snapshot_table(table)?.is_some() {
-            self.edits.insert(table.to_owned(), TableEdits { dropped: true, ..TableEdits::default() });
-        } else {
-            // It was made by this transaction: nothing is left of it.
-            self.edits.remove(table);
-        }
+        // Nothing is left of one that was made by this transaction.
+        let dropped = self.snapshot_table(table)?.is_some();
+        self.edits.replace(table, dropped.then(|| TableEdits { dropped, ..TableEdits::default() }));
         Ok(())
     }
 
@@ -248,7 +220,7 @@ impl Transaction {
 
     /// Makes an index, or drops one.
     pub(crate) fn set_index(&mut self, table: &str, name: &str, definition: Option<IndexDefinition>) {
-        self.edits.entry(table.to_owned()).or_default().indexes.insert(name.to_owned(), definition);
+        self.edits.change(table, |edits| drop(edits.indexes.insert(name.to_owned(), definition)));
     }
 
     /// Changes the columns of a typed table.
@@ -262,11 +234,10 @@ impl Transaction {
             return Err(Error::NotTyped { table: table.to_owned() });
         };
         let changed = Definition { schema: Some(change(schema)?), ..definition };
-        let edits = self.edits.entry(table.to_owned()).or_default();
-        match &mut edits.created {
+        self.edits.change(table, |edits| match &mut edits.created {
             Some(created) => *created = changed,
             None => edits.altered = Some(changed),
-        }
+        });
         Ok(())
     }
 
@@ -308,13 +279,7 @@ impl Transaction {
         if range.is_empty() {
             return Ok(());
         }
-        let edits = self.edits.entry(table.to_owned()).or_default();
-        let superseded: Vec<_> =
-            edits.rows.range::<[u8], _>(range.bounds()).map(|(key, _)| key.clone()).collect();
-        for key in &superseded {
-            edits.rows.remove(key);
-        }
-        edits.deleted.insert(range);
+        self.edits.delete_range(table, range);
         Ok(())
     }
 
@@ -322,14 +287,10 @@ impl Transaction {
         if key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
         }
-        if let Some(edits) = self.edits.get_mut(table)
-            && (edits.created.is_some() || !edits.dropped)
-        {
-            edits.rows.insert(key.to_vec(), value);
-            return Ok(());
+        if self.edits.get(table).is_none_or(|edits| edits.dropped && edits.created.is_none()) {
+            self.require(table)?;
         }
-        self.require(table)?;
-        self.edits.entry(table.to_owned()).or_default().rows.insert(key.to_vec(), value);
+        self.edits.set_row(table, key, value);
         Ok(())
     }
 
@@ -407,27 +368,22 @@ impl Transaction {
     /// whole table then.
     pub(crate) fn rows_root(&mut self, table: &str) -> Result<Hash> {
         let config = self.require(table)?.config;
-        let edits = self.edits.get(table);
-        let base = match edits.and_then(|edits| edits.loaded) {
-            Some(root) => Some(root),
-            None if edits.is_some_and(|edits| edits.created.is_some()) => None,
-            None => self.snapshot_table(table)?.map(Table::root),
+        let base = match self.edits.get(table) {
+            Some(TableEdits { loaded: Some(root), .. }) => Some(*root),
+            Some(TableEdits { created: Some(_), .. }) => None,
+            _ => self.snapshot_table(table)?.map(Table::root),
         };
-        let mut edits = self.edits.remove(table).unwrap_or_default();
-        let written = self.write_ahead(|writer| {
+        let edits = self.edits.get(table);
+        let root = write_ahead(&self.database, &mut self.ahead, |writer| {
             let base = base.map_or_else(|| build::empty(writer), Ok)?;
+            let Some(edits) = edits else { return Ok(base) };
             let rows = edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref()));
             fold_rows(writer, &config, base, &edits.deleted, rows)
-        });
-        if let Ok(root) = &written
-            && (base != Some(*root) || edits.replaces())
-        {
-            edits.loaded = Some(*root);
-            edits.rows.clear();
-            edits.deleted.clear();
+        })?;
+        if base != Some(root) || edits.is_some_and(TableEdits::replaces) {
+            self.edits.replace_rows(table, root);
         }
-        self.edits.insert(table.to_owned(), edits);
-        written
+        Ok(root)
     }
 
     /// Gives a table another definition. Its rows stay as they are; its indexes are built anew.
@@ -474,7 +430,7 @@ impl Transaction {
             indexes: indexes.into_iter().map(|(name, index)| (name, Some(index))).collect(),
             ..TableEdits::default()
         };
-        self.edits.insert(table.to_owned(), edits);
+        self.edits.replace(table, Some(edits));
         Ok(())
     }
 
@@ -489,12 +445,7 @@ impl Transaction {
 
     /// Writes chunks that the commit will need, and holds them until then.
     fn write_ahead<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
-        // Taken before the first chunk is written, and given back after the commit.
-        self.ahead.get_or_insert_with(|| self.database.store().hold());
-        let mut writer = Writer::new(self.database.store());
-        let written = write(&mut writer)?;
-        let _written = writer.append(&[])?;
-        Ok(written)
+        write_ahead(&self.database, &mut self.ahead, write)
     }
 
     /// Replaces all rows of a table by `rows`, which come in strictly ascending order of keys. Each node is written once, in
@@ -521,11 +472,43 @@ impl Transaction {
             }
             builder.finish(writer)
         })?;
-        let edits = self.edits.entry(table.to_owned()).or_default();
-        edits.rows.clear();
-        edits.deleted.clear();
-        edits.loaded = Some(root);
+        self.edits.replace_rows(table, root);
         Ok(())
+    }
+
+    /// Marks this place, so that [`Transaction::rollback_to`] leads back to it. It costs nothing, whatever the transaction holds; from
+    /// then on the way back is kept in memory, as much as is changed. Savepoints nest.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), pleach_engine::Error> {
+    /// # let database = pleach_engine::Database::memory()?;
+    /// let mut transaction = database.begin("main")?;
+    /// transaction.create_table("fruit", None)?;
+    /// let before = transaction.savepoint();
+    /// transaction.put("fruit", b"apple", b"red")?;
+    /// transaction.rollback_to(&before)?;
+    /// assert_eq!(transaction.get("fruit", b"apple")?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn savepoint(&mut self) -> Savepoint {
+        self.edits.mark()
+    }
+
+    /// Takes back all that was done since `savepoint`, which stays; those made since are gone. It costs what was done since.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSavepoint`] if it is gone, or of another transaction. Nothing is taken back then.
+    pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
+        self.edits.rollback_to(savepoint)
+    }
+
+    /// Forgets `savepoint` and those made since; what was done stays. When none is left, no way back is kept any longer.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSavepoint`] if it is gone, or of another transaction.
+    pub fn release(&mut self, savepoint: Savepoint) -> Result<()> {
+        self.edits.release(&savepoint)
     }
 
     /// Commits: durable when it returns `Committed`.
@@ -534,10 +517,23 @@ impl Transaction {
     /// The store's. After an error of the disk the outcome is not known until the store is opened again.
     pub fn commit(self) -> Result<TransactionOutcome> {
         let Transaction { database, branch, snapshot, edits, ahead, .. } = self;
-        let outcome = database.commit_edits(branch, snapshot.root(), edits);
+        let outcome = database.commit_edits(branch, snapshot.root(), edits.into_tables());
         drop((snapshot, ahead));
         outcome
     }
+}
+
+/// Writes chunks that a commit will need. `hold` keeps them: it is taken before the first one is written.
+fn write_ahead<T>(
+    database: &Database,
+    hold: &mut Option<Hold>,
+    write: impl FnOnce(&mut Writer) -> Result<T>,
+) -> Result<T> {
+    hold.get_or_insert_with(|| database.store().hold());
+    let mut writer = Writer::new(database.store());
+    let written = write(&mut writer)?;
+    let _written = writer.append(&[])?;
+    Ok(written)
 }
 
 #[cfg(test)]
