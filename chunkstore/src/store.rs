@@ -123,6 +123,9 @@ pub struct Collected {
 pub struct Options {
     /// Bytes of chunks to keep in memory.
     pub cache_bytes: u64,
+    /// Bytes of edits that those who write through this store may keep in memory, all together: what they have beyond is to be written
+    /// ahead. The store itself keeps none; with the cache, this is what it and its users take.
+    pub edit_bytes: u64,
     /// When an append is acknowledged.
     pub durability: Durability,
     /// Whether chunks are kept as their difference from an earlier version where that is shorter.
@@ -144,6 +147,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             cache_bytes: 256 << 20,
+            edit_bytes: 256 << 20,
             durability: Durability::Full,
             delta: true,
             journal_bytes: 64 << 20,
@@ -336,6 +340,11 @@ impl Store {
         stats.lookup_bytes = view.lookup.bytes();
         stats.table_bytes = manifest.tables.iter().map(|table| table.len).sum();
         stats
+    }
+
+    /// How it was opened.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
     }
 
     /// The store's identity: random, made with it, in every file of it.

@@ -85,6 +85,11 @@ impl Writer {
         Writer { store: store.clone(), batch: Batch::default(), hold: store.hold() }
     }
 
+    /// The store that it writes to.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Adds a chunk whose children are in the store or in this writer. `base` is an earlier version of it, if known.
     pub(crate) fn put(&mut self, chunk: Chunk, base: Option<Hash>) -> Result<()> {
         self.batch.put(chunk, base);

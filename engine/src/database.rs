@@ -48,8 +48,14 @@ struct Inner {
     /// Held while a change is planned and appended; not while it becomes durable.
     writing: Mutex<()>,
     queue: Queue,
+    /// Each transaction that has edits has a clone.
+    editing: EditShare,
     epoch: AtomicU64,
 }
+
+/// A right to keep edits in memory: as much as everybody else who has one.
+#[derive(Clone, Default)]
+pub(crate) struct EditShare(Arc<()>);
 
 /// What a version commit is made with.
 #[derive(Debug, Clone, Default)]
@@ -125,12 +131,18 @@ impl Database {
         Database::begin_history(Store::memory(Options::default()))
     }
 
+    #[cfg(test)]
+    pub(crate) fn memory_with(options: Options) -> Database {
+        Database::begin_history(Store::memory(options)).unwrap_or_else(|error| unreachable!("{error}"))
+    }
+
     fn over(store: Store) -> Database {
         Database {
             inner: Arc::new(Inner {
                 store,
                 writing: Mutex::new(()),
                 queue: Queue::default(),
+                editing: EditShare::default(),
                 epoch: AtomicU64::new(0),
             }),
         }
@@ -167,6 +179,17 @@ impl Database {
 
     pub(crate) fn queue(&self) -> &Queue {
         &self.inner.queue
+    }
+
+    /// A share of the memory for edits.
+    pub(crate) fn edit_share(&self) -> EditShare {
+        self.inner.editing.clone()
+    }
+
+    /// How many bytes of edits whoever has a share may keep in memory.
+    pub(crate) fn edit_bytes(&self) -> u64 {
+        let shares = Arc::strong_count(&self.inner.editing.0) as u64 - 1;
+        self.store().options().edit_bytes / shares.max(1)
     }
 
     /// Runs `f` while nobody else changes refs.

@@ -2,11 +2,13 @@
 //!
 //! Isolation is that of a snapshot; of two transactions that wrote one row, the first to commit wins and the other is
 //! refused by name of the row; who deletes a range writes what is in it. Committing is the business of
-//! [`committer`](crate::committer); what was changed so far, and the way back to a savepoint, is that of [`edits`].
+//! [`committer`](crate::committer); what was changed so far, and the way back to a savepoint, is that of [`edits`]; what does not
+//! fit in memory is that of [`spill`].
 
 mod edits;
 #[cfg(test)]
 mod programs;
+mod spill;
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -19,14 +21,13 @@ use pleach_chunkstore::{Hash, Hold};
 
 use edits::Edits;
 pub use edits::Savepoint;
-pub(crate) use edits::{NewValue, TableEdits};
+pub(crate) use edits::{NewValue, Spilled, TableEdits};
 
 pub(crate) use crate::committer::Queue;
 use crate::{
     blob::{self, VALUE_BYTES_MAX, ValueReader},
     chunks::Writer,
-    committer::fold_rows,
-    database::Database,
+    database::{Database, EditShare},
     definition::Definition,
     error::{Error, Result},
     index::IndexDefinition,
@@ -100,7 +101,20 @@ pub enum TransactionOutcome {
     },
 }
 
+/// Where the rows of a table are.
+enum Written {
+    /// In the map at this root.
+    At(Hash),
+    /// There are none.
+    Nowhere,
+    /// Where the snapshot has them.
+    InSnapshot,
+}
+
 /// A transaction on a branch's work. Dropped without [`Transaction::commit`], it leaves no trace.
+///
+/// It may be larger than memory: edits beyond its share of [`Options::edit_bytes`](pleach_chunkstore::Options::edit_bytes) are written ahead, where its reads find
+/// them, and none of what it promises changes by that. What stays in memory then are the ranges that it deleted.
 pub struct Transaction {
     database: Database,
     branch: String,
@@ -109,12 +123,14 @@ pub struct Transaction {
     edits: Edits,
     /// Keeps what was written ahead of the commit.
     ahead: Option<Hold>,
+    /// Its share of the memory for edits, once it has some.
+    share: Option<EditShare>,
 }
 
 impl Transaction {
     pub(crate) fn new(database: &Database, branch: String, snapshot: Snapshot) -> Transaction {
         let (tables, edits) = (BTreeMap::new(), Edits::default());
-        Transaction { database: database.clone(), branch, snapshot, tables, edits, ahead: None }
+        Transaction { database: database.clone(), branch, snapshot, tables, edits, ahead: None, share: None }
     }
 
     /// The branch.
@@ -279,6 +295,7 @@ impl Transaction {
         if range.is_empty() {
             return Ok(());
         }
+        self.make_room()?;
         self.edits.delete_range(table, range);
         Ok(())
     }
@@ -290,6 +307,7 @@ impl Transaction {
         if self.edits.get(table).is_none_or(|edits| edits.dropped && edits.created.is_none()) {
             self.require(table)?;
         }
+        self.make_room()?;
         self.edits.set_row(table, key, value);
         Ok(())
     }
@@ -350,40 +368,42 @@ impl Transaction {
                 None if edits.deleted.contains(key) => return Ok(None),
                 None => {}
             }
-            if let Some(root) = edits.loaded {
-                return map::get(self.database.store(), &root, key);
-            }
-            if edits.created.is_some() {
-                return Ok(None);
-            }
         }
-        self.require(table)?;
-        match self.snapshot_table(table)? {
-            Some(table) => table.stored(key),
-            None => Ok(None),
+        match self.written_rows(table) {
+            Written::At(root) => map::get(self.database.store(), &root, key),
+            Written::Nowhere => Ok(None),
+            Written::InSnapshot => {
+                self.require(table)?;
+                match self.snapshot_table(table)? {
+                    Some(table) => table.stored(key),
+                    None => Ok(None),
+                }
+            }
         }
     }
 
-    /// The rows of a table as this transaction leaves them so far, written ahead if it changed any: that counts as a change of the
-    /// whole table then.
-    pub(crate) fn rows_root(&mut self, table: &str) -> Result<Hash> {
-        let config = self.require(table)?.config;
-        let base = match self.edits.get(table) {
-            Some(TableEdits { loaded: Some(root), .. }) => Some(*root),
-            Some(TableEdits { created: Some(_), .. }) => None,
-            _ => self.snapshot_table(table)?.map(Table::root),
-        };
-        let edits = self.edits.get(table);
-        let root = write_ahead(&self.database, &mut self.ahead, |writer| {
-            let base = base.map_or_else(|| build::empty(writer), Ok)?;
-            let Some(edits) = edits else { return Ok(base) };
-            let rows = edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref()));
-            fold_rows(writer, &config, base, &edits.deleted, rows)
-        })?;
-        if base != Some(root) || edits.is_some_and(TableEdits::replaces) {
-            self.edits.replace_rows(table, root);
+    /// Where the rows are that the edits in memory build upon.
+    fn written_rows(&self, table: &str) -> Written {
+        match self.edits.get(table) {
+            Some(TableEdits { loaded: Some(root), .. }) => Written::At(*root),
+            Some(TableEdits { spilled: Some(spilled), .. }) => Written::At(spilled.rows),
+            Some(TableEdits { created: Some(_), .. }) => Written::Nowhere,
+            _ => Written::InSnapshot,
         }
-        Ok(root)
+    }
+
+    /// The rows of a table as this transaction leaves them so far, written ahead if it changed any.
+    pub(crate) fn rows_root(&mut self, table: &str) -> Result<Hash> {
+        self.require(table)?;
+        self.spill()?;
+        match self.written_rows(table) {
+            Written::At(root) => Ok(root),
+            Written::Nowhere => self.write_ahead(build::empty),
+            Written::InSnapshot => {
+                let root = self.snapshot_table(table)?.map(Table::root);
+                root.ok_or_else(|| Error::UnknownTable { name: table.to_owned() })
+            }
+        }
     }
 
     /// Gives a table another definition. Its rows stay as they are; its indexes are built anew.
@@ -515,7 +535,10 @@ impl Transaction {
     ///
     /// # Errors
     /// The store's. After an error of the disk the outcome is not known until the store is opened again.
-    pub fn commit(self) -> Result<TransactionOutcome> {
+    pub fn commit(mut self) -> Result<TransactionOutcome> {
+        if self.edits.has_spilled() {
+            self.spill()?;
+        }
         let Transaction { database, branch, snapshot, edits, ahead, .. } = self;
         let outcome = database.commit_edits(branch, snapshot.root(), edits.into_tables());
         drop((snapshot, ahead));

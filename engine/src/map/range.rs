@@ -97,10 +97,10 @@ impl RangeSet {
         (KeyRange { from, to }, parts)
     }
 
-    /// Takes out ranges that stand in the set, and puts in others that meet none that stays.
-    pub(crate) fn replace(&mut self, gone: &[KeyRange], come: &[KeyRange]) {
-        gone.iter().for_each(|range| drop(self.0.remove(&range.from)));
-        self.0.extend(come.iter().map(|KeyRange { from, to }| (from.clone(), to.clone())));
+    /// Takes back [`RangeSet::insert`]: what it gave.
+    pub(crate) fn replace(&mut self, joined: &KeyRange, parts: &[KeyRange]) {
+        self.0.remove(&joined.from);
+        self.0.extend(parts.iter().map(|KeyRange { from, to }| (from.clone(), to.clone())));
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = KeyRange> + '_ {

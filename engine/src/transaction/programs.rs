@@ -78,13 +78,13 @@ fn key_of(table: usize, key: u16) -> Vec<u8> {
     }
 }
 
-/// A row as the table wants it; in the typed one no two have one `a`.
-fn row_of(definition: &Definition, table: usize, key: u16, value: u8) -> (Vec<u8>, Vec<u8>) {
+/// A row as the table wants it; in the typed one two may have one `a` only if they are not `apart`.
+fn row_of(definition: &Definition, table: usize, key: u16, value: u8, apart: bool) -> (Vec<u8>, Vec<u8>) {
     match &definition.schema {
         None => (key_of(table, key), vec![value; usize::from(value)]),
         Some(schema) => {
-            let mut cells =
-                vec![Value::Int(key.into()), Value::Int(i64::from(key) * 1000 + i64::from(value))];
+            let a = i64::from(value) + if apart { i64::from(key) * 1000 } else { 0 };
+            let mut cells = vec![Value::Int(key.into()), Value::Int(a)];
             cells.resize(schema.columns().len(), Value::Null);
             schema.encode_row(&cells).unwrap()
         }
@@ -100,15 +100,17 @@ struct Run {
     transaction: Transaction,
     model: Model,
     marks: Vec<(Savepoint, Model)>,
+    apart: bool,
 }
 
 impl Run {
-    fn begin(database: &Database, model: &Model) -> Run {
-        Run { transaction: database.begin("main").unwrap(), model: model.clone(), marks: Vec::new() }
+    fn begin(database: &Database, model: &Model, apart: bool) -> Run {
+        let transaction = database.begin("main").unwrap();
+        Run { transaction, model: model.clone(), marks: Vec::new(), apart }
     }
 
     fn take(&mut self, step: &Step) {
-        let Run { transaction, model, marks } = self;
+        let Run { transaction, model, marks, apart } = self;
         let name = match step {
             Step::Put(t, ..) | Step::PutAgain(t, _) | Step::Delete(t, _) | Step::Load(t, _) => TABLES[*t],
             Step::DeleteRange(t, ..) | Step::Create(t) | Step::Drop(t) => TABLES[*t],
@@ -117,12 +119,12 @@ impl Run {
         let there = model.get_mut(name);
         match (step, there) {
             (Step::Put(t, key, value), Some(table)) => {
-                let (key, value) = row_of(&table.definition, *t, *key, *value);
+                let (key, value) = row_of(&table.definition, *t, *key, *value, *apart);
                 transaction.put(name, &key, &value).unwrap();
                 table.rows.insert(key, value);
             }
             (Step::PutAgain(t, key), Some(table)) => {
-                let (key, value) = row_of(&table.definition, *t, *key, 1);
+                let (key, value) = row_of(&table.definition, *t, *key, 1, *apart);
                 match table.rows.get(&key) {
                     Some(value) => transaction.put(name, &key, value).unwrap(),
                     None => {
@@ -142,7 +144,7 @@ impl Run {
                 table.rows.retain(|key, _| *key < from || *key >= to);
             }
             (Step::Load(t, count), Some(table)) => {
-                let row = |key| row_of(&table.definition, *t, key, 3);
+                let row = |key| row_of(&table.definition, *t, key, 3, true);
                 table.rows = (0..*count).step_by(2).map(row).collect();
                 transaction.load(name, &table.rows).unwrap();
             }
@@ -207,8 +209,8 @@ impl Run {
     }
 }
 
-/// The root of a branch that holds just this.
-fn root_of(model: &Model) -> Hash {
+/// The root of a branch that holds just this; `None` if there can be none.
+fn root_of(model: &Model) -> Option<Hash> {
     let database = Database::memory().unwrap();
     let mut transaction = database.begin("main").unwrap();
     for (name, TableModel { definition, indexes, rows }) in model {
@@ -218,8 +220,10 @@ fn root_of(model: &Model) -> Hash {
             transaction.set_index(name, index, Some(definition.clone()));
         }
     }
-    transaction.commit().unwrap();
-    work(&database)
+    match transaction.commit() {
+        Err(Error::UniqueViolation { .. }) => None,
+        committed => committed.map(|_| work(&database)).ok(),
+    }
 }
 
 fn work(database: &Database) -> Hash {
@@ -232,21 +236,74 @@ proptest! {
     #[test]
     fn savepoints_are_those_of_a_plain_model(programs in programs()) {
         let database = Database::memory().unwrap();
-        let mut model = Model::new();
-        for table in 0..TABLES.len() {
-            let mut run = Run::begin(&database, &model);
-            run.take(&Step::Create(table));
-            run.take(&Step::Load(table, 90));
-            run.transaction.commit().unwrap();
-            model = run.model;
-        }
+        let mut model = begin_tables(&database);
         for program in programs {
-            let mut run = Run::begin(&database, &model);
+            let mut run = Run::begin(&database, &model, true);
             program.iter().for_each(|step| run.take(step));
             run.check();
             run.transaction.commit().unwrap();
             model = run.model;
-            prop_assert_eq!(work(&database), root_of(&model));
+            prop_assert_eq!(Some(work(&database)), root_of(&model));
+        }
+    }
+}
+
+/// Makes the tables, with some rows.
+fn begin_tables(database: &Database) -> Model {
+    let mut run = Run::begin(database, &Model::new(), true);
+    for table in 0..TABLES.len() {
+        run.take(&Step::Create(table));
+        run.take(&Step::Load(table, 90));
+    }
+    run.transaction.commit().unwrap();
+    run.model
+}
+
+/// What a commit came to, without what tells two databases apart.
+fn outcome(committed: Result<TransactionOutcome>) -> String {
+    match committed {
+        Ok(TransactionOutcome::Committed(token)) => format!("committed {}", token.root),
+        Ok(TransactionOutcome::Unchanged(token)) => format!("unchanged {}", token.root),
+        Ok(refused) => format!("{refused:?}"),
+        // Which of several violations is told is not promised.
+        Err(Error::UniqueViolation { index, .. }) => format!("two rows in {index}"),
+        Err(error) => format!("{error}"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_bound_on_memory_changes_no_outcome(
+        programs in programs(), beside in vec(step(), 0..8), bound in 0..3000_u64, apart in any::<bool>(),
+    ) {
+        let databases = [bound, u64::MAX].map(|edit_bytes| Database::memory_with(Options { edit_bytes, ..Options::default() }));
+        let mut model = begin_tables(&databases[0]);
+        begin_tables(&databases[1]);
+        for program in programs {
+            let outcomes = databases.each_ref().map(|database| {
+                let mut run = Run::begin(database, &model, apart);
+                let mut other = Run::begin(database, &model, apart);
+                for step in &program {
+                    run.take(step);
+                    // Between two steps there is one row or range more than the bound, and the way back from it.
+                    let share = database.edit_bytes();
+                    prop_assert!(run.transaction.edits.bytes() as u64 <= share.saturating_add(900));
+                }
+                run.check();
+                beside.iter().for_each(|step| other.take(step));
+                let first = outcome(other.transaction.commit());
+                let second = outcome(run.transaction.commit());
+                let model = [run.model, other.model].into_iter().find(|model| root_of(model) == Some(work(database)));
+                Ok((first, second, work(database), model))
+            });
+            let [one, two] = outcomes;
+            let (one, two) = (one?, two?);
+            prop_assert_eq!((&one.0, &one.1, one.2), (&two.0, &two.1, two.2));
+            // Both committed, or something failed: what came of it is in neither model.
+            let Some(after) = one.3 else { break };
+            model = after;
         }
     }
 }
@@ -286,4 +343,135 @@ fn a_savepoint_costs_what_is_changed_after_it() {
     transaction.rollback_to(&marks[0]).unwrap();
     assert_eq!(transaction.edits.bytes(), before);
     assert_eq!(transaction.get("t", &7_u32.to_be_bytes()).unwrap(), Some(vec![1; 100]));
+}
+
+/// A database that keeps few edits in memory, with a typed table of many rows and an index.
+fn small() -> (tempfile::TempDir, Database, Schema) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { edit_bytes: 20_000, ..Options::default() };
+    let database = Database::init(&dir.path().join("db"), options).unwrap();
+    let mut transaction = database.begin("main").unwrap();
+    transaction.create_table("typed", Some(schema())).unwrap();
+    transaction.create_index("typed", "one_a", &["a"], true).unwrap();
+    for key in 0..4000 {
+        let (key, value) = schema().encode_row(&[Value::Int(key), Value::Int(key)]).unwrap();
+        transaction.put("typed", &key, &value).unwrap();
+    }
+    assert!(transaction.edits.bytes() < 20_200);
+    transaction.commit().unwrap();
+    (dir, database, schema())
+}
+
+#[test]
+fn a_transaction_larger_than_memory_keeps_indexes_in_step_and_survives_a_collection() {
+    let (_dir, database, schema) = small();
+    let mut transaction = database.begin("main").unwrap();
+    let (mut most, mut mark) = (0, None);
+    // Each value of the unique index moves to the row before.
+    for key in 0..4000 {
+        let (key, value) = schema.encode_row(&[Value::Int(key), Value::Int((key + 1) % 4000)]).unwrap();
+        transaction.put("typed", &key, &value).unwrap();
+        most = most.max(transaction.edits.bytes());
+        if mark.is_none() && most > 15_000 {
+            mark = Some(transaction.savepoint());
+        }
+    }
+    assert!(most < 20_300, "{most} bytes of edits in memory");
+    database.store().collect(false).unwrap();
+    let others = |id: i64, a: i64| {
+        let mut other = database.begin("main").unwrap();
+        let (key, value) = schema.encode_row(&[Value::Int(id), Value::Int(a)]).unwrap();
+        other.put("typed", &key, &value).unwrap();
+        other.commit().unwrap()
+    };
+    assert!(matches!(others(9000, 9000), TransactionOutcome::Committed(_)));
+    database.store().collect(false).unwrap();
+    transaction.commit().unwrap();
+    let table = |work| database.snapshot_of_root(work).unwrap().table("typed").unwrap().unwrap();
+    let now = table(work(&database));
+    let entries = now.index("one_a").unwrap().unwrap().scan(&[]).unwrap();
+    assert_eq!((now.rows().unwrap(), entries.count()), (4001, 4001));
+    assert_eq!(now.check_indexes().unwrap(), [""; 0]);
+    let key = schema.encode_key(&[Value::Int(7)]).unwrap();
+    let row = |table: &Table| schema.decode_row(&key, &table.get(&key).unwrap().unwrap()).unwrap();
+    assert_eq!(row(&now), [Value::Int(7), Value::Int(8)]);
+    assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+
+    // The way back is there too, and what was taken back is not written.
+    let mut transaction = database.begin("main").unwrap();
+    let mark = transaction.savepoint();
+    for key in 0..4000 {
+        transaction.delete("typed", &schema.encode_key(&[Value::Int(key)]).unwrap()).unwrap();
+    }
+    database.store().collect(false).unwrap();
+    transaction.rollback_to(&mark).unwrap();
+    assert_eq!(transaction.commit().unwrap(), TransactionOutcome::Unchanged(database_token(&database)));
+}
+
+fn database_token(database: &Database) -> Token {
+    Token { epoch: 0, sequence: database.sequence(), root: work(database) }
+}
+
+#[test]
+fn one_that_wrote_ahead_commits_among_others_by_row() {
+    let (_dir, database, schema) = small();
+    let row = |key: i64, a: i64| schema.encode_row(&[Value::Int(key), Value::Int(a)]).unwrap();
+    let edited = |rows: &[(i64, i64)]| {
+        let mut transaction = database.begin("main").unwrap();
+        for &(key, a) in rows {
+            let (key, value) = row(key, a);
+            transaction.put("typed", &key, &value).unwrap();
+        }
+        transaction
+    };
+    let many = |from: i64| (from..from + 1000).map(|key| (key, key + 10_000)).collect::<Vec<_>>();
+    let members = vec![
+        edited(&[(5, 20_005)]),
+        edited(&many(0)),
+        edited(&many(1000)),
+        edited(&[(1500, 20_000)]),
+        edited(&[(2500, 20_001)]),
+        edited(&many(2000)),
+        edited(&many(3000)),
+    ];
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let threads = database.in_order(|| {
+            let mut threads = Vec::new();
+            for (i, member) in members.into_iter().enumerate() {
+                threads.push(scope.spawn(move || member.commit().unwrap()));
+                while database.queue().len() <= i {
+                    std::thread::yield_now();
+                }
+            }
+            threads
+        });
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let key = |outcome: &TransactionOutcome| match outcome {
+        TransactionOutcome::Refused { key, .. } => key.clone(),
+        _ => None,
+    };
+    let refused = |at: i64| Some(schema.encode_key(&[Value::Int(at)]).unwrap());
+    let expected = [None, refused(5), None, refused(1500), None, refused(2500), None];
+    assert_eq!(outcomes.iter().map(key).collect::<Vec<_>>(), expected);
+    let table = database.snapshot_of_root(work(&database)).unwrap().table("typed").unwrap().unwrap();
+    assert_eq!(table.check_indexes().unwrap(), [""; 0]);
+    for (at, a) in [(5, 20_005), (6, 6), (1500, 11_500), (2500, 20_001), (2501, 2501), (3999, 13_999)] {
+        let (key, value) = row(at, a);
+        assert_eq!(table.get(&key).unwrap(), Some(value), "{at}");
+    }
+}
+
+#[test]
+fn transactions_share_the_memory_for_edits() {
+    let database = Database::memory_with(Options { edit_bytes: 30_000, ..Options::default() });
+    begin_tables(&database);
+    let mut all: Vec<_> = (0..3).map(|_| database.begin("main").unwrap()).collect();
+    for n in 0..1000_u16 {
+        all.iter_mut().for_each(|one| one.put("raw", &n.to_be_bytes(), &[1; 50]).unwrap());
+    }
+    let bytes: usize = all.iter().map(|one| one.edits.bytes()).sum();
+    assert!(bytes <= 30_400, "{bytes}");
+    drop(all.split_off(1));
+    assert_eq!(database.edit_bytes(), 30_000);
 }
