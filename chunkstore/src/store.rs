@@ -33,6 +33,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::cancel::Cancel;
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -165,6 +166,8 @@ pub struct Store {
     shared: Arc<Shared>,
     /// What this handle keeps from collection.
     _pin: Option<Arc<pins::Pin>>,
+    /// What ends the calls of this handle.
+    cancel: Option<Cancel>,
 }
 
 /// Called with the sequence of the last durable root record.
@@ -261,14 +264,32 @@ impl Store {
         recovery::open(io, options)
     }
 
+    /// This store, by a handle whose calls end with [`Error::Cancelled`] soon after `cancel` is set, and so do those of all handles made from it. It
+    /// takes the place of the flag that this handle has.
+    pub fn cancellable(&self, cancel: &Cancel) -> Store {
+        Store { cancel: Some(cancel.clone()), ..self.clone() }
+    }
+
+    /// The flag of this handle, if it has one.
+    pub fn cancel(&self) -> Option<&Cancel> {
+        self.cancel.as_ref()
+    }
+
+    /// Fails if this handle was cancelled. For long work that reads no chunk.
+    pub fn check_cancelled(&self) -> Result<()> {
+        self.cancel.as_ref().map_or(Ok(()), Cancel::check)
+    }
+
     /// The chunk with this hash; `None` if the store does not have it.
     pub fn get(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        self.check_cancelled()?;
         self.shared.get(hash)
     }
 
     /// The child of `parent`, a chunk of this store, at `index` of [`Chunk::children`]; `None` if the store does not have it. A parent that is in
     /// memory remembers where its children are, so that a path that is often walked costs no lookup.
     pub fn child(&self, parent: &Chunk, index: usize) -> Result<Option<Chunk>> {
+        self.check_cancelled()?;
         let near = parent.near(index);
         // Now and then the cache is to learn that the child is in use.
         if near.is_some() && !is_lookup_due() {
@@ -276,7 +297,7 @@ impl Store {
             return Ok(near);
         }
         let Some(hash) = parent.child(index) else { return Ok(None) };
-        let child = self.get(&hash)?;
+        let child = self.shared.get(&hash)?;
         if let (Some(child), None) = (&child, near) {
             parent.note_near(index, child);
         }
@@ -354,6 +375,7 @@ impl Store {
 
     /// As [`Store::get`], but from the file, whatever the cache holds.
     pub(crate) fn read_anew(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        self.check_cancelled()?;
         self.shared.load(hash, true)
     }
 

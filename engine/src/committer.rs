@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use pleach_chunkstore::{Hash, RefUpdate, Ticket};
+use pleach_chunkstore::{Hash, RefUpdate, Store, Ticket};
 
 use crate::{
     blob,
@@ -40,8 +40,15 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Queue(Mutex<Vec<Arc<Waiting>>>);
 
-#[cfg(test)]
 impl Queue {
+    /// Takes a transaction out; false if it is not there.
+    fn leave(&self, waiting: &Arc<Waiting>) -> bool {
+        let mut queue = self.0.lock();
+        let at = queue.iter().position(|other| Arc::ptr_eq(other, waiting));
+        at.map(|at| queue.remove(at)).is_some()
+    }
+
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
     }
@@ -58,6 +65,8 @@ struct Request {
     edits: BTreeMap<String, TableEdits>,
     /// Whether some of the edits of rows were written ahead.
     is_spilled: bool,
+    /// The handle of the store that it was made from.
+    store: Store,
 }
 
 enum Reply {
@@ -73,17 +82,17 @@ impl Database {
         edits: BTreeMap<String, TableEdits>,
     ) -> Result<TransactionOutcome> {
         let is_spilled = edits.values().any(|edits| edits.spilled.is_some());
-        let request = Mutex::new(Request { branch, snapshot, edits, is_spilled });
+        let store = self.store().clone();
+        let request = Mutex::new(Request { branch, snapshot, edits, is_spilled, store });
         let waiting = Arc::new(Waiting { request, reply: Mutex::new(None) });
         self.queue().0.lock().push(waiting.clone());
-        self.in_order(|| {
-            if waiting.reply.lock().is_none() {
-                let group = std::mem::take(&mut *self.queue().0.lock());
-                let is_alone = |waiting: &Arc<Waiting>| waiting.request.lock().is_spilled;
-                let groups = group.chunk_by(|one, next| !is_alone(one) && !is_alone(next));
-                groups.for_each(|group| self.run_group(group));
-            }
-        });
+        match self.order() {
+            Ok(_order) if waiting.reply.lock().is_none() => self.plain().run_queue(),
+            Ok(_) => {}
+            Err(cancelled) if self.queue().leave(&waiting) => return Err(cancelled),
+            // Whoever took it out of the queue answers it before giving the order up.
+            Err(_) => drop(self.plain().order()?),
+        }
         // Who leads a group answers everybody in it, unless it panics.
         let reply = waiting.reply.lock().take().unwrap_or(Err(Error::Unanswered));
         match reply? {
@@ -100,8 +109,29 @@ impl Database {
         }
     }
 
+    /// Answers everybody in the queue. The order of writing is held.
+    fn run_queue(&self) {
+        let mut group = std::mem::take(&mut *self.queue().0.lock());
+        let is_cancelled =
+            |waiting: &mut Arc<Waiting>| waiting.request.lock().store.check_cancelled().is_err();
+        for cancelled in group.extract_if(.., is_cancelled) {
+            *cancelled.reply.lock() = Some(Err(Error::Cancelled));
+        }
+        let is_alone = |waiting: &Arc<Waiting>| waiting.request.lock().is_spilled;
+        let groups = group.chunk_by(|one, next| !is_alone(one) && !is_alone(next));
+        groups.for_each(|group| self.run_group(group));
+    }
+
     fn run_group(&self, group: &[Arc<Waiting>]) {
-        match (self.try_group(group), group) {
+        // Only who is alone may be cancelled without harm to another.
+        let tried = match group {
+            [only] => {
+                let store = only.request.lock().store.clone();
+                self.by(store).try_group(group)
+            }
+            _ => self.try_group(group),
+        };
+        match (tried, group) {
             (Ok(replies), _) => {
                 for (waiting, reply) in group.iter().zip(replies) {
                     *waiting.reply.lock() = Some(Ok(reply));

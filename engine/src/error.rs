@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Damaged,
     /// The disk or the store failed; see the source.
     Store,
+    /// The caller's own wish; nothing changed.
+    Cancelled,
 }
 
 /// An error of the engine.
@@ -30,7 +32,10 @@ pub enum ErrorKind {
 pub enum Error {
     /// The chunk store failed.
     #[error(transparent)]
-    Store(#[from] pleach_chunkstore::Error),
+    Store(pleach_chunkstore::Error),
+    /// The call was cancelled, by [`Cancel::cancel`](pleach_chunkstore::Cancel::cancel).
+    #[error("the call was cancelled: nothing was changed, and the database goes on working")]
+    Cancelled,
     /// The directory holds a store that is no database: a backup, for one.
     #[error("{dir} holds a store that is no database; if it is a backup, restore it into another directory")]
     NoDatabase {
@@ -316,6 +321,15 @@ pub enum Error {
     },
 }
 
+impl From<pleach_chunkstore::Error> for Error {
+    fn from(error: pleach_chunkstore::Error) -> Error {
+        match error {
+            pleach_chunkstore::Error::Cancelled => Error::Cancelled,
+            other => Error::Store(other),
+        }
+    }
+}
+
 fn in_row(key: &Option<String>) -> String {
     key.as_ref().map(|key| format!(", row `{key}`")).unwrap_or_default()
 }
@@ -325,6 +339,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Store(_) => ErrorKind::Store,
+            Error::Cancelled => ErrorKind::Cancelled,
             Error::Missing { .. } | Error::Malformed { .. } | Error::Chunk(_) => ErrorKind::Damaged,
             Error::UnknownBranch { .. }
             | Error::UnknownTable { .. }

@@ -22,6 +22,8 @@
 mod alter;
 mod blob;
 mod branches;
+#[cfg(test)]
+mod cancel_tests;
 mod catalogue;
 mod check;
 mod chunks;
@@ -68,8 +70,8 @@ pub use merge::{MergeOptions, MergeOutcome};
 pub use names::check_ref as check_ref_name;
 pub use pins::Pins;
 pub use pleach_chunkstore::{
-    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Options, Outcome,
-    RefUpdate, Stats, Store, Ticket,
+    Batch, CHUNK_BYTES_MAX, Cancel, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Options,
+    Outcome, RefUpdate, Stats, Store, Ticket,
 };
 pub use pleach_chunkstore::{Compression, backup, fsck};
 pub use resolve::{Resolution, Resolver};
