@@ -80,6 +80,22 @@ pub enum Error {
         /// The name asked for.
         name: String,
     },
+    /// No feed of that name.
+    #[error(
+        "feed `{name}` not found; `Database::feeds` lists those that exist, `Database::create_feed` makes one"
+    )]
+    UnknownFeed {
+        /// The name asked for.
+        name: String,
+    },
+    /// The bytes are no position of the feed.
+    #[error(
+        "the position cannot be gone on from: {what}; begin again from the last root that was acknowledged"
+    )]
+    BadPosition {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// No revision of that spelling.
     #[error("revision `{revision}` not found: expected {expected}")]
     UnknownRevision {
@@ -344,6 +360,7 @@ impl Error {
             Error::UnknownBranch { .. }
             | Error::UnknownTable { .. }
             | Error::UnknownTag { .. }
+            | Error::UnknownFeed { .. }
             | Error::UnknownIndex { .. }
             | Error::UnknownRevision { .. } => ErrorKind::NotFound,
             Error::Row(_)
@@ -352,6 +369,7 @@ impl Error {
             | Error::ValueTooLong { .. }
             | Error::IndexKeyTooLong { .. }
             | Error::OutsideValue { .. }
+            | Error::BadPosition { .. }
             | Error::MalformedPatch { .. }
             | Error::Unsorted { .. } => ErrorKind::Invalid,
             _ => ErrorKind::Refused,

@@ -34,6 +34,7 @@ mod database;
 mod definition;
 mod difference;
 mod error;
+mod feed;
 mod history;
 mod index;
 mod kinds;
@@ -62,6 +63,7 @@ pub use database::{Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
 pub use definition::Definition;
 pub use difference::{Base, Difference, Sent, difference};
 pub use error::{Error, ErrorKind, Result};
+pub use feed::{Feed, FeedItem};
 pub use history::Log;
 pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
 
