@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use proptest::{collection::vec, prelude::*};
 
+use super::spill;
 use crate::{
     row::{Column, Type, Value},
     *,
@@ -31,6 +32,8 @@ enum Step {
     Mark,
     Rollback(usize),
     Release(usize),
+    /// Edits are written ahead, and that fails after so many states.
+    Fail(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -48,7 +51,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::DropIndex),
         6 => Just(Step::Mark),
         4 => mark.clone().prop_map(Step::Rollback),
-        1 => mark.prop_map(Step::Release),
+        1 => mark.clone().prop_map(Step::Release),
+        2 => mark.prop_map(Step::Fail),
     ]
 }
 
@@ -187,6 +191,15 @@ impl Run {
                 for (gone, _) in gone {
                     assert!(matches!(transaction.release(gone), Err(Error::UnknownSavepoint)));
                 }
+            }
+            (Step::Fail(states), _) => {
+                let mut left = *states;
+                let Transaction { database, snapshot, ahead, edits, .. } = transaction;
+                let failed = edits.fold(|tables| {
+                    left = left.checked_sub(1).ok_or(Error::Cancelled)?;
+                    spill::fold_all(database, snapshot, ahead, tables)
+                });
+                assert!(matches!(failed, Ok(()) | Err(Error::Cancelled)));
             }
             _ => {}
         }

@@ -6,19 +6,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use pleach_chunkstore::Hash;
+use pleach_chunkstore::{Hash, Hold};
 
 use super::{NewValue, Spilled, TableEdits, Transaction, write_ahead};
 use crate::{
     chunks::Writer,
     committer::fold_rows,
+    database::Database,
     error::{Error, Result},
     map::{
         build,
         config::MapConfig,
         range::{KeyRange, RangeSet},
     },
-    snapshot::Table,
+    snapshot::{Snapshot, Table},
 };
 
 /// How the maps of edited keys are cut into nodes.
@@ -42,22 +43,30 @@ impl Transaction {
     /// Writes all edits of rows ahead, those that lead back to savepoints too.
     pub(super) fn spill(&mut self) -> Result<()> {
         let Transaction { database, snapshot, edits, ahead, .. } = self;
-        edits.fold(|tables| {
-            let edited = tables.iter().filter(|(_, edits)| edits.has_rows());
-            let folded: BTreeMap<String, TableEdits> = write_ahead(database, ahead, |writer| {
-                edited
-                    .map(|(name, edits)| {
-                        // A table that a transaction makes anew is not that of the snapshot.
-                        let is_new = edits.dropped || edits.created.is_some();
-                        let table = if is_new { None } else { snapshot.table(name)? };
-                        Ok((name.clone(), fold(writer, name, table, edits)?))
-                    })
-                    .collect::<Result<_>>()
-            })?;
-            tables.extend(folded);
-            Ok(())
-        })
+        edits.fold(|tables| fold_all(database, snapshot, ahead, tables))
     }
+}
+
+/// Writes the edits of rows that are in memory.
+pub(super) fn fold_all(
+    database: &Database,
+    snapshot: &Snapshot,
+    ahead: &mut Option<Hold>,
+    tables: &mut BTreeMap<String, TableEdits>,
+) -> Result<()> {
+    let edited = tables.iter().filter(|(_, edits)| edits.has_rows());
+    let folded: BTreeMap<String, TableEdits> = write_ahead(database, ahead, |writer| {
+        edited
+            .map(|(name, edits)| {
+                // A table that a transaction makes anew is not that of the snapshot.
+                let is_new = edits.dropped || edits.created.is_some();
+                let table = if is_new { None } else { snapshot.table(name)? };
+                Ok((name.clone(), fold(writer, name, table, edits)?))
+            })
+            .collect::<Result<_>>()
+    })?;
+    tables.extend(folded);
+    Ok(())
 }
 
 /// What the edits of a table become when those of its rows are written. `table` is that of the snapshot, unless it is made anew.
