@@ -160,6 +160,19 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The options with which a store, and all who write through it, keep about `bytes` in memory: three quarters for chunks, one for edits.
+    ///
+    /// ```
+    /// let options = pleach_chunkstore::Options::with_memory(64 << 20);
+    /// assert_eq!((options.cache_bytes, options.edit_bytes), (48 << 20, 16 << 20));
+    /// ```
+    pub fn with_memory(bytes: u64) -> Options {
+        let edit_bytes = bytes / 4;
+        Options { cache_bytes: bytes - edit_bytes, edit_bytes, ..Options::default() }
+    }
+}
+
 /// A store, open for reading and writing. Cloning shares it; when the last clone and the last [`Ticket`] are dropped it is closed.
 #[derive(Clone)]
 pub struct Store {
