@@ -124,6 +124,9 @@ pub enum Error {
     /// The store was opened to read, beside whoever writes it.
     #[error("the store was opened to read: open it for writing, once no one else does, to change it")]
     ReadOnly,
+    /// The caller of this handle cancelled its calls.
+    #[error("the call was cancelled: nothing was changed, and the store goes on working")]
+    Cancelled,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -183,6 +186,7 @@ impl Error {
             | Error::BatchTooLarge { .. }
             | Error::TooManyRefs { .. }
             | Error::ReadOnly
+            | Error::Cancelled
             | Error::BadRefName { .. } => ErrorKind::Request,
             Error::Locked { .. }
             | Error::DiskFull { .. }

@@ -77,7 +77,7 @@ pub struct Repaired {
 /// Checks every chunk that `store` has now.
 ///
 /// # Errors
-/// None of what is damaged, which the report says; the store's, if it was closed.
+/// None of what is damaged, which the report says; the store's, if it was closed; [`Error::Cancelled`].
 pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<Report> {
     let (refs, _pins) = pinned_refs(store)?;
     let mut hashes = store.hashes()?;
@@ -96,6 +96,9 @@ pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<
             else {
                 return;
             };
+            if store.check_cancelled().is_err() {
+                return;
+            }
             let read = share.iter().map(|hash| check_one(store, hash, check, &note)).sum();
             bytes.fetch_add(read, Ordering::Relaxed);
             let share = share.len() as u64;
@@ -107,6 +110,7 @@ pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<
         (1..threads).for_each(|_| drop(scope.spawn(work)));
         work();
     });
+    store.check_cancelled()?;
     for (name, root) in &refs {
         if !store.contains(root) {
             let what = format!("the ref {name} names it, and it is missing");
@@ -125,6 +129,8 @@ pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<
     }
     damages.sort_by(|a, b| (&a.file, a.offset, &a.hash).cmp(&(&b.file, b.offset, &b.hash)));
     trace(store, &refs, &mut damages);
+    // A walk that was cut short has not seen what is damaged.
+    store.check_cancelled()?;
     Ok(Report { chunks: total, bytes: bytes.into_inner(), refs: refs.len() as u64, damages })
 }
 

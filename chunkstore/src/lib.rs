@@ -38,6 +38,7 @@ compile_error!(
 pub mod backup;
 mod batch;
 mod bytes;
+mod cancel;
 pub mod chunk;
 pub mod conformance;
 mod error;
@@ -59,6 +60,7 @@ pub mod testing;
 mod watermark;
 
 pub use batch::Batch;
+pub use cancel::Cancel;
 pub use chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError};
 pub use error::{Error, ErrorKind, Result};
 pub use hash::{Hash, ParseHashError};

@@ -33,6 +33,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::cancel::Cancel;
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -123,6 +124,9 @@ pub struct Collected {
 pub struct Options {
     /// Bytes of chunks to keep in memory.
     pub cache_bytes: u64,
+    /// Bytes of edits that those who write through this store may keep in memory, all together: what they have beyond is to be written
+    /// ahead. The store itself keeps none; with the cache, this is what it and its users take.
+    pub edit_bytes: u64,
     /// When an append is acknowledged.
     pub durability: Durability,
     /// Whether chunks are kept as their difference from an earlier version where that is shorter.
@@ -144,6 +148,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             cache_bytes: 256 << 20,
+            edit_bytes: 256 << 20,
             durability: Durability::Full,
             delta: true,
             journal_bytes: 64 << 20,
@@ -155,12 +160,27 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// The options with which a store, and all who write through it, keep about `bytes` in memory: three quarters for chunks, one for edits.
+    ///
+    /// ```
+    /// let options = pleach_chunkstore::Options::with_memory(64 << 20);
+    /// assert_eq!((options.cache_bytes, options.edit_bytes), (48 << 20, 16 << 20));
+    /// ```
+    pub fn with_memory(bytes: u64) -> Options {
+        let edit_bytes = bytes / 4;
+        Options { cache_bytes: bytes - edit_bytes, edit_bytes, ..Options::default() }
+    }
+}
+
 /// A store, open for reading and writing. Cloning shares it; when the last clone and the last [`Ticket`] are dropped it is closed.
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
     /// What this handle keeps from collection.
     _pin: Option<Arc<pins::Pin>>,
+    /// What ends the calls of this handle.
+    cancel: Option<Cancel>,
 }
 
 /// Called with the sequence of the last durable root record.
@@ -257,14 +277,32 @@ impl Store {
         recovery::open(io, options)
     }
 
+    /// This store, by a handle whose calls end with [`Error::Cancelled`] soon after `cancel` is set, and so do those of all handles made from it. It
+    /// takes the place of the flag that this handle has. Collections and compactions look at it when they begin.
+    pub fn cancellable(&self, cancel: &Cancel) -> Store {
+        Store { cancel: Some(cancel.clone()), ..self.clone() }
+    }
+
+    /// The flag of this handle, if it has one.
+    pub fn cancel(&self) -> Option<&Cancel> {
+        self.cancel.as_ref()
+    }
+
+    /// Fails if this handle was cancelled. For long work that reads no chunk.
+    pub fn check_cancelled(&self) -> Result<()> {
+        self.cancel.as_ref().map_or(Ok(()), Cancel::check)
+    }
+
     /// The chunk with this hash; `None` if the store does not have it.
     pub fn get(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        self.check_cancelled()?;
         self.shared.get(hash)
     }
 
     /// The child of `parent`, a chunk of this store, at `index` of [`Chunk::children`]; `None` if the store does not have it. A parent that is in
     /// memory remembers where its children are, so that a path that is often walked costs no lookup.
     pub fn child(&self, parent: &Chunk, index: usize) -> Result<Option<Chunk>> {
+        self.check_cancelled()?;
         let near = parent.near(index);
         // Now and then the cache is to learn that the child is in use.
         if near.is_some() && !is_lookup_due() {
@@ -272,7 +310,7 @@ impl Store {
             return Ok(near);
         }
         let Some(hash) = parent.child(index) else { return Ok(None) };
-        let child = self.get(&hash)?;
+        let child = self.shared.get(&hash)?;
         if let (Some(child), None) = (&child, near) {
             parent.note_near(index, child);
         }
@@ -338,6 +376,11 @@ impl Store {
         stats
     }
 
+    /// How it was opened.
+    pub fn options(&self) -> &Options {
+        &self.shared.options
+    }
+
     /// The store's identity: random, made with it, in every file of it.
     pub fn id(&self) -> [u8; 16] {
         self.shared.manifest.lock().store
@@ -345,6 +388,7 @@ impl Store {
 
     /// As [`Store::get`], but from the file, whatever the cache holds.
     pub(crate) fn read_anew(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        self.check_cancelled()?;
         self.shared.load(hash, true)
     }
 

@@ -48,8 +48,7 @@ impl Transaction {
     }
 
     /// Writes again the rows that have cells of dropped columns, without these; returns how many. Then equal rows have equal bytes
-    /// once more, and the cells are in no row of this branch's work. All rows are read; the ones that are written again are kept in
-    /// memory until the commit. If the transaction changed rows of the table before, this counts as a change of the whole table.
+    /// once more, and the cells are in no row of this branch's work. All rows are read, and one after the other written again.
     ///
     /// # Errors
     /// [`Error::UnknownTable`], [`Error::NotTyped`]; [`Error::Row`] if a row is no row of the table.
@@ -58,18 +57,18 @@ impl Transaction {
             return Err(Error::NotTyped { table: table.to_owned() });
         };
         let root = self.rows_root(table)?;
-        let store = self.database().store();
-        let mut rows = Rows::new(store, &root, Bound::Unbounded, Bound::Unbounded)?;
-        let mut again = Vec::new();
+        let store = self.database().store().clone();
+        let mut rows = Rows::new(&store, &root, Bound::Unbounded, Bound::Unbounded)?;
+        let mut again = 0;
         while let Some((key, value)) = rows.next_row()? {
-            let value = blob::load(store, value)?;
+            let value = blob::load(&store, value)?;
             if schema.has_dropped_cells(&value)? {
                 let (_, value) = schema.encode_row(&schema.decode_row(key, &value)?)?;
-                again.push((key.to_vec(), value));
+                self.put(table, key, &value)?;
+                again += 1;
             }
         }
-        again.iter().try_for_each(|(key, value)| self.put(table, key, value))?;
-        Ok(again.len() as u64)
+        Ok(again)
     }
 
     /// Renames a column.

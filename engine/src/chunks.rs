@@ -85,8 +85,14 @@ impl Writer {
         Writer { store: store.clone(), batch: Batch::default(), hold: store.hold() }
     }
 
+    /// The store that it writes to.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Adds a chunk whose children are in the store or in this writer. `base` is an earlier version of it, if known.
     pub(crate) fn put(&mut self, chunk: Chunk, base: Option<Hash>) -> Result<()> {
+        self.store.check_cancelled()?;
         self.batch.put(chunk, base);
         self.hand_over()
     }
@@ -97,6 +103,7 @@ impl Writer {
         base: &Chunk,
         replaced: &[(usize, B)],
     ) -> Result<Chunk> {
+        self.store.check_cancelled()?;
         let made = self.batch.put_replaced(base, replaced);
         let chunk = made.map_err(|error| Error::malformed(base.hash(), error.to_string()))?;
         self.hand_over()?;

@@ -4,7 +4,7 @@
 //! members one after the other, and appends what they amount to. A member is admitted if nothing that it wrote has changed
 //! since its snapshot; one that is refused, or that fails, never fails another. While a group becomes durable, the next one is
 //! appended. Indexes are brought along with the rows; who would break a unique one fails alone, because a group that fails is
-//! tried member by member.
+//! tried member by member. A transaction that wrote edits ahead is a group by itself, and its rows are merged into the branch's.
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use pleach_chunkstore::{Hash, RefUpdate, Ticket};
+use pleach_chunkstore::{Hash, RefUpdate, Store, Ticket};
 
 use crate::{
     blob,
@@ -27,19 +27,28 @@ use crate::{
         config::MapConfig,
         cursor::Rows,
         delete,
+        diff::{Diff, Range},
         edit::{self, Edit},
+        merge,
         range::{KeyRange, RangeSet},
     },
     names,
-    transaction::{NewValue, TableEdits, Token, TransactionOutcome},
+    transaction::{NewValue, Spilled, TableEdits, Token, TransactionOutcome},
 };
 
 /// Transactions that wait to be committed.
 #[derive(Default)]
 pub(crate) struct Queue(Mutex<Vec<Arc<Waiting>>>);
 
-#[cfg(test)]
 impl Queue {
+    /// Takes a transaction out; false if it is not there.
+    fn leave(&self, waiting: &Arc<Waiting>) -> bool {
+        let mut queue = self.0.lock();
+        let at = queue.iter().position(|other| Arc::ptr_eq(other, waiting));
+        at.map(|at| queue.remove(at)).is_some()
+    }
+
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
     }
@@ -54,6 +63,10 @@ struct Request {
     branch: String,
     snapshot: Hash,
     edits: BTreeMap<String, TableEdits>,
+    /// Whether some of the edits of rows were written ahead.
+    is_spilled: bool,
+    /// The handle of the store that it was made from.
+    store: Store,
 }
 
 enum Reply {
@@ -68,15 +81,18 @@ impl Database {
         snapshot: Hash,
         edits: BTreeMap<String, TableEdits>,
     ) -> Result<TransactionOutcome> {
-        let request = Mutex::new(Request { branch, snapshot, edits });
+        let is_spilled = edits.values().any(|edits| edits.spilled.is_some());
+        let store = self.store().clone();
+        let request = Mutex::new(Request { branch, snapshot, edits, is_spilled, store });
         let waiting = Arc::new(Waiting { request, reply: Mutex::new(None) });
         self.queue().0.lock().push(waiting.clone());
-        self.in_order(|| {
-            if waiting.reply.lock().is_none() {
-                let group = std::mem::take(&mut *self.queue().0.lock());
-                self.run_group(&group);
-            }
-        });
+        match self.order() {
+            Ok(_order) if waiting.reply.lock().is_none() => self.plain().run_queue(),
+            Ok(_) => {}
+            Err(cancelled) if self.queue().leave(&waiting) => return Err(cancelled),
+            // Whoever took it out of the queue answers it before giving the order up.
+            Err(_) => drop(self.plain().order()?),
+        }
         // Who leads a group answers everybody in it, unless it panics.
         let reply = waiting.reply.lock().take().unwrap_or(Err(Error::Unanswered));
         match reply? {
@@ -93,8 +109,29 @@ impl Database {
         }
     }
 
+    /// Answers everybody in the queue. The order of writing is held.
+    fn run_queue(&self) {
+        let mut group = std::mem::take(&mut *self.queue().0.lock());
+        let is_cancelled =
+            |waiting: &mut Arc<Waiting>| waiting.request.lock().store.check_cancelled().is_err();
+        for cancelled in group.extract_if(.., is_cancelled) {
+            *cancelled.reply.lock() = Some(Err(Error::Cancelled));
+        }
+        let is_alone = |waiting: &Arc<Waiting>| waiting.request.lock().is_spilled;
+        let groups = group.chunk_by(|one, next| !is_alone(one) && !is_alone(next));
+        groups.for_each(|group| self.run_group(group));
+    }
+
     fn run_group(&self, group: &[Arc<Waiting>]) {
-        match (self.try_group(group), group) {
+        // Only who is alone may be cancelled without harm to another.
+        let tried = match group {
+            [only] => {
+                let store = only.request.lock().store.clone();
+                self.by(store).try_group(group)
+            }
+            _ => self.try_group(group),
+        };
+        match (tried, group) {
             (Ok(replies), _) => {
                 for (waiting, reply) in group.iter().zip(replies) {
                     *waiting.reply.lock() = Some(Ok(reply));
@@ -281,10 +318,35 @@ impl<'a> TableState<'a> {
                 return Ok(Some(Some(key.clone())));
             }
         }
+        if let Some(spilled) = &edits.spilled {
+            return self.refuses_spilled(reader, &now.rows, spilled);
+        }
         for range in edits.deleted.iter() {
             let written = self.written_in(reader, &now.rows, &range)?;
             let changed = || delete::first_change(reader, [&seen.rows, &now.rows], &range);
             if let Some(key) = written.map_or_else(changed, |key| Ok(Some(key)))? {
+                return Ok(Some(Some(key)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What stands against edits that were written ahead, in a group of their own.
+    fn refuses_spilled(
+        &self,
+        reader: &impl Read,
+        now: &Hash,
+        spilled: &Spilled,
+    ) -> Result<Option<Option<Vec<u8>>>> {
+        let [seen, rows] = [&spilled.base, now].map(|root| Some((reader, *root)));
+        for change in Diff::between(seen, rows, &Range::default())? {
+            let key = change?.key;
+            if map::get(reader, &spilled.edited, &key)?.is_some() {
+                return Ok(Some(Some(key)));
+            }
+        }
+        for range in spilled.deleted.iter() {
+            if let Some(key) = delete::first_change(reader, [&spilled.base, now], &range)? {
                 return Ok(Some(Some(key)));
             }
         }
@@ -336,7 +398,14 @@ impl<'a> TableState<'a> {
         if let (Some(entry), Some(rows)) = (&mut self.entry, edits.loaded) {
             entry.rows = rows;
         }
-        edits.deleted.iter().for_each(|range| self.deleted.insert(range));
+        if let (Some(entry), Some(Spilled { base, rows, .. })) = (&mut self.entry, &edits.spilled) {
+            let config = Definition::decode(&writer.chunk(&entry.definition)?)?.config;
+            let store = writer.store().clone();
+            // Admitted, so no row was changed on both sides.
+            let conflict = &mut |_: &mut Writer, _: &merge::RowConflict| Ok(merge::Decision::Conflict);
+            (entry.rows, _) = merge::merge(&store, writer, &config, Some(base), &entry.rows, rows, conflict)?;
+        }
+        edits.deleted.iter().for_each(|range| drop(self.deleted.insert(range)));
         // The second of two sets comes out sorted, and is taken whole.
         self.rows
             .append(&mut edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref())).collect());

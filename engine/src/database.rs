@@ -10,11 +10,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use parking_lot::Mutex;
-use pleach_chunkstore::{Batch, Hash, Options, Outcome, RefUpdate, Store};
+use parking_lot::{Mutex, MutexGuard};
+use pleach_chunkstore::{Batch, Cancel, Hash, Options, Outcome, RefUpdate, Store};
 
 use crate::{
     branches::Branch,
@@ -41,6 +41,8 @@ pub const DEFAULT_BRANCH: &str = "main";
 #[derive(Clone)]
 pub struct Database {
     inner: Arc<Inner>,
+    /// The store, by a handle that may be cancelled.
+    store: Store,
 }
 
 struct Inner {
@@ -48,8 +50,14 @@ struct Inner {
     /// Held while a change is planned and appended; not while it becomes durable.
     writing: Mutex<()>,
     queue: Queue,
+    /// Each transaction that has edits has a clone.
+    editing: EditShare,
     epoch: AtomicU64,
 }
+
+/// A right to keep edits in memory: as much as everybody else who has one.
+#[derive(Clone, Default)]
+pub(crate) struct EditShare(Arc<()>);
 
 /// What a version commit is made with.
 #[derive(Debug, Clone, Default)]
@@ -125,14 +133,21 @@ impl Database {
         Database::begin_history(Store::memory(Options::default()))
     }
 
+    #[cfg(test)]
+    pub(crate) fn memory_with(options: Options) -> Database {
+        Database::begin_history(Store::memory(options)).unwrap_or_else(|error| unreachable!("{error}"))
+    }
+
     fn over(store: Store) -> Database {
         Database {
             inner: Arc::new(Inner {
-                store,
+                store: store.clone(),
                 writing: Mutex::new(()),
                 queue: Queue::default(),
+                editing: EditShare::default(),
                 epoch: AtomicU64::new(0),
             }),
+            store,
         }
     }
 
@@ -151,7 +166,28 @@ impl Database {
 
     /// The chunk store below.
     pub fn store(&self) -> &Store {
-        &self.inner.store
+        &self.store
+    }
+
+    /// This database, by a handle whose calls can be ended from another thread: soon after [`Cancel::cancel`] they fail with [`Error::Cancelled`], and so do
+    /// those of all that was made from the handle: snapshots, iterators, transactions. A call that was cancelled has changed nothing; one whose change is on
+    /// its way to the disk is not cut short, and succeeds. Other handles are as before.
+    ///
+    /// ```
+    /// use pleach_engine::{Cancel, Database, Error};
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// let database = Database::memory()?;
+    /// let cancel = Cancel::new();
+    /// let mut transaction = database.cancellable(&cancel).begin("main")?;
+    /// cancel.cancel(); // in another thread, while something takes long
+    /// assert!(matches!(transaction.create_table("fruit", None), Err(Error::Cancelled)));
+    /// assert!(!database.begin("main")?.has_table("fruit")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cancellable(&self, cancel: &Cancel) -> Database {
+        self.by(self.store.cancellable(cancel))
     }
 
     /// Closes the store, so that the next opening has nothing to recover. Other clones keep it open until they go.
@@ -169,7 +205,45 @@ impl Database {
         &self.inner.queue
     }
 
+    /// A share of the memory for edits.
+    pub(crate) fn edit_share(&self) -> EditShare {
+        self.inner.editing.clone()
+    }
+
+    /// How many bytes of edits whoever has a share may keep in memory.
+    pub(crate) fn edit_bytes(&self) -> u64 {
+        let shares = Arc::strong_count(&self.inner.editing.0) as u64 - 1;
+        self.store().options().edit_bytes / shares.max(1)
+    }
+
+    /// This database, by a handle that nobody cancels.
+    pub(crate) fn plain(&self) -> Database {
+        self.by(self.inner.store.clone())
+    }
+
+    /// This database, by that handle of its store.
+    pub(crate) fn by(&self, store: Store) -> Database {
+        Database { inner: self.inner.clone(), store }
+    }
+
+    /// The order of writing: nobody else changes refs while it is held.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], while somebody else has it.
+    pub(crate) fn order(&self) -> Result<MutexGuard<'_, ()>> {
+        /// How long a handle that may be cancelled waits before it looks whether it was.
+        const LOOK_EVERY: Duration = Duration::from_millis(5);
+        let Some(cancel) = self.store.cancel() else { return Ok(self.inner.writing.lock()) };
+        loop {
+            cancel.check()?;
+            if let Some(order) = self.inner.writing.try_lock_for(LOOK_EVERY) {
+                return Ok(order);
+            }
+        }
+    }
+
     /// Runs `f` while nobody else changes refs.
+    #[cfg(test)]
     pub(crate) fn in_order<T>(&self, f: impl FnOnce() -> T) -> T {
         let _writing = self.inner.writing.lock();
         f()
@@ -180,12 +254,12 @@ impl Database {
         &self,
         plan: impl FnOnce(&mut Writer, &mut Vec<RefUpdate>) -> Result<T>,
     ) -> Result<(T, u64)> {
-        let (planned, ticket) = self.in_order(|| {
-            let mut writer = Writer::new(self.store());
-            let mut updates = Vec::new();
-            let planned = plan(&mut writer, &mut updates)?;
-            Ok::<_, Error>((planned, writer.append(&updates)?))
-        })?;
+        let order = self.order()?;
+        let mut writer = Writer::new(self.store());
+        let mut updates = Vec::new();
+        let planned = plan(&mut writer, &mut updates)?;
+        let ticket = writer.append(&updates)?;
+        drop(order);
         ticket.wait()?;
         Ok((planned, ticket.sequence()))
     }
@@ -251,7 +325,9 @@ impl Database {
     /// [`Error::Missing`] if a ref would name what is not there; the store's.
     pub fn update_refs(&self, batch: Batch, updates: &[RefUpdate]) -> Result<Outcome> {
         let hold = self.store().hold();
-        let outcome = self.in_order(|| chunks::append(self.store(), &hold, batch, updates))?;
+        let order = self.order()?;
+        let outcome = chunks::append(self.store(), &hold, batch, updates)?;
+        drop(order);
         if let Outcome::Appended(ticket) = &outcome {
             ticket.wait()?;
         }

@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Damaged,
     /// The disk or the store failed; see the source.
     Store,
+    /// The caller's own wish; nothing changed.
+    Cancelled,
 }
 
 /// An error of the engine.
@@ -30,7 +32,10 @@ pub enum ErrorKind {
 pub enum Error {
     /// The chunk store failed.
     #[error(transparent)]
-    Store(#[from] pleach_chunkstore::Error),
+    Store(pleach_chunkstore::Error),
+    /// The call was cancelled, by [`Cancel::cancel`](pleach_chunkstore::Cancel::cancel).
+    #[error("the call was cancelled: nothing was changed, and the database goes on working")]
+    Cancelled,
     /// The directory holds a store that is no database: a backup, for one.
     #[error("{dir} holds a store that is no database; if it is a backup, restore it into another directory")]
     NoDatabase {
@@ -74,6 +79,22 @@ pub enum Error {
     UnknownTag {
         /// The name asked for.
         name: String,
+    },
+    /// No feed of that name.
+    #[error(
+        "feed `{name}` not found; `Database::feeds` lists those that exist, `Database::create_feed` makes one"
+    )]
+    UnknownFeed {
+        /// The name asked for.
+        name: String,
+    },
+    /// The bytes are no position of the feed.
+    #[error(
+        "the position cannot be gone on from: {what}; begin again from the last root that was acknowledged"
+    )]
+    BadPosition {
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// No revision of that spelling.
     #[error("revision `{revision}` not found: expected {expected}")]
@@ -303,12 +324,26 @@ pub enum Error {
     /// The thread that was committing this transaction, together with others, was lost.
     #[error("the transaction was not committed: the thread that led its group panicked; begin again")]
     Unanswered,
+    /// The savepoint is none of this transaction.
+    #[error(
+        "the savepoint is gone: it was rolled back past or released, or it is of another transaction; make a new one"
+    )]
+    UnknownSavepoint,
     /// A ref moved while it was being changed, more often than is worth trying.
     #[error("ref `{name}` was moved by somebody else meanwhile; look at it and try again")]
     Moved {
         /// The ref.
         name: String,
     },
+}
+
+impl From<pleach_chunkstore::Error> for Error {
+    fn from(error: pleach_chunkstore::Error) -> Error {
+        match error {
+            pleach_chunkstore::Error::Cancelled => Error::Cancelled,
+            other => Error::Store(other),
+        }
+    }
 }
 
 fn in_row(key: &Option<String>) -> String {
@@ -320,10 +355,12 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::Store(_) => ErrorKind::Store,
+            Error::Cancelled => ErrorKind::Cancelled,
             Error::Missing { .. } | Error::Malformed { .. } | Error::Chunk(_) => ErrorKind::Damaged,
             Error::UnknownBranch { .. }
             | Error::UnknownTable { .. }
             | Error::UnknownTag { .. }
+            | Error::UnknownFeed { .. }
             | Error::UnknownIndex { .. }
             | Error::UnknownRevision { .. } => ErrorKind::NotFound,
             Error::Row(_)
@@ -332,6 +369,7 @@ impl Error {
             | Error::ValueTooLong { .. }
             | Error::IndexKeyTooLong { .. }
             | Error::OutsideValue { .. }
+            | Error::BadPosition { .. }
             | Error::MalformedPatch { .. }
             | Error::Unsorted { .. } => ErrorKind::Invalid,
             _ => ErrorKind::Refused,

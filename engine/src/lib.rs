@@ -22,6 +22,8 @@
 mod alter;
 mod blob;
 mod branches;
+#[cfg(test)]
+mod cancel_tests;
 mod catalogue;
 mod check;
 mod chunks;
@@ -32,6 +34,7 @@ mod database;
 mod definition;
 mod difference;
 mod error;
+mod feed;
 mod history;
 mod index;
 mod kinds;
@@ -60,6 +63,7 @@ pub use database::{Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
 pub use definition::Definition;
 pub use difference::{Base, Difference, Sent, difference};
 pub use error::{Error, ErrorKind, Result};
+pub use feed::{Feed, FeedItem};
 pub use history::Log;
 pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
 
@@ -68,8 +72,8 @@ pub use merge::{MergeOptions, MergeOutcome};
 pub use names::check_ref as check_ref_name;
 pub use pins::Pins;
 pub use pleach_chunkstore::{
-    Batch, CHUNK_BYTES_MAX, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Options, Outcome,
-    RefUpdate, Stats, Store, Ticket,
+    Batch, CHUNK_BYTES_MAX, Cancel, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Options,
+    Outcome, RefUpdate, Stats, Store, Ticket,
 };
 pub use pleach_chunkstore::{Compression, backup, fsck};
 pub use resolve::{Resolution, Resolver};
@@ -77,5 +81,5 @@ pub use revision::Revision;
 pub use row::Schema;
 pub use sample::Sample;
 pub use snapshot::{Change, Changes, Scan, Snapshot, Table, TableChange, TableDiff, TableStat};
-pub use transaction::{BadToken, Token, Transaction, TransactionOutcome};
+pub use transaction::{BadToken, Savepoint, Token, Transaction, TransactionOutcome};
 pub use upkeep::KINDS;

@@ -3,6 +3,7 @@
 //! ```text
 //! shared (replication compares them):  heads/BRANCH · tags/TAG → commit    work/BRANCH → root of the uncommitted catalogue
 //! local:                               remotes/REMOTE/BRANCH · recovery/… → commit    local/settings → root of a map of text
+//!                                      feeds/since/NAME · feeds/to/NAME → root of a branch's work, see `feed`
 //! ```
 
 use crate::error::{Error, Result};
@@ -13,6 +14,8 @@ pub(crate) const WORK: &str = "work/";
 pub(crate) const REMOTES: &str = "remotes/";
 pub(crate) const RECOVERY: &str = "recovery/";
 pub(crate) const SETTINGS: &str = "local/settings";
+pub(crate) const FEED_SINCE: &str = "feeds/since/";
+const FEED_TO: &str = "feeds/to/";
 /// The prefixes of the shared map of refs.
 pub(crate) const SHARED: [&str; 3] = [HEADS, TAGS, WORK];
 
@@ -22,6 +25,14 @@ pub(crate) fn head(branch: &str) -> String {
 
 pub(crate) fn work(branch: &str) -> String {
     format!("{WORK}{branch}")
+}
+
+pub(crate) fn feed_since(name: &str) -> String {
+    format!("{FEED_SINCE}{name}")
+}
+
+pub(crate) fn feed_to(name: &str) -> String {
+    format!("{FEED_TO}{name}")
 }
 
 pub(crate) fn tag(name: &str) -> String {

@@ -2,7 +2,13 @@
 //!
 //! Isolation is that of a snapshot; of two transactions that wrote one row, the first to commit wins and the other is
 //! refused by name of the row; who deletes a range writes what is in it. Committing is the business of
-//! [`committer`](crate::committer).
+//! [`committer`](crate::committer); what was changed so far, and the way back to a savepoint, is that of [`edits`]; what does not
+//! fit in memory is that of [`spill`].
+
+mod edits;
+#[cfg(test)]
+mod programs;
+mod spill;
 
 use std::{
     collections::{BTreeMap, btree_map},
@@ -13,12 +19,15 @@ use std::{
 
 use pleach_chunkstore::{Hash, Hold};
 
+use edits::Edits;
+pub use edits::Savepoint;
+pub(crate) use edits::{NewValue, Spilled, TableEdits};
+
 pub(crate) use crate::committer::Queue;
 use crate::{
     blob::{self, VALUE_BYTES_MAX, ValueReader},
     chunks::Writer,
-    committer::fold_rows,
-    database::Database,
+    database::{Database, EditShare},
     definition::Definition,
     error::{Error, Result},
     index::IndexDefinition,
@@ -28,7 +37,7 @@ use crate::{
         config::{KEY_BYTES_MAX, MapConfig},
         cursor::Rows,
         node::{Stored, Tag, Value},
-        range::{KeyRange, RangeSet},
+        range::KeyRange,
     },
     names,
     row::{self, Schema},
@@ -92,54 +101,36 @@ pub enum TransactionOutcome {
     },
 }
 
-/// The edits of one table.
-#[derive(Default)]
-pub(crate) struct TableEdits {
-    /// The table of the snapshot is dropped before anything else.
-    pub(crate) dropped: bool,
-    /// The table is made, with this definition.
-    pub(crate) created: Option<Definition>,
-    /// The table that is there gets this definition: its columns change, its rows do not.
-    pub(crate) altered: Option<Definition>,
-    /// Indexes by name: made, or with `None` dropped.
-    pub(crate) indexes: BTreeMap<String, Option<IndexDefinition>>,
-    /// Rows given in bulk: the root of a map that replaces the table's rows.
-    pub(crate) loaded: Option<Hash>,
-    /// Ranges of keys whose rows go, before the rows below come.
-    pub(crate) deleted: RangeSet,
-    /// Rows by key; `None` deletes.
-    pub(crate) rows: BTreeMap<Vec<u8>, Option<NewValue>>,
-}
-
-/// A value to be set.
-pub(crate) enum NewValue {
-    Bytes(Vec<u8>),
-    /// What a leaf stores for it; its pieces were written ahead.
-    Stored(Value),
-}
-
-impl TableEdits {
-    /// Whether the table, or all its rows, are replaced.
-    pub(crate) fn replaces(&self) -> bool {
-        self.dropped || self.created.is_some() || self.loaded.is_some()
-    }
+/// Where the rows of a table are.
+enum Written {
+    /// In the map at this root.
+    At(Hash),
+    /// There are none.
+    Nowhere,
+    /// Where the snapshot has them.
+    InSnapshot,
 }
 
 /// A transaction on a branch's work. Dropped without [`Transaction::commit`], it leaves no trace.
+///
+/// It may be larger than memory: edits beyond its share of [`Options::edit_bytes`](pleach_chunkstore::Options::edit_bytes) are written ahead, where its reads find
+/// them, and none of what it promises changes by that. What stays in memory then are the ranges that it deleted.
 pub struct Transaction {
     database: Database,
     branch: String,
     snapshot: Snapshot,
     tables: BTreeMap<String, Option<Table>>,
-    edits: BTreeMap<String, TableEdits>,
+    edits: Edits,
     /// Keeps what was written ahead of the commit.
     ahead: Option<Hold>,
+    /// Its share of the memory for edits, once it has some.
+    share: Option<EditShare>,
 }
 
 impl Transaction {
     pub(crate) fn new(database: &Database, branch: String, snapshot: Snapshot) -> Transaction {
-        let (tables, edits) = (BTreeMap::new(), BTreeMap::new());
-        Transaction { database: database.clone(), branch, snapshot, tables, edits, ahead: None }
+        let (tables, edits) = (BTreeMap::new(), Edits::default());
+        Transaction { database: database.clone(), branch, snapshot, tables, edits, ahead: None, share: None }
     }
 
     /// The branch.
@@ -205,7 +196,7 @@ impl Transaction {
         if self.has_table(table)? {
             return Err(Error::Exists { what: "table", name: table.to_owned() });
         }
-        self.edits.entry(table.to_owned()).or_default().created = Some(definition);
+        self.edits.change(table, |edits| edits.created = Some(definition));
         Ok(())
     }
 
@@ -215,12 +206,9 @@ impl Transaction {
     /// [`Error::UnknownTable`].
     pub fn drop_table(&mut self, table: &str) -> Result<()> {
         self.require(table)?;
-        if self.snapshot_table(table)?.is_some() {
-            self.edits.insert(table.to_owned(), TableEdits { dropped: true, ..TableEdits::default() });
-        } else {
-            // It was made by this transaction: nothing is left of it.
-            self.edits.remove(table);
-        }
+        // Nothing is left of one that was made by this transaction.
+        let dropped = self.snapshot_table(table)?.is_some();
+        self.edits.replace(table, dropped.then(|| TableEdits { dropped, ..TableEdits::default() }));
         Ok(())
     }
 
@@ -248,7 +236,7 @@ impl Transaction {
 
     /// Makes an index, or drops one.
     pub(crate) fn set_index(&mut self, table: &str, name: &str, definition: Option<IndexDefinition>) {
-        self.edits.entry(table.to_owned()).or_default().indexes.insert(name.to_owned(), definition);
+        self.edits.change(table, |edits| drop(edits.indexes.insert(name.to_owned(), definition)));
     }
 
     /// Changes the columns of a typed table.
@@ -262,11 +250,10 @@ impl Transaction {
             return Err(Error::NotTyped { table: table.to_owned() });
         };
         let changed = Definition { schema: Some(change(schema)?), ..definition };
-        let edits = self.edits.entry(table.to_owned()).or_default();
-        match &mut edits.created {
+        self.edits.change(table, |edits| match &mut edits.created {
             Some(created) => *created = changed,
             None => edits.altered = Some(changed),
-        }
+        });
         Ok(())
     }
 
@@ -308,13 +295,8 @@ impl Transaction {
         if range.is_empty() {
             return Ok(());
         }
-        let edits = self.edits.entry(table.to_owned()).or_default();
-        let superseded: Vec<_> =
-            edits.rows.range::<[u8], _>(range.bounds()).map(|(key, _)| key.clone()).collect();
-        for key in &superseded {
-            edits.rows.remove(key);
-        }
-        edits.deleted.insert(range);
+        self.make_room()?;
+        self.edits.delete_range(table, range);
         Ok(())
     }
 
@@ -322,14 +304,11 @@ impl Transaction {
         if key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
         }
-        if let Some(edits) = self.edits.get_mut(table)
-            && (edits.created.is_some() || !edits.dropped)
-        {
-            edits.rows.insert(key.to_vec(), value);
-            return Ok(());
+        if self.edits.get(table).is_none_or(|edits| edits.dropped && edits.created.is_none()) {
+            self.require(table)?;
         }
-        self.require(table)?;
-        self.edits.entry(table.to_owned()).or_default().rows.insert(key.to_vec(), value);
+        self.make_room()?;
+        self.edits.set_row(table, key, value);
         Ok(())
     }
 
@@ -389,45 +368,42 @@ impl Transaction {
                 None if edits.deleted.contains(key) => return Ok(None),
                 None => {}
             }
-            if let Some(root) = edits.loaded {
-                return map::get(self.database.store(), &root, key);
-            }
-            if edits.created.is_some() {
-                return Ok(None);
-            }
         }
-        self.require(table)?;
-        match self.snapshot_table(table)? {
-            Some(table) => table.stored(key),
-            None => Ok(None),
+        match self.written_rows(table) {
+            Written::At(root) => map::get(self.database.store(), &root, key),
+            Written::Nowhere => Ok(None),
+            Written::InSnapshot => {
+                self.require(table)?;
+                match self.snapshot_table(table)? {
+                    Some(table) => table.stored(key),
+                    None => Ok(None),
+                }
+            }
         }
     }
 
-    /// The rows of a table as this transaction leaves them so far, written ahead if it changed any: that counts as a change of the
-    /// whole table then.
-    pub(crate) fn rows_root(&mut self, table: &str) -> Result<Hash> {
-        let config = self.require(table)?.config;
-        let edits = self.edits.get(table);
-        let base = match edits.and_then(|edits| edits.loaded) {
-            Some(root) => Some(root),
-            None if edits.is_some_and(|edits| edits.created.is_some()) => None,
-            None => self.snapshot_table(table)?.map(Table::root),
-        };
-        let mut edits = self.edits.remove(table).unwrap_or_default();
-        let written = self.write_ahead(|writer| {
-            let base = base.map_or_else(|| build::empty(writer), Ok)?;
-            let rows = edits.rows.iter().map(|(key, value)| (key.as_slice(), value.as_ref()));
-            fold_rows(writer, &config, base, &edits.deleted, rows)
-        });
-        if let Ok(root) = &written
-            && (base != Some(*root) || edits.replaces())
-        {
-            edits.loaded = Some(*root);
-            edits.rows.clear();
-            edits.deleted.clear();
+    /// Where the rows are that the edits in memory build upon.
+    fn written_rows(&self, table: &str) -> Written {
+        match self.edits.get(table) {
+            Some(TableEdits { loaded: Some(root), .. }) => Written::At(*root),
+            Some(TableEdits { spilled: Some(spilled), .. }) => Written::At(spilled.rows),
+            Some(TableEdits { created: Some(_), .. }) => Written::Nowhere,
+            _ => Written::InSnapshot,
         }
-        self.edits.insert(table.to_owned(), edits);
-        written
+    }
+
+    /// The rows of a table as this transaction leaves them so far, written ahead if it changed any.
+    pub(crate) fn rows_root(&mut self, table: &str) -> Result<Hash> {
+        self.require(table)?;
+        self.spill()?;
+        match self.written_rows(table) {
+            Written::At(root) => Ok(root),
+            Written::Nowhere => self.write_ahead(build::empty),
+            Written::InSnapshot => {
+                let root = self.snapshot_table(table)?.map(Table::root);
+                root.ok_or_else(|| Error::UnknownTable { name: table.to_owned() })
+            }
+        }
     }
 
     /// Gives a table another definition. Its rows stay as they are; its indexes are built anew.
@@ -474,7 +450,7 @@ impl Transaction {
             indexes: indexes.into_iter().map(|(name, index)| (name, Some(index))).collect(),
             ..TableEdits::default()
         };
-        self.edits.insert(table.to_owned(), edits);
+        self.edits.replace(table, Some(edits));
         Ok(())
     }
 
@@ -489,12 +465,7 @@ impl Transaction {
 
     /// Writes chunks that the commit will need, and holds them until then.
     fn write_ahead<T>(&mut self, write: impl FnOnce(&mut Writer) -> Result<T>) -> Result<T> {
-        // Taken before the first chunk is written, and given back after the commit.
-        self.ahead.get_or_insert_with(|| self.database.store().hold());
-        let mut writer = Writer::new(self.database.store());
-        let written = write(&mut writer)?;
-        let _written = writer.append(&[])?;
-        Ok(written)
+        write_ahead(&self.database, &mut self.ahead, write)
     }
 
     /// Replaces all rows of a table by `rows`, which come in strictly ascending order of keys. Each node is written once, in
@@ -521,23 +492,71 @@ impl Transaction {
             }
             builder.finish(writer)
         })?;
-        let edits = self.edits.entry(table.to_owned()).or_default();
-        edits.rows.clear();
-        edits.deleted.clear();
-        edits.loaded = Some(root);
+        self.edits.replace_rows(table, root);
         Ok(())
+    }
+
+    /// Marks this place, so that [`Transaction::rollback_to`] leads back to it. It costs nothing, whatever the transaction holds; from
+    /// then on the way back is kept in memory, as much as is changed. Savepoints nest.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), pleach_engine::Error> {
+    /// # let database = pleach_engine::Database::memory()?;
+    /// let mut transaction = database.begin("main")?;
+    /// transaction.create_table("fruit", None)?;
+    /// let before = transaction.savepoint();
+    /// transaction.put("fruit", b"apple", b"red")?;
+    /// transaction.rollback_to(&before)?;
+    /// assert_eq!(transaction.get("fruit", b"apple")?, None);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn savepoint(&mut self) -> Savepoint {
+        self.edits.mark()
+    }
+
+    /// Takes back all that was done since `savepoint`, which stays; those made since are gone. It costs what was done since.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSavepoint`] if it is gone, or of another transaction. Nothing is taken back then.
+    pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
+        self.edits.rollback_to(savepoint)
+    }
+
+    /// Forgets `savepoint` and those made since; what was done stays. When none is left, no way back is kept any longer.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSavepoint`] if it is gone, or of another transaction.
+    pub fn release(&mut self, savepoint: Savepoint) -> Result<()> {
+        self.edits.release(&savepoint)
     }
 
     /// Commits: durable when it returns `Committed`.
     ///
     /// # Errors
     /// The store's. After an error of the disk the outcome is not known until the store is opened again.
-    pub fn commit(self) -> Result<TransactionOutcome> {
+    pub fn commit(mut self) -> Result<TransactionOutcome> {
+        if self.edits.has_spilled() {
+            self.spill()?;
+        }
         let Transaction { database, branch, snapshot, edits, ahead, .. } = self;
-        let outcome = database.commit_edits(branch, snapshot.root(), edits);
+        let outcome = database.commit_edits(branch, snapshot.root(), edits.into_tables());
         drop((snapshot, ahead));
         outcome
     }
+}
+
+/// Writes chunks that a commit will need. `hold` keeps them: it is taken before the first one is written.
+fn write_ahead<T>(
+    database: &Database,
+    hold: &mut Option<Hold>,
+    write: impl FnOnce(&mut Writer) -> Result<T>,
+) -> Result<T> {
+    hold.get_or_insert_with(|| database.store().hold());
+    let mut writer = Writer::new(database.store());
+    let written = write(&mut writer)?;
+    let _written = writer.append(&[])?;
+    Ok(written)
 }
 
 #[cfg(test)]

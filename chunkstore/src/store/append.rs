@@ -90,8 +90,9 @@ pub(super) struct Pending {
 
 impl Store {
     /// Appends the chunks of `batch`, skipping those present, and makes `updates`, all or nothing. Every update is compared with the refs
-    /// as appended so far. Without updates it only brings chunks.
+    /// as appended so far. Without updates it only brings chunks. Once something is appended it cannot be cancelled.
     pub fn append(&self, batch: Batch, updates: &[RefUpdate]) -> Result<Outcome> {
+        self.check_cancelled()?;
         let shared = &self.shared;
         refs::check_names(updates)?;
         let changes: Vec<Change> =

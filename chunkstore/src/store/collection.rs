@@ -115,6 +115,7 @@ impl Store {
     /// Removes the chunks that no ref, no pinned handle and no hold leads to. With `dry_run` it only finds them. Readers and writers go
     /// on. `bytes_after` of a dry run is an estimate.
     pub fn collect(&self, dry_run: bool) -> Result<Collected> {
+        self.check_cancelled()?;
         let shared = &self.shared;
         let _turn = shared.take_maintenance()?;
         // On a full disk this is what the next journal and the first new table are written to.

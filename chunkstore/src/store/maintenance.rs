@@ -112,6 +112,7 @@ impl Store {
     /// Rewrites all files in the order of their trees, newest versions whole and older ones as differences, now and at full speed. Readers
     /// and writers go on.
     pub fn compact(&self) -> Result<Compacted> {
+        self.check_cancelled()?;
         let shared = &self.shared;
         let _turn = shared.take_maintenance()?;
         // On a full disk this is what the next journal is written to.

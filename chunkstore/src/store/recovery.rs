@@ -380,7 +380,7 @@ impl Opening {
             sync_every(interval, Arc::downgrade(&shared), shared.closing.clone())
                 .map_err(Error::io("start the syncing thread of", "the store"))?;
         }
-        Ok(Store { shared, _pin: None })
+        Ok(Store { shared, _pin: None, cancel: None })
     }
 }
 

@@ -1,7 +1,8 @@
 //! Bringing indexes along with the rows of their table.
 //!
 //! The changed rows between the roots before and after are read once; each takes an entry from an index, or gives it one, or
-//! both. An index that is new is brought along from the empty map: so building and following are one thing.
+//! both. An index that is new is brought along from the empty map: so building and following are one thing. Of more entries than may be in memory
+//! those that go are taken out first, in parts, and then those that come put in, so that a value may move from row to row.
 
 use std::collections::BTreeMap;
 
@@ -62,41 +63,117 @@ pub(crate) fn follow<'a>(
     if indexes.is_empty() || from == Some(to) {
         return Ok(());
     }
-    let reader: &Writer = writer;
-    for change in Diff::between(from.map(|from| (reader, from)), Some((reader, to)), &Range::default())? {
-        let change = change?;
-        let load = |side: &Option<Value>| side.as_ref().map(|value| resolve::load(reader, value)).transpose();
-        let (old, new) = (load(&change.old)?, load(&change.new)?);
-        for (changes, _) in &mut indexes {
-            changes.row(table, &change.key, old.as_deref(), new.as_deref())?;
-        }
+    let walk = Walk { table, from, to, bytes_max: writer.store().options().edit_bytes };
+    if walk.collect(writer, &mut indexes, Part::All)? {
+        return indexes.iter_mut().try_for_each(|(changes, entry)| changes.apply(writer, table, entry));
     }
-    for (changes, entry) in indexes {
-        entry.root = changes.apply(writer, table, entry.root)?;
+    for part in [Part::Taken, Part::Given] {
+        walk.collect(writer, &mut indexes, part)?;
+        indexes.iter_mut().try_for_each(|(changes, entry)| changes.apply(writer, table, entry))?;
     }
     Ok(())
 }
 
+/// Which entries are collected.
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    /// All, if they fit in memory.
+    All,
+    /// Those that rows give up; when there are many they are applied.
+    Taken,
+    /// Those that rows come to have; when there are many they are applied.
+    Given,
+}
+
+/// The changed rows between two roots.
+struct Walk<'a> {
+    table: Indexed<'a>,
+    from: Option<Hash>,
+    to: Hash,
+    /// How many bytes of entries may be in memory.
+    bytes_max: u64,
+}
+
+impl Walk<'_> {
+    /// Collects entries; false, and none are there, if [`Part::All`] are too many.
+    fn collect(
+        &self,
+        writer: &mut Writer,
+        indexes: &mut [(Changes<'_>, &mut IndexEntry)],
+        part: Part,
+    ) -> Result<bool> {
+        let Walk { table, from, to, bytes_max } = *self;
+        if part == Part::Taken && from.is_none() {
+            return Ok(true);
+        }
+        let mut bytes = 0;
+        let mut after = None;
+        loop {
+            let reader: &Writer = writer;
+            let range = Range { after: after.take(), until: None };
+            let sides = (from.map(|from| (reader, from)), Some((reader, to)));
+            for change in Diff::between(sides.0, sides.1, &range)? {
+                let change = change?;
+                let load = |side: &Option<Value>| {
+                    side.as_ref().map(|value| resolve::load(reader, value)).transpose()
+                };
+                let (old, new) = (load(&change.old)?, load(&change.new)?);
+                for (changes, _) in indexes.iter_mut() {
+                    bytes += changes.row(table, &change.key, old.as_deref(), new.as_deref(), part)?;
+                }
+                if bytes > bytes_max {
+                    after = Some(change.key);
+                    break;
+                }
+            }
+            if after.is_none() {
+                return Ok(true);
+            }
+            if part == Part::All {
+                indexes.iter_mut().for_each(|(changes, _)| changes.clear());
+                return Ok(false);
+            }
+            indexes.iter_mut().try_for_each(|(changes, entry)| changes.apply(writer, table, entry))?;
+            bytes = 0;
+        }
+    }
+}
+
 impl Changes<'_> {
-    /// Takes up a changed row.
-    fn row(&mut self, table: Indexed<'_>, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
+    /// Takes up a changed row; returns the bytes that it takes here.
+    fn row(
+        &mut self,
+        table: Indexed<'_>,
+        key: &[u8],
+        old: Option<&[u8]>,
+        new: Option<&[u8]>,
+        part: Part,
+    ) -> Result<u64> {
         let entry = |value: Option<&[u8]>| match value {
             Some(value) => self.entry(table, key, value),
             None => Ok(None),
         };
         let (old, new) = (entry(old)?, entry(new)?);
         if old == new {
-            return Ok(());
+            return Ok(0);
         }
-        if let Some(old) = old {
+        let mut bytes = 0;
+        if let Some(old) = old.filter(|_| part != Part::Given) {
+            bytes += entry_bytes(&old, key);
             self.taken.insert(old, key.to_vec());
         }
-        if let Some(new) = new
-            && let Some(other) = self.given.insert(new.clone(), key.to_vec())
-        {
-            return Err(self.violation(table, &new, &other, key));
+        if let Some(new) = new.filter(|_| part != Part::Taken) {
+            bytes += entry_bytes(&new, key);
+            if let Some(other) = self.given.insert(new.clone(), key.to_vec()) {
+                return Err(self.violation(table, &new, &other, key));
+            }
         }
-        Ok(())
+        Ok(bytes)
+    }
+
+    fn clear(&mut self) {
+        self.taken.clear();
+        self.given.clear();
     }
 
     /// The key of a row's entry; `None` if it has none.
@@ -113,7 +190,9 @@ impl Changes<'_> {
         }
     }
 
-    fn apply(self, writer: &mut Writer, table: Indexed<'_>, root: Hash) -> Result<Hash> {
+    /// Applies what was taken up to the index.
+    fn apply(&mut self, writer: &mut Writer, table: Indexed<'_>, index: &mut IndexEntry) -> Result<()> {
+        let root = index.root;
         let is_empty = map::size(writer, &root)?.0 == 0;
         if self.definition.unique && !is_empty {
             for (entry, row) in &self.given {
@@ -126,12 +205,14 @@ impl Changes<'_> {
             }
         }
         let mut edits: BTreeMap<Vec<u8>, Option<Value>> =
-            self.taken.into_keys().map(|entry| (entry, None)).collect();
+            std::mem::take(&mut self.taken).into_keys().map(|entry| (entry, None)).collect();
         let unique = self.definition.unique;
         let value = |row| Value { tag: Tag::Inline, bytes: if unique { row } else { Vec::new() } };
-        edits.extend(self.given.into_iter().map(|(entry, row)| (entry, Some(value(row)))));
+        let given = std::mem::take(&mut self.given).into_iter();
+        edits.extend(given.map(|(entry, row)| (entry, Some(value(row)))));
         let edits: Vec<_> = edits.into_iter().map(|(key, new)| Edit { key, new }).collect();
-        edit::apply(writer, &self.definition.config, root, &edits)
+        index.root = edit::apply(writer, &self.definition.config, root, &edits)?;
+        Ok(())
     }
 
     fn violation(&self, table: Indexed<'_>, entry: &[u8], one: &[u8], other: &[u8]) -> Error {
@@ -144,6 +225,11 @@ impl Changes<'_> {
             rows: [describe_row(table, one), describe_row(table, other)],
         }
     }
+}
+
+/// What an entry is taken to need in memory.
+fn entry_bytes(entry: &[u8], row: &[u8]) -> u64 {
+    (entry.len() + row.len() + 64) as u64
 }
 
 /// The key of a row, for people.

@@ -68,21 +68,18 @@ impl RangeSet {
         self.0.is_empty()
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.0.clear();
-    }
-
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         let before = self.0.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
         before.is_some_and(|(_, to)| to.as_deref().is_none_or(|to| key < to))
     }
 
-    /// Adds a range, joined with those that it meets.
-    pub(crate) fn insert(&mut self, range: KeyRange) {
+    /// Adds a range, joined with those that it meets; gives what stands there now, and those ranges. An empty one changes nothing.
+    pub(crate) fn insert(&mut self, range: KeyRange) -> (KeyRange, Vec<KeyRange>) {
         if range.is_empty() {
-            return;
+            return (range, Vec::new());
         }
         let KeyRange { mut from, mut to } = range;
+        let mut parts = Vec::new();
         loop {
             let up_to = to.as_deref().map_or(Bound::Unbounded, Bound::Included);
             let meets = self.0.range::<[u8], _>((Bound::Unbounded, up_to)).next_back();
@@ -92,10 +89,18 @@ impl RangeSet {
             };
             let (start, end) = (start.clone(), end.clone());
             self.0.remove(&start);
+            parts.push(KeyRange { from: start.clone(), to: end.clone() });
             from = from.min(start);
             to = to.zip(end).map(|(a, b)| a.max(b));
         }
-        self.0.insert(from, to);
+        self.0.insert(from.clone(), to.clone());
+        (KeyRange { from, to }, parts)
+    }
+
+    /// Takes back [`RangeSet::insert`]: what it gave.
+    pub(crate) fn replace(&mut self, joined: &KeyRange, parts: &[KeyRange]) {
+        self.0.remove(&joined.from);
+        self.0.extend(parts.iter().map(|KeyRange { from, to }| (from.clone(), to.clone())));
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = KeyRange> + '_ {
@@ -164,10 +169,10 @@ mod tests {
             let range = |(from, to): &(Bound<Vec<u8>>, Bound<Vec<u8>>)| {
                 KeyRange::new(from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))
             };
-            ranges.iter().for_each(|bounds| set.insert(range(bounds)));
+            ranges.iter().for_each(|bounds| drop(set.insert(range(bounds))));
             let probed = range(&probe);
             let mut both = RangeSet::default();
-            set.within(&probed).for_each(|range| both.insert(range));
+            set.within(&probed).for_each(|range| drop(both.insert(range)));
             for key in keys() {
                 let expected = ranges.iter().any(|(from, to)| lies_in(&key, from, to));
                 prop_assert_eq!(set.contains(&key), expected);
