@@ -35,6 +35,7 @@ mod error;
 mod history;
 mod index;
 mod kinds;
+mod lineage;
 mod map;
 mod merge;
 mod names;
@@ -53,7 +54,7 @@ mod upkeep;
 
 pub use blob::{VALUE_BYTES_MAX, ValueReader};
 pub use branches::Branch;
-pub use check::{check_chunk, check_generation};
+pub use check::{check_chunk, check_lineage};
 pub use commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX};
 pub use conflict::{Conflict, Side};
 pub use database::{Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
@@ -62,6 +63,7 @@ pub use difference::{Base, Difference, Sent, difference};
 pub use error::{Error, ErrorKind, Result};
 pub use history::Log;
 pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
+pub use lineage::Lineage;
 
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
