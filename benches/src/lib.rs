@@ -5,6 +5,7 @@
 //! a time over [`rows`], reading [`measure`]. The binary `pleach-bench` and the criterion benches are the callers.
 
 pub mod compare;
+pub mod history;
 pub mod means;
 pub mod measure;
 pub mod rows;

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use pleach_bench::compare::{self, Line, Plan};
-use pleach_bench::{means, store, system, worker, workload};
+use pleach_bench::store::Figure;
+use pleach_bench::{history, means, store, system, worker, workload};
 use pleach_engine::{Compression, Options};
 
 /// As the `pleach` binary has it; the rivals have it too.
@@ -55,6 +56,18 @@ enum Command {
         /// Rows of the table, 116 bytes each
         #[arg(long, default_value_t = 1_000_000)]
         rows: usize,
+        /// Where the store is made, and removed afterwards [default: the system's temporary directory]
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+    /// Measure long histories and many branches
+    History {
+        /// Commits of the history
+        #[arg(long, default_value_t = 1_000_000)]
+        commits: usize,
+        /// Branches made beside
+        #[arg(long, default_value_t = 100_000)]
+        branches: usize,
         /// Where the store is made, and removed afterwards [default: the system's temporary directory]
         #[arg(long)]
         directory: Option<PathBuf>,
@@ -155,9 +168,14 @@ fn main() -> Result<()> {
             Ok(())
         }
         Command::Store { rows, directory } => {
-            store::run(rows, &directory.unwrap_or_else(std::env::temp_dir), &mut |figure| {
-                println!("{:<6} {:<36} {:>16.3}", figure.case, figure.metric, figure.value);
-            })
+            store::run(rows, &directory.unwrap_or_else(std::env::temp_dir), &mut print_figure)
+        }
+        Command::History { commits, branches, directory } => {
+            if commits < 1_000 {
+                bail!("a history of {commits} commits is too short to measure; give --commits 1000 or more");
+            }
+            let directory = directory.unwrap_or_else(std::env::temp_dir);
+            history::run(commits, branches, &directory, &mut print_figure)
         }
         Command::Worker { system, rows, directory, tuning } => worker::serve(
             &system,
@@ -175,6 +193,10 @@ fn chosen(what: &str, wanted: Vec<String>, known: &[&str]) -> Result<Vec<String>
         bail!("no {what} is called {unknown}; there are {}", known.join(", "));
     }
     Ok(if wanted.is_empty() { known.iter().map(|name| (*name).to_owned()).collect() } else { wanted })
+}
+
+fn print_figure(figure: Figure) {
+    println!("{:<38} {:<36} {:>16.3}", figure.case, figure.metric, figure.value);
 }
 
 fn print(line: &Line, json: bool) {

@@ -23,6 +23,7 @@ use crate::{
     commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX},
     error::{Error, Result},
     history::{self, Log},
+    lineage::Lineage,
     map::{
         build, edit,
         node::{Node, Stored, Tag},
@@ -522,15 +523,12 @@ impl Database {
         parents: Vec<Hash>,
         new: &NewCommit,
     ) -> Result<Hash> {
-        let mut generation = 1;
-        for parent in &parents {
-            writer.keep(parent)?;
-            generation = generation.max(self.commit_object(parent)?.generation.saturating_add(1));
-        }
+        parents.iter().try_for_each(|parent| writer.keep(parent))?;
+        let lineage = Lineage::after(&parents, |hash| self.commit_object(hash))?;
         let base = parents.first().copied();
         let date_micros = new.date_micros.unwrap_or_else(now_micros);
         let (author, message) = (new.author.clone(), new.message.clone());
-        let chunk = Commit { root, parents, generation, author, date_micros, message }.encode();
+        let chunk = Commit { root, parents, lineage, author, date_micros, message }.encode();
         let hash = *chunk.hash();
         writer.put(chunk, base)?;
         Ok(hash)

@@ -38,6 +38,7 @@ mod feed;
 mod history;
 mod index;
 mod kinds;
+mod lineage;
 mod map;
 mod merge;
 mod names;
@@ -56,7 +57,7 @@ mod upkeep;
 
 pub use blob::{VALUE_BYTES_MAX, ValueReader};
 pub use branches::Branch;
-pub use check::{check_chunk, check_generation};
+pub use check::{check_chunk, check_lineage};
 pub use commit::{AUTHOR_BYTES_MAX, Commit, MESSAGE_BYTES_MAX};
 pub use conflict::{Conflict, Side};
 pub use database::{Committed, DEFAULT_BRANCH, Database, NewCommit, Status};
@@ -66,6 +67,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use feed::{Feed, FeedItem};
 pub use history::Log;
 pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
+pub use lineage::Lineage;
 
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};

@@ -5,7 +5,7 @@ use pleach_chunkstore::Hash;
 use crate::{
     database::Database,
     error::{Error, Result},
-    history::Log,
+    history::{self, Log},
     names,
     snapshot::Snapshot,
 };
@@ -47,14 +47,15 @@ impl Database {
                 let number = if suffix.is_empty() { Ok(1) } else { suffix.parse::<u64>() };
                 steps = steps.saturating_add(number.map_err(|_| unknown("a number after `~`"))?);
             }
-            let Revision::Commit(mut hash) = self.resolve(start, branch)? else {
+            let Revision::Commit(hash) = self.resolve(start, branch)? else {
                 return Err(unknown("a commit before `~`; `@work` has no ancestors, `HEAD` has"));
             };
-            for taken in 0..steps {
-                let parents = self.commit_object(&hash)?.parents;
-                hash = *parents.first().ok_or_else(|| unknown(&format!("at most {taken} steps back")))?;
-            }
-            return Ok(Revision::Commit(hash));
+            let commit = self.commit_object(&hash)?;
+            let most = commit.lineage.depth - 1;
+            let depth =
+                most.checked_sub(steps).ok_or_else(|| unknown(&format!("at most {most} steps back")))? + 1;
+            let (found, _) = history::on_chain(self.store(), hash, commit, depth)?;
+            return Ok(Revision::Commit(found));
         }
         if revision == "HEAD" {
             let head = self.existing_branch(branch)?.head;

@@ -7,7 +7,7 @@ use pleach_chunkstore::{
 };
 
 use crate::{
-    check::{check_chunk, check_generation},
+    check::{check_chunk, check_lineage},
     database::Database,
     error::{Error, Result},
     kinds::COMMIT,
@@ -33,7 +33,7 @@ impl Database {
     pub fn fsck(&self, progress: Progress<'_>) -> Result<Report> {
         let check = |chunk: &Chunk| {
             checked(chunk)?;
-            match check_generation(chunk, |parent| Ok(self.store().get(parent)?)) {
+            match check_lineage(chunk, |parent| Ok(self.store().get(parent)?)) {
                 Err(error @ Error::Malformed { .. }) => Err(error.to_string()),
                 // A parent that is missing or damaged is told by itself.
                 _ => Ok(()),

@@ -1,9 +1,10 @@
-//! What a transaction costs does not depend on how many branches there are: counts, which repeat on any machine.
+//! What a transaction costs, or making and switching a branch, does not depend on how many branches there are: counts, which repeat on any
+//! machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
 
 use std::time::{Duration, Instant};
 
-use pleach_engine::{Batch, Database, Options, Outcome, RefUpdate, TransactionOutcome};
+use pleach_engine::{Batch, Database, NewCommit, Options, Outcome, RefUpdate, TransactionOutcome};
 
 const ROWS: u32 = 20_000;
 const TRANSACTIONS: u32 = 100;
@@ -62,4 +63,45 @@ fn a_transaction_costs_no_more_with_a_hundred_thousand_branches() {
     assert_eq!((few_cost.1, many_cost.1), (1, 1), "one sync");
     assert!(many_cost.0 <= few_cost.0 + 16, "{few_cost:?} and {many_cost:?}");
     assert!(many_cost.0 < 1536, "{many_cost:?}");
+}
+
+/// Bytes written, syncs and chunks read by `run`, and its time, of each of a few branches.
+fn cost_of(database: &Database, run: impl Fn(&str)) -> ([u64; 3], Duration) {
+    let counts = || {
+        let stats = database.store().stats();
+        [stats.bytes_written, stats.fsyncs, stats.cache_hits + stats.cache_misses]
+    };
+    let (before, start) = (counts(), Instant::now());
+    (0..TRANSACTIONS).for_each(|number| run(&format!("new-{number:03}")));
+    let (after, time) = (counts(), start.elapsed());
+    ([0, 1, 2].map(|count| (after[count] - before[count]) / u64::from(TRANSACTIONS)), time / TRANSACTIONS)
+}
+
+#[test]
+fn making_and_switching_a_branch_costs_no_more_with_a_hundred_thousand_branches() {
+    let costs = [200, 100_000].map(|branches| {
+        let dir = tempfile::tempdir().unwrap();
+        let database = database(dir.path(), branches);
+        let head = database.commit("main", NewCommit::default()).unwrap().hash;
+        let create = cost_of(&database, |name| database.create_branch(name, Some(head)).unwrap());
+        let switch = cost_of(&database, |name| database.switch(name).unwrap());
+        let look = cost_of(&database, |name| {
+            let branch = database.branch(name).unwrap().unwrap();
+            assert_eq!((branch.head, database.status(name).unwrap().dirty), (Some(head), false));
+        });
+        let delete = cost_of(&database, |name| {
+            if database.current_branch().unwrap() != name {
+                database.delete_branch(name).unwrap();
+            }
+        });
+        println!(
+            "{branches} branches: create {create:?}, switch {switch:?}, look {look:?}, delete {delete:?}"
+        );
+        [create, switch, look, delete]
+    });
+    for (few, many) in costs[0].into_iter().zip(costs[1]) {
+        let ([few_bytes, few_syncs, few_reads], [bytes, syncs, reads]) = (few.0, many.0);
+        assert!(bytes <= few_bytes + 16 && syncs <= few_syncs && reads <= few_reads + 2, "{few:?}, {many:?}");
+        assert!(bytes < 512 && syncs <= 1 && reads < 10, "{many:?}");
+    }
 }

@@ -37,7 +37,7 @@ pub use server::{PushGate, PushPermit, SyncService, transport};
 pub use transfer::{RefResult, RefStatus, Transfer};
 
 /// The formats that two sides must share to compute the same chunks from the same rows; whole chunks travel regardless.
-const FORMATS: &[u8] = b"pleach: chunk 1, map 1, blob 1, definition 1, commit 1, row 1";
+const FORMATS: &[u8] = b"pleach: chunk 1, map 1, blob 1, definition 1, commit 2, row 1";
 
 /// What a side computes with, as `format_digest` says it: the first eight bytes, little-endian, of the hash of its formats.
 pub fn format_digest() -> u64 {

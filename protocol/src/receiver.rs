@@ -15,7 +15,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pleach_engine::{Batch, Chunk, ChunkError, Database, Hash, Hold, Outcome, check_chunk, check_generation};
+use pleach_engine::{Batch, Chunk, ChunkError, Database, Hash, Hold, Outcome, check_chunk, check_lineage};
 
 use crate::encoding::Decoder;
 use crate::error::{Error, Result, within};
@@ -248,7 +248,7 @@ impl Receiver {
             Some(chunk) => Ok(Some(chunk.clone())),
             None => Ok(self.database.store().get(hash)?),
         };
-        check_generation(&step.chunk, parent).map_err(|error| Error::Record {
+        check_lineage(&step.chunk, parent).map_err(|error| Error::Record {
             record: self.records,
             offset: 0,
             what: error.to_string(),

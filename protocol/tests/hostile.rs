@@ -265,6 +265,39 @@ fn a_chunk_that_is_not_canonical_is_refused() {
     }
 }
 
+/// The sixth commit of a chain has a skip link, to the third: here it leads elsewhere.
+#[test]
+fn a_commit_whose_skip_link_lies_is_refused() {
+    let db = Database::memory().unwrap();
+    let mut transaction = db.begin("main").unwrap();
+    transaction.create_table("t", None).unwrap();
+    transaction.commit().unwrap();
+    let mut chain = Vec::new();
+    for i in 0..6u8 {
+        let mut transaction = db.begin("main").unwrap();
+        transaction.put("t", b"k", &[i]).unwrap();
+        transaction.commit().unwrap();
+        chain.push(db.commit("main", NewCommit::default()).unwrap().hash);
+    }
+    let honest = db.store().get(&chain[5]).unwrap().unwrap();
+    assert_eq!(honest.weak_children().collect::<Vec<_>>(), [chain[2]]);
+    for elsewhere in [chain[1], Hash::of(b"nowhere")] {
+        let mut bytes = honest.bytes().to_vec();
+        let at = bytes.windows(Hash::LEN).position(|found| found == chain[2].as_bytes()).unwrap();
+        bytes[at..at + Hash::LEN].copy_from_slice(elsewhere.as_bytes());
+        let lying = Chunk::from_bytes(bytes).unwrap();
+        let wanted = *lying.hash();
+        let mut all = sent(&db, chain[5]);
+        for sent in &mut all {
+            if sent.chunk == honest {
+                sent.chunk = lying.clone();
+            }
+        }
+        let error = refusal(&message(&all), all.len() as u64, wanted);
+        assert!(matches!(&error, Error::Record { what, .. } if what.contains("Lineage")), "{error}");
+    }
+}
+
 /// A chain of commits, each following its parent as if it were a child in a tree: honest hashes, an absurd depth.
 #[test]
 fn an_absurdly_deep_graph_is_refused() {

@@ -54,10 +54,10 @@ impl Session {
         if database.branch(reference)?.is_some() {
             return Ok(Session { database, place: Place::Branch(reference.to_owned()) });
         }
-        let tag = database.tags()?.into_iter().find(|(name, _)| name == reference);
+        let tag = database.get_ref(&format!("tags/{reference}"));
         let is_hash = reference.len() >= 8 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
         let commit = match tag {
-            Some((_, commit)) => Some(commit),
+            Some(commit) => Some(commit),
             None if is_hash => match database.resolve(reference, "main") {
                 Ok(Revision::Commit(commit)) => Some(commit),
                 Ok(Revision::Work { .. }) | Err(_) => None,

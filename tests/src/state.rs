@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, fmt::Write, ops::Bound, path::Path};
 
-use pleach_engine::{Database, Error, Options, StoreError, check_chunk, check_generation};
+use pleach_engine::{Database, Error, Options, StoreError, check_chunk, check_lineage};
 
 /// The text of a directory in which no database is.
 pub const NO_DATABASE: &str = "no database";
@@ -51,7 +51,7 @@ fn check(database: &Database) -> Result<(), Error> {
         if seen.insert(hash) {
             let chunk = database.store().get(&hash)?.ok_or(Error::Missing { hash })?;
             check_chunk(&chunk)?;
-            check_generation(&chunk, |parent| Ok(database.store().get(parent)?))?;
+            check_lineage(&chunk, |parent| Ok(database.store().get(parent)?))?;
             open.extend(chunk.children());
         }
     }

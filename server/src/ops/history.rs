@@ -70,7 +70,8 @@ pub fn log(session: &Session, request: &LogRequest, sink: Sink<'_, LogResponse>)
         revision => session.commit_at(revision)?,
     };
     let limit = if request.limit == 0 { u64::MAX } else { request.limit };
-    for (entry, _) in session.database.log(&from)?.zip(0..limit) {
+    // In this order, no commit is read beyond the limit.
+    for (_, entry) in (0..limit).zip(session.database.log(&from)?) {
         let (hash, commit) = entry?;
         sink(LogResponse { commit: Some(info(&hash, commit)) })?;
     }
