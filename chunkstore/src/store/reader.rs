@@ -46,14 +46,16 @@ fn open_files(
     options: &Options,
     counters: &Arc<Counters>,
 ) -> Result<(Opening, Manifest, Follower)> {
+    let read = || Manifest::read(&**io, manifest::FILE)?.ok_or_else(|| Error::NotFound { dir: io.place() });
+    let Manifest { store, .. } = read()?;
     for attempt in 1.. {
-        let Some(manifest) = Manifest::read(&**io, manifest::FILE)? else {
-            return Err(Error::NotFound { dir: io.place() });
-        };
+        // In this order: what lies before the mark builds upon nothing that the manifest does not list.
+        let watermark = Watermark::open_to_read(&**io, store)?;
+        let manifest = read()?;
         let mut opening = Opening::to_read(io.clone(), options.clone(), counters.clone())?;
         let outcome = opening.load_tables(&manifest).and_then(|()| {
             manifest.sealed.iter().try_for_each(|sealed| opening.load_sealed(&manifest.store, sealed))?;
-            follow(&**io, &manifest)
+            follow(&**io, &manifest, watermark)
         });
         match outcome {
             Ok(follower) => return Ok((opening, manifest, follower)),
@@ -69,8 +71,7 @@ fn generation(io: &dyn Io) -> Result<Option<u64>> {
     Ok(Manifest::read(io, manifest::FILE)?.map(|manifest| manifest.generation))
 }
 
-fn follow(io: &dyn Io, manifest: &Manifest) -> Result<Follower> {
-    let watermark = Watermark::open_to_read(io, manifest.store)?;
+fn follow(io: &dyn Io, manifest: &Manifest, watermark: Option<Watermark>) -> Result<Follower> {
     let journal = Journal::open(io, manifest.active, &manifest.store)?;
     let mark = watermark.as_ref().and_then(Watermark::mark).filter(|mark| mark.number == journal.number);
     let replay = Replay::durable(&journal, mark.map(|mark| mark.end))?;
@@ -91,10 +92,11 @@ impl Store {
 impl Shared {
     fn refresh(&self, follower: &Mutex<Follower>) -> Result<bool> {
         let mut follower = follower.lock();
+        // Read before the manifest is looked at: see `open_files`.
+        let mark = follower.watermark.as_ref().and_then(Watermark::read_again);
         if generation(&*self.io)? != Some(follower.generation) {
             return self.read_anew(&mut follower).map(|()| true);
         }
-        let mark = follower.watermark.as_ref().and_then(Watermark::read_again);
         let Some(mark) = mark.filter(|mark| mark.number == follower.journal.number) else { return Ok(false) };
         if mark.end <= follower.replay.end {
             return Ok(false);

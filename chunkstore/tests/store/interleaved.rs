@@ -495,6 +495,48 @@ fn a_reader_reads_what_lay_in_a_journal_that_is_only_held() {
     assert_eq!(check(&reader), 4);
 }
 
+/// At one of a reader's reads the writer compacts what was sealed and appends a difference from a chunk of the new table: whether the reader was
+/// then opening, or taking in what is new, and whether it reads as often at all.
+fn build_upon_a_new_table(at: usize, while_refreshing: bool) -> bool {
+    const LATE: usize = usize::MAX / 2;
+    let disk = Memory::default();
+    let store = create(Arc::new(disk.clone()), &options(Compression::Fast));
+    for number in 0..12 {
+        commit(&store, &format!("row {number}"), &[(rows(number, 0), None)]);
+    }
+    let (writer, reads) = (store.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = reads.clone();
+    let io = hooked(&disk, move |call, _| {
+        if call == Call::Read && counted.fetch_add(1, Ordering::SeqCst) == at {
+            assert!(writer.maintain().unwrap(), "a journal was sealed");
+            commit(&writer, "later", &[(rows(0, 1), Some(*rows(0, 0).hash()))]);
+        }
+        Ok(())
+    });
+    // The count begins where the writer is to come in.
+    reads.store(if while_refreshing { LATE } else { 0 }, Ordering::SeqCst);
+    let reader = Store::open_to_read_with_io(io, options(Compression::Fast)).unwrap();
+    if while_refreshing {
+        reads.store(0, Ordering::SeqCst);
+        reader.refresh().unwrap();
+    }
+    let was_in_time = reads.load(Ordering::SeqCst) > at;
+    reads.store(LATE, Ordering::SeqCst);
+    assert!(check(&reader) >= 12);
+    reader.refresh().unwrap();
+    assert_eq!(check(&reader), if was_in_time { 13 } else { 12 });
+    was_in_time
+}
+
+#[test]
+fn a_reader_takes_in_nothing_that_builds_upon_a_file_it_lacks() {
+    for while_refreshing in [false, true] {
+        let reads = (0..).take_while(|at| build_upon_a_new_table(*at, while_refreshing)).count();
+        println!("the writer went on at each of {reads} reads, while refreshing: {while_refreshing}");
+        assert!(reads > 1);
+    }
+}
+
 #[test]
 fn a_reader_reads_on_while_it_refreshes() {
     const CHUNKS: usize = 30_000;
