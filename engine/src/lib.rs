@@ -35,6 +35,7 @@ mod error;
 mod history;
 mod index;
 mod kinds;
+mod load;
 mod map;
 mod merge;
 mod names;
@@ -63,6 +64,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use history::Log;
 pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
 
+pub use load::LoadOptions;
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
 pub use names::check_ref as check_ref_name;

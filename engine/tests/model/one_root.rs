@@ -1,8 +1,10 @@
 //! History independence: the same content has one root, whatever was done to arrive at it.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{collections::BTreeMap, num::NonZeroUsize, ops::Bound};
 
-use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, NewCommit, Transaction, TransactionOutcome};
+use pleach_engine::{
+    Database, Hash, LoadOptions, MergeOptions, MergeOutcome, NewCommit, Transaction, TransactionOutcome,
+};
 use proptest::prelude::*;
 
 use crate::{
@@ -59,6 +61,16 @@ fn by_threads(rows: &[(&Vec<u8>, &Vec<u8>)], threads: usize) -> Hash {
                     .for_each(|batch| write(database, "main", |transaction| put(transaction, batch)));
             });
         }
+    });
+    root(&database, "main")
+}
+
+/// By a load of rows in any order, sorted in small parts, on two threads.
+fn by_load(rows: &[(&Vec<u8>, &Vec<u8>)]) -> Hash {
+    let database = database();
+    let options = LoadOptions { unsorted: true, sort_bytes: 8 << 10, threads: NonZeroUsize::new(2) };
+    write(&database, "main", |transaction| {
+        transaction.load_with(TABLE, rows.iter().copied(), &options).unwrap();
     });
     root(&database, "main")
 }
@@ -138,6 +150,7 @@ proptest! {
         shuffled.sort_by_cached_key(|(key, _)| spread(key).to_string());
         prop_assert_eq!(in_batches(&shuffled, batch), expected, "batches of {}", batch);
         prop_assert_eq!(by_threads(&shuffled, 3), expected, "threads");
+        prop_assert_eq!(by_load(&shuffled), expected, "load");
         prop_assert_eq!(by_deleting(&rows, &others), expected, "deleting");
         prop_assert_eq!(by_merging(&shuffled, |number| number % 2 == 0), expected, "merging what is interleaved");
         let in_order: Vec<_> = rows.iter().collect();
