@@ -25,12 +25,13 @@ pub struct LoadOptions {
     /// About how many bytes of unsorted rows are held in memory, 8 KiB to 4 GiB. What is more is sorted in parts, in a file
     /// that has no name in the store's directory and about the size of the rows; a store in memory keeps that in memory, too.
     pub sort_bytes: usize,
-    /// How many threads make nodes, the caller's included; `None`: as many as run at once. The result does not depend on it.
+    /// How many threads make nodes, the caller's included; `None`: as many as run at once. More than 4 are no faster, and not used. The
+    /// result does not depend on it.
     pub threads: Option<NonZeroUsize>,
 }
 
 impl Default for LoadOptions {
-    /// Sorted rows; 64 MiB if they are not; as many threads as run at once.
+    /// Sorted rows; 64 MiB if they are not; as many threads as run at once, and 4 at most.
     fn default() -> LoadOptions {
         LoadOptions { unsorted: false, sort_bytes: 64 << 20, threads: None }
     }

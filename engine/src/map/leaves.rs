@@ -1,5 +1,5 @@
 //! Building a map from many rows in order, by several threads: the caller's thread cuts rows into leaves, others encode and hash these, and one
-//! gathers them in order, makes the nodes above and writes all.
+//! gathers them in order, makes the nodes above and writes all. Of two threads the caller's makes the leaves, too: that is about half of the work.
 //!
 //! Where a leaf ends depends on keys alone, so it is known before the leaf is encoded; and as leaves are gathered in order, nodes and the
 //! order in which they are written are those that one thread makes. A map of few leaves is made by the caller's thread.
@@ -26,19 +26,18 @@ use crate::{
 
 /// So many leaves are made by the caller's thread: for fewer no thread is worth starting.
 const ALONE_MAX: u64 = 64;
+/// The one that gathers has nearly half of the work: more threads would wait for it.
+const THREADS_MAX: usize = 4;
 /// Leaves that go from thread to thread together.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 16;
 /// How often as many wait for a thread.
 const WAITING: usize = 2;
 
 /// A leaf: its entry in the level above, and its chunk.
 type Made = (Closed, Chunk);
 
-/// Leaves on their way.
-enum Leaves {
-    Cut(Vec<Encoder>),
-    Made(Result<Vec<Made>>),
-}
+/// Leaves that were made together, in order.
+type Gathered = Result<Vec<Made>>;
 
 /// Takes the rows of a map.
 pub(crate) struct RowBuilder<'scope, 'env, 'w> {
@@ -59,16 +58,18 @@ enum State<'scope> {
     Over,
 }
 
-/// Threads in a line.
+/// The caller's thread, and those behind it.
 struct Line<'scope> {
-    /// Leaves that wait to be handed on.
-    full: Vec<Encoder>,
-    /// To the threads that make leaves, in turn.
-    makers: Vec<SyncSender<Leaves>>,
-    turn: usize,
-    /// Encoders that can be used again.
-    spare: Receiver<Encoder>,
+    outlet: Outlet,
     gatherer: ScopedJoinHandle<'scope, Result<TreeBuilder>>,
+}
+
+/// How the caller's thread hands leaves on.
+enum Outlet {
+    /// It makes them.
+    Made { leaves: Vec<Made>, gatherer: SyncSender<Gathered> },
+    /// It leaves that to other threads, which take them in turn, and give encoders back to be used again.
+    Cut { leaves: Vec<Encoder>, makers: Vec<SyncSender<Vec<Encoder>>>, turn: usize, spare: Receiver<Encoder> },
 }
 
 /// Builds the map of the rows that `fill` gives in strictly ascending order; returns its root. No more than `threads` threads work on it, the
@@ -117,9 +118,7 @@ impl<'env, 'w> RowBuilder<'_, 'env, 'w> {
                 }
             }
             State::Together(line) => {
-                let next = line.spare.try_recv().unwrap_or_else(|_| Encoder::new(0));
-                line.full.push(mem::replace(&mut self.leaf, next));
-                if line.full.len() == TOGETHER && line.hand_on().is_err() {
+                if !line.outlet.take(&mut self.leaf)? {
                     return self.end().and(Err(Error::Unanswered));
                 }
             }
@@ -131,29 +130,31 @@ impl<'env, 'w> RowBuilder<'_, 'env, 'w> {
     /// Starts the threads, if there are to be any beside the caller's.
     fn start(&mut self) {
         let threads = self.threads.or_else(|| std::thread::available_parallelism().ok());
-        let Some(others) = threads.map(NonZeroUsize::get).and_then(|threads| threads.checked_sub(2)) else {
-            return;
-        };
+        let threads = threads.map_or(1, NonZeroUsize::get).min(THREADS_MAX);
+        // Beside the caller's and the one that gathers.
+        let Some(others) = threads.checked_sub(2) else { return };
         let State::Alone(builder) = mem::replace(&mut self.state, State::Over) else { return };
-        let (give_back, spare) = mpsc::channel();
-        let (mut makers, mut sources) = (Vec::new(), Vec::new());
-        // With two threads the one that gathers leaves makes them, too.
-        for maker in 0..others.max(1) {
-            let (sender, receiver) = mpsc::sync_channel(WAITING);
-            makers.push(sender);
-            sources.push(match others > maker {
-                true => {
-                    let (made, source) = mpsc::sync_channel(WAITING);
-                    let give_back = give_back.clone();
-                    self.scope.spawn(move || make_all(&receiver, &made, &give_back));
-                    source
-                }
-                false => receiver,
-            });
-        }
+        let mut sources = Vec::new();
+        let outlet = if others == 0 {
+            let (gatherer, source) = mpsc::sync_channel(WAITING);
+            sources.push(source);
+            Outlet::Made { leaves: Vec::new(), gatherer }
+        } else {
+            let (give_back, spare) = mpsc::channel();
+            let mut makers = Vec::new();
+            for _ in 0..others {
+                let (maker, cut) = mpsc::sync_channel(WAITING);
+                let (gatherer, source) = mpsc::sync_channel(WAITING);
+                let give_back = give_back.clone();
+                self.scope.spawn(move || make_all(&cut, &gatherer, &give_back));
+                makers.push(maker);
+                sources.push(source);
+            }
+            Outlet::Cut { leaves: Vec::new(), makers, turn: 0, spare }
+        };
         let writer = self.writer;
-        let gatherer = self.scope.spawn(move || gather(builder, writer, &sources, &give_back));
-        self.state = State::Together(Line { full: Vec::new(), makers, turn: 0, spare, gatherer });
+        let gatherer = self.scope.spawn(move || gather(builder, writer, &sources));
+        self.state = State::Together(Line { outlet, gatherer });
     }
 
     /// Hands the last leaves on; the builder then has them all.
@@ -169,23 +170,43 @@ impl<'env, 'w> RowBuilder<'_, 'env, 'w> {
         match mem::replace(&mut self.state, State::Over) {
             State::Alone(builder) => Ok(builder),
             State::Over => Err(Error::Unanswered),
-            State::Together(mut line) => {
-                // Whoever does not take them says why when it is joined.
-                let _taken = line.hand_on();
-                drop(line.makers);
-                line.gatherer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            State::Together(Line { mut outlet, gatherer }) => {
+                // A gatherer that does not take them says why when it is joined.
+                let _is_taken = outlet.hand_on();
+                drop(outlet);
+                gatherer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             }
         }
     }
 }
 
-impl Line<'_> {
-    /// Hands leaves on to the thread whose turn it is; an error if it has stopped.
-    fn hand_on(&mut self) -> Result<(), mpsc::SendError<Leaves>> {
-        let leaves = mem::take(&mut self.full);
-        let maker = &self.makers[self.turn % self.makers.len()];
-        self.turn += 1;
-        maker.send(Leaves::Cut(leaves))
+impl Outlet {
+    /// Takes a leaf, and leaves an empty one; false if nobody wants leaves any longer.
+    fn take(&mut self, leaf: &mut Encoder) -> Result<bool> {
+        let waiting = match self {
+            Outlet::Made { leaves, .. } => {
+                leaves.push(make(leaf)?);
+                leaves.len()
+            }
+            Outlet::Cut { leaves, spare, .. } => {
+                let next = spare.try_recv().unwrap_or_else(|_| Encoder::new(0));
+                leaves.push(mem::replace(leaf, next));
+                leaves.len()
+            }
+        };
+        Ok(waiting < TOGETHER || self.hand_on())
+    }
+
+    /// Hands on what waits; false if nobody wants it any longer.
+    fn hand_on(&mut self) -> bool {
+        match self {
+            Outlet::Made { leaves, gatherer } => gatherer.send(Ok(mem::take(leaves))).is_ok(),
+            Outlet::Cut { leaves, makers, turn, .. } => {
+                let maker = &makers[*turn % makers.len()];
+                *turn += 1;
+                maker.send(mem::take(leaves)).is_ok()
+            }
+        }
     }
 }
 
@@ -196,26 +217,17 @@ fn make(leaf: &mut Encoder) -> Result<Made> {
 }
 
 /// Makes leaves as long as some come and someone wants them.
-fn make_all(cut: &Receiver<Leaves>, made: &SyncSender<Leaves>, give_back: &Sender<Encoder>) {
+fn make_all(cut: &Receiver<Vec<Encoder>>, gatherer: &SyncSender<Gathered>, give_back: &Sender<Encoder>) {
     while let Ok(leaves) = cut.recv() {
-        if made.send(Leaves::Made(made_of(leaves, give_back))).is_err() {
+        let made = leaves.into_iter().map(|mut leaf| {
+            let made = make(&mut leaf);
+            // The caller's thread may have no more to cut.
+            let _is_taken = give_back.send(leaf);
+            made
+        });
+        if gatherer.send(made.collect()).is_err() {
             return;
         }
-    }
-}
-
-fn made_of(leaves: Leaves, give_back: &Sender<Encoder>) -> Result<Vec<Made>> {
-    match leaves {
-        Leaves::Made(made) => made,
-        Leaves::Cut(cut) => cut
-            .into_iter()
-            .map(|mut leaf| {
-                let made = make(&mut leaf);
-                // Whoever cuts may have no more to cut.
-                let _given = give_back.send(leaf);
-                made
-            })
-            .collect(),
     }
 }
 
@@ -223,12 +235,11 @@ fn made_of(leaves: Leaves, give_back: &Sender<Encoder>) -> Result<Vec<Made>> {
 fn gather(
     mut builder: TreeBuilder,
     writer: &Mutex<&mut Writer>,
-    sources: &[Receiver<Leaves>],
-    give_back: &Sender<Encoder>,
+    sources: &[Receiver<Gathered>],
 ) -> Result<TreeBuilder> {
     for source in sources.iter().cycle() {
         let Ok(leaves) = source.recv() else { break };
-        for made in made_of(leaves, give_back)? {
+        for made in leaves? {
             builder.push_leaf(&mut writer.lock(), made)?;
         }
     }

@@ -13,7 +13,7 @@ mod program;
 use proptest::prelude::*;
 
 /// Programs that are run if no number is given.
-const CASES: u32 = 8;
+const CASES: u32 = 6;
 
 fn cases() -> u32 {
     std::env::var("PLEACH_MODEL_CASES").map_or(CASES, |cases| cases.parse().expect("a number of cases"))
