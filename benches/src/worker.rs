@@ -13,8 +13,8 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::measure;
 use crate::rows::Rows;
-use crate::system::{self, System};
-use crate::workload::{self, Bench, Fresh};
+use crate::system;
+use crate::workload::{self, Bench};
 
 /// Serves requests until the input ends.
 pub fn serve(
@@ -33,7 +33,12 @@ pub fn serve(
     for request in requests.lines() {
         let request = request?;
         let (workload, case) = request.split_once('\t').context("a request is WORKLOAD<TAB>CASE")?;
-        let answer = run(&rows, system.as_mut(), &fresh, &mut version, workload, case, directory, keys_bytes)
+        let before = measure::anonymous_bytes(std::process::id())?;
+        let values = if workload == "W1" { rows.first_values() } else { Vec::new() };
+        let values_bytes = measure::anonymous_bytes(std::process::id())?.saturating_sub(before);
+        let (system, version) = (system.as_mut(), &mut version);
+        let bench = Bench { system, fresh: &fresh, directory, rows: &rows, values: &values, version };
+        let answer = run(bench, workload, case, keys_bytes + values_bytes)
             .unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
         writeln!(answers, "{answer}")?;
         answers.flush()?;
@@ -41,30 +46,14 @@ pub fn serve(
     Ok(())
 }
 
-fn run(
-    rows: &Rows,
-    system: &mut dyn System,
-    fresh: &Fresh<'_>,
-    version: &mut u64,
-    workload: &str,
-    case: &str,
-    directory: &Path,
-    keys_bytes: u64,
-) -> Result<Json> {
-    let before = measure::anonymous_bytes(std::process::id())?;
-    let values = if workload == "W1" { rows.first_values() } else { Vec::new() };
-    let values_bytes = measure::anonymous_bytes(std::process::id())?.saturating_sub(before);
-    let figures = workload::run(
-        workload,
-        case,
-        &mut Bench { system, fresh, directory, rows, values: &values, version },
-    )?;
+fn run(mut bench: Bench<'_>, workload: &str, case: &str, harness_bytes: u64) -> Result<Json> {
+    let figures = workload::run(workload, case, &mut bench)?;
     let figures = figures.map(|figures| {
         figures.iter().map(|figure| (figure.metric.to_owned(), json!(figure.value))).collect::<Map<_, _>>()
     });
     Ok(json!({
         "figures": figures,
-        "disk_bytes": measure::disk_bytes(directory)?,
-        "harness_bytes": keys_bytes + values_bytes,
+        "disk_bytes": measure::disk_bytes(bench.directory)?,
+        "harness_bytes": harness_bytes,
     }))
 }

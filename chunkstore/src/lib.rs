@@ -67,5 +67,5 @@ pub use hash::{Hash, ParseHashError};
 pub use refs::{NAME_BYTES_MAX, RefUpdate};
 pub use stats::Stats;
 pub use store::{
-    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Store, Ticket, Verify,
+    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Scratch, Store, Ticket, Verify,
 };

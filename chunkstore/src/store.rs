@@ -18,6 +18,7 @@ mod maintenance;
 mod pins;
 mod reader;
 mod recovery;
+mod scratch;
 mod sync;
 mod view;
 
@@ -52,6 +53,7 @@ use view::View;
 
 pub use append::Outcome;
 pub use pins::Hold;
+pub use scratch::Scratch;
 pub use sync::Ticket;
 
 /// When an append is acknowledged.

@@ -39,6 +39,7 @@ mod history;
 mod index;
 mod kinds;
 mod lineage;
+mod load;
 mod map;
 mod merge;
 mod names;
@@ -68,7 +69,7 @@ pub use feed::{Feed, FeedItem};
 pub use history::Log;
 pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
 pub use lineage::Lineage;
-
+pub use load::LoadOptions;
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
 pub use merge::{MergeOptions, MergeOutcome};
 pub use names::check_ref as check_ref_name;

@@ -1,7 +1,8 @@
 //! Prolly maps: ordered byte keys to byte values, as a tree of chunks whose shape is a function of the content.
 //!
 //! So equal maps have equal roots, two maps are compared in time proportional to their difference, and a change rewrites
-//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `edit`, `delete` (of ranges), `cursor`,
+//! one node a level. Files: `config` (where nodes end), `node` (their bytes), `build`, `leaves` (building by
+//! several threads), `sort` (rows in any order), `edit`, `delete` (of ranges), `cursor`,
 //! `rank` (counting), `range`, `align` (trees side by side), `diff`, `merge`, `graft` (whole nodes taken from another tree).
 
 pub(crate) mod align;
@@ -12,10 +13,12 @@ pub(crate) mod delete;
 pub(crate) mod diff;
 pub(crate) mod edit;
 pub(crate) mod graft;
+pub(crate) mod leaves;
 pub(crate) mod merge;
 pub(crate) mod node;
 pub(crate) mod range;
 pub(crate) mod rank;
+pub(crate) mod sort;
 
 use pleach_chunkstore::Hash;
 

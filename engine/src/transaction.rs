@@ -31,6 +31,7 @@ use crate::{
     definition::Definition,
     error::{Error, Result},
     index::IndexDefinition,
+    load::{self, LoadOptions},
     map::{
         self,
         build::{self, TreeBuilder},
@@ -469,7 +470,7 @@ impl Transaction {
     }
 
     /// Replaces all rows of a table by `rows`, which come in strictly ascending order of keys. Each node is written once, in
-    /// bounded memory; what was put into the table before, in this transaction, is replaced too.
+    /// bounded memory, and many nodes are made on several threads; what was put into the table before, in this transaction, is replaced too.
     ///
     /// # Errors
     /// [`Error::UnknownTable`], [`Error::Unsorted`], the limits on keys and values.
@@ -478,20 +479,22 @@ impl Transaction {
         table: &str,
         rows: impl IntoIterator<Item = (K, V)>,
     ) -> Result<()> {
+        self.load_with(table, rows, &LoadOptions::default())
+    }
+
+    /// As [`Transaction::load`], of rows in any order, or on another number of threads.
+    ///
+    /// # Errors
+    /// Those of [`Transaction::load`], but for [`Error::Unsorted`] if the rows may come in any order.
+    pub fn load_with<K: AsRef<[u8]>, V: AsRef<[u8]>>(
+        &mut self,
+        table: &str,
+        rows: impl IntoIterator<Item = (K, V)>,
+        options: &LoadOptions,
+    ) -> Result<()> {
         let config = self.require(table)?.config;
-        let root = self.write_ahead(|writer| {
-            let mut builder = TreeBuilder::new(config);
-            for (key, value) in rows {
-                let value = value.as_ref();
-                if value.len() <= usize::from(config.inline_bytes) {
-                    builder.push(writer, key.as_ref(), Stored { tag: Tag::Inline, bytes: value })?;
-                } else {
-                    let value = blob::store(writer, config.inline_bytes, value)?;
-                    builder.push(writer, key.as_ref(), Stored { tag: value.tag, bytes: &value.bytes })?;
-                }
-            }
-            builder.finish(writer)
-        })?;
+        let store = self.database.store().clone();
+        let root = self.write_ahead(|writer| load::build(writer, &store, config, rows, options))?;
         self.edits.replace_rows(table, root);
         Ok(())
     }

@@ -21,6 +21,7 @@ fn main() -> Result<()> {
     tables()?;
     stores()?;
     patch_files()?;
+    maps()?;
     rows()
 }
 
@@ -232,6 +233,25 @@ fn stores() -> Result<()> {
     write("directory", "replaced", &[9, 6, 0, 0, 0, 11])?;
     write("directory", "older", &[6, 8, 0, 0, 3, 0, 14, 8, 0, 0, 3, 0])?;
     write("lookup", "twice", &[2, 1, 2, 4, 1, 1, 2, 4, 2, 2, 1, 2, 5, 1, 1, 2, 4, 2])
+}
+
+/// Rows and edits, as the targets that compare maps are told them.
+fn maps() -> Result<()> {
+    // 250 rows, and 200 with wider gaps and longer values.
+    let rows = [2, 0, 250, 0b0010_0100, 130, 200, 0b1010_1011];
+    // A few rows changed, put between others, deleted one by one, and in a range across many nodes.
+    let edits = [4, 0, 10, 0, 3 | 2 << 3, 90, 0, 5 | 9 << 3, 40, 0, 7 | 1 << 3, 150, 0];
+    let elsewhere = [3, 1 | 31 << 3, 200, 0, 2 | 20 << 3, 44, 0, 4, 3, 5];
+    let meeting = [3, 1, 10, 0, 3 | 4 << 3, 90, 0, 6 | 30 << 3, 150, 0];
+    let places = [5, 0, 20, 0, 95, 1, 200, 9, 9];
+    write("diff", "edited", &[&rows[..], &edits, &places].concat())?;
+    write("diff", "emptied", &[&rows[..], &[2, 7 | 31 << 3, 0, 0, 7 | 31 << 3, 0, 4], &places].concat())?;
+    write("diff", "filled", &[&[0][..], &elsewhere, &places].concat())?;
+    for (name, prefer) in [("kept", 0), ("ours", 1), ("theirs", 2), ("decided", 0x80)] {
+        write("merge", name, &[&[prefer][..], &rows, &edits, &meeting].concat())?;
+    }
+    write("merge", "apart", &[&[0][..], &rows, &edits, &elsewhere].concat())?;
+    write("merge", "one-sided", &[&[0][..], &rows, &[0], &elsewhere].concat())
 }
 
 fn schema() -> Result<Schema> {

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::compaction::{self, Pace, Rewrite};
 use super::view::{Found, View};
-use super::{Compacted, Shared, Store};
+use super::{Compacted, Shared, Store, scratch};
 use crate::error::{Error, Result};
 use crate::manifest::{Hidden, Listed, Manifest};
 use crate::table::hidden::HiddenChunks;
@@ -402,6 +402,10 @@ impl Shared {
         };
         let strays: Vec<&String> =
             names.iter().filter(|name| !listed.contains(*name) && numbered(name).is_some()).collect();
+        for scratch in names.iter().filter(|name| name.starts_with(scratch::PREFIX)) {
+            // Whoever makes one right now removes it, too.
+            let _ = self.io.remove(scratch);
+        }
         if !strays.is_empty() {
             // So that no crash brings back an older manifest, which may list them.
             self.io.sync_dir().map_err(Error::io("sync the directory of", manifest::FILE))?;

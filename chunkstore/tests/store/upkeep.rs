@@ -230,7 +230,8 @@ fn writers_and_collections_go_on_together() {
 /// In the middle of a collection a writer makes again what the collection has found dead, and names it by a ref.
 fn rebuild_what_is_collected(plant: Option<Plant>) -> Result<(), String> {
     // What the writer does, once, when the collection is about to make a file.
-    let writes: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>> = Arc::default();
+    type Write = Box<dyn FnOnce() + Send>;
+    let writes: Arc<Mutex<Option<Write>>> = Arc::default();
     let waiting = writes.clone();
     let io = Hooked::at_each_call(Arc::new(Memory::default()), move |call, name| {
         if call == Call::Create

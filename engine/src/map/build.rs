@@ -85,8 +85,29 @@ pub(crate) struct TreeBuilder {
     config: MapConfig,
     first_level: u8,
     levels: Vec<Level>,
+    order: Ascending,
+}
+
+/// Says whether keys come in strictly ascending order, and none is too long.
+#[derive(Default)]
+pub(crate) struct Ascending {
     last_key: Vec<u8>,
-    entries: u64,
+    keys: u64,
+}
+
+impl Ascending {
+    pub(crate) fn check(&mut self, key: &[u8]) -> Result<()> {
+        if key.len() > KEY_BYTES_MAX {
+            return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
+        }
+        if self.keys > 0 && key <= self.last_key.as_slice() {
+            return Err(Error::Unsorted { entry: self.keys });
+        }
+        self.last_key.clear();
+        self.last_key.extend_from_slice(key);
+        self.keys += 1;
+        Ok(())
+    }
 }
 
 struct Level {
@@ -104,21 +125,19 @@ impl TreeBuilder {
 
     /// A builder of the levels from `level` on, whose entries come through [`TreeBuilder::push_child`].
     pub(crate) fn above(config: MapConfig, level: u8) -> TreeBuilder {
-        TreeBuilder { config, first_level: level, levels: Vec::new(), last_key: Vec::new(), entries: 0 }
+        TreeBuilder { config, first_level: level, levels: Vec::new(), order: Ascending::default() }
     }
 
     /// Adds a row; keys come in strictly ascending order.
     pub(crate) fn push(&mut self, writer: &mut Writer, key: &[u8], value: Stored<'_>) -> Result<()> {
-        if key.len() > KEY_BYTES_MAX {
-            return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
-        }
-        if self.entries > 0 && key <= self.last_key.as_slice() {
-            return Err(Error::Unsorted { entry: self.entries });
-        }
-        self.last_key.clear();
-        self.last_key.extend_from_slice(key);
-        self.entries += 1;
+        self.order.check(key)?;
         self.add(writer, 0, key, None, |encoder| encoder.push_value(key, value))
+    }
+
+    /// Adds a leaf that was made elsewhere, to a builder that gets no rows.
+    pub(crate) fn push_leaf(&mut self, writer: &mut Writer, (closed, chunk): (Closed, Chunk)) -> Result<()> {
+        writer.put(chunk, None)?;
+        self.closed(writer, 0, closed)
     }
 
     /// Adds a child to the first level.

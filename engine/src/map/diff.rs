@@ -100,7 +100,7 @@ impl<R: Read> Diff<R> {
             return Ok(None);
         }
         let mut key = std::mem::take(&mut self.key);
-        if let (Some((leaf, i)), _) | (None, Some((leaf, i))) = self.item() {
+        if let [Some((leaf, i)), _] | [None, Some((leaf, i))] = self.item() {
             leaf.key_into(i, &mut key);
         }
         self.key = key;
@@ -108,17 +108,16 @@ impl<R: Read> Diff<R> {
             (self.from, self.to, self.found) = (None, None, Found::Nothing);
             return Ok(None);
         }
-        let (old, new) = self.item();
-        let (old, new) = (old.map(|(leaf, i)| leaf.value(i)), new.map(|(leaf, i)| leaf.value(i)));
+        let [old, new] = self.item().map(|item| item.map(|(leaf, i)| leaf.value(i)));
         Ok(Some(Changed { key: &self.key, old, new }))
     }
 
     /// Where the change lies that was found: before, and after.
-    fn item(&self) -> (Option<(&Node, usize)>, Option<(&Node, usize)>) {
+    fn item(&self) -> [Option<(&Node, usize)>; 2] {
         let (old, new) = (self.from.as_ref(), self.to.as_ref());
         let old = old.filter(|_| matches!(self.found, Found::Old | Found::Both));
         let new = new.filter(|_| matches!(self.found, Found::New | Found::Both));
-        (old.and_then(Cursor::item), new.and_then(Cursor::item))
+        [old.and_then(Cursor::item), new.and_then(Cursor::item)]
     }
 
     /// How many rows differ from here on. What lies between two rows of one side, and is the other's alone, is counted unread.
