@@ -126,7 +126,7 @@ impl Store {
             }
             let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
             drop(appender);
-            shared.cache_versions(&batch, &prepared.superseded, updates.is_empty());
+            shared.cache_versions(&batch, &prepared.superseded);
             if matches!(shared.options.durability, Durability::Eventual { .. }) && !updates.is_empty() {
                 shared.call_watchers();
             }
@@ -230,17 +230,13 @@ impl Shared {
     }
 
     /// Puts the chunks of an append into the cache. A version that came as a difference and has now a successor is likely to be read no more, and
-    /// makes room; a full frame may be what many branches grow from, and stays as long as it is read. New leaves that come `ahead` of their refs are
-    /// a load, which would only drive out what is read.
-    fn cache_versions(&self, batch: &Batch, superseded: &[Hash], ahead: bool) {
+    /// makes room; a full frame may be what many branches grow from, and stays as long as it is read.
+    fn cache_versions(&self, batch: &Batch, superseded: &[Hash]) {
         for hash in superseded {
             self.cache.remove(hash);
         }
         for put in batch.iter() {
-            let is_loaded = ahead && put.base.is_none() && put.chunk.child_count() == 0;
-            if !is_loaded {
-                self.cache.insert(*put.chunk.hash(), put.chunk.clone());
-            }
+            self.cache.insert(*put.chunk.hash(), put.chunk.clone());
         }
     }
 
