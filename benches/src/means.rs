@@ -1,13 +1,14 @@
 //! What the mean sizes of nodes cost: the counts from which the default configuration of a map was chosen.
 //!
-//! For each pair of means one database in memory: the rows are loaded, transactions of random updates are committed, and
+//! For each pair of means one database that compacts nothing: the rows are loaded, transactions of random updates are committed, and
 //! differences are read. For each of several kinds of rows, with the default means, how they are cut. Only counts are reported, so a run says
 //! the same on any machine.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use anyhow::{Context, Result};
-use pleach_engine::{Database, Definition, Hash, MapConfig, Snapshot, Store};
+use pleach_engine::{Database, Definition, Hash, MapConfig, Options, Snapshot, Store};
 
 use crate::rows::{Rows, SplitMix64, value};
 
@@ -34,7 +35,8 @@ pub fn run(rows: usize) -> Result<Vec<Cost>> {
 
 fn cost(count: usize, means: (u16, u16)) -> Result<Cost> {
     let rows = Rows::new(count);
-    let database = Database::memory()?;
+    let directory = tempfile::tempdir()?;
+    let database = counted(directory.path())?;
     let mut transaction = database.begin("main")?;
     let config = MapConfig { leaf_mean: means.0, inner_mean: means.1, ..MapConfig::default() };
     transaction.create_table_with("rows", Definition { config, schema: None })?;
@@ -65,6 +67,12 @@ fn cost(count: usize, means: (u16, u16)) -> Result<Cost> {
         transactions.push((updates, bytes, loads(database.store()) - read_before));
     }
     Ok(Cost { means, chunks, transactions })
+}
+
+/// A database that writes nothing but what is committed.
+fn counted(directory: &Path) -> Result<Database> {
+    let options = Options { background: false, ..Options::default() };
+    Ok(Database::init(&directory.join("database"), options)?)
 }
 
 fn work(database: &Database) -> Result<Snapshot> {
