@@ -214,20 +214,7 @@ fn ranges_deleted_in_one_group_are_folded_and_refused_as_one_by_one() {
         commit(&|t| delete_range(t, "qa", "qz")),
         commit(&|t| delete_range(t, "pa", "pz")),
     ];
-    // All wait while somebody else has the order of writing, so they become one group, in the order in which they came.
-    let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let threads = database.in_order(|| {
-            let mut threads = Vec::new();
-            for (i, member) in members.into_iter().enumerate() {
-                threads.push(scope.spawn(move || member.commit().unwrap()));
-                while database.queue().len() <= i {
-                    std::thread::yield_now();
-                }
-            }
-            threads
-        });
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
+    let outcomes = commit_together(&database, members);
     let refused: Vec<_> = outcomes
         .iter()
         .map(|outcome| match outcome {
@@ -413,4 +400,21 @@ fn a_collection_leaves_what_splices_and_deleted_ranges_build_upon() {
     let table = table(&database);
     assert_eq!(table.rows().unwrap(), 201);
     assert_eq!(table.read(b"long").unwrap().unwrap().len(), (1 << 20) - 4);
+}
+
+/// Commits transactions as one group, in their order: all wait while somebody else has the order of writing.
+pub(super) fn commit_together(database: &Database, members: Vec<Transaction>) -> Vec<TransactionOutcome> {
+    std::thread::scope(|scope| {
+        let threads = database.in_order(|| {
+            let mut threads = Vec::new();
+            for (i, member) in members.into_iter().enumerate() {
+                threads.push(scope.spawn(move || member.commit().unwrap()));
+                while database.queue().len() <= i {
+                    std::thread::yield_now();
+                }
+            }
+            threads
+        });
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
 }

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Bound};
 
 use proptest::{collection::vec, prelude::*};
 
-use super::spill;
+use super::{spill, tests::commit_together};
 use crate::{
     row::{Column, Type, Value},
     *,
@@ -447,19 +447,7 @@ fn one_that_wrote_ahead_commits_among_others_by_row() {
         edited(&many(2000)),
         edited(&many(3000)),
     ];
-    let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let threads = database.in_order(|| {
-            let mut threads = Vec::new();
-            for (i, member) in members.into_iter().enumerate() {
-                threads.push(scope.spawn(move || member.commit().unwrap()));
-                while database.queue().len() <= i {
-                    std::thread::yield_now();
-                }
-            }
-            threads
-        });
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
+    let outcomes = commit_together(&database, members);
     let key = |outcome: &TransactionOutcome| match outcome {
         TransactionOutcome::Refused { key, .. } => key.clone(),
         _ => None,
