@@ -63,10 +63,15 @@ struct Request {
     branch: String,
     snapshot: Hash,
     edits: BTreeMap<String, TableEdits>,
-    /// Whether some of the edits of rows were written ahead.
-    is_spilled: bool,
     /// The handle of the store that it was made from.
     store: Store,
+}
+
+impl Request {
+    /// Whether some of the edits of rows were written ahead.
+    fn is_spilled(&self) -> bool {
+        self.edits.values().any(|edits| edits.spilled.is_some())
+    }
 }
 
 enum Reply {
@@ -81,9 +86,8 @@ impl Database {
         snapshot: Hash,
         edits: BTreeMap<String, TableEdits>,
     ) -> Result<TransactionOutcome> {
-        let is_spilled = edits.values().any(|edits| edits.spilled.is_some());
         let store = self.store().clone();
-        let request = Mutex::new(Request { branch, snapshot, edits, is_spilled, store });
+        let request = Mutex::new(Request { branch, snapshot, edits, store });
         let waiting = Arc::new(Waiting { request, reply: Mutex::new(None) });
         self.queue().0.lock().push(waiting.clone());
         match self.order() {
@@ -117,7 +121,7 @@ impl Database {
         for cancelled in group.extract_if(.., is_cancelled) {
             *cancelled.reply.lock() = Some(Err(Error::Cancelled));
         }
-        let is_alone = |waiting: &Arc<Waiting>| waiting.request.lock().is_spilled;
+        let is_alone = |waiting: &Arc<Waiting>| waiting.request.lock().is_spilled();
         let groups = group.chunk_by(|one, next| !is_alone(one) && !is_alone(next));
         groups.for_each(|group| self.run_group(group));
     }
