@@ -3,12 +3,11 @@
 //! One idea: each chunk may name an earlier version of itself, so that only the difference is kept. Filled by whoever edits trees.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use crate::chunk::{Chunk, ChunkError};
 use crate::hash::Hash;
 use crate::index::Uniformly;
-use crate::patch;
+use crate::patch::{self, Kept};
 
 /// A chunk, and how it is to be kept.
 pub(crate) struct Put {
@@ -22,8 +21,8 @@ pub(crate) struct Put {
 /// The earlier version that a chunk is a difference from.
 pub(crate) enum Base {
     At(Hash),
-    /// The chunk, and the patch that leads from it to its next version, if that is short.
-    Known(Chunk, Option<Vec<u8>>),
+    /// The chunk, and the patch that leads from it to its next version.
+    Known(Chunk, Vec<u8>),
 }
 
 impl Base {
@@ -61,18 +60,26 @@ impl Batch {
         replaced: &[(usize, B)],
     ) -> Result<Chunk, ChunkError> {
         let mut bytes = base.bytes().to_vec();
-        let mut ranges: Vec<Range<usize>> = Vec::with_capacity(replaced.len());
+        let (mut kept, mut done) = (Vec::with_capacity(replaced.len() + 1), 0);
         for (start, new) in replaced {
-            let new = new.as_ref();
-            let range = *start..start + new.len();
-            assert!(ranges.last().is_none_or(|last| last.end <= *start), "replaced places ascend");
-            bytes[range.clone()].copy_from_slice(new);
-            ranges.push(range);
+            let (start, new) = (*start, new.as_ref());
+            assert!(done <= start, "replaced places ascend");
+            kept.push(Kept { at: done, base_at: done, len: start - done });
+            done = start + new.len();
+            bytes[start..done].copy_from_slice(new);
         }
-        let patch = patch::within(&bytes, base.bytes(), &ranges);
+        kept.push(Kept { at: done, base_at: done, len: bytes.len() - done });
+        let patch = patch::keeping(&bytes, base.bytes(), kept);
         let chunk = Chunk::from_bytes(bytes)?;
-        self.add(chunk.clone(), Some(Base::Known(base.clone(), patch)));
+        self.add(chunk.clone(), patch.map(|patch| Base::Known(base.clone(), patch)));
         Ok(chunk)
+    }
+
+    /// Adds the next version of `base`, which has these stretches of it, ascending in both: what else they share is not looked for. A stretch
+    /// that is not in both is passed over.
+    pub fn put_keeping(&mut self, chunk: Chunk, base: &Chunk, kept: &[Kept]) {
+        let patch = patch::keeping(chunk.bytes(), base.bytes(), kept.iter().copied());
+        self.add(chunk, patch.map(|patch| Base::Known(base.clone(), patch)));
     }
 
     fn add(&mut self, chunk: Chunk, base: Option<Base>) {

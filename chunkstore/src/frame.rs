@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 use crate::bytes::{Fields, put_varint};
 use crate::chunk::CHUNK_BYTES_MAX;
-use crate::patch;
+use crate::patch::{self, Kept};
 
 pub use compress::{Dictionary, compress, compress_with, delta, train};
 
@@ -280,18 +280,40 @@ pub fn decode<E: From<FrameError>>(
     Ok(chunk)
 }
 
-/// The full frame that the chain from `at` ends in: its place and its chunk's bytes, not hashed.
+/// The full frame that a chain ends in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) place: Location,
+    /// Its chunk's bytes, not hashed.
+    pub(crate) bytes: Vec<u8>,
+    /// What the chain's first chunk has of them, if patches alone lead to it.
+    pub(crate) kept: Option<Vec<Kept>>,
+}
+
+/// The full frame that the chain from `at` ends in.
 pub(crate) fn decode_start<E: From<FrameError>>(
     at: Location,
     mut read: impl FnMut(Location) -> Result<Source, E>,
-) -> Result<(Location, Vec<u8>), E> {
+) -> Result<Start, E> {
     let mut place = at;
+    let mut steps = Vec::new();
     loop {
         let step = read_step(place, &mut read)?;
-        match base_of(place, &step.header)? {
-            Some(base) => place = base,
-            None => return Ok((place, step.full()?)),
+        if let Some(base) = base_of(place, &step.header)? {
+            place = base;
+            steps.push(step);
+            continue;
         }
+        let bytes = step.full()?;
+        let mut kept = Some((vec![Kept { at: 0, base_at: 0, len: bytes.len() }], bytes.len()));
+        for step in steps.iter().rev() {
+            let is_patch = matches!(step.header.encoding, Encoding::Patch { .. });
+            let through = kept
+                .filter(|_| is_patch)
+                .and_then(|(kept, len)| patch::kept_through(&kept, step.payload(), len));
+            kept = through.map(|kept| (kept, step.header.raw_len as usize));
+        }
+        return Ok(Start { place, bytes, kept: kept.map(|(kept, _)| kept) });
     }
 }
 
@@ -456,8 +478,15 @@ mod tests {
                     .ok_or(FrameError { what: "no frame there" })
             };
             assert_eq!(decode(place, &mut read), Ok(expected));
-            let (start, bytes) = decode_start(place, &mut read).unwrap();
-            assert_eq!((start, bytes), (at(64, &frames[&64], 0), chain(0).2));
+            let start = decode_start(place, &mut read).unwrap();
+            assert_eq!((start.place, start.bytes), (at(64, &frames[&64], 0), chain(0).2));
+            // The second step and every other is no patch.
+            let kept = start.kept.map(|kept| kept.iter().map(|stretch| stretch.len).sum::<usize>());
+            assert_eq!(kept.is_some(), steps < 2, "{steps} steps");
+            assert!(
+                kept.is_none_or(|kept| (kept < chain(0).2.len()) == (steps > 0)),
+                "{steps} steps: {kept:?}"
+            );
             assert_eq!(reads, 2 * (usize::from(steps) + 1));
         }
     }

@@ -12,9 +12,6 @@
 //! Each step copies `copy` bytes of the base, passes over `skip` of them and puts the bytes; what is left of the base after the last step is
 //! copied. Made by appends and by compaction, applied by [`frame::decode`](crate::frame::decode).
 
-use std::ops::Range;
-use std::slice;
-
 use crate::bytes::{Fields, put_varint};
 
 /// A patch is given up when it grows beyond this share of the chunk.
@@ -28,13 +25,23 @@ const COMPARED_MAX: usize = 8;
 /// The longest chunk that is looked at: the work is linear, but what is longer is no node.
 const BYTES_MAX: usize = 1 << 20;
 
+/// A stretch of a chunk that stands in its base too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// Where it begins in the chunk, header included.
+    pub at: usize,
+    /// Where it begins in the base.
+    pub base_at: usize,
+    /// Bytes.
+    pub len: usize,
+}
+
 /// The patch from `base` to `chunk`; `None` if it would not be short.
 pub fn make(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
     if chunk.len().max(base.len()) > BYTES_MAX {
         return None;
     }
-    let whole = 0..chunk.len();
-    let aligned = if chunk.len() == base.len() { within(chunk, base, slice::from_ref(&whole)) } else { None };
+    let aligned = if chunk.len() == base.len() { keeping(chunk, base, []) } else { None };
     if aligned.as_ref().is_some_and(|aligned| aligned.len() <= chunk.len() / 4) {
         return aligned;
     }
@@ -42,28 +49,116 @@ pub fn make(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
     [aligned, shifted].into_iter().flatten().min_by_key(Vec::len)
 }
 
-/// The patch from `base` to `chunk`, which has the same length and differs from it within `ranges`, in ascending order, alone.
-pub(crate) fn within(chunk: &[u8], base: &[u8], ranges: &[Range<usize>]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(192);
-    let out_max = payload_max(chunk);
-    let mut done = 0;
-    for range in ranges {
-        let (chunk, base) = (&chunk[..range.end], &base[..range.end]);
-        let mut at = range.start;
+/// The patch from `base` to `chunk` by what is said to stand in both, in ascending order in both; a stretch that does not is passed over.
+/// What lies between is not searched: where it is equally long in both, what is equal in it stays.
+pub(crate) fn keeping(chunk: &[u8], base: &[u8], kept: impl IntoIterator<Item = Kept>) -> Option<Vec<u8>> {
+    let mut steps = Steps { out: Vec::with_capacity(192), out_max: payload_max(chunk), copy: 0 };
+    let (mut at, mut base_at) = (0, 0);
+    let end = Kept { at: chunk.len(), base_at: base.len(), len: 0 };
+    let is_kept = |stretch: &Kept| stretch.len >= ALIGNED_MIN && stretch.of(chunk, base);
+    for next in kept.into_iter().filter(is_kept).chain([end]) {
+        if next.at < at || next.base_at < base_at {
+            continue;
+        }
+        steps.between(&chunk[at..next.at], &base[base_at..next.base_at])?;
+        steps.copy += next.len;
+        (at, base_at) = (next.at + next.len, next.base_at + next.len);
+    }
+    Some(steps.out)
+}
+
+impl Kept {
+    /// The same, of the base in the chunk.
+    pub(crate) fn turned(self) -> Kept {
+        Kept { at: self.base_at, base_at: self.at, len: self.len }
+    }
+
+    /// Whether it stands in both.
+    fn of(&self, chunk: &[u8], base: &[u8]) -> bool {
+        let here = self.at.checked_add(self.len).and_then(|end| chunk.get(self.at..end));
+        let there = self.base_at.checked_add(self.len).and_then(|end| base.get(self.base_at..end));
+        here.is_some() && here == there
+    }
+}
+
+/// What the chunk that `payload` makes has of its base.
+pub(crate) fn kept_by(payload: &[u8], base_len: usize) -> Option<Vec<Kept>> {
+    kept_through(&[Kept { at: 0, base_at: 0, len: base_len }], payload, base_len)
+}
+
+/// What the chunk that `payload` makes has of an earlier version of its base, of which the base has what `kept` says.
+pub(crate) fn kept_through(kept: &[Kept], payload: &[u8], base_len: usize) -> Option<Vec<Kept>> {
+    let mut through = Vec::with_capacity(kept.len() + 4);
+    let mut kept = kept.iter().copied().peekable();
+    let mut copied = |at: usize, from: usize, len: usize| {
+        while let Some(stretch) = kept.peek_mut() {
+            // What lies before the copied bytes is gone; what reaches beyond them may be copied by the next step.
+            let before = from.saturating_sub(stretch.at).min(stretch.len);
+            *stretch = Kept {
+                at: stretch.at + before,
+                base_at: stretch.base_at + before,
+                len: stretch.len - before,
+            };
+            if stretch.len > 0 {
+                let inside = (from + len).saturating_sub(stretch.at).min(stretch.len);
+                if inside == 0 {
+                    return;
+                }
+                through.push(Kept { at: at + (stretch.at - from), base_at: stretch.base_at, len: inside });
+                if inside < stretch.len {
+                    return;
+                }
+            }
+            kept.next();
+        }
+    };
+    let mut fields = Fields::new(payload);
+    let (mut at, mut base_at) = (0, 0);
+    while fields.left() > 0 {
+        let copy = fields.varint()? as usize;
+        copied(at, base_at, copy);
+        let (skip, insert) = (fields.varint()? as usize, fields.varint()? as usize);
+        fields.take(insert)?;
+        (at, base_at) = (at + copy + insert, base_at + copy + skip);
+    }
+    copied(at, base_at, base_len.checked_sub(base_at)?);
+    Some(through)
+}
+
+/// A patch being written: its steps, and how many bytes the next one copies.
+struct Steps {
+    out: Vec<u8>,
+    out_max: usize,
+    copy: usize,
+}
+
+impl Steps {
+    /// What stands in the chunk and in the base between two stretches that both have. `None` if the patch is too long then.
+    fn between(&mut self, chunk: &[u8], base: &[u8]) -> Option<()> {
+        if chunk.len() != base.len() {
+            return self.put(base.len(), chunk);
+        }
+        let mut at = 0;
         loop {
-            at += common_start(&chunk[at..], &base[at..]);
-            if at == range.end {
-                break;
+            let same = common_start(&chunk[at..], &base[at..]);
+            at += same;
+            self.copy += same;
+            if at == chunk.len() {
+                return Some(());
             }
             let next = next_equal(chunk, base, at);
-            if out.len() + next - at > out_max {
-                return None;
-            }
-            put_step(&mut out, at - done, next - at, &chunk[at..next]);
-            (at, done) = (next, next);
+            self.put(next - at, &chunk[at..next])?;
+            at = next;
         }
     }
-    (out.len() <= out_max).then_some(out)
+
+    fn put(&mut self, skip: usize, insert: &[u8]) -> Option<()> {
+        if self.out.len() + insert.len() > self.out_max {
+            return None;
+        }
+        put_step(&mut self.out, std::mem::take(&mut self.copy), skip, insert);
+        (self.out.len() <= self.out_max).then_some(())
+    }
 }
 
 /// Where the next word that is equal in both begins; their end if there is none.
@@ -336,6 +431,54 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_to_be_kept_is_not_searched_and_not_believed() {
+        let base = leaf((0..60).map(|row| (row, 80)));
+        // A row comes after row 30: what follows in each of the three arrays has moved.
+        let chunk = leaf((0..61).map(|row| (if row == 31 { 99 } else { row - row / 32 }, 80)));
+        let (keys, ends, values) = (12, 12 + 60 * 12, 12 + 60 * 14);
+        let all = [
+            Kept { at: keys, base_at: keys, len: 31 * 12 },
+            Kept { at: keys + 32 * 12, base_at: keys + 31 * 12, len: 29 * 12 },
+            Kept { at: ends + 12, base_at: ends, len: 31 * 2 },
+            Kept { at: values + 14, base_at: values, len: 31 * 80 },
+            Kept { at: values + 14 + 32 * 80, base_at: values + 31 * 80, len: 29 * 80 },
+        ];
+        let patch = |kept: &[Kept]| {
+            let patch = keeping(&chunk, &base, kept.iter().copied())?;
+            assert_eq!(apply(&patch, &base, chunk.len()).as_deref(), Some(&chunk[..]));
+            Some(patch.len())
+        };
+        let known = patch(&all).unwrap();
+        assert!(known < 190, "a row, the ends behind it and the head: {known}");
+        let unsaid = patch(&all[..4]).unwrap();
+        assert!(unsaid > known + 29 * 80 - 4, "what is not said to be kept is written: {unsaid}");
+        let mut lies = all.to_vec();
+        lies.insert(0, Kept { at: 0, base_at: usize::MAX, len: 9 });
+        lies.insert(1, Kept { at: 4, base_at: 8, len: 9 });
+        lies.insert(4, Kept { at: keys, base_at: keys, len: 31 * 12 });
+        lies.push(Kept { at: chunk.len() - 8, base_at: base.len() - 8, len: 9 });
+        assert_eq!(patch(&lies), Some(known));
+    }
+
+    #[test]
+    fn many_steps_together_cost_what_they_brought() {
+        let start = noise(8000, 1);
+        let (mut chunk, mut kept) = (start.clone(), vec![Kept { at: 0, base_at: 0, len: 8000 }]);
+        for step in 0..16_u32 {
+            let mut next = chunk.clone();
+            let at = 400 * step as usize + 17;
+            next.splice(at..at, noise(20, 100 + step));
+            next.drain(7000..7010);
+            let payload = make(&next, &chunk).unwrap();
+            kept = kept_through(&kept, &payload, chunk.len()).unwrap();
+            chunk = next;
+        }
+        let payload = keeping(&chunk, &start, kept).unwrap();
+        assert_eq!(apply(&payload, &start, chunk.len()), Some(chunk));
+        assert!(payload.len() < 17 * (20 + 6), "{}", payload.len());
+    }
+
+    #[test]
     fn what_does_not_resemble_its_base_has_no_patch() {
         assert_eq!(make(&noise(5000, 1), &noise(5000, 2)), None);
         assert_eq!(make(&noise(5000, 1), &noise(4000, 2)), None);
@@ -431,8 +574,34 @@ mod tests {
         }
 
         #[test]
+        fn what_is_kept_through_patches_stands_in_both(
+            len in 0..4000_usize,
+            few in 1..=255_u8,
+            steps in prop::collection::vec(prop::collection::vec(edit(), 0..6), 1..6),
+        ) {
+            let start: Vec<u8> = noise(len, 3).iter().map(|byte| byte % few).collect();
+            let (mut chunk, mut kept) = (start.clone(), vec![Kept { at: 0, base_at: 0, len }]);
+            for edits in steps {
+                let next = edited(&chunk, &edits);
+                let Some(payload) = make(&next, &chunk) else { continue };
+                kept = kept_through(&kept, &payload, chunk.len()).unwrap();
+                chunk = next;
+            }
+            prop_assert!(kept.iter().all(|stretch| stretch.of(&chunk, &start)));
+            let ascend = |pair: &[Kept]| {
+                pair[0].at + pair[0].len <= pair[1].at && pair[0].base_at + pair[0].len <= pair[1].base_at
+            };
+            prop_assert!(kept.windows(2).all(ascend));
+            if let Some(payload) = keeping(&chunk, &start, kept) {
+                prop_assert_eq!(apply(&payload, &start, chunk.len()), Some(chunk));
+            }
+        }
+
+        #[test]
         fn any_payload_is_applied_or_refused(payload: Vec<u8>, base: Vec<u8>, raw_len in 0..300_usize) {
+            let kept = kept_by(&payload, base.len());
             if let Some(chunk) = apply(&payload, &base, raw_len) {
+                prop_assert!(kept.is_some_and(|kept| kept.iter().all(|stretch| stretch.of(&chunk, &base))));
                 prop_assert_eq!(chunk.len(), raw_len);
                 prop_assert!(chunk.capacity() <= raw_len.max(8));
             }

@@ -8,7 +8,7 @@
 //! holds the one and keeps the other until the refs of its change are appended. Whoever only reads pins the root that it
 //! starts from ([`pin`]).
 
-use pleach_chunkstore::{Batch, Chunk, Hash, Hold, Outcome, RefUpdate, Store, Ticket};
+use pleach_chunkstore::{Batch, Chunk, Hash, Hold, Outcome, RefUpdate, Store, Ticket, patch::Kept};
 
 use crate::{
     error::{Error, Result},
@@ -94,6 +94,13 @@ impl Writer {
     pub(crate) fn put(&mut self, chunk: Chunk, base: Option<Hash>) -> Result<()> {
         self.store.check_cancelled()?;
         self.batch.put(chunk, base);
+        self.hand_over()
+    }
+
+    /// Adds the next version of `base`, which has these stretches of it, ascending in both.
+    pub(crate) fn put_keeping(&mut self, chunk: Chunk, base: &Chunk, kept: &[Kept]) -> Result<()> {
+        self.store.check_cancelled()?;
+        self.batch.put_keeping(chunk, base, kept);
         self.hand_over()
     }
 

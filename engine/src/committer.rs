@@ -30,6 +30,7 @@ use crate::{
         diff::{Diff, Range},
         edit::{self, Edit},
         merge,
+        node::{Stored, Tag, Value},
         range::{KeyRange, RangeSet},
     },
     names,
@@ -319,7 +320,7 @@ impl<'a> TableState<'a> {
             let changed =
                 || Ok::<_, Error>(map::get(reader, &now.rows, key)? != map::get(reader, &seen.rows, key)?);
             if written_in_group || deleted_in_group()? || (now.rows != seen.rows && changed()?) {
-                return Ok(Some(Some(key.clone())));
+                return Ok(Some(Some(key.to_vec())));
             }
         }
         if let Some(spilled) = &edits.spilled {
@@ -424,7 +425,8 @@ impl<'a> TableState<'a> {
         entry: TableEntry,
     ) -> Result<(Option<TableEntry>, BTreeMap<String, IndexEntry>)> {
         let Definition { config, schema } = Definition::decode(&writer.chunk(&entry.definition)?)?;
-        let rows = fold_rows(writer, &config, entry.rows, &self.deleted, self.rows)?;
+        let changed = self.rows.iter().map(|(key, value)| (*key, *value));
+        let rows = fold_rows(writer, &config, entry.rows, &self.deleted, changed)?;
         if let Some(schema) = &schema {
             let indexed = Indexed { table, schema };
             for (new, from) in [(false, self.before), (true, None)] {
@@ -444,19 +446,29 @@ pub(crate) fn fold_rows<'a>(
     config: &MapConfig,
     mut rows: Hash,
     deleted: &RangeSet,
-    changed: impl IntoIterator<Item = (&'a [u8], Option<&'a NewValue>)>,
+    changed: impl Iterator<Item = (&'a [u8], Option<&'a NewValue>)> + Clone,
 ) -> Result<Hash> {
     for range in deleted.iter() {
         rows = delete::delete(writer, config, rows, &range)?;
     }
-    let mut edits = Vec::new();
-    for (key, value) in changed {
-        let new = match value {
-            Some(NewValue::Bytes(bytes)) => Some(blob::store(writer, config.inline_bytes, bytes)?),
-            Some(NewValue::Stored(value)) => Some(value.clone()),
-            None => None,
-        };
-        edits.push(Edit { key: key.to_vec(), new });
+    let is_long = |bytes: &[u8]| bytes.len() > usize::from(config.inline_bytes);
+    let mut long = Vec::new();
+    for (_, value) in changed.clone() {
+        if let Some(NewValue::Bytes(bytes)) = value
+            && is_long(bytes)
+        {
+            long.push(blob::store(writer, config.inline_bytes, bytes)?);
+        }
     }
+    let mut long = long.iter().map(Value::stored);
+    let edits = changed.map(|(key, value)| {
+        let new = value.and_then(|value| match value {
+            NewValue::Bytes(bytes) if is_long(bytes) => long.next(),
+            NewValue::Bytes(bytes) => Some(Stored { tag: Tag::Inline, bytes }),
+            NewValue::Stored(value) => Some(value.stored()),
+        });
+        Edit { key, new }
+    });
+    let edits: Vec<_> = edits.collect();
     edit::apply(writer, config, rows, &edits)
 }

@@ -22,7 +22,7 @@ use crate::index::{Index, Uniformly};
 use crate::io::Io;
 use crate::journal::StoreId;
 use crate::manifest::Listed;
-use crate::patch;
+use crate::patch::{self, Kept};
 use crate::table;
 use crate::table::write::Writer;
 use crate::testing::Plant;
@@ -234,6 +234,15 @@ impl Job<'_> {
         })
     }
 
+    /// The patch that an item's frame is, if it is one.
+    fn patched(&self, item: &Item) -> Result<Option<Patched>> {
+        let Some(base) = self.base(item)? else { return Ok(None) };
+        let source = self.view.read_frame(item.place).map_err(|error| self.tell(error, item))?;
+        let (header, payload) = frame::parse(&source.bytes).map_err(|error| self.tell(error.into(), item))?;
+        let is_patch = matches!(header.encoding, Encoding::Patch { .. });
+        Ok(is_patch.then(|| Patched { base, payload: payload.to_vec() }))
+    }
+
     fn tell(&self, error: super::view::LoadError, item: &Item) -> Error {
         error.tell(&item.hash, &item.place, self.view.tables.contains_key(&item.place.file))
     }
@@ -320,9 +329,13 @@ impl Job<'_> {
             let item = &items[index as usize];
             let chunk = if index == newest { first.clone() } else { self.load(item)? };
             let place = output.put(item, &chunk, newer.as_deref())?;
-            let start = newer.filter(|_| place.step > 0).map(|newer| newer.start.clone().unwrap_or(newer));
-            let newer = Rc::new(Version { chunk, place, start });
             let mut older = item.older;
+            if older == NONE {
+                continue;
+            }
+            let start = newer.filter(|_| place.step > 0).map(|newer| newer.start.clone().unwrap_or(newer));
+            let patched = self.patched(item)?;
+            let newer = Rc::new(Version { chunk, place, start, patched });
             while older != NONE {
                 waiting.push((older, Some(newer.clone())));
                 older = items[older as usize].sibling;
@@ -338,6 +351,13 @@ struct Version {
     place: Location,
     /// The whole one that its chain starts from, if that is another.
     start: Option<Newer>,
+    patched: Option<Patched>,
+}
+
+/// Where the version lies that a patch in a journal leads from, and what each has of the other.
+struct Patched {
+    base: (u32, u32),
+    payload: Vec<u8>,
 }
 
 impl Version {
@@ -399,7 +419,7 @@ impl Output<'_> {
         let writer = self.writer()?;
         let number = writer.number();
         let near = newer.map(Version::base).filter(|base| base.place.file == number);
-        let difference = near.and_then(|newer| difference(chunk, newer));
+        let difference = near.and_then(|newer| difference(item, chunk, newer));
         let mut frame = match (difference, near) {
             (Some((is_patch, payload)), Some(newer)) => {
                 let offset = writer.next_offset() - newer.place.offset;
@@ -511,9 +531,16 @@ fn is_worth(zipped: &[u8], bytes: &[u8]) -> bool {
 }
 
 /// The payload of the difference from a newer version, if it is short, and whether it is a patch.
-fn difference(chunk: &Chunk, newer: &Version) -> Option<(bool, Vec<u8>)> {
+fn difference(item: &Item, chunk: &Chunk, newer: &Version) -> Option<(bool, Vec<u8>)> {
     let (bytes, base) = (chunk.bytes(), newer.chunk.bytes());
-    let patched = patch::make(bytes, base);
+    // What leads from the one to the other leads back.
+    let patched =
+        newer.patched.as_ref().filter(|patched| patched.base == (item.place.file, item.place.offset));
+    let kept = patched.and_then(|patched| patch::kept_by(&patched.payload, bytes.len()));
+    let patched = match kept {
+        Some(kept) => patch::keeping(bytes, base, kept.into_iter().map(Kept::turned)),
+        None => patch::make(bytes, base),
+    };
     // A patch that is a tenth of the chunk or less can hardly be bettered.
     if patched.as_ref().is_some_and(|patched| patched.len() <= bytes.len() / 10) {
         return patched.map(|patched| (true, patched));

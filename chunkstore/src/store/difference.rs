@@ -12,7 +12,7 @@ use crate::chunk::Chunk;
 use crate::frame::{self, Encoding, JOURNAL_STEPS_MAX, Location};
 use crate::hash::Hash;
 use crate::journal::group::Group;
-use crate::patch;
+use crate::patch::{self, Kept};
 
 /// What a chunk's difference is made from.
 pub(super) struct Base<'a> {
@@ -31,7 +31,8 @@ const HALF: usize = 2;
 
 enum BaseBytes<'a> {
     Chunk(Chunk),
-    Start(Vec<u8>),
+    /// Those of a chain's start, and what the chunk has of them, if that is known.
+    Start(Vec<u8>, Option<Vec<Kept>>),
     /// The bytes are not needed: this is the patch.
     Patched(&'a [u8]),
 }
@@ -75,13 +76,18 @@ impl Shared {
         let ends = place.step >= JOURNAL_STEPS_MAX || (place.crossed && place.file != active);
         let (place, bytes, share) = if ends {
             // Its hash is not known and not needed: a difference copies only bytes that were seen to be equal.
-            let (start, bytes) = frame::decode_start(place, |place| view.read_frame(place)).ok()?;
-            (start, BaseBytes::Start(bytes), HALF)
+            let start = frame::decode_start(place, |place| view.read_frame(place)).ok()?;
+            let kept = match base {
+                batch::Base::Known(chunk, patch) => {
+                    start.kept.and_then(|kept| patch::kept_through(&kept, patch, chunk.bytes().len()))
+                }
+                batch::Base::At(_) => None,
+            };
+            (start.place, BaseBytes::Start(start.bytes, kept), HALF)
         } else {
             let bytes = match base {
                 batch::Base::At(hash) => BaseBytes::Chunk(self.get(hash).ok()??),
-                batch::Base::Known(_, Some(patch)) => BaseBytes::Patched(patch),
-                batch::Base::Known(chunk, None) => BaseBytes::Chunk(chunk.clone()),
+                batch::Base::Known(_, patch) => BaseBytes::Patched(patch),
             };
             (place, bytes, WHOLE)
         };
@@ -94,10 +100,15 @@ impl<'a> Base<'a> {
     /// where bytes moved and the patch is long or none, and taken only if it saves a quarter of it.
     pub(super) fn difference_to(&self, chunk: &Chunk) -> Option<Difference<'a>> {
         let bytes = chunk.bytes();
+        let is_short = |payload: &Vec<u8>| payload.len() <= bytes.len() / self.share;
         let base_bytes = match &self.bytes {
             BaseBytes::Patched(patch) => return Some(self.difference(true, Cow::Borrowed(*patch))),
+            BaseBytes::Start(start, Some(kept)) => {
+                let patch = patch::keeping(bytes, start, kept.iter().copied()).filter(is_short)?;
+                return Some(self.difference(true, Cow::Owned(patch)));
+            }
             BaseBytes::Chunk(chunk) => chunk.bytes(),
-            BaseBytes::Start(bytes) => bytes,
+            BaseBytes::Start(start, None) => start,
         };
         let patch = patch::make(bytes, base_bytes);
         let is_good = |patch: &Vec<u8>| bytes.len() == base_bytes.len() || patch.len() <= bytes.len() / 4;
@@ -110,8 +121,7 @@ impl<'a> Base<'a> {
             (_, Some(delta)) => (false, delta),
             (patch, None) => (true, patch?),
         };
-        let kept = payload.len() <= bytes.len() / self.share;
-        kept.then(|| self.difference(is_patch, Cow::Owned(payload)))
+        is_short(&payload).then(|| self.difference(is_patch, Cow::Owned(payload)))
     }
 
     /// What a frame with this base and this payload says.

@@ -13,7 +13,7 @@ pub(crate) fn same(a: &[Closed], b: &[Closed]) -> bool {
 /// The nodes of one level of a tree, in key order; none of an empty map.
 pub(crate) fn nodes(reader: &impl Read, top: &Node, level: u8) -> Result<Vec<Closed>> {
     let Some(last_key) = top.last_key() else { return Ok(Vec::new()) };
-    let mut nodes = vec![Closed::of(last_key, top.chunk())?];
+    let mut nodes = vec![Closed::of(last_key, top)];
     for _ in level..top.level() {
         nodes = children(reader, &nodes)?;
     }

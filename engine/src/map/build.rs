@@ -3,13 +3,13 @@
 //! One encoder a level; when a level's encoder closes a node, its entry goes to the level above. The root is the only
 //! node of the lowest level that has just one node, which is what [`edit`](super::edit) arrives at too.
 
-use std::sync::LazyLock;
+use std::{ops::Range, sync::LazyLock};
 
 use pleach_chunkstore::{Chunk, Hash};
 
 use super::{
     config::{KEY_BYTES_MAX, MapConfig},
-    node::{Child, Encoder, Node, Stored},
+    node::{Child, Encoder, Node, Run, Stored},
 };
 use crate::{
     chunks::Writer,
@@ -17,11 +17,16 @@ use crate::{
 };
 
 /// Collects the entries of one level and closes nodes at boundaries.
+///
+/// It is told which earlier node an entry comes from. The first entry's is the version before of the node being made, and the entries that
+/// this has of that are known, so that the store need not look for what is the same.
 pub(crate) struct LevelBuilder {
     config: MapConfig,
     level: u8,
     encoder: Encoder,
-    base: Option<Hash>,
+    /// The earlier version of the node under way, and the entries that came from it.
+    base: Option<Node>,
+    runs: Vec<Run>,
 }
 
 /// A node, as the level above has it: its last key, and what is below.
@@ -33,7 +38,7 @@ pub(crate) struct Closed {
 
 impl LevelBuilder {
     pub(crate) fn new(config: MapConfig, level: u8) -> LevelBuilder {
-        LevelBuilder { config, level, encoder: Encoder::new(level), base: None }
+        LevelBuilder { config, level, encoder: Encoder::new(level), base: None, runs: Vec::new() }
     }
 
     /// Whether the last entry closed a node.
@@ -41,22 +46,58 @@ impl LevelBuilder {
         self.encoder.len() == 0
     }
 
-    /// Adds an entry by `push`; `base` is the earlier node that it stood in.
+    /// Adds an entry by `push`; `base` is the earlier node in whose range of keys it lies.
     pub(crate) fn add(
         &mut self,
         writer: &mut Writer,
         key: &[u8],
-        base: Option<Hash>,
+        base: Option<&Node>,
         push: impl FnOnce(&mut Encoder),
     ) -> Result<Option<Closed>> {
-        if self.encoder.len() == 0 {
-            self.base = base;
-        }
+        self.begin(base);
         push(&mut self.encoder);
-        if self.config.ends_node(self.level, key, self.encoder.len()) {
-            return self.close(writer);
+        self.close_at(writer, key)
+    }
+
+    /// Adds these entries of `node`, and gives the nodes that they close.
+    pub(crate) fn add_entries(
+        &mut self,
+        writer: &mut Writer,
+        node: &Node,
+        entries: Range<usize>,
+        mut closed: impl FnMut(Closed),
+    ) -> Result<()> {
+        let mut key = node.prefix().to_vec();
+        for i in entries {
+            self.begin(Some(node));
+            if self.base.as_ref().is_some_and(|base| base.hash() == node.hash()) {
+                let here = self.encoder.len();
+                match self.runs.last_mut() {
+                    Some(run) if (run.here + run.len, run.there + run.len) == (here, i) => run.len += 1,
+                    _ => self.runs.push(Run { here, there: i, len: 1 }),
+                }
+            }
+            key.truncate(node.prefix().len());
+            key.extend_from_slice(node.suffix(i));
+            self.encoder.push_entry(node, i);
+            if let Some(made) = self.close_at(writer, &key)? {
+                closed(made);
+            }
         }
-        Ok(None)
+        Ok(())
+    }
+
+    fn begin(&mut self, base: Option<&Node>) {
+        if self.encoder.len() == 0 {
+            self.base = base.cloned();
+        }
+    }
+
+    fn close_at(&mut self, writer: &mut Writer, key: &[u8]) -> Result<Option<Closed>> {
+        match self.config.ends_node(self.level, key, self.encoder.len()) {
+            true => self.close(writer),
+            false => Ok(None),
+        }
     }
 
     /// Closes the node under way, if it has entries.
@@ -65,18 +106,23 @@ impl LevelBuilder {
             return Ok(None);
         }
         let key = self.encoder.last_key().to_vec();
-        let chunk = self.encoder.finish();
-        let closed = Closed::of(key, &chunk)?;
-        writer.put(chunk, self.base.take())?;
-        Ok(Some(closed))
+        let node = Node::parse(self.encoder.finish())?;
+        match self.base.take().filter(|_| !self.runs.is_empty()) {
+            Some(base) => {
+                let kept = node.kept(&base, &self.runs);
+                writer.put_keeping(node.chunk().clone(), base.chunk(), &kept)?;
+            }
+            None => writer.put(node.chunk().clone(), None)?,
+        }
+        self.runs.clear();
+        Ok(Some(Closed::of(key, &node)))
     }
 }
 
 impl Closed {
-    /// The entry of the node `chunk`, whose last key is `key`.
-    pub(crate) fn of(key: Vec<u8>, chunk: &Chunk) -> Result<Closed> {
-        let node = Node::parse(chunk.clone())?;
-        Ok(Closed { key, child: Child { hash: *chunk.hash(), rows: node.rows(), bytes: node.bytes() } })
+    /// The entry of `node`, whose last key is `key`.
+    pub(crate) fn of(key: Vec<u8>, node: &Node) -> Closed {
+        Closed { key, child: Child { hash: *node.hash(), rows: node.rows(), bytes: node.bytes() } }
     }
 }
 
@@ -131,7 +177,7 @@ impl TreeBuilder {
     /// Adds a row; keys come in strictly ascending order.
     pub(crate) fn push(&mut self, writer: &mut Writer, key: &[u8], value: Stored<'_>) -> Result<()> {
         self.order.check(key)?;
-        self.add(writer, 0, key, None, |encoder| encoder.push_value(key, value))
+        self.add(writer, 0, key, |encoder| encoder.push_value(key, value))
     }
 
     /// Adds a leaf that was made elsewhere, to a builder that gets no rows.
@@ -141,14 +187,8 @@ impl TreeBuilder {
     }
 
     /// Adds a child to the first level.
-    pub(crate) fn push_child(
-        &mut self,
-        writer: &mut Writer,
-        key: &[u8],
-        child: Child,
-        base: Option<Hash>,
-    ) -> Result<()> {
-        self.add(writer, 0, key, base, |encoder| encoder.push_child(key, child))
+    pub(crate) fn push_child(&mut self, writer: &mut Writer, key: &[u8], child: Child) -> Result<()> {
+        self.add(writer, 0, key, |encoder| encoder.push_child(key, child))
     }
 
     fn add(
@@ -156,11 +196,10 @@ impl TreeBuilder {
         writer: &mut Writer,
         at: usize,
         key: &[u8],
-        base: Option<Hash>,
         push: impl FnOnce(&mut Encoder),
     ) -> Result<()> {
         let level = self.level(at);
-        if let Some(closed) = level.builder.add(writer, key, base, push)? {
+        if let Some(closed) = level.builder.add(writer, key, None, push)? {
             self.closed(writer, at, closed)?;
         }
         Ok(())
@@ -180,7 +219,7 @@ impl TreeBuilder {
         level.closed += 1;
         level.last = Some(closed.child.hash);
         let Closed { key, child } = closed;
-        self.add(writer, at + 1, &key, None, |encoder| encoder.push_child(&key, child))
+        self.add(writer, at + 1, &key, |encoder| encoder.push_child(&key, child))
     }
 
     /// Closes every level and returns the root.

@@ -7,6 +7,8 @@
 //!
 //! Invariant (test `deleted_ranges_leave_the_built_root`): the result is the root that building the rows that are left gives.
 
+use std::ops::Range;
+
 use pleach_chunkstore::Hash;
 
 use super::{
@@ -46,7 +48,7 @@ pub(crate) fn delete(writer: &mut Writer, config: &MapConfig, root: Hash, range:
         (Some(first), Some(second)) => {
             let mut builder = TreeBuilder::above(*config, top + 1);
             for Closed { key, child } in [first, second].into_iter().chain(nodes) {
-                builder.push_child(writer, &key, child, Some(root))?;
+                builder.push_child(writer, &key, child)?;
             }
             builder.finish(writer)
         }
@@ -64,24 +66,18 @@ fn join(
 ) -> Result<Vec<Closed>> {
     let (node, end) = left.last()?;
     let mut seam = Seam { builder, made: Vec::new(), last_key: None };
-    for i in 0..*end {
-        seam.push(writer, node, i)?;
-    }
+    seam.push(writer, node, 0..*end)?;
     for Closed { key, child } in between {
         seam.check(&key, &child.hash)?;
-        seam.made.extend(
-            seam.builder.add(writer, &key, Some(*node.hash()), |encoder| encoder.push_child(&key, child))?,
-        );
+        seam.made
+            .extend(seam.builder.add(writer, &key, Some(node), |encoder| encoder.push_child(&key, child))?);
     }
     let (node, i) = right.last()?;
     // A leaf's entry there is the first that stays; an inner node's leads to what was taken up below.
     let mut next = if node.is_leaf() { *i } else { *i + 1 };
     loop {
         let (node, _) = right.last()?;
-        let len = node.len();
-        for i in next..len {
-            seam.push(writer, node, i)?;
-        }
+        seam.push(writer, node, next..node.len())?;
         if right.is_last() {
             let last = seam.builder.close(writer)?;
             seam.made.extend(last);
@@ -103,15 +99,12 @@ struct Seam {
 }
 
 impl Seam {
-    fn push(&mut self, writer: &mut Writer, node: &Node, i: usize) -> Result<()> {
-        let key = node.key(i);
-        self.check(&key, node.hash())?;
-        let closed = self.builder.add(writer, &key, Some(*node.hash()), |encoder| match node.is_leaf() {
-            true => encoder.push_value(&key, node.value(i)),
-            false => encoder.push_child(&key, node.child(i)),
-        })?;
-        self.made.extend(closed);
-        Ok(())
+    fn push(&mut self, writer: &mut Writer, node: &Node, entries: Range<usize>) -> Result<()> {
+        if let Some(last) = entries.end.checked_sub(1).filter(|last| *last >= entries.start) {
+            self.check(&node.key(entries.start), node.hash())?;
+            self.last_key = Some(node.key(last));
+        }
+        self.builder.add_entries(writer, node, entries, |closed| self.made.push(closed))
     }
 
     /// Nodes are checked one by one when they arrive; that they follow each other shows here.

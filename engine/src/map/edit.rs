@@ -26,8 +26,8 @@ use crate::{
 };
 
 /// A change of one key: its new payload, or none to delete it.
-pub(crate) struct Edit<P> {
-    pub(crate) key: Vec<u8>,
+pub(crate) struct Edit<P, K = Vec<u8>> {
+    pub(crate) key: K,
     pub(crate) new: Option<P>,
 }
 
@@ -35,46 +35,39 @@ pub(crate) struct Edit<P> {
 type Replaced<'a> = (usize, Cow<'a, [u8]>);
 
 /// What an entry of a level holds beside its key.
-pub(crate) trait Payload: Sized + PartialEq {
-    /// What entry `i` of the node holds.
-    fn of(node: &Node, i: usize) -> Self;
+pub(crate) trait Payload {
     fn push(&self, encoder: &mut Encoder, key: &[u8]);
-    fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]);
     /// Says which bytes, at which places of the node's chunk, make this entry `i`'s payload; false if it does not fit there.
     fn replace<'a>(&'a self, node: &Node, i: usize, replaced: &mut Vec<Replaced<'a>>) -> bool;
 }
 
-impl Payload for Value {
-    fn of(node: &Node, i: usize) -> Value {
-        node.value(i).into()
-    }
-
+impl Payload for Stored<'_> {
     fn push(&self, encoder: &mut Encoder, key: &[u8]) {
-        encoder.push_value(key, Stored { tag: self.tag, bytes: &self.bytes });
-    }
-
-    fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]) {
-        encoder.push_value(key, node.value(i));
+        encoder.push_value(key, *self);
     }
 
     fn replace<'a>(&'a self, node: &Node, i: usize, replaced: &mut Vec<Replaced<'a>>) -> bool {
-        let place = node.value_place(i, Stored { tag: self.tag, bytes: &self.bytes });
+        let place = node.value_place(i, *self);
+        replaced.extend(place.map(|place| (place, Cow::Borrowed(self.bytes))));
+        place.is_some()
+    }
+}
+
+impl Payload for Value {
+    fn push(&self, encoder: &mut Encoder, key: &[u8]) {
+        self.stored().push(encoder, key);
+    }
+
+    fn replace<'a>(&'a self, node: &Node, i: usize, replaced: &mut Vec<Replaced<'a>>) -> bool {
+        let place = node.value_place(i, self.stored());
         replaced.extend(place.map(|place| (place, Cow::Borrowed(self.bytes.as_slice()))));
         place.is_some()
     }
 }
 
 impl Payload for Child {
-    fn of(node: &Node, i: usize) -> Child {
-        node.child(i)
-    }
-
     fn push(&self, encoder: &mut Encoder, key: &[u8]) {
         encoder.push_child(key, *self);
-    }
-
-    fn push_old(node: &Node, i: usize, encoder: &mut Encoder, key: &[u8]) {
-        encoder.push_child(key, node.child(i));
     }
 
     fn replace<'a>(&'a self, node: &Node, i: usize, replaced: &mut Vec<Replaced<'a>>) -> bool {
@@ -89,19 +82,25 @@ impl Payload for Child {
 }
 
 /// Applies `edits`, sorted by key and each key once, to the map at `root`; returns the new root.
-pub(crate) fn apply(
+pub(crate) fn apply<P: Payload, K: AsRef<[u8]>>(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
-    edits: &[Edit<Value>],
+    edits: &[Edit<P, K>],
 ) -> Result<Hash> {
-    let Some(unsorted) = edits.windows(2).position(|pair| pair[0].key >= pair[1].key) else {
+    let Some(unsorted) = edits.windows(2).position(|pair| pair[0].key.as_ref() >= pair[1].key.as_ref())
+    else {
         return apply_sorted(writer, config, root, edits);
     };
     Err(Error::Unsorted { entry: unsorted as u64 + 1 })
 }
 
-fn apply_sorted(writer: &mut Writer, config: &MapConfig, root: Hash, edits: &[Edit<Value>]) -> Result<Hash> {
+fn apply_sorted<P: Payload, K: AsRef<[u8]>>(
+    writer: &mut Writer,
+    config: &MapConfig,
+    root: Hash,
+    edits: &[Edit<P, K>],
+) -> Result<Hash> {
     if edits.is_empty() {
         return Ok(root);
     }
@@ -136,7 +135,7 @@ pub(super) fn finish(
         (Some(first), Some(second)) => {
             let mut builder = TreeBuilder::above(*config, top + 1);
             for Closed { key, child } in [first, second].into_iter().chain(nodes) {
-                builder.push_child(writer, &key, child, Some(root))?;
+                builder.push_child(writer, &key, child)?;
             }
             builder.finish(writer)
         }
@@ -155,18 +154,18 @@ pub(super) fn collapse(writer: &Writer, mut root: Hash) -> Result<Hash> {
 }
 
 /// Applies `edits` to one level of the tree at `root`; returns what became of its nodes.
-pub(super) fn edit_level<P: Payload>(
+pub(super) fn edit_level<P: Payload, K: AsRef<[u8]>>(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
     level: u8,
-    edits: &[Edit<P>],
+    edits: &[Edit<P, K>],
 ) -> Result<Changes> {
     let mut cursor = LevelCursor::new(root, level);
     let mut changes = Changes::default();
     let mut next = 0;
     while next < edits.len() {
-        cursor.seek(writer, &edits[next].key)?;
+        cursor.seek(writer, edits[next].key.as_ref())?;
         next = match replace_payloads(writer, &cursor, &edits[next..], &mut changes)? {
             Some(replaced) => next + replaced,
             None => rebuild_run(writer, config, &mut cursor, edits, next, &mut changes)?,
@@ -177,19 +176,18 @@ pub(super) fn edit_level<P: Payload>(
 
 /// Makes the cursor's node anew with the payloads that `edits` begin with, in place; returns how many those were. `None` if one of them
 /// adds or removes a key, or changes a payload's length: then nothing was done.
-fn replace_payloads<P: Payload>(
+fn replace_payloads<P: Payload, K: AsRef<[u8]>>(
     writer: &mut Writer,
     cursor: &LevelCursor,
-    edits: &[Edit<P>],
+    edits: &[Edit<P, K>],
     changes: &mut Changes,
 ) -> Result<Option<usize>> {
     let node = cursor.node()?;
     let Some(last_key) = node.last_key() else { return Ok(None) };
     let mut replaced = Vec::new();
     let mut taken = 0;
-    for edit in edits.iter().take_while(|edit| edit.key <= last_key) {
-        let i = node.lower_bound(&edit.key);
-        let Some(payload) = edit.new.as_ref().filter(|_| node.key_is(i, &edit.key)) else { return Ok(None) };
+    for edit in edits.iter().take_while(|edit| edit.key.as_ref() <= last_key.as_slice()) {
+        let (Some(payload), Ok(i)) = (&edit.new, node.search(edit.key.as_ref())) else { return Ok(None) };
         if !payload.replace(node, i, &mut replaced) {
             return Ok(None);
         }
@@ -204,76 +202,59 @@ fn replace_payloads<P: Payload>(
     if !replaced.is_empty() {
         replaced.sort_by_key(|(place, _)| *place);
         let chunk = writer.put_replaced(node.chunk(), &replaced)?;
-        changes.gone(last_key.clone(), *node.hash());
-        changes.extend(Some(Closed::of(last_key, &chunk)?));
+        changes.gone.push((last_key.clone(), *node.hash()));
+        changes.made.push(Closed::of(last_key, &Node::parse(chunk)?));
     }
     Ok(Some(taken))
 }
 
 /// Rebuilds nodes from the cursor's on until an old boundary is met; returns the index of the first edit not applied.
-fn rebuild_run<P: Payload>(
+fn rebuild_run<P: Payload, K: AsRef<[u8]>>(
     writer: &mut Writer,
     config: &MapConfig,
     cursor: &mut LevelCursor,
-    edits: &[Edit<P>],
+    edits: &[Edit<P, K>],
     mut next: usize,
     changes: &mut Changes,
 ) -> Result<usize> {
     let mut builder = LevelBuilder::new(*config, cursor.level);
-    let (mut key, mut last_key) = (Vec::new(), Vec::new());
-    let mut first = true;
+    let mut last_key: Option<Vec<u8>> = None;
     loop {
         let node = cursor.node()?.clone();
-        let base = Some(*node.hash());
-        let last = cursor.is_last();
-        if let Some(last_key) = node.last_key() {
-            changes.gone(last_key, *node.hash());
+        let is_last = cursor.is_last();
+        // Nodes are checked one by one when they arrive; that they follow each other shows here.
+        if node.len() > 0 && last_key.is_some_and(|last| node.key(0) <= last) {
+            return Err(Error::malformed(node.hash(), "expected keys beyond those of the node before"));
         }
-        for i in 0..node.len() {
-            node.key_into(i, &mut key);
-            // Nodes are checked one by one when they arrive; that they follow each other shows here.
-            if !std::mem::take(&mut first) && key <= last_key {
-                return Err(Error::malformed(node.hash(), "expected keys beyond those of the node before"));
+        last_key = node.last_key();
+        changes.gone.extend(last_key.clone().map(|key| (key, *node.hash())));
+        let mut i = 0;
+        loop {
+            // Entries up to the next edit stay.
+            let place = edits.get(next).map_or(Err(node.len()), |edit| node.search(edit.key.as_ref()));
+            let (Ok(until) | Err(until)) = place;
+            builder.add_entries(writer, &node, i..until, |closed| changes.made.push(closed))?;
+            i = until + usize::from(place.is_ok());
+            if until == node.len() && !is_last {
+                break;
             }
-            last_key.clone_from(&key);
-            while next < edits.len() && edits[next].key < key {
-                add_edit(writer, &mut builder, &edits[next], base, changes)?;
-                next += 1;
+            let Some(edit) = edits.get(next) else { break };
+            if let Some(payload) = &edit.new {
+                let key = edit.key.as_ref();
+                let push = |encoder: &mut Encoder| payload.push(encoder, key);
+                changes.made.extend(builder.add(writer, key, Some(&node), push)?);
             }
-            if next < edits.len() && edits[next].key == key {
-                add_edit(writer, &mut builder, &edits[next], base, changes)?;
-                next += 1;
-            } else {
-                let closed =
-                    builder.add(writer, &key, base, |encoder| P::push_old(&node, i, encoder, &key))?;
-                changes.extend(closed);
-            }
+            next += 1;
         }
-        if last {
-            for edit in &edits[next..] {
-                add_edit(writer, &mut builder, edit, base, changes)?;
-            }
-            changes.extend(builder.close(writer)?);
-            return Ok(edits.len());
+        if is_last {
+            changes.made.extend(builder.close(writer)?);
+            return Ok(next);
         }
         if builder.is_at_boundary() {
             return Ok(next);
         }
         cursor.advance(writer)?;
     }
-}
-
-fn add_edit<P: Payload>(
-    writer: &mut Writer,
-    builder: &mut LevelBuilder,
-    edit: &Edit<P>,
-    base: Option<Hash>,
-    changes: &mut Changes,
-) -> Result<()> {
-    if let Some(payload) = &edit.new {
-        changes.extend(builder.add(writer, &edit.key, base, |encoder| payload.push(encoder, &edit.key))?);
-    }
-    Ok(())
 }
 
 /// What became of a level: nodes taken up and nodes made, both in key order.
@@ -287,14 +268,6 @@ impl Changes {
     /// Whether every node is as it was.
     fn is_empty(&self) -> bool {
         self.gone.is_empty() && self.made.is_empty()
-    }
-
-    fn gone(&mut self, last_key: Vec<u8>, hash: Hash) {
-        self.gone.push((last_key, hash));
-    }
-
-    fn extend(&mut self, closed: Option<Closed>) {
-        self.made.extend(closed);
     }
 
     /// What that asks of the level above; a node made again as it was is no change.

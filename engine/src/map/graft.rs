@@ -58,7 +58,7 @@ impl Graft {
     }
 
     /// The edits of its own level that come to the same.
-    fn entry_edits<P: Payload>(&self, reader: &impl Read) -> Result<Vec<Edit<P>>> {
+    fn entry_edits<P: Entry>(&self, reader: &impl Read) -> Result<Vec<Edit<P>>> {
         Ok(differences(entries(reader, &self.old)?, entries(reader, &self.new)?))
     }
 }
@@ -85,7 +85,7 @@ pub(crate) fn apply(
 
 /// Applies `edits` to one level, beside grafts of it and of those above. Where the rebuilding of a node reaches into a graft, its boundary does not
 /// hold: the graft is split down to this level, and becomes edits too. So do all of the top level, which have no level above.
-fn edit_beside<P: Payload>(
+fn edit_beside<P: Entry>(
     writer: &mut Writer,
     config: &MapConfig,
     root: Hash,
@@ -114,8 +114,26 @@ fn edit_beside<P: Payload>(
     }
 }
 
+/// What an entry of a level holds, taken out of its node.
+trait Entry: Payload + PartialEq + Sized {
+    /// What entry `i` of the node holds.
+    fn of(node: &Node, i: usize) -> Self;
+}
+
+impl Entry for Value {
+    fn of(node: &Node, i: usize) -> Value {
+        node.value(i).into()
+    }
+}
+
+impl Entry for Child {
+    fn of(node: &Node, i: usize) -> Child {
+        node.child(i)
+    }
+}
+
 /// What these nodes hold.
-fn entries<P: Payload>(reader: &impl Read, nodes: &[Closed]) -> Result<Vec<(Vec<u8>, P)>> {
+fn entries<P: Entry>(reader: &impl Read, nodes: &[Closed]) -> Result<Vec<(Vec<u8>, P)>> {
     let mut entries = Vec::new();
     for node in nodes {
         let node = Node::load(reader, &node.child.hash)?;

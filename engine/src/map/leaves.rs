@@ -17,7 +17,7 @@ use pleach_chunkstore::{Chunk, Hash};
 use super::{
     build::{Ascending, Closed, TreeBuilder},
     config::MapConfig,
-    node::{Encoder, Stored},
+    node::{Encoder, Node, Stored},
 };
 use crate::{
     chunks::Writer,
@@ -213,7 +213,7 @@ impl Outlet {
 fn make(leaf: &mut Encoder) -> Result<Made> {
     let key = leaf.last_key().to_vec();
     let chunk = leaf.finish();
-    Ok((Closed::of(key, &chunk)?, chunk))
+    Ok((Closed::of(key, &Node::parse(chunk.clone())?), chunk))
 }
 
 /// Makes leaves as long as some come and someone wants them.

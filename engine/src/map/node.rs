@@ -27,7 +27,7 @@
 
 use std::cmp::Ordering;
 
-use pleach_chunkstore::{Chunk, Hash, patch::common_start};
+use pleach_chunkstore::{Chunk, Hash, patch::Kept, patch::common_start};
 
 use super::config::KEY_BYTES_MAX;
 use crate::{
@@ -99,6 +99,13 @@ pub(crate) struct Stored<'a> {
 pub(crate) struct Value {
     pub(crate) tag: Tag,
     pub(crate) bytes: Vec<u8>,
+}
+
+impl Value {
+    /// It, as a leaf has it.
+    pub(crate) fn stored(&self) -> Stored<'_> {
+        Stored { tag: self.tag, bytes: &self.bytes }
+    }
 }
 
 impl From<Stored<'_>> for Value {
@@ -217,6 +224,15 @@ impl Beside<'_> {
         }
         same
     }
+}
+
+/// Entries side by side that a node has of an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The index of the first, here and there.
+    pub(crate) here: usize,
+    pub(crate) there: usize,
+    pub(crate) len: usize,
 }
 
 /// A parsed view of a map node. Cheap to clone: it shares the chunk.
@@ -455,6 +471,47 @@ impl Node {
         value.tag.links(value.bytes)
     }
 
+    /// The stretches of this node's chunk that stand in `base` too, if it has these entries of it, in order.
+    pub(crate) fn kept(&self, base: &Node, runs: &[Run]) -> Vec<Kept> {
+        let mut kept = Vec::with_capacity(4 * runs.len());
+        // The arrays come one after the other, and in each of them the runs.
+        let mut array = |place: &dyn Fn(&Node, usize, usize) -> (usize, usize)| {
+            for Run { here, there, len } in runs {
+                let (start, end) = place(self, *here, *len);
+                let (at, base_at) = (self.in_chunk(start), base.in_chunk(place(base, *there, *len).0));
+                kept.push(Kept { at, base_at, len: end - start });
+            }
+        };
+        let ends = |strings: &Strings, i: usize, len: usize| {
+            let width = usize::from(strings.width);
+            (strings.ends as usize + i * width, strings.ends as usize + (i + len) * width)
+        };
+        let strings = |node: &Node, strings: &Strings, i: usize, len: usize| {
+            let body = node.chunk.body();
+            (strings.range(body, i).0, strings.range(body, i + len - 1).1)
+        };
+        let flat =
+            |start: usize, bytes: usize, i: usize, len: usize| (start + i * bytes, start + (i + len) * bytes);
+        if self.keys.width == base.keys.width && self.keys.width > 0 {
+            array(&|node, i, len| ends(&node.keys, i, len));
+        }
+        array(&|node, i, len| strings(node, &node.keys, i, len));
+        if !self.is_leaf() {
+            array(&|node, i, len| flat(node.children as usize, Hash::LEN, i, len));
+            array(&|node, i, len| flat(node.u64_at(0, 0), 8, i, len));
+            array(&|node, i, len| flat(node.u64_at(0, 1), 8, i, len));
+            return kept;
+        }
+        if self.tags.is_some() && base.tags.is_some() {
+            array(&|node, i, len| flat(node.tags.unwrap_or(0) as usize, 1, i, len));
+        }
+        if self.values.width == base.values.width && self.values.width > 0 {
+            array(&|node, i, len| ends(&node.values, i, len));
+        }
+        array(&|node, i, len| strings(node, &node.values, i, len));
+        kept
+    }
+
     /// The child of inner entry `i`.
     pub(crate) fn child(&self, i: usize) -> Child {
         Child { hash: self.child_hash(i), rows: self.child_u64(i, 0), bytes: self.child_u64(i, 1) }
@@ -594,6 +651,21 @@ impl Encoder {
     pub(crate) fn push_child(&mut self, key: &[u8], child: Child) {
         self.push_key(key);
         self.children.push(child);
+    }
+
+    /// Adds the entry `i` of another node of the same level.
+    pub(crate) fn push_entry(&mut self, node: &Node, i: usize) {
+        self.keys.extend_from_slice(node.prefix());
+        self.keys.extend_from_slice(node.suffix(i));
+        self.key_ends.push(self.keys.len() as u32);
+        if node.is_leaf() {
+            let value = node.value(i);
+            self.values.extend_from_slice(value.bytes);
+            self.value_ends.push(self.values.len() as u32);
+            self.tags.push(value.tag as u8);
+        } else {
+            self.children.push(node.child(i));
+        }
     }
 
     fn push_key(&mut self, key: &[u8]) {

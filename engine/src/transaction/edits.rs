@@ -18,6 +18,7 @@ use std::{
 };
 
 use pleach_chunkstore::Hash;
+use smallvec::SmallVec;
 
 use crate::{
     definition::Definition,
@@ -31,6 +32,9 @@ use crate::{
 
 /// What a row or a range is taken to need in memory beside its bytes.
 const ENTRY_BYTES: usize = 64;
+
+/// A row's key: one that is short lies in the tree of edits itself, so that finding its place waits for no memory besides.
+pub(crate) type RowKey = SmallVec<[u8; 24]>;
 
 /// The edits of one table.
 #[derive(Clone, Default)]
@@ -50,7 +54,7 @@ pub(crate) struct TableEdits {
     /// Ranges of keys whose rows go, before the rows below come.
     pub(crate) deleted: RangeSet,
     /// Rows by key; `None` deletes.
-    pub(crate) rows: BTreeMap<Vec<u8>, Option<NewValue>>,
+    pub(crate) rows: BTreeMap<RowKey, Option<NewValue>>,
     /// Bytes of the ranges and rows.
     pub(super) bytes: usize,
 }
@@ -122,7 +126,7 @@ struct Mark {
 /// A change of a transaction's edits.
 enum Step {
     /// The edit of a row becomes this; `None`: there is none.
-    Row { table: String, key: Vec<u8>, edit: Option<Option<NewValue>> },
+    Row { table: String, key: RowKey, edit: Option<Option<NewValue>> },
     /// A range is deleted, in which no row is edited.
     Delete { table: String, range: KeyRange },
     /// That is taken back: what the range was joined to goes, and the parts of that come.
@@ -207,11 +211,11 @@ impl Edits {
             None => self.tables.entry(table.to_owned()).or_default(),
         };
         let bytes = row_bytes(key, value.as_ref());
-        let old = edits.rows.insert(key.to_vec(), value);
+        let old = edits.rows.insert(RowKey::from_slice(key), value);
         let old_bytes = old.as_ref().map_or(0, |old| row_bytes(key, old.as_ref()));
         edits.bytes = edits.bytes + bytes - old_bytes;
         self.kept = self.kept + bytes - old_bytes;
-        self.note(|| Step::Row { table: table.to_owned(), key: key.to_vec(), edit: old });
+        self.note(|| Step::Row { table: table.to_owned(), key: RowKey::from_slice(key), edit: old });
     }
 
     /// Deletes the rows in `range`.
