@@ -48,6 +48,8 @@ pub(crate) struct Diff<R> {
     until: Option<Vec<u8>>,
     /// What the cursors stand on, to be passed over before the next change is looked for.
     found: Found,
+    /// Of how many rows, from where both cursors stand, the keys are known to be the same.
+    alike: usize,
     key: Vec<u8>,
 }
 
@@ -75,14 +77,18 @@ impl<R: Read> Diff<R> {
     /// The changes within `range` that lead from one map to another, each with where it is read from; `None` is the empty map.
     pub(crate) fn between(from: Option<(R, Hash)>, to: Option<(R, Hash)>, range: &Range) -> Result<Diff<R>> {
         if from.as_ref().map(|(_, root)| root) == to.as_ref().map(|(_, root)| root) {
-            return Ok(Diff { from: None, to: None, until: None, found: Found::Nothing, key: Vec::new() });
+            return Ok(Diff::of(None, None, None));
         }
         let cursor = |(reader, root): (R, Hash)| match &range.after {
             None => Cursor::new(reader, &root),
             Some(after) => Cursor::seek(reader, &root, Bound::Excluded(after.as_slice())),
         };
         let (from, to) = (from.map(cursor).transpose()?, to.map(cursor).transpose()?);
-        Ok(Diff { from, to, until: range.until.clone(), found: Found::Nothing, key: Vec::new() })
+        Ok(Diff::of(from, to, range.until.clone()))
+    }
+
+    fn of(from: Option<Cursor<R>>, to: Option<Cursor<R>>, until: Option<Vec<u8>>) -> Diff<R> {
+        Diff { from, to, until, found: Found::Nothing, alike: 0, key: Vec::new() }
     }
 
     /// The next changed row.
@@ -144,6 +150,8 @@ impl<R: Read> Diff<R> {
         if let Some(to) = self.to.as_mut().filter(|_| matches!(self.found, Found::New | Found::Both)) {
             to.skip();
         }
+        // Beside a row that one side alone has, none are.
+        self.alike = self.alike.saturating_sub(1);
         self.found = Found::Nothing;
         while self.found == Found::Nothing {
             if self.is_over() {
@@ -154,7 +162,7 @@ impl<R: Read> Diff<R> {
             let (rest, found) = match (from, to) {
                 (None, None) => return Ok(false),
                 (Some(from), Some(to)) => {
-                    self.found = step(from, to, whole)?;
+                    self.found = step(from, to, &mut self.alike, whole)?;
                     continue;
                 }
                 (Some(from), None) => (from, Found::Old),
@@ -243,7 +251,12 @@ impl Differing {
 }
 
 /// Moves both cursors past or into their items, unless they stand on a change.
-fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>, whole: bool) -> Result<Found> {
+fn step<R: Read>(
+    from: &mut Cursor<R>,
+    to: &mut Cursor<R>,
+    alike: &mut usize,
+    whole: bool,
+) -> Result<Found> {
     let (Some((a, i)), Some((b, j))) = (from.item(), to.item()) else { return Ok(Found::Nothing) };
     match a.level().cmp(&b.level()) {
         // All of a subtree lies before a row if its last key does.
@@ -265,22 +278,24 @@ fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>, whole: bool) -> Resul
             }
         }
         Ordering::Equal => {
-            let same = a.same_rows(i, b, j);
-            if same > 0 {
-                from.skip_rows(same);
-                to.skip_rows(same);
-                return Ok(Found::Nothing);
+            if *alike == 0 {
+                *alike = match a.same_keys(i, b, j) {
+                    0 => match a.key_cmp(i, b, j) {
+                        Ordering::Less => return Ok(Found::Old),
+                        Ordering::Greater => return Ok(Found::New),
+                        // Equal, but not cut alike.
+                        Ordering::Equal => 1,
+                    },
+                    alike => alike,
+                };
             }
-            match a.key_cmp(i, b, j) {
-                Ordering::Less => return Ok(Found::Old),
-                Ordering::Greater => return Ok(Found::New),
-                Ordering::Equal if a.value(i) != b.value(j) => return Ok(Found::Both),
-                // Equal, but not cut alike.
-                Ordering::Equal => {
-                    from.skip();
-                    to.skip();
-                }
-            }
+            let same = match a.same_values(i, b, j, *alike) {
+                0 if a.value(i) != b.value(j) => return Ok(Found::Both),
+                same => same.max(1),
+            };
+            *alike -= same;
+            from.skip_rows(same);
+            to.skip_rows(same);
         }
     }
     Ok(Found::Nothing)

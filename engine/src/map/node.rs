@@ -446,16 +446,28 @@ impl Node {
     /// How many rows are the same, key and value, here from `i` on and in `other`, a leaf too, from `j` on. May say fewer, if keys are not
     /// cut alike.
     pub(crate) fn same_rows(&self, i: usize, other: &Node, j: usize) -> usize {
-        let most = (self.len() - i).min(other.len() - j);
-        if self.prefix() != other.prefix() || self.tags.is_some() != other.tags.is_some() {
+        self.same_values(i, other, j, self.same_keys(i, other, j))
+    }
+
+    /// How many keys are the same here from `i` on and in `other` from `j` on. May say fewer, if they are not cut alike.
+    pub(crate) fn same_keys(&self, i: usize, other: &Node, j: usize) -> usize {
+        if self.prefix() != other.prefix() {
+            return 0;
+        }
+        let keys = Beside { strings: &self.keys, bytes: self.chunk.body(), from: i };
+        let theirs = Beside { strings: &other.keys, bytes: other.chunk.body(), from: j };
+        keys.same(&theirs, (self.len() - i).min(other.len() - j))
+    }
+
+    /// How many values, of `most` that both have, are the same here from `i` on and in `other`, a leaf too, from `j` on. May say fewer, if one
+    /// leaf alone has tags.
+    pub(crate) fn same_values(&self, i: usize, other: &Node, j: usize, most: usize) -> usize {
+        if self.tags.is_some() != other.tags.is_some() {
             return 0;
         }
         let (ours, theirs) = (self.chunk.body(), other.chunk.body());
-        // Values first: they are what changes.
         let values = Beside { strings: &self.values, bytes: ours, from: i };
         let same = values.same(&Beside { strings: &other.values, bytes: theirs, from: j }, most);
-        let keys = Beside { strings: &self.keys, bytes: ours, from: i };
-        let same = keys.same(&Beside { strings: &other.keys, bytes: theirs, from: j }, same);
         match (self.tags, other.tags) {
             (Some(at), Some(there)) => {
                 let (at, there) = (at as usize, there as usize);
