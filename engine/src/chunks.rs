@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A writer hands its batch to the store when it holds this many bytes.
-const BATCH_BYTES_MAX: usize = 8 << 20;
+const BATCH_BYTES_MAX: usize = 2 << 20;
 
 /// A source of chunks.
 pub(crate) trait Read {

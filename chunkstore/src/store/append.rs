@@ -126,7 +126,7 @@ impl Store {
             }
             let ticket = Ticket::new(shared.clone(), appender.group, appender.sequence);
             drop(appender);
-            shared.cache_versions(&batch, &prepared.superseded);
+            shared.cache_versions(&batch, &prepared.superseded, updates.is_empty());
             if matches!(shared.options.durability, Durability::Eventual { .. }) && !updates.is_empty() {
                 shared.call_watchers();
             }
@@ -230,13 +230,16 @@ impl Shared {
     }
 
     /// Puts the chunks of an append into the cache. A version that came as a difference and has now a successor is likely to be read no more, and
-    /// makes room; a full frame may be what many branches grow from, and stays as long as it is read.
-    fn cache_versions(&self, batch: &Batch, superseded: &[Hash]) {
+    /// makes room; a full frame may be what many branches grow from, and stays as long as it is read. Leaves that are only brought, of a load or a
+    /// clone, would drive out what is in use, and stay outside until they are read.
+    fn cache_versions(&self, batch: &Batch, superseded: &[Hash], only_brought: bool) {
         for hash in superseded {
             self.cache.remove(hash);
         }
         for put in batch.iter() {
-            self.cache.insert(*put.chunk.hash(), put.chunk.clone());
+            if !only_brought || put.base.is_some() || put.chunk.child_count() > 0 {
+                self.cache.insert(*put.chunk.hash(), put.chunk.clone());
+            }
         }
     }
 

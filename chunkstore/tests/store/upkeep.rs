@@ -359,3 +359,23 @@ proptest! {
         let _ = Error::Closed;
     }
 }
+
+#[test]
+fn what_is_loaded_does_not_drive_out_what_is_in_use() {
+    let options = Options { cache_bytes: 64 << 10, background: false, ..Options::default() };
+    let store = Store::create_with_io(Arc::new(Memory::default()), options).unwrap();
+    let leaves: Vec<Chunk> = (0..400).map(|number| leaf(&format!("{number} {}", "leaf".repeat(250)))).collect();
+    let root = node(&leaves[..40]);
+    let used = leaf("in use");
+    append(&store, &[(used.clone(), None)], &[update("used", None, Some(*used.hash()))]).wait().unwrap();
+    assert_eq!(store.get(used.hash()).unwrap(), Some(used.clone()));
+    let before = store.stats();
+    for leaf in &leaves {
+        append(&store, &[(leaf.clone(), None)], &[]).wait().unwrap();
+    }
+    append(&store, &[(root.clone(), None)], &[]).wait().unwrap();
+    assert!(store.stats().cache_bytes < before.cache_bytes + 8192, "an inner node's bytes, and no leaf's");
+    assert_eq!(store.get(used.hash()).unwrap(), Some(used));
+    assert_eq!(store.get(root.hash()).unwrap(), Some(root));
+    assert_eq!(store.stats().cache_hits, before.cache_hits + 2);
+}
