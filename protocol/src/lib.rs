@@ -10,6 +10,7 @@
 //!
 //! What is not here: roles, epochs and acknowledgements (replication), arguments and environment (the server).
 
+mod access;
 mod client;
 mod databases;
 mod encoding;
@@ -25,6 +26,7 @@ mod sender;
 mod server;
 mod transfer;
 
+pub use access::{Access, Bearer, Caller, Grant, Right, Token, User};
 pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push};
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;

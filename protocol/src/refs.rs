@@ -131,7 +131,7 @@ pub(crate) fn hashes_to_bytes(hashes: &[Hash]) -> bytes::Bytes {
 }
 
 /// Whether `name` matches `pattern`; time in proportion to the product of their lengths at worst.
-fn matches(pattern: &[u8], name: &[u8]) -> bool {
+pub(crate) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     while n < name.len() {

@@ -27,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::push::Answers;
+use crate::access::Access;
 use crate::databases::Databases;
 use crate::error::Error;
 use crate::limits::{
@@ -56,6 +57,7 @@ impl<F: Fn(&str) -> Result<PushPermit, String> + Send + Sync + 'static> PushGate
 pub struct SyncService {
     databases: Databases,
     gate: Arc<dyn PushGate>,
+    access: Access,
     answers: Arc<Answers>,
     turns: Arc<Semaphore>,
 }
@@ -66,6 +68,7 @@ impl SyncService {
         SyncService {
             databases,
             gate: Arc::new(|_: &str| Ok(Box::new(()) as PushPermit)),
+            access: Access::open(),
             answers: Arc::default(),
             turns: Arc::new(Semaphore::new(TRANSFERS_MAX)),
         }
@@ -74,6 +77,11 @@ impl SyncService {
     /// The same service, asking `gate` before each push.
     pub fn with_gate(self, gate: impl PushGate) -> SyncService {
         SyncService { gate: Arc::new(gate), ..self }
+    }
+
+    /// The same service, for those alone who have access.
+    pub fn with_access(self, access: Access) -> SyncService {
+        SyncService { access, ..self }
     }
 
     /// The service for a tonic router, with its limits set.
@@ -105,12 +113,13 @@ impl proto::sync_server::Sync for SyncService {
         &self,
         request: Request<proto::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
+        let caller = self.access.caller(request.metadata())?;
         let turn =
             self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
         let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
         let databases = self.databases.clone();
         tokio::task::spawn_blocking(move || {
-            let served = fetch::serve(&databases, &request.into_inner(), &mut |message| {
+            let served = fetch::serve(&databases, &caller, &request.into_inner(), &mut |message| {
                 let message = proto::FetchResponse { message: Some(message) };
                 messages.blocking_send(Ok(message)).is_ok()
             });
@@ -127,13 +136,14 @@ impl proto::sync_server::Sync for SyncService {
         &self,
         request: Request<Streaming<proto::PushRequest>>,
     ) -> Result<Response<Self::PushStream>, Status> {
+        let caller = self.access.caller(request.metadata())?;
         let turn =
             self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
         let (messages, mut received) = mpsc::channel(MESSAGES_AHEAD);
         let (answer, stream) = mpsc::channel(1);
         let service = self.clone();
         tokio::task::spawn_blocking(move || {
-            let answered = push::serve(&service, &mut || received.blocking_recv());
+            let answered = push::serve(&service, &caller, &mut || received.blocking_recv());
             let answered = answered.map_err(|error| status(&error));
             let _ =
                 answer.blocking_send(answered.map(|message| proto::PushResponse { message: Some(message) }));

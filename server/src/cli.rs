@@ -19,6 +19,7 @@ use output::Output;
 mod args;
 mod backend;
 mod clusters;
+mod credentials;
 mod databases;
 mod files;
 mod graph;
@@ -94,6 +95,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Database(arguments) => databases::database(context, arguments)?,
         Command::Serve(arguments) => clusters::serve(context, arguments)?,
         Command::Cluster(arguments) => clusters::cluster(context, &arguments)?,
+        Command::Token(args::Token::New { name }) => credentials::new_token(context, &name)?,
         Command::Backup(arguments) => upkeep::backup(context, arguments)?,
         Command::Fsck { repair_from } => upkeep::fsck(context, repair_from)?,
         Command::Gc { dry_run, purge } => upkeep::gc(context, dry_run, purge)?,
@@ -126,7 +128,7 @@ impl Context {
             return Err(Failure::usage("--server needs --database NAME[@REF]")
                 .hint(format!("`pleach database list --server {url}` shows the databases there")));
         };
-        Ok(Backend::Remote(Box::new(Remote::connect(url, database)?)))
+        Ok(Backend::Remote(Box::new(Remote::connect(url, database, credentials::token(&self.global)?)?)))
     }
 
     /// The server, for commands that are about no database of it.
@@ -135,7 +137,8 @@ impl Context {
             return Err(Failure::usage("this command needs --server URL")
                 .hint("for example --server http://127.0.0.1:7420"));
         };
-        Remote::connect(url, self.global.database.as_deref().unwrap_or_default())
+        let database = self.global.database.as_deref().unwrap_or_default();
+        Remote::connect(url, database, credentials::token(&self.global)?)
     }
 
     /// The local database, for commands that run on one only.
@@ -158,6 +161,10 @@ impl Context {
         if self.global.database.is_some() {
             return Err(Failure::usage("--database needs --server URL")
                 .hint("a local database is chosen with -C DIR"));
+        }
+        if self.global.token_file.is_some() {
+            return Err(Failure::usage("--token-file needs --server URL")
+                .hint("tokens for remotes stand in credentials.yaml"));
         }
         match &self.global.directory {
             Some(directory) => open_in(directory),

@@ -22,6 +22,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the data API, fetch and push are served.
     pub listener: Address,
+    /// Who has access; everybody without it.
+    pub users_file: Option<PathBuf>,
     /// How databases are opened.
     pub store: Store,
     /// Prefixes of the URLs that clients may have the server use.
@@ -147,14 +149,13 @@ impl Config {
                 port: port("listener.port", file.listener.port, true).map_err(wrong)?,
             },
         };
-        if !listener.is_loopback() && !flags.insecure {
+        if !listener.is_loopback() && !flags.insecure && file.users_file.is_none() {
             return Err(Failure::usage(format!("the listener {listener} is reachable from other machines, and has no users"))
-                .hint("listen on 127.0.0.1, or give --insecure if everyone who can connect may read and write everything"));
+                .hint("listen on 127.0.0.1, name users with users_file, or give --insecure if everyone who can connect may read and write everything"));
         }
-        let data_dir = match &flags.data_dir {
-            Some(dir) => dir.clone(),
-            None => path.parent().unwrap_or(Path::new("")).join(&file.data_dir),
-        };
+        let beside = |relative: &Path| path.parent().unwrap_or(Path::new("")).join(relative);
+        let data_dir = flags.data_dir.clone().unwrap_or_else(|| beside(&file.data_dir));
+        let users_file = file.users_file.as_deref().map(beside);
         let store = store(&file.store).map_err(wrong)?;
         let replication = file.replication.map(replication).transpose().map_err(wrong)?;
         let cluster = file.cluster.map(cluster).transpose().map_err(wrong)?;
@@ -175,8 +176,13 @@ impl Config {
             ))
             .hint("for example file:///share/"));
         }
-        Ok(Config { data_dir, listener, store, remotes_allowed, replication, cluster })
+        Ok(Config { data_dir, listener, users_file, store, remotes_allowed, replication, cluster })
     }
+}
+
+/// Parses another file of the configuration; failures name its path, line and column.
+pub(crate) fn parse_yaml<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
+    file::parse_as(text, path)
 }
 
 /// `HOST:PORT`, `[V6]:PORT`.

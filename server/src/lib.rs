@@ -21,5 +21,6 @@ pub mod serve;
 pub mod service;
 pub mod tabular;
 mod tour;
+mod users;
 
 pub use cli::run;

@@ -6,6 +6,7 @@
 //! that is called with a message at a time and may stop them.
 
 use pleach_engine::{Database, Hash, Revision, Snapshot, Table, Token};
+use pleach_protocol::{Caller, Right};
 
 use crate::error::{Failure, Result};
 
@@ -23,12 +24,64 @@ pub mod upkeep;
 /// Takes the messages of an answer one by one; an error ends the operation.
 pub type Sink<'a, T> = &'a mut dyn FnMut(T) -> Result<()>;
 
-/// A database, and the place in it that a request is about.
+/// A database, the place in it that a request is about, and what whoever asks may do there.
 #[derive(Clone)]
 pub struct Session {
     /// The database.
     pub database: Database,
     place: Place,
+    rights: Rights,
+}
+
+/// What a caller may do in one database.
+#[derive(Clone, Default)]
+pub struct Rights {
+    caller: Caller,
+    database: String,
+}
+
+impl Rights {
+    /// What `caller` may do in the database of this name.
+    pub fn of(caller: Caller, database: &str) -> Rights {
+        Rights { caller, database: database.to_owned() }
+    }
+
+    fn may(&self, right: Right, reference: &str) -> bool {
+        self.caller.may(right, &self.database, reference)
+    }
+
+    fn may_all(&self, right: Right) -> bool {
+        self.caller.may_all(right, &self.database)
+    }
+
+    /// Refuses who has the right for no ref of the database, whether or not it exists.
+    pub fn require_some(&self, right: Right) -> Result<()> {
+        self.unless(self.caller.may_some(right, &self.database), right, "")
+    }
+
+    /// Refuses who has no right for the database as a whole.
+    pub fn require_all(&self, right: Right) -> Result<()> {
+        self.unless(self.may_all(right), right, "all of ")
+    }
+
+    /// Refuses who has no right for the branch or tag, whether or not it exists.
+    fn require(&self, right: Right, reference: &str) -> Result<()> {
+        self.unless(self.may(right, reference), right, &format!("`{reference}` in "))
+    }
+
+    fn unless(&self, is_allowed: bool, right: Right, what: &str) -> Result<()> {
+        match is_allowed {
+            true => Ok(()),
+            false => Err(not_granted(&self.caller, right, &format!("{what}database `{}`", self.database))),
+        }
+    }
+}
+
+/// That a caller has no right to something.
+pub(crate) fn not_granted(caller: &Caller, right: Right, what: &str) -> Failure {
+    let name = caller.name().unwrap_or_default();
+    Failure::not_allowed(format!("user `{name}` may not {right} {what}"))
+        .hint("ask whoever runs the server for a grant in its users.yaml")
 }
 
 #[derive(Clone)]
@@ -45,17 +98,20 @@ impl Session {
     /// A session on the database's current branch.
     pub fn local(database: Database) -> Result<Session> {
         let branch = database.current_branch()?;
-        Ok(Session { database, place: Place::Branch(branch) })
+        Ok(Session { database, place: Place::Branch(branch), rights: Rights::default() })
     }
 
     /// A session at `reference`: a branch, else a tag or a commit hash. Empty: `main`.
-    pub fn at(database: Database, reference: &str) -> Result<Session> {
+    pub fn at(database: Database, reference: &str, rights: Rights) -> Result<Session> {
         let reference = if reference.is_empty() { "main" } else { reference };
+        rights.require(Right::Read, reference)?;
         if database.branch(reference)?.is_some() {
-            return Ok(Session { database, place: Place::Branch(reference.to_owned()) });
+            return Ok(Session { database, place: Place::Branch(reference.to_owned()), rights });
         }
         let tag = database.get_ref(&format!("tags/{reference}"));
+        // Who knows a hash may read what it names only if there is nothing that may not be read.
         let is_hash = reference.len() >= 8 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_hash = is_hash && rights.may_all(Right::Read);
         let commit = match tag {
             Some(commit) => Some(commit),
             None if is_hash => match database.resolve(reference, "main") {
@@ -72,11 +128,28 @@ impl Session {
                 "name an existing one after the @ of --database NAME@REF; `pleach branch` lists branches",
             ));
         };
-        Ok(Session { database, place: Place::Fixed { reference: reference.to_owned(), commit } })
+        Ok(Session { database, place: Place::Fixed { reference: reference.to_owned(), commit }, rights })
     }
 
-    /// The branch to write to; a tag or hash is read-only.
+    /// The branch to write to, which whoever asks may; a tag or hash is read-only.
     pub fn branch(&self) -> Result<&str> {
+        let branch = self.here()?;
+        self.require(Right::Write, branch)?;
+        Ok(branch)
+    }
+
+    /// Refuses who has no right for the branch or tag, whether or not it exists.
+    pub(crate) fn require(&self, right: Right, reference: &str) -> Result<()> {
+        self.rights.require(right, reference)
+    }
+
+    /// Whether the branch or tag may be read.
+    pub(crate) fn may_read(&self, reference: &str) -> bool {
+        self.rights.may(Right::Read, reference)
+    }
+
+    /// The branch that the request is about.
+    pub(crate) fn here(&self) -> Result<&str> {
         match &self.place {
             Place::Branch(branch) => Ok(branch),
             Place::Fixed { reference, .. } => {
@@ -96,6 +169,9 @@ impl Session {
 
     /// Resolves a REV as seen from here. At a tag or hash, `HEAD` and `@work` are that commit.
     pub fn resolve(&self, revision: &str) -> Result<Revision> {
+        if !self.rights.may_all(Right::Read) {
+            self.require_readable(revision)?;
+        }
         match &self.place {
             Place::Branch(branch) => Ok(self.database.resolve(revision, branch)?),
             Place::Fixed { commit, .. } => {
@@ -107,6 +183,19 @@ impl Session {
                 Ok(self.database.resolve(&revision, "main")?)
             }
         }
+    }
+
+    /// Refuses a revision that is neither of this place nor of a branch or tag that may be read.
+    fn require_readable(&self, revision: &str) -> Result<()> {
+        let name = revision.split('~').next().unwrap_or_default();
+        if ["HEAD", "@work"].contains(&name) {
+            return Ok(());
+        }
+        self.require(Right::Read, name)?;
+        let is_ref = self.database.get_ref(&format!("heads/{name}")).is_some()
+            || self.database.get_ref(&format!("tags/{name}")).is_some();
+        // By its hash, or under another name, a commit may be any.
+        if is_ref { Ok(()) } else { self.rights.require_all(Right::Read) }
     }
 
     /// As [`Session::resolve`], where only a commit will do.

@@ -5,11 +5,12 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_engine::{Durability, Options};
-use pleach_protocol::{Databases, SyncService};
+use pleach_protocol::{Access, Databases, SyncService};
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::server::TcpIncoming;
 
@@ -20,6 +21,7 @@ use crate::listen;
 use crate::proto::{self, data_server::DataServer};
 use crate::replication::Replication;
 use crate::service::{DataService, MESSAGE_BYTES_MAX};
+use crate::users;
 
 /// How long running requests may take to end after a signal.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -51,11 +53,16 @@ fn options(store: &Store) -> Options {
 
 async fn serve(config: &Config, databases: &Databases) -> Result<()> {
     let stop = stop_signal()?;
+    let access = users::access(config.users_file.as_deref())?;
+    if let Some(file) = &config.users_file {
+        reread_at_hangup(access.clone(), file.clone())?;
+    }
     let (socket, address) = listen::bind(&config.listener, "--listen HOST:PORT")?;
     let replication = Replication::start(config, databases, format!("http://{address}")).await?;
-    let service =
-        DataService::new(databases.clone(), replication.gate()).with_remotes_allowed(&config.remotes_allowed);
-    let served = listen(socket, address, databases, service, replication.gate(), stop).await;
+    let service = DataService::new(databases.clone(), replication.gate())
+        .with_remotes_allowed(&config.remotes_allowed)
+        .with_access(access.clone());
+    let served = listen(socket, address, databases, service, access, replication.gate(), stop).await;
     replication.stop().await;
     served
 }
@@ -66,6 +73,7 @@ async fn listen(
     address: SocketAddr,
     databases: &Databases,
     service: DataService,
+    access: Access,
     gate: Arc<dyn Gate>,
     stop: impl Future<Output = Result<()>>,
 ) -> Result<()> {
@@ -78,6 +86,7 @@ async fn listen(
         .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
     let sync = SyncService::new(databases.clone())
         .with_gate(move |_: &str| gate.writable().map_err(|failure| failure.message))
+        .with_access(access)
         .into_server();
     let data = DataServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -109,6 +118,23 @@ async fn listen(
     }
 }
 
+/// Reads the users again at each SIGHUP. A file that is wrong changes nothing.
+fn reread_at_hangup(access: Access, file: PathBuf) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            match users::read(&file) {
+                Ok(users) => {
+                    tracing::info!(users = users.len(), "the users were read again");
+                    access.replace(users);
+                }
+                Err(failure) => tracing::error!("the users stay as they were: {failure}"),
+            }
+        }
+    });
+    Ok(())
+}
+
 /// The line that scripts wait for.
 fn announce(address: SocketAddr) -> Result<()> {
     writeln!(std::io::stderr(), "listening on {address}")
@@ -117,13 +143,16 @@ fn announce(address: SocketAddr) -> Result<()> {
 
 /// Resolves at the first SIGTERM, or SIGINT, which is no success. Listens from now on.
 fn stop_signal() -> Result<impl Future<Output = Result<()>>> {
-    let failed = |error: std::io::Error| Failure::refused(format!("cannot listen for signals: {error}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
     Ok(async move {
         tokio::select! {
             _ = terminate.recv() => Ok(()),
             _ = interrupt.recv() => Err(Failure::interrupted()),
         }
     })
+}
+
+fn no_signals(error: std::io::Error) -> Failure {
+    Failure::refused(format!("cannot listen for signals: {error}"))
 }

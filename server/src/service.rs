@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_engine::{Database, Token};
-use pleach_protocol::Databases;
+use pleach_protocol::{Access, Caller, Databases, Right};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Failure, Result};
 use crate::gate::Gate;
-use crate::ops::{self, Session, Sink};
+use crate::ops::{self, Rights, Session, Sink};
 use crate::proto::{data_server::Data, *};
 use crate::tabular::Source;
 
@@ -32,6 +32,7 @@ const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
 pub struct DataService {
     databases: Databases,
     gate: Arc<dyn Gate>,
+    access: Access,
     /// Prefixes of the URLs that clients may have this server use.
     remotes_allowed: Arc<[String]>,
 }
@@ -65,7 +66,21 @@ type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Se
 impl DataService {
     /// The service over `databases`, as far as `gate` lets requests through.
     pub fn new(databases: Databases, gate: Arc<dyn Gate>) -> DataService {
-        DataService { databases, gate, remotes_allowed: Arc::default() }
+        DataService { databases, gate, access: Access::open(), remotes_allowed: Arc::default() }
+    }
+
+    /// Lets in those alone who have access.
+    #[must_use]
+    pub fn with_access(self, access: Access) -> DataService {
+        DataService { access, ..self }
+    }
+
+    /// Who calls.
+    fn caller<Q>(&self, request: &Request<Q>) -> std::result::Result<Caller, Status> {
+        self.access.caller(request.metadata()).map_err(|status| {
+            let hint = "give the token with --token-file or PLEACH_TOKEN; `pleach token new NAME` makes one";
+            Failure::not_allowed(status.message()).hint(hint).to_status()
+        })
     }
 
     /// Lets clients have this server use the URLs that begin so.
@@ -96,10 +111,10 @@ impl DataService {
         request: Request<Q>,
         operation: fn(&Session, &Q) -> Result<A>,
     ) -> Answer<A> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
-            operation(&service.reader(&request.target())?, &request)
+            operation(&service.reader(&request.target(), caller)?, &request)
         })
         .await
     }
@@ -109,11 +124,11 @@ impl DataService {
         request: Request<Q>,
         operation: fn(&Session, &Q) -> Result<A>,
     ) -> Answer<A> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let _permit = service.gate.writable()?;
             let request = request.into_inner();
-            operation(&service.session(&request.target())?, &request)
+            operation(&service.session(&request.target(), caller)?, &request)
         })
         .await
     }
@@ -124,12 +139,12 @@ impl DataService {
         operation: fn(&Session, &Q, Sink<'_, A>) -> Result<()>,
     ) -> Answer<Answers<A>> {
         let (sender, receiver) = mpsc::channel(MESSAGES_WAITING_MAX);
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         tokio::task::spawn_blocking(move || {
             let request = request.into_inner();
             let mut send = |message| sender.blocking_send(Ok(message)).map_err(|_| Failure::closed());
             let done = service
-                .reader(&request.target())
+                .reader(&request.target(), caller)
                 .and_then(|session| operation(&session, &request, &mut send));
             if let Err(failure) = done {
                 // A reader that went away needs no reason.
@@ -139,15 +154,25 @@ impl DataService {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    fn session(&self, target: &Target) -> Result<Session> {
-        Session::at(self.database(&target.database)?, &target.reference)
+    fn session(&self, target: &Target, caller: Caller) -> Result<Session> {
+        let rights = Rights::of(caller, &target.database);
+        rights.require_some(Right::Read)?;
+        Session::at(self.database(&target.database)?, &target.reference, rights)
     }
 
-    fn reader(&self, target: &Target) -> Result<Session> {
+    fn reader(&self, target: &Target, caller: Caller) -> Result<Session> {
+        let rights = Rights::of(caller, &target.database);
+        rights.require_some(Right::Read)?;
         let database = self.database(&target.database)?;
         self.gate.before_read(&target.database, &database)?;
         self.wait_for(target, &database)?;
-        Session::at(database, &target.reference)
+        Session::at(database, &target.reference, rights)
+    }
+
+    /// A session of who may do everything to the database.
+    fn admin(&self, target: &Target, caller: Caller) -> Result<Session> {
+        Rights::of(caller.clone(), &target.database).require_all(Right::Admin)?;
+        self.session(target, caller)
     }
 
     fn database(&self, name: &str) -> Result<Database> {
@@ -171,12 +196,20 @@ impl DataService {
         }
     }
 
-    fn import_file(&self, start: &ImportStart, file: impl Read) -> Result<ImportResponse> {
+    fn import_file(&self, start: &ImportStart, caller: Caller, file: impl Read) -> Result<ImportResponse> {
         let _permit = self.gate.writable()?;
-        let session = self.session(&start.target())?;
+        let session = self.session(&start.target(), caller)?;
         session.branch()?;
         let source = Source::keep(&start.file, file, ops::import::format(start))?;
         ops::import::import(&session, start, &source)
+    }
+}
+
+/// Refuses who may not administer the whole server.
+fn everywhere(caller: &Caller) -> Result<()> {
+    match caller.may_everywhere(Right::Admin) {
+        true => Ok(()),
+        false => Err(ops::not_granted(caller, Right::Admin, "the whole server")),
     }
 }
 
@@ -311,16 +344,22 @@ calls! {
     stream make_patch(MakePatchRequest) -> MakePatchResponse as MakePatchStream = ops::patch::make;
     stream list_conflicts(ListConflictsRequest) -> ListConflictsResponse as ListConflictsStream = ops::merge::conflicts;
     ;
-    async fn list_databases(&self, _request: Request<ListDatabasesRequest>) -> Answer<ListDatabasesResponse> {
-        let service = self.clone();
-        blocking(move || Ok(ListDatabasesResponse { databases: service.databases.list()? })).await
+    async fn list_databases(&self, request: Request<ListDatabasesRequest>) -> Answer<ListDatabasesResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            let mut databases = service.databases.list()?;
+            databases.retain(|name| caller.may_some(Right::Read, name));
+            Ok(ListDatabasesResponse { databases })
+        })
+        .await
     }
 
     async fn create_database(&self, request: Request<CreateDatabaseRequest>) -> Answer<CreateDatabaseResponse> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let _permit = service.gate.writable()?;
             let name = request.into_inner().name;
+            Rights::of(caller, &name).require_all(Right::Admin)?;
             match service.databases.create(&name) {
                 Ok(_) => {
                     service.gate.databases_changed()?;
@@ -337,10 +376,11 @@ calls! {
     }
 
     async fn drop_database(&self, request: Request<DropDatabaseRequest>) -> Answer<DropDatabaseResponse> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let _permit = service.gate.writable()?;
             let name = request.into_inner().name;
+            Rights::of(caller, &name).require_all(Right::Admin)?;
             match service.databases.drop_database(&name)? {
                 true => {
                     service.gate.databases_changed()?;
@@ -353,40 +393,41 @@ calls! {
     }
 
     async fn fsck(&self, request: Request<FsckRequest>) -> Answer<FsckResponse> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
             if request.repair_from.contains("://") {
                 service.allow(&request.repair_from)?;
             }
-            ops::upkeep::fsck(&service.session(&request.target())?, &request, &silent)
+            ops::upkeep::fsck(&service.admin(&request.target(), caller)?, &request, &silent)
         })
         .await
     }
 
     async fn gc(&self, request: Request<GcRequest>) -> Answer<GcResponse> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
-            ops::upkeep::gc(&service.session(&request.target())?, &request)
+            ops::upkeep::gc(&service.admin(&request.target(), caller)?, &request)
         })
         .await
     }
 
     async fn backup_sync(&self, request: Request<BackupSyncRequest>) -> Answer<BackupSyncResponse> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
             service.allow(&request.url)?;
-            ops::upkeep::backup_sync(&service.session(&request.target())?, &request, &silent)
+            ops::upkeep::backup_sync(&service.admin(&request.target(), caller)?, &request, &silent)
         })
         .await
     }
 
     async fn backup_list(&self, request: Request<BackupListRequest>) -> Answer<BackupListResponse> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
+            everywhere(&caller)?;
             service.allow(&request.url)?;
             ops::upkeep::backup_list(&request)
         })
@@ -394,9 +435,10 @@ calls! {
     }
 
     async fn backup_verify(&self, request: Request<BackupVerifyRequest>) -> Answer<BackupVerifyResponse> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
+            everywhere(&caller)?;
             service.allow(&request.url)?;
             ops::upkeep::backup_verify(&request, &silent)
         })
@@ -404,12 +446,13 @@ calls! {
     }
 
     async fn backup_restore(&self, request: Request<BackupRestoreRequest>) -> Answer<BackupRestoreResponse> {
-        let service = self.clone();
+        let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let _permit = service.gate.writable()?;
             let request = request.into_inner();
-            service.allow(&request.url)?;
             let name = request.target().database;
+            Rights::of(caller, &name).require_all(Right::Admin)?;
+            service.allow(&request.url)?;
             let mut restored = Ok(BackupRestoreResponse::default());
             let made = service.databases.create_with(&name, |dir, _| {
                 restored = ops::upkeep::backup_restore(&request, dir, false, &silent);
@@ -435,6 +478,7 @@ calls! {
     }
 
     async fn import(&self, request: Request<Streaming<ImportRequest>>) -> Answer<ImportResponse> {
+        let caller = self.caller(&request)?;
         let mut parts = request.into_inner();
         let Some(ImportRequest { part: Some(import_request::Part::Start(start)) }) = parts.message().await? else {
             return Err(Failure::usage("an import begins with `start`").to_status());
@@ -442,12 +486,13 @@ calls! {
         let (sender, receiver) = mpsc::channel(MESSAGES_WAITING_MAX);
         let service = self.clone();
         let file = Incoming { parts: receiver, piece: io::Cursor::default(), ended: false };
-        let import = tokio::spawn(blocking(move || service.import_file(&start, file)));
+        let import = tokio::spawn(blocking(move || service.import_file(&start, caller, file)));
         feed(parts, sender, part_of_import).await;
         import.await.map_err(|_| Status::internal("the import ended without an answer"))?
     }
 
     async fn apply_patch(&self, request: Request<Streaming<ApplyPatchRequest>>) -> Answer<ApplyPatchResponse> {
+        let caller = self.caller(&request)?;
         let mut parts = request.into_inner();
         let Some(ApplyPatchRequest { part: Some(apply_patch_request::Part::Start(start)) }) = parts.message().await?
         else {
@@ -458,20 +503,28 @@ calls! {
         let mut file = Incoming { parts: receiver, piece: io::Cursor::default(), ended: false };
         let apply = tokio::spawn(blocking(move || {
             let _permit = service.gate.writable()?;
-            ops::patch::apply(&service.session(&start.target())?, &mut file)
+            ops::patch::apply(&service.session(&start.target(), caller)?, &mut file)
         }));
         feed(parts, sender, part_of_patch).await;
         apply.await.map_err(|_| Status::internal("the patch ended without an answer"))?
     }
 
-    async fn cluster_status(&self, _request: Request<ClusterStatusRequest>) -> Answer<ClusterStatusResponse> {
-        let service = self.clone();
-        blocking(move || service.gate.status()).await
+    async fn cluster_status(&self, request: Request<ClusterStatusRequest>) -> Answer<ClusterStatusResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            everywhere(&caller)?;
+            service.gate.status()
+        })
+        .await
     }
 
     async fn assume_role(&self, request: Request<AssumeRoleRequest>) -> Answer<AssumeRoleResponse> {
-        let service = self.clone();
-        blocking(move || service.gate.assume_role(request.get_ref())).await
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            everywhere(&caller)?;
+            service.gate.assume_role(request.get_ref())
+        })
+        .await
     }
 }
 

@@ -233,10 +233,16 @@ impl Server {
         self.child.wait().unwrap();
     }
 
+    /// Sends it a signal: `HUP`.
+    pub fn signal(&self, name: &str) {
+        let signal = format!("-{name}");
+        let status = Command::new("kill").args([&signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Ends it as an operator does: SIGTERM. Returns its exit status.
     pub fn stop(&mut self) -> i32 {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        self.signal("TERM");
         eventually("the server stopped", || self.child.try_wait().unwrap()).code().unwrap_or(-1)
     }
 }

@@ -364,7 +364,8 @@ proptest! {
 fn what_is_loaded_does_not_drive_out_what_is_in_use() {
     let options = Options { cache_bytes: 64 << 10, background: false, ..Options::default() };
     let store = Store::create_with_io(Arc::new(Memory::default()), options).unwrap();
-    let leaves: Vec<Chunk> = (0..400).map(|number| leaf(&format!("{number} {}", "leaf".repeat(250)))).collect();
+    let leaves: Vec<Chunk> =
+        (0..400).map(|number| leaf(&format!("{number} {}", "leaf".repeat(250)))).collect();
     let root = node(&leaves[..40]);
     let used = leaf("in use");
     append(&store, &[(used.clone(), None)], &[update("used", None, Some(*used.hash()))]).wait().unwrap();

@@ -251,12 +251,7 @@ impl Differing {
 }
 
 /// Moves both cursors past or into their items, unless they stand on a change.
-fn step<R: Read>(
-    from: &mut Cursor<R>,
-    to: &mut Cursor<R>,
-    alike: &mut usize,
-    whole: bool,
-) -> Result<Found> {
+fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>, alike: &mut usize, whole: bool) -> Result<Found> {
     let (Some((a, i)), Some((b, j))) = (from.item(), to.item()) else { return Ok(Found::Nothing) };
     match a.level().cmp(&b.level()) {
         // All of a subtree lies before a row if its last key does.

@@ -2,6 +2,7 @@
 
 use pleach_engine::{Database, Hash, Pins, difference};
 
+use crate::access::{Caller, Right};
 use crate::databases::Databases;
 use crate::error::{Error, Result};
 use crate::format_digest;
@@ -13,16 +14,19 @@ use crate::sender::Sender;
 /// Gives the messages of the answer to `emit`, in order, until it returns false: the caller is gone.
 pub(super) fn serve(
     databases: &Databases,
+    caller: &Caller,
     request: &FetchRequest,
     emit: &mut dyn FnMut(Message) -> bool,
 ) -> Result<()> {
     let patterns = RefPatterns::new(&request.wants)?;
     let haves = hashes_from(&request.haves, "haves", HAVES_MAX)?;
+    caller.require(Right::Read, &request.database)?;
     let unknown = || Error::UnknownDatabase { url: request.database.clone() };
     let database = databases.get(&request.database)?.ok_or_else(unknown)?;
     let mut plan = Plan { format_digest: format_digest(), ..Plan::default() };
     let (refs, _pins) = loop {
-        let refs = patterns.of(&database)?;
+        let mut refs = patterns.of(&database)?;
+        refs.retain(|(name, _)| caller.may(Right::Read, &request.database, name));
         if request.known_refs == refs_digest(&refs).as_bytes()[..] {
             plan.unchanged = true;
             emit(Message::Plan(plan));
@@ -34,7 +38,11 @@ pub(super) fn serve(
     };
     // A hash that is no commit here is one that this database does not know.
     let known = Pins::of(database.store(), haves.iter().copied())?;
-    let here = |have: &Hash| known.contains(have) && database.commit_object(have).is_ok();
+    let here = |have: &Hash| {
+        known.contains(have)
+            && database.commit_object(have).is_ok()
+            && caller.may_reach(&database, &request.database, have)
+    };
     let bases: Vec<Hash> = haves.into_iter().filter(here).collect();
     plan.haves_known = bases.len() as u32;
     plan.default_branch = default_branch(&database, &refs)?;

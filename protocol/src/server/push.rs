@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use pleach_engine::{Batch, Branch, Commit, Database, Hash, Outcome, RefUpdate};
 
 use super::SyncService;
+use crate::access::{Caller, Right};
 use crate::error::{Error, Result, within};
 use crate::limits::{ANSWER_REFS_MAX, ANSWERS_KEPT, HAVES_MAX, MOVE_ATTEMPTS, REFS_MAX};
 use crate::proto::{
@@ -23,18 +24,28 @@ const KEY_BYTES: usize = 16;
 pub(super) struct Answers(Mutex<VecDeque<(Hash, PushResult)>>);
 
 /// Reads the messages of one push from `next` until it gives none, and answers it.
-pub(super) fn serve(service: &SyncService, next: &mut dyn FnMut() -> Option<PushRequest>) -> Result<Message> {
+pub(super) fn serve(
+    service: &SyncService,
+    caller: &Caller,
+    next: &mut dyn FnMut() -> Option<PushRequest>,
+) -> Result<Message> {
     let begin = match next().and_then(|request| request.message) {
         Some(push_request::Message::Begin(begin)) => begin,
         Some(_) => return Err(Error::protocol("a push begins with Begin")),
         None => return Err(Error::Cut { records: 0 }),
     };
+    caller.require(Right::Write, &begin.database)?;
     let admit = || {
         let refused = |what| Error::NotAllowed { url: begin.database.clone(), what };
         service.gate.admit(&begin.database).map_err(refused)
     };
     drop(admit()?);
     let updates = updates(&begin)?;
+    for update in &updates {
+        if !caller.may(Right::Write, &begin.database, &update.name) {
+            return Err(caller.refuse(Right::Write, &format!("{} of `{}`", update.name, begin.database)));
+        }
+    }
     let bases = hashes_from(&begin.bases, "bases", HAVES_MAX)?;
     let unknown = || Error::UnknownDatabase { url: begin.database.clone() };
     let database = service.databases.get(&begin.database)?.ok_or_else(unknown)?;
@@ -44,7 +55,16 @@ pub(super) fn serve(service: &SyncService, next: &mut dyn FnMut() -> Option<Push
     }
     // What the caller takes as held here stays until the push is settled.
     let hold = database.store().hold();
-    let bases_here = |base: &Hash| hold.keep(base) && database.commit_object(base).is_ok();
+    let reaches = |commit: &Hash| caller.may_reach(&database, &begin.database, commit);
+    let bases_here = |base: &Hash| hold.keep(base) && database.commit_object(base).is_ok() && reaches(base);
+    // Whoever may not read a commit gets no ref to it by knowing its hash.
+    if let Some(hidden) = updates
+        .iter()
+        .filter_map(|update| update.new)
+        .find(|new| database.store().contains(new) && !reaches(new))
+    {
+        return Err(caller.refuse(Right::Read, &format!("commit {hidden}")));
+    }
     let unknown: Vec<Hash> = bases.into_iter().filter(|base| !bases_here(base)).collect();
     if let Some(rejected) = early_refusal(&database, &updates, &unknown)? {
         return Ok(Message::Rejected(rejected));

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod servers;
 
-pub(crate) use servers::{Clone, Cluster, Database, Push, Remote, Role, Serve};
+pub(crate) use servers::{Clone, Cluster, Database, Push, Remote, Role, Serve, Token};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -44,6 +44,9 @@ pub(crate) struct Global {
     /// The server's database, and a branch, tag or hash in it [default REF: main]
     #[arg(long, value_name = "NAME[@REF]", global = true)]
     pub(crate) database: Option<String>,
+    /// The file that holds the token for --server [default: the environment's PLEACH_TOKEN]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) token_file: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -167,6 +170,9 @@ pub(crate) enum Command {
     Database(Database),
     /// Serve the databases of a directory
     Serve(Serve),
+    /// Make a token for a user of a server
+    #[command(subcommand)]
+    Token(Token),
     /// Show or change a server's role
     #[command(subcommand)]
     Cluster(Cluster),

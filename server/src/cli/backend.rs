@@ -4,8 +4,10 @@
 use std::io::Read;
 use std::path::Path;
 
+use pleach_protocol::{Bearer, Token};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use super::args::After;
@@ -25,19 +27,19 @@ pub(crate) enum Backend {
 /// A connection to a server, and what its requests are about.
 pub(crate) struct Remote {
     pub(super) runtime: Runtime,
-    pub(super) client: DataClient<Channel>,
+    pub(super) client: DataClient<InterceptedService<Channel, Bearer>>,
     target: Target,
 }
 
 impl Remote {
     /// Connects to the server at `url`; `database` is `NAME[@REF]`.
-    pub(crate) fn connect(url: &str, database: &str) -> Result<Remote> {
+    pub(crate) fn connect(url: &str, database: &str, token: Option<Token>) -> Result<Remote> {
         let (database, reference) = database.split_once('@').unwrap_or((database, ""));
         let target =
             Target { database: database.to_owned(), reference: reference.to_owned(), after: String::new() };
         let runtime = runtime()?;
         let channel = runtime.block_on(connect(url))?;
-        let client = DataClient::new(channel)
+        let client = DataClient::with_interceptor(channel, Bearer::new(token))
             .max_decoding_message_size(crate::service::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(crate::service::MESSAGE_BYTES_MAX);
         Ok(Remote { runtime, client, target })

@@ -18,6 +18,7 @@ pub(super) fn serve(context: &mut Context, arguments: Serve) -> Result<()> {
         Flags { data_dir: arguments.data_dir, listen: arguments.listen, insecure: arguments.insecure };
     let config = Config::read(arguments.config.as_deref(), &flags)?;
     if arguments.check {
+        crate::users::access(config.users_file.as_deref())?;
         context.output.note("the configuration is valid");
         return Ok(());
     }

@@ -11,6 +11,7 @@ use crate::error::{Failure, Result};
 pub(super) struct File {
     pub(super) data_dir: PathBuf,
     pub(super) listener: Listener,
+    pub(super) users_file: Option<PathBuf>,
     pub(super) store: Store,
     pub(super) remotes_allowed: Vec<String>,
     pub(super) replication: Option<Replication>,
@@ -22,6 +23,7 @@ impl Default for File {
         File {
             data_dir: "./data".into(),
             listener: Listener::default(),
+            users_file: None,
             store: Store::default(),
             remotes_allowed: Vec::new(),
             replication: None,
@@ -130,6 +132,11 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<File> {
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(File::default());
     }
+    parse_as(text, path)
+}
+
+/// Parses YAML; failures name `path`, line and column.
+pub(super) fn parse_as<T: serde::de::DeserializeOwned>(text: &str, path: &Path) -> Result<T> {
     let options = serde_saphyr::options! { with_snippet: false };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| failure(&error, path))
 }

@@ -44,7 +44,7 @@ pub(super) fn author(given: &str) -> String {
 
 /// The branch, its head, and what its work changed.
 pub fn status(session: &Session, _request: &StatusRequest) -> Result<StatusResponse> {
-    let Ok(branch) = session.branch() else {
+    let Ok(branch) = session.here() else {
         // A tag or hash has no work.
         let head = hex(session.head()?);
         return Ok(StatusResponse { branch: session.place().to_owned(), head, ..StatusResponse::default() });

@@ -51,7 +51,7 @@ pub fn conflicts(
     _request: &ListConflictsRequest,
     sink: Sink<'_, ListConflictsResponse>,
 ) -> Result<()> {
-    let branch = session.branch()?;
+    let branch = session.here()?;
     let work = session.snapshot("@work")?;
     for conflict in session.database.conflicts(branch)? {
         let table = work.table(&conflict.table)?;

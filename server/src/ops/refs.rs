@@ -1,6 +1,7 @@
 //! Branches and tags.
 
 use pleach_engine::{Branch, Hash};
+use pleach_protocol::Right;
 
 use super::{Session, hex};
 use crate::error::Result;
@@ -13,13 +14,14 @@ use crate::proto::{
 
 /// All branches, by name.
 pub fn list_branches(session: &Session, _request: &ListBranchesRequest) -> Result<ListBranchesResponse> {
-    let branches = session.database.branches()?;
-    let branches = branches.into_iter().map(|branch| info(session, branch)).collect::<Result<_>>()?;
+    let branches = session.database.branches()?.into_iter().filter(|branch| session.may_read(&branch.name));
+    let branches = branches.map(|branch| info(session, branch)).collect::<Result<_>>()?;
     Ok(ListBranchesResponse { branches })
 }
 
 /// A branch at a commit; at an unborn HEAD, an unborn branch.
 pub fn create_branch(session: &Session, request: &CreateBranchRequest) -> Result<CreateBranchResponse> {
+    session.require(Right::Write, &request.name)?;
     let at = match request.at.as_str() {
         "" | "HEAD" => session.head()?,
         revision => Some(session.commit_at(revision)?),
@@ -31,24 +33,29 @@ pub fn create_branch(session: &Session, request: &CreateBranchRequest) -> Result
 
 /// Deletes a branch and its uncommitted work.
 pub fn delete_branch(session: &Session, request: &DeleteBranchRequest) -> Result<DeleteBranchResponse> {
+    session.require(Right::Write, &request.name)?;
     session.database.delete_branch(&request.name)?;
     Ok(DeleteBranchResponse { token: token_after_loss(session)? })
 }
 
 /// Renames a branch.
 pub fn rename_branch(session: &Session, request: &RenameBranchRequest) -> Result<RenameBranchResponse> {
+    session.require(Right::Write, &request.old)?;
+    session.require(Right::Write, &request.new)?;
     session.database.rename_branch(&request.old, &request.new)?;
     Ok(RenameBranchResponse { token: token_after_loss(session)? })
 }
 
 /// All tags, by name.
 pub fn list_tags(session: &Session, _request: &ListTagsRequest) -> Result<ListTagsResponse> {
-    let tags = session.database.tags()?.into_iter().map(tag).collect();
+    let tags = session.database.tags()?.into_iter().filter(|(name, _)| session.may_read(name));
+    let tags = tags.map(tag).collect();
     Ok(ListTagsResponse { tags })
 }
 
 /// A tag at a commit.
 pub fn create_tag(session: &Session, request: &CreateTagRequest) -> Result<CreateTagResponse> {
+    session.require(Right::Write, &request.name)?;
     let at = session.commit_at(if request.at.is_empty() { "HEAD" } else { &request.at })?;
     session.database.create_tag(&request.name, at)?;
     Ok(CreateTagResponse { tag: Some(tag((request.name.clone(), at))), token: session.token()? })
@@ -56,6 +63,7 @@ pub fn create_tag(session: &Session, request: &CreateTagRequest) -> Result<Creat
 
 /// Deletes a tag.
 pub fn delete_tag(session: &Session, request: &DeleteTagRequest) -> Result<DeleteTagResponse> {
+    session.require(Right::Write, &request.name)?;
     session.database.delete_tag(&request.name)?;
     Ok(DeleteTagResponse { token: session.token()? })
 }
@@ -64,9 +72,9 @@ pub fn delete_tag(session: &Session, request: &DeleteTagRequest) -> Result<Delet
 fn token_after_loss(session: &Session) -> Result<String> {
     match session.head() {
         Ok(_) => session.token(),
-        Err(_) => {
-            Session::at(session.database.clone(), "").and_then(|main| main.token()).or(Ok(String::new()))
-        }
+        Err(_) => Session::at(session.database.clone(), "", session.rights.clone())
+            .and_then(|main| main.token())
+            .or(Ok(String::new())),
     }
 }
 

@@ -23,3 +23,4 @@ mod server;
 mod syscalls;
 mod tables;
 mod tour;
+mod users;

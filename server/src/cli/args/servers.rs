@@ -91,6 +91,15 @@ pub(crate) struct Serve {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Print a new token, once, and the entry of users.yaml that lets its user in
+    New {
+        /// The user's name
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Cluster {
     /// Show role, epoch, and every database on every standby
     Status,

@@ -1,0 +1,166 @@
+//! A server with users: who gets in, and what each may do there.
+
+use std::path::PathBuf;
+
+use pleach_tests::{Run, Sandbox, Server, eventually};
+
+/// A server with users, and the tokens of these.
+struct Guarded {
+    sandbox: Sandbox,
+    server: Server,
+}
+
+const USERS: [(&str, &str); 5] = [
+    ("admin", r#"[{database: "*", refs: "*", allow: admin}]"#),
+    ("writer", r#"[{database: shop, refs: "*", allow: write}]"#),
+    ("reader", r#"[{database: "sho*", refs: "*", allow: read}]"#),
+    (
+        "partner",
+        r#"[{database: shop, refs: "pub*", allow: write}, {database: shop, refs: main, allow: read}]"#,
+    ),
+    ("nobody", "[]"),
+];
+
+impl Guarded {
+    fn new() -> Guarded {
+        let sandbox = Sandbox::new();
+        let mut users = String::from("users:\n");
+        for (name, grants) in USERS {
+            let made = sandbox.run(&["token", "new", name, "--json"]).json();
+            sandbox.write(name, &format!("{}\n", made["token"].as_str().unwrap()));
+            let hash = made["token_hash"].as_str().unwrap();
+            users += &format!("  - {{name: {name}, token_hash: \"{hash}\", grants: {grants}}}\n");
+        }
+        sandbox.write("users.yaml", &users);
+        sandbox.write("config.yaml", "data_dir: data\nlistener: {port: 0}\nusers_file: users.yaml\n");
+        let server = sandbox.serve(&["--config", "config.yaml"]);
+        let guarded = Guarded { sandbox, server };
+        guarded.run("admin", "shop", &["database", "create", "shop"]).ok();
+        guarded.run("admin", "shop", &["database", "create", "bank"]).ok();
+        guarded.run("admin", "shop", &["put", "t", "k", "v"]).ok();
+        guarded.run("admin", "shop", &["commit", "-m", "one"]).ok();
+        guarded
+    }
+
+    fn token(&self, user: &str) -> PathBuf {
+        self.sandbox.path(user)
+    }
+
+    fn run(&self, user: &str, database: &str, args: &[&str]) -> Run {
+        let mut all = self.server.args(database, args);
+        all.extend(["--token-file".to_owned(), self.token(user).display().to_string()]);
+        self.sandbox.run(&all)
+    }
+}
+
+#[test]
+fn e5_a_user_may_do_what_is_granted_and_nothing_else() {
+    let guarded = Guarded::new();
+    let anonymous = guarded.sandbox.run(&guarded.server.args("shop", &["get", "t", "k"])).fails(5);
+    assert!(anonymous.contains("has no token") && anonymous.contains("--token-file"), "{anonymous}");
+    guarded.sandbox.write("stranger", &"0".repeat(64));
+    for (user, read, write, create) in [
+        ("stranger", 5, 5, 5),
+        ("nobody", 5, 5, 5),
+        ("reader", 0, 5, 5),
+        ("writer", 0, 0, 5),
+        ("admin", 0, 0, 0),
+    ] {
+        let status = |args: &[&str]| guarded.run(user, "shop", args).status;
+        assert_eq!(status(&["get", "t", "k"]), read, "{user} reads");
+        assert_eq!(status(&["log"]), read, "{user} reads a stream");
+        assert_eq!(status(&["put", "t", user, "x"]), write, "{user} writes");
+        assert_eq!(status(&["branch", &format!("of-{user}")]), write, "{user} makes a branch");
+        assert_eq!(status(&["gc", "--dry-run"]), create, "{user} collects");
+        assert_eq!(status(&["fsck"]), create, "{user} checks");
+        assert_eq!(status(&["database", "create", &format!("of-{user}")]), create, "{user} makes a database");
+    }
+    let keys = guarded.run("reader", "shop", &["scan", "t"]).ok();
+    assert_eq!(keys, "admin\tx\nk\tv\nwriter\tx\n");
+    // What is not granted is not known of either.
+    let absent = guarded.run("writer", "absent", &["get", "t", "k"]).fails(5);
+    let hidden = guarded.run("writer", "bank", &["get", "t", "k"]).fails(5);
+    assert_eq!(absent.replace("absent", "bank"), hidden);
+    assert_eq!(guarded.run("reader", "", &["database", "list"]).ok(), "shop\n");
+    assert_eq!(guarded.run("nobody", "", &["database", "list"]).ok(), "");
+    assert_eq!(guarded.run("admin", "", &["cluster", "status"]).status, 1, "there is none");
+    guarded.run("writer", "", &["cluster", "status"]).fails(5);
+}
+
+#[test]
+fn e5_a_grant_for_some_branches_shows_no_others() {
+    let guarded = Guarded::new();
+    let admin = |args: &[&str]| guarded.run("admin", "shop@secret", args).ok();
+    guarded.run("admin", "shop", &["branch", "secret"]).ok();
+    guarded.run("admin", "shop", &["branch", "public"]).ok();
+    admin(&["put", "t", "hidden", "v"]);
+    admin(&["commit", "-m", "hidden"]);
+    let hidden = admin(&["log", "-n", "1", "--json"]);
+    let hidden: serde_json::Value = serde_json::from_str(hidden.trim()).unwrap();
+    let hidden = hidden["hash"].as_str().unwrap();
+    let partner = |place: &str, args: &[&str]| guarded.run("partner", place, args);
+    assert_eq!(partner("shop@public", &["get", "t", "k"]).ok(), "v\n");
+    partner("shop@public", &["put", "t", "ours", "v"]).ok();
+    partner("shop@public", &["commit", "-m", "ours"]).ok();
+    partner("shop@public", &["branch", "public2"]).ok();
+    partner("shop@public", &["diff", "main", "public"]).ok();
+    let branches = partner("shop", &["branch"]).ok();
+    assert!(branches.contains("main") && branches.contains("public2") && !branches.contains("secret"));
+    for (place, args) in [
+        ("shop", &["put", "t", "k", "w"][..]),
+        ("shop", &["branch", "other"]),
+        ("shop", &["tag", "v1"]),
+        ("shop@secret", &["get", "t", "hidden"]),
+        ("shop@absent", &["get", "t", "hidden"]),
+        (&format!("shop@{hidden}"), &["get", "t", "hidden"]),
+        ("shop@public", &["show", hidden]),
+        ("shop@public", &["log", "secret"]),
+        ("shop@public", &["diff", "secret~0", "public"]),
+        ("shop@public", &["merge", "secret"]),
+        ("shop@public", &["get", "t", "hidden", "--at", "secret"]),
+        ("shop@public", &["branch", "publication", &hidden[..10]]),
+        ("shop@public", &["branch", "-d", "secret"]),
+        ("shop@public", &["branch", "-m", "public2", "other"]),
+        ("shop@public", &["reset", hidden, "--hard"]),
+    ] {
+        let refusal = partner(place, args).fails(5);
+        assert!(refusal.contains("partner"), "{place} {args:?}: {refusal}");
+    }
+}
+
+#[test]
+fn e5_users_are_read_again_at_a_hangup() {
+    let guarded = Guarded::new();
+    let users = std::fs::read_to_string(guarded.sandbox.path("users.yaml")).unwrap();
+    let read = |user: &str| guarded.run(user, "shop", &["get", "t", "k"]).status;
+    guarded.sandbox.write("users.yaml", "users: [{name: x}]");
+    guarded.server.signal("HUP");
+    eventually("the wrong file was refused", || {
+        guarded.server.log().contains("stay as they were").then_some(())
+    });
+    assert_eq!(read("reader"), 0);
+    let without: String =
+        users.lines().filter(|line| !line.contains("reader")).map(|line| format!("{line}\n")).collect();
+    guarded.sandbox.write("users.yaml", &without);
+    guarded.server.signal("HUP");
+    eventually("the reader is out", || (read("reader") == 5).then_some(()));
+    assert_eq!(read("writer"), 0);
+}
+
+#[test]
+fn e5_a_listener_for_others_needs_users_or_is_said_to_be_open() {
+    let sandbox = Sandbox::new();
+    let check = |extra: &str, flags: &[&str]| {
+        sandbox.write("config.yaml", &format!("listener: {{host: 0.0.0.0, port: 0}}\n{extra}"));
+        let mut args = vec!["serve", "--config", "config.yaml", "--check"];
+        args.extend(flags);
+        sandbox.run(&args)
+    };
+    assert!(check("", &[]).fails(2).contains("has no users"));
+    check("", &["--insecure"]).ok();
+    assert!(check("users_file: users.yaml", &[]).fails(2).contains("cannot read the users"));
+    let entry = sandbox.run(&["token", "new", "ada"]).ok();
+    let entry: String = entry.lines().skip(1).map(|line| format!("{line}\n")).collect();
+    sandbox.write("users.yaml", &format!("users:\n{entry}"));
+    check("users_file: users.yaml", &[]).ok();
+}
