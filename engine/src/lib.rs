@@ -67,7 +67,7 @@ pub use difference::{Base, Difference, Sent, difference};
 pub use error::{Error, ErrorKind, Result};
 pub use feed::{Feed, FeedItem};
 pub use history::Log;
-pub use index::{INDEX_COLUMNS_MAX, Index, IndexDefinition, IndexScan};
+pub use index::{INDEX_COLUMNS_MAX, Index, IndexChange, IndexDefinition, IndexScan};
 pub use lineage::Lineage;
 pub use load::LoadOptions;
 pub use map::config::{KEY_BYTES_MAX, MapConfig};
