@@ -209,8 +209,7 @@ impl Table {
     /// # Errors
     /// The store's.
     pub fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Scan> {
-        let rows = Rows::new(self.store.clone(), &self.entry.rows, from, to)?;
-        Ok(Scan { store: self.store.clone(), rows })
+        Scan::new(self.store.clone(), &self.entry.rows, from, to)
     }
 
     /// The rows whose keys begin with `prefix`, in key order, from both ends.
@@ -291,6 +290,12 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// The rows of the map at `root`, which `store` keeps.
+    pub(crate) fn new(store: Store, root: &Hash, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Scan> {
+        let rows = Rows::new(store.clone(), root, from, to)?;
+        Ok(Scan { store, rows })
+    }
+
     /// Calls `f` with each row that is left, without copying keys and inline values.
     ///
     /// # Errors
