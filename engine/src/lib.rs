@@ -48,6 +48,7 @@ mod pins;
 mod resolve;
 mod revision;
 pub mod row;
+mod salt;
 mod sample;
 mod settings;
 mod snapshot;

@@ -35,7 +35,7 @@ use crate::{
     map::{
         self,
         build::{self, TreeBuilder},
-        config::{KEY_BYTES_MAX, MapConfig},
+        config::KEY_BYTES_MAX,
         cursor::Rows,
         node::{Stored, Tag, Value},
         range::KeyRange,
@@ -176,16 +176,13 @@ impl Transaction {
         Ok(slot.as_ref())
     }
 
-    /// Makes a table: typed with a schema, of raw keys and values without.
+    /// Makes a table: typed with a schema, of raw keys and values without. If strangers choose its keys, give it a salt
+    /// ([`Definition::salted`], [`Transaction::create_table_with`]).
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::BadName`].
     pub fn create_table(&mut self, table: &str, schema: Option<Schema>) -> Result<()> {
-        // A cell takes about 12 bytes on average, its share of the key included.
-        let config = schema
-            .as_ref()
-            .map_or_else(MapConfig::default, |schema| MapConfig::for_row_bytes(schema.columns().len() * 12));
-        self.create_table_with(table, Definition { config, schema })
+        self.create_table_with(table, Definition::new(schema))
     }
 
     /// Makes a table with a configuration of its own.

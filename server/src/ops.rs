@@ -5,7 +5,7 @@
 //! database, so that both answer alike. They block, print nothing, and know no sockets. Answers of any length go to a sink
 //! that is called with a message at a time and may stop them.
 
-use pleach_engine::{Database, Hash, Revision, Snapshot, Table, Token};
+use pleach_engine::{Database, Definition, Hash, Revision, Schema, Snapshot, Table, Token, Transaction};
 
 use crate::error::{Failure, Result};
 
@@ -29,6 +29,8 @@ pub struct Session {
     /// The database.
     pub database: Database,
     place: Place,
+    /// Whether strangers choose the keys that are written: then the tables that are made have a salt.
+    of_strangers: bool,
 }
 
 #[derive(Clone)]
@@ -45,14 +47,15 @@ impl Session {
     /// A session on the database's current branch.
     pub fn local(database: Database) -> Result<Session> {
         let branch = database.current_branch()?;
-        Ok(Session { database, place: Place::Branch(branch) })
+        Ok(Session { database, place: Place::Branch(branch), of_strangers: false })
     }
 
     /// A session at `reference`: a branch, else a tag or a commit hash. Empty: `main`.
     pub fn at(database: Database, reference: &str) -> Result<Session> {
         let reference = if reference.is_empty() { "main" } else { reference };
         if database.branch(reference)?.is_some() {
-            return Ok(Session { database, place: Place::Branch(reference.to_owned()) });
+            let place = Place::Branch(reference.to_owned());
+            return Ok(Session { database, place, of_strangers: false });
         }
         let tag = database.get_ref(&format!("tags/{reference}"));
         let is_hash = reference.len() >= 8 && reference.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -72,7 +75,28 @@ impl Session {
                 "name an existing one after the @ of --database NAME@REF; `pleach branch` lists branches",
             ));
         };
-        Ok(Session { database, place: Place::Fixed { reference: reference.to_owned(), commit } })
+        let place = Place::Fixed { reference: reference.to_owned(), commit };
+        Ok(Session { database, place, of_strangers: false })
+    }
+
+    /// This session for a client of a server, who may choose keys with an intent.
+    pub fn of_strangers(self) -> Session {
+        Session { of_strangers: true, ..self }
+    }
+
+    /// Makes a table. Only of tables with one salt, or none, equal content has equal roots: so the command line makes those without, and a server
+    /// those with its database's.
+    pub(crate) fn create_table(
+        &self,
+        transaction: &mut Transaction,
+        table: &str,
+        schema: Option<Schema>,
+    ) -> Result<()> {
+        let mut definition = Definition::new(schema);
+        if self.of_strangers {
+            definition = definition.salted(self.database.salt()?);
+        }
+        Ok(transaction.create_table_with(table, definition)?)
     }
 
     /// The branch to write to; a tag or hash is read-only.

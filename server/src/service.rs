@@ -140,7 +140,7 @@ impl DataService {
     }
 
     fn session(&self, target: &Target) -> Result<Session> {
-        Session::at(self.database(&target.database)?, &target.reference)
+        Ok(Session::at(self.database(&target.database)?, &target.reference)?.of_strangers())
     }
 
     fn reader(&self, target: &Target) -> Result<Session> {

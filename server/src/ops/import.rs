@@ -20,6 +20,10 @@ use crate::tabular::{self, Source, TabularError};
 /// Below one file row for so many table rows, rows are looked up one by one and not by a scan.
 const ROWS_SCANNED_FOR_A_LOOKUP: u64 = 32;
 
+/// Edits that are held in memory, bytes; more are written ahead. A row's takes some bytes beside its key and value.
+const EDIT_BYTES_MAX: usize = 32 << 20;
+const EDIT_BYTES: usize = 100;
+
 const ALL: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
 
 /// Imports all rows of `source`.
@@ -34,10 +38,10 @@ pub fn import(session: &Session, start: &ImportStart, source: &Source) -> Result
             tabular::infer(source, &start.key, &types(start)?)?
         }
     };
-    let mut import = Import { start, source, schema, transaction, done: ImportResponse::default() };
+    let mut import = Import { start, source, schema, transaction, held: 0, done: ImportResponse::default() };
     match &table {
         None => {
-            import.transaction.create_table(&start.table, Some(import.schema.clone()))?;
+            session.create_table(&mut import.transaction, &start.table, Some(import.schema.clone()))?;
             import.done.inserted = import.load()?;
         }
         Some(table) => import.join(table)?,
@@ -148,6 +152,8 @@ struct Import<'a> {
     source: &'a Source,
     schema: Schema,
     transaction: Transaction,
+    /// What the edits not written ahead take, bytes.
+    held: usize,
     done: ImportResponse,
 }
 
@@ -260,6 +266,7 @@ impl Import<'_> {
             if deletes {
                 self.transaction.delete(&self.start.table, &key)?;
                 self.done.deleted += 1;
+                self.hold(key.len())?;
             }
         }
         Ok(())
@@ -277,7 +284,18 @@ impl Import<'_> {
             Some(_) => self.done.updated += 1,
             None => self.done.inserted += 1,
         }
-        Ok(self.transaction.put(&self.start.table, key, value)?)
+        self.transaction.put(&self.start.table, key, value)?;
+        self.hold(key.len() + value.len())
+    }
+
+    /// Counts an edit, and has all written ahead when there are many.
+    fn hold(&mut self, bytes: usize) -> Result<()> {
+        self.held += bytes + EDIT_BYTES;
+        if self.held > EDIT_BYTES_MAX {
+            self.held = 0;
+            let _rows = self.transaction.rows(&self.start.table)?;
+        }
+        Ok(())
     }
 
     /// The refusal of the first row of the file whose key the table has.
