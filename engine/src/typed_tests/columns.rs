@@ -221,6 +221,36 @@ fn a_dropped_column_does_not_come_again_by_a_patch_over_the_cells_that_rows_have
 }
 
 #[test]
+fn a_patch_of_columns_leaves_what_the_table_dropped_dropped() {
+    let made = database(&[("a", Type::Int)]);
+    let work = |database: &Database| {
+        database.snapshot_of_root(database.branch("main").unwrap().unwrap().work).unwrap()
+    };
+    let from = work(&made);
+    change(&made, "main", add_n);
+    let (mut adds, mut takes) = (Vec::new(), Vec::new());
+    patch::make(&from.diff(&work(&made)).unwrap(), &mut adds).unwrap();
+    patch::invert(&mut &adds[..], &mut takes).unwrap();
+    let other = database(&[("a", Type::Int)]);
+    change(&other, "main", |transaction| {
+        transaction.add_column("t", "b", Type::Text, text(""))?;
+        put(transaction, "t", &[int(1), int(1), text("a cell that stays")])
+    });
+    let b = table(&other, "main").schema().unwrap().column("b").unwrap().id;
+    change(&other, "main", |transaction| transaction.drop_column("t", "b"));
+    other.apply_patch("main", &mut &adds[..]).unwrap();
+    assert_eq!(
+        (dropped(&other, "main"), rows(&other, "main")),
+        (vec![b], vec![vec![int(1), int(1), int(7)]])
+    );
+    other.apply_patch("main", &mut &takes[..]).unwrap();
+    let n = table(&made, "main").schema().unwrap().column("n").unwrap().id;
+    let mut gone = vec![b, n];
+    gone.sort_unstable();
+    assert_eq!((dropped(&other, "main"), rows(&other, "main")), (gone, vec![vec![int(1), int(1)]]));
+}
+
+#[test]
 fn what_is_taken_back_on_one_branch_merges_with_another() {
     let text_of = |outcome: Result<MergeOutcome>| outcome.map_err(|error| error.to_string());
     let merge =
