@@ -280,7 +280,7 @@ impl Store {
     }
 
     /// This store, by a handle whose calls end with [`Error::Cancelled`] soon after `cancel` is set, and so do those of all handles made from it. It
-    /// takes the place of the flag that this handle has. Collections and compactions look at it when they begin.
+    /// takes the place of the flag that this handle has. Collections and compactions look at it all along.
     pub fn cancellable(&self, cancel: &Cancel) -> Store {
         Store { cancel: Some(cancel.clone()), ..self.clone() }
     }

@@ -23,6 +23,7 @@ use crate::{
         self,
         config::MapConfig,
         cursor::Rows,
+        diff::{Diff, Range},
         edit::{self, Edit},
         node::{Stored, Tag, Value},
     },
@@ -133,12 +134,68 @@ pub(crate) fn all_indexes(
 ) -> Result<BTreeMap<String, BTreeMap<String, IndexEntry>>> {
     let mut tables: BTreeMap<String, BTreeMap<String, IndexEntry>> = BTreeMap::new();
     for (path, entry) in entries(reader, root, b"i", |value| index_entry(root, value))? {
-        let (table, name) = path
-            .split_once('/')
-            .ok_or_else(|| Error::malformed(root, "expected the name of an index to be TABLE/NAME"))?;
+        let (table, name) = path.split_once('/').ok_or_else(|| bad_index_name(root))?;
         tables.entry(table.to_owned()).or_default().insert(name.to_owned(), entry);
     }
     Ok(tables)
+}
+
+/// Calls `f` with each index that is not the same in two catalogues: its table, and what it was and is.
+pub(crate) fn changed_indexes<R: Read>(
+    from: (R, Hash),
+    to: (R, Hash),
+    mut f: impl FnMut(&str, [Option<IndexEntry>; 2]),
+) -> Result<()> {
+    let root = to.1;
+    // All keys with an `i`, as there are none with a `j`.
+    let range = Range { after: Some(b"i".to_vec()), until: Some(b"j".to_vec()) };
+    let mut changes = Diff::between(Some(from), Some(to), &range)?;
+    while let Some(change) = changes.next_change()? {
+        let path = change.key.get(1..).and_then(|path| std::str::from_utf8(path).ok());
+        let (table, _) = path.and_then(|path| path.split_once('/')).ok_or_else(|| bad_index_name(&root))?;
+        let entry = |value: Option<Value>| {
+            value.map(|value| index_entry(&root, Stored { tag: value.tag, bytes: &value.bytes })).transpose()
+        };
+        f(table, [entry(change.old)?, entry(change.new)?]);
+    }
+    Ok(())
+}
+
+/// The tables whose entries are not the same in two catalogues, those behind `after` in the order of names.
+pub(crate) fn changed_tables<R: Read>(
+    from: (R, Hash),
+    to: (R, Hash),
+    after: Option<&str>,
+) -> Result<ChangedTables<R>> {
+    let root = to.1;
+    let after = [b"t", after.unwrap_or_default().as_bytes()].concat();
+    let changes = Diff::between(Some(from), Some(to), &Range { after: Some(after), until: None })?;
+    Ok(ChangedTables { root, changes })
+}
+
+/// The names of tables that differ.
+pub(crate) struct ChangedTables<R> {
+    root: Hash,
+    changes: Diff<R>,
+}
+
+impl<R: Read> Iterator for ChangedTables<R> {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Result<String>> {
+        let change = self.changes.next_change().transpose()?;
+        // Tables are the last in a catalogue.
+        let name = change.map(|change| change.key.get(1..).map(<[u8]>::to_vec).unwrap_or_default());
+        let utf8 = |name| {
+            String::from_utf8(name)
+                .map_err(|_| Error::malformed(&self.root, "expected names of tables to be UTF-8"))
+        };
+        Some(name.and_then(utf8))
+    }
+}
+
+fn bad_index_name(root: &Hash) -> Error {
+    Error::malformed(root, "expected the name of an index to be TABLE/NAME")
 }
 
 /// One index of a table.

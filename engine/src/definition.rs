@@ -27,6 +27,23 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// What a table is if nothing else is said: typed with a schema, of raw keys and values without; not salted, so that equal content has
+    /// equal roots in any database.
+    pub fn new(schema: Option<Schema>) -> Definition {
+        // A cell takes about 12 bytes on average, its share of the key included.
+        let config = schema
+            .as_ref()
+            .map_or_else(MapConfig::default, |schema| MapConfig::for_row_bytes(schema.columns().len() * 12));
+        Definition { config, schema }
+    }
+
+    /// The same with a salt, for a table whose keys strangers choose: [`Database::salt`](crate::Database::salt), or one that is random and kept
+    /// from them. Without it they can choose keys so that one insert rewrites hundreds of leaves. Equal content then has equal roots only under
+    /// the same salt.
+    pub fn salted(self, salt: u64) -> Definition {
+        Definition { config: MapConfig { salt, ..self.config }, ..self }
+    }
+
     pub(crate) fn encode(&self) -> Chunk {
         let mut body = vec![VERSION];
         body.extend_from_slice(&self.config.encode());

@@ -17,39 +17,35 @@
 //! ```
 //!
 //! Invariants (test `a_feed_stopped_anywhere_goes_on_as_if_it_had_not_been`):
-//! 1. Items come by table, in the order of names; of a table first what became of itself, then its rows in the order of keys.
+//! 1. Items come by table, in the order of names; of a table first what became of itself and its indexes, then its rows in the order of keys.
 //! 2. What comes behind a position, after any number of stops, is what would have come without them.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use pleach_chunkstore::{Hash, RefUpdate, Store};
 
 use crate::{
-    catalogue,
+    catalogue::{self, ChangedTables},
     chunks::{Read, Writer},
     database::Database,
     definition::Definition,
     error::{Error, Result},
     history,
+    index::{self, IndexChange},
     kinds::COMMIT,
-    map::{
-        build,
-        diff::{Diff, Range},
-    },
+    map::build,
     names,
     snapshot::{Change, Changes, Snapshot, Table, TableDiff},
 };
 
 const VERSION: u8 = 1;
 const CHECK_LEN: usize = 8;
-/// Tables stand in the catalogue under this letter, which is the last that it has.
-const TABLES: u8 = b't';
 
 /// What a feed tells.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum FeedItem {
-    /// A table is new, is gone, or has another definition. Its changed rows come next: all of them, if it is new or gone.
+    /// A table is new, is gone, or has another definition or other indexes. Its changed rows come next: all of them, if it is new or gone.
     Table {
         /// The table's name.
         table: Arc<str>,
@@ -57,6 +53,8 @@ pub enum FeedItem {
         before: Option<Box<Definition>>,
         /// Its definition after; `None` if it is gone.
         after: Option<Box<Definition>>,
+        /// Its indexes that came, went or became others, by name.
+        indexes: Vec<IndexChange>,
     },
     /// A row was inserted, updated or deleted.
     Row {
@@ -79,7 +77,8 @@ enum Place {
     Behind(Arc<str>),
 }
 
-/// What changed between two roots, item by item, in bounded memory. Keeps both roots as long as it lives.
+/// What changed between two roots, item by item, in bounded memory: but for the names of tables whose indexes changed. Keeps both roots as
+/// long as it lives.
 ///
 /// ```
 /// use pleach_engine::{Database, FeedItem};
@@ -112,9 +111,43 @@ pub struct Feed {
     from: Snapshot,
     to: Snapshot,
     place: Place,
-    /// The tables that differ, from the next one on.
-    tables: Diff<Store>,
+    tables: Tables,
     current: Option<Current>,
+}
+
+/// The names of the tables that differ, from the next one on.
+struct Tables {
+    /// Those that differ in themselves, and the first of them if it was looked at.
+    changed: ChangedTables<Store>,
+    ahead: Option<String>,
+    /// Those whose indexes differ.
+    reindexed: BTreeSet<String>,
+}
+
+impl Tables {
+    /// Those behind `after`.
+    fn new(from: &Snapshot, to: &Snapshot, after: Option<&str>) -> Result<Tables> {
+        let sides = || ((from.store().clone(), from.root()), (to.store().clone(), to.root()));
+        let (before, now) = sides();
+        let mut reindexed = index::reindexed(before, now)?;
+        reindexed.retain(|table| after.is_none_or(|after| table.as_str() > after));
+        let (before, now) = sides();
+        Ok(Tables { changed: catalogue::changed_tables(before, now, after)?, ahead: None, reindexed })
+    }
+
+    /// The next table, and whether its indexes differ.
+    fn next(&mut self) -> Result<Option<(String, bool)>> {
+        if self.ahead.is_none() {
+            self.ahead = self.changed.next().transpose()?;
+        }
+        let comes_first = |table: &&String| self.ahead.as_ref().is_none_or(|ahead| *table <= ahead);
+        if let Some(table) = self.reindexed.first().filter(comes_first).cloned() {
+            self.reindexed.remove(&table);
+            self.ahead.take_if(|ahead| *ahead == table);
+            return Ok(Some((table, true)));
+        }
+        Ok(self.ahead.take().map(|table| (table, false)))
+    }
 }
 
 /// The table at hand.
@@ -242,7 +275,7 @@ impl Feed {
         to: Snapshot,
         place: Place,
     ) -> Result<Feed> {
-        let tables = differing_tables(&from, &to, None)?;
+        let tables = Tables::new(&from, &to, None)?;
         Ok(Feed { database: database.clone(), name, from, to, place, tables, current: None })
     }
 
@@ -294,16 +327,17 @@ impl Feed {
         };
         let mut current = None;
         if let Some(table) = table {
-            let diff = self.table(table)?.filter(|diff| diff.from.is_some() || diff.to.is_some());
-            let diff =
-                diff.ok_or(Error::BadPosition { what: "its table differs in neither of its roots" })?;
+            let diff = self.table(table)?;
+            if diff.from.is_none() && diff.to.is_none() {
+                return Err(Error::BadPosition { what: "its table is in neither of its roots" });
+            }
             let changes = match &after {
                 Some(after) => diff.changes_after(after)?,
                 None => diff.changes()?,
             };
             current = Some(Current { table: table.clone(), item: None, changes });
         }
-        self.tables = differing_tables(&self.from, &self.to, table)?;
+        self.tables = Tables::new(&self.from, &self.to, table.map(|table| &**table))?;
         self.current = current.filter(|_| !matches!(place, Place::Behind(_)));
         self.place = place;
         Ok(())
@@ -342,38 +376,27 @@ impl Feed {
         Ok(())
     }
 
-    /// How a table differs; `None` if it does not.
-    fn table(&self, name: &str) -> Result<Option<TableDiff>> {
-        let entries = [&self.from, &self.to].map(|side| catalogue::table(side.store(), &side.root(), name));
-        let [before, after] = entries;
-        let (before, after) = (before?, after?);
-        if before == after {
-            return Ok(None);
-        }
-        let load = |side: &Snapshot, entry: Option<_>| {
-            entry.map(|entry| Table::load(side.store(), side.root(), name, entry)).transpose()
-        };
-        let (from, to) = (load(&self.from, before)?, load(&self.to, after)?);
-        Ok(Some(TableDiff { table: name.to_owned(), from, to }))
+    /// How a table differs.
+    fn table(&self, name: &str) -> Result<TableDiff> {
+        let (from, to) = (self.from.table(name)?, self.to.table(name)?);
+        Ok(TableDiff { table: name.to_owned(), from, to })
     }
 
     /// The next table that differs.
     fn next_table(&mut self) -> Result<Option<Current>> {
-        while let Some(change) = self.tables.next_change()? {
-            let name = change.key.strip_prefix(&[TABLES]).and_then(|name| std::str::from_utf8(name).ok());
-            let malformed = || Error::malformed(&self.to.root(), "expected names of tables to be UTF-8");
-            let table: Arc<str> = name.ok_or_else(malformed)?.into();
-            let Some(diff) = self.table(&table)? else { continue };
-            let definition =
-                |side: &Option<Table>| side.as_ref().map(|table| Box::new(table.definition().clone()));
-            let item = diff.schema_changed().then(|| FeedItem::Table {
-                table: table.clone(),
-                before: definition(&diff.from),
-                after: definition(&diff.to),
-            });
-            return Ok(Some(Current { table, item, changes: diff.changes()? }));
-        }
-        Ok(None)
+        let Some((name, reindexed)) = self.tables.next()? else { return Ok(None) };
+        let diff = self.table(&name)?;
+        let table: Arc<str> = name.into();
+        let definition =
+            |side: &Option<Table>| side.as_ref().map(|table| Box::new(table.definition().clone()));
+        let indexes = if reindexed { diff.index_changes()? } else { Vec::new() };
+        let item = (reindexed || diff.schema_changed()).then(|| FeedItem::Table {
+            table: table.clone(),
+            before: definition(&diff.from),
+            after: definition(&diff.to),
+            indexes,
+        });
+        Ok(Some(Current { table, item, changes: diff.changes()? }))
     }
 
     fn next_item(&mut self) -> Result<Option<FeedItem>> {
@@ -404,14 +427,6 @@ impl Iterator for Feed {
     fn next(&mut self) -> Option<Result<FeedItem>> {
         self.next_item().transpose()
     }
-}
-
-/// The entries of tables that differ, beyond that of `after`.
-fn differing_tables(from: &Snapshot, to: &Snapshot, after: Option<&Arc<str>>) -> Result<Diff<Store>> {
-    let mut key = vec![TABLES];
-    key.extend(after.into_iter().flat_map(|table| table.bytes()));
-    let [from, to] = [from, to].map(|side| Some((side.store().clone(), side.root())));
-    Diff::between(from, to, &Range { after: Some(key), until: None })
 }
 
 const MALFORMED: Error = Error::BadPosition { what: "the bytes are not those that a feed gave" };

@@ -24,13 +24,20 @@ fn items(feed: &mut Feed) -> Vec<FeedItem> {
 
 type Rows = BTreeMap<Vec<u8>, Vec<u8>>;
 
+type Indexes = BTreeMap<String, IndexDefinition>;
+
 /// What a root holds, read whole.
-fn read(database: &Database, root: Hash) -> BTreeMap<String, (Definition, Rows)> {
+fn read(database: &Database, root: Hash) -> BTreeMap<String, (Definition, Indexes, Rows)> {
     let tables = database.snapshot_of_root(root).unwrap().tables().unwrap().into_iter();
     let rows = |table: &Table| {
         table.scan(Bound::Unbounded, Bound::Unbounded).unwrap().map(Result::unwrap).collect::<Rows>()
     };
-    tables.map(|(name, table)| (name, (table.definition().clone(), rows(&table)))).collect()
+    let indexes = |table: &Table| {
+        let indexes = table.indexes().unwrap().into_iter();
+        indexes.map(|(name, index)| (name, index.definition().clone())).collect()
+    };
+    let all = |table: Table| (table.definition().clone(), indexes(&table), rows(&table));
+    tables.map(|(name, table)| (name, all(table))).collect()
 }
 
 /// What a feed between two roots is to tell, by all that they hold.
@@ -43,12 +50,17 @@ fn expected(database: &Database, from: Hash, to: Hash) -> Vec<FeedItem> {
     for name in names {
         let table: Arc<str> = name.as_str().into();
         let (old, new) = (from.get(name), to.get(name));
-        let [before, after] = [old, new].map(|side| side.map(|(definition, _)| Box::new(definition.clone())));
-        if before != after {
-            items.push(FeedItem::Table { table: table.clone(), before, after });
+        let [before, after] =
+            [old, new].map(|side| side.map(|(definition, ..)| Box::new(definition.clone())));
+        let indexes = index_changes(
+            old.map(|side| side.1.clone()).unwrap_or_default(),
+            new.map(|side| side.1.clone()).unwrap_or_default(),
+        );
+        if before != after || !indexes.is_empty() {
+            items.push(FeedItem::Table { table: table.clone(), before, after, indexes });
         }
         let none = Rows::new();
-        let [old, new] = [old, new].map(|side| side.map_or(&none, |(_, rows)| rows));
+        let [old, new] = [old, new].map(|side| side.map_or(&none, |(.., rows)| rows));
         let mut keys: Vec<&Vec<u8>> = old.keys().chain(new.keys()).collect();
         keys.sort();
         keys.dedup();
@@ -60,6 +72,12 @@ fn expected(database: &Database, from: Hash, to: Hash) -> Vec<FeedItem> {
     items
 }
 
+fn index_changes(mut old: Indexes, mut new: Indexes) -> Vec<IndexChange> {
+    let names: std::collections::BTreeSet<String> = old.keys().chain(new.keys()).cloned().collect();
+    let change = |index: String| IndexChange { before: old.remove(&index), after: new.remove(&index), index };
+    names.into_iter().map(change).filter(|change| change.before != change.after).collect()
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Put(u8, u16, u8),
@@ -67,6 +85,8 @@ enum Step {
     Create(u8, bool),
     Drop(u8),
     AddColumn(u8),
+    /// Makes an index of that name, or drops it.
+    Index(u8, bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -76,13 +96,19 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..4_u8, any::<bool>()).prop_map(|(t, typed)| Step::Create(t, typed)),
         1 => (0..4_u8).prop_map(Step::Drop),
         1 => (0..4_u8).prop_map(Step::AddColumn),
+        3 => (0..4_u8, any::<bool>()).prop_map(|(t, second)| Step::Index(t, second)),
     ]
 }
 
 fn take(transaction: &mut Transaction, step: &Step) {
-    let (Step::Put(t, ..) | Step::Delete(t, _) | Step::Create(t, _) | Step::Drop(t) | Step::AddColumn(t)) =
-        step;
-    let table = format!("table{t}");
+    let (Step::Put(t, ..)
+    | Step::Delete(t, _)
+    | Step::Create(t, _)
+    | Step::Drop(t)
+    | Step::AddColumn(t)
+    | Step::Index(t, _)) = step;
+    // The names of tables and of their indexes do not sort alike.
+    let table = ["table", "table-b", "table0", "tablé"][usize::from(*t)].to_owned();
     match (step, transaction.definition(&table).unwrap()) {
         (Step::Put(_, key, value), Some(definition)) => match definition.schema {
             // Some values are stored out of line.
@@ -106,6 +132,13 @@ fn take(transaction: &mut Transaction, step: &Step) {
         (Step::AddColumn(_), Some(Definition { schema: Some(schema), .. })) => {
             let name = format!("c{}", schema.columns().len());
             transaction.add_column(&table, &name, Type::Int, Value::Int(1)).unwrap();
+        }
+        (Step::Index(_, second), Some(Definition { schema: Some(_), .. })) => {
+            let name = if *second { "second" } else { "first" };
+            match transaction.indexes(&table).unwrap().contains_key(name) {
+                true => transaction.drop_index(&table, name).unwrap(),
+                false => transaction.create_index(&table, name, &["a"], false).unwrap(),
+            }
         }
         _ => {}
     }

@@ -24,6 +24,7 @@
 //!    What came from another database is what that made of it: [`Table::check_indexes`](crate::Table::check_indexes) tells.
 //! 2. No two rows have equal values, none of them NULL, in the columns of a unique index (same test).
 
+mod changes;
 mod check;
 mod follow;
 mod lookup;
@@ -31,6 +32,8 @@ mod merge;
 
 use pleach_chunkstore::Chunk;
 
+pub use changes::IndexChange;
+pub(crate) use changes::reindexed;
 pub(crate) use follow::{Indexed, follow};
 pub use lookup::{Index, IndexScan};
 pub(crate) use merge::merge;

@@ -17,6 +17,7 @@ use crate::{
     chunks::{self, Read},
     definition::Definition,
     error::Result,
+    index,
     map::{
         self,
         cursor::Rows,
@@ -79,32 +80,24 @@ impl Snapshot {
         entry.map(|entry| Table::load(&self.store, self.root, name, entry)).transpose()
     }
 
-    /// The tables that differ between this root and `to`, by name. Equal tables are not opened.
+    /// The tables that differ between this root and `to`, by name: in their rows, their definition or their indexes. Equal tables are
+    /// not opened.
     ///
     /// # Errors
     /// The store's.
     pub fn diff(&self, to: &Snapshot) -> Result<Vec<TableDiff>> {
-        if self.root == to.root {
-            return Ok(Vec::new());
+        let sides = || ((&self.store, self.root), (&to.store, to.root));
+        let (before, after) = sides();
+        let mut tables = index::reindexed(before, after)?;
+        let (before, after) = sides();
+        for table in catalogue::changed_tables(before, after, None)? {
+            tables.insert(table?);
         }
-        type Sides = (Option<TableEntry>, Option<TableEntry>);
-        let mut tables: BTreeMap<String, Sides> = BTreeMap::new();
-        for (name, entry) in catalogue::tables(&self.store, &self.root)? {
-            tables.entry(name).or_default().0 = Some(entry);
-        }
-        for (name, entry) in catalogue::tables(&to.store, &to.root)? {
-            tables.entry(name).or_default().1 = Some(entry);
-        }
-        let load = |side: &Snapshot, table: &str, entry: Option<TableEntry>| {
-            entry.map(|entry| Table::load(&side.store, side.root, table, entry)).transpose()
+        let diff = |table: String| {
+            let (from, to) = (self.table(&table)?, to.table(&table)?);
+            Ok(TableDiff { table, from, to })
         };
-        let differ = tables.into_iter().filter(|(_, (from, to))| from != to);
-        differ
-            .map(|(table, (before, after))| {
-                let (from, to) = (load(self, &table, before)?, load(to, &table, after)?);
-                Ok(TableDiff { table, from, to })
-            })
-            .collect()
+        tables.into_iter().map(diff).collect()
     }
 }
 
@@ -216,8 +209,7 @@ impl Table {
     /// # Errors
     /// The store's.
     pub fn scan(&self, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Scan> {
-        let rows = Rows::new(self.store.clone(), &self.entry.rows, from, to)?;
-        Ok(Scan { store: self.store.clone(), rows })
+        Scan::new(self.store.clone(), &self.entry.rows, from, to)
     }
 
     /// The rows whose keys begin with `prefix`, in key order, from both ends.
@@ -298,6 +290,12 @@ pub struct Scan {
 }
 
 impl Scan {
+    /// The rows of the map at `root`, which `store` keeps.
+    pub(crate) fn new(store: Store, root: &Hash, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Scan> {
+        let rows = Rows::new(store.clone(), root, from, to)?;
+        Ok(Scan { store, rows })
+    }
+
     /// Calls `f` with each row that is left, without copying keys and inline values.
     ///
     /// # Errors
@@ -342,7 +340,7 @@ pub enum TableChange {
     Added,
     /// It is gone.
     Dropped,
-    /// Its rows or its definition changed.
+    /// Its rows, its definition or its indexes changed.
     Changed,
 }
 
@@ -370,7 +368,7 @@ impl TableDiff {
         }
     }
 
-    /// Whether the table's definition changed, appeared or went.
+    /// Whether the table's definition changed, appeared or went. Of its indexes [`TableDiff::index_changes`] tells.
     pub fn schema_changed(&self) -> bool {
         self.from.as_ref().map(Table::definition) != self.to.as_ref().map(Table::definition)
     }

@@ -26,7 +26,7 @@ pub(crate) use edits::{NewValue, Spilled, TableEdits};
 pub(crate) use crate::committer::Queue;
 use crate::{
     blob::{self, VALUE_BYTES_MAX, ValueReader},
-    chunks::Writer,
+    chunks::{self, Writer},
     database::{Database, EditShare},
     definition::Definition,
     error::{Error, Result},
@@ -35,14 +35,14 @@ use crate::{
     map::{
         self,
         build::{self, TreeBuilder},
-        config::{KEY_BYTES_MAX, MapConfig},
+        config::KEY_BYTES_MAX,
         cursor::Rows,
         node::{Stored, Tag, Value},
         range::KeyRange,
     },
     names,
     row::{self, Schema},
-    snapshot::{Snapshot, Table, load_value},
+    snapshot::{Scan, Snapshot, Table, load_value},
 };
 
 /// Says which change a write was, so that a later read, here or on a copy, can wait for it. As text: `EPOCH.SEQUENCE.ROOT`.
@@ -176,16 +176,13 @@ impl Transaction {
         Ok(slot.as_ref())
     }
 
-    /// Makes a table: typed with a schema, of raw keys and values without.
+    /// Makes a table: typed with a schema, of raw keys and values without. If strangers choose its keys, give it a salt
+    /// ([`Definition::salted`], [`Transaction::create_table_with`]).
     ///
     /// # Errors
     /// [`Error::Exists`], [`Error::BadName`].
     pub fn create_table(&mut self, table: &str, schema: Option<Schema>) -> Result<()> {
-        // A cell takes about 12 bytes on average, its share of the key included.
-        let config = schema
-            .as_ref()
-            .map_or_else(MapConfig::default, |schema| MapConfig::for_row_bytes(schema.columns().len() * 12));
-        self.create_table_with(table, Definition { config, schema })
+        self.create_table_with(table, Definition::new(schema))
     }
 
     /// Makes a table with a configuration of its own.
@@ -355,6 +352,40 @@ impl Transaction {
     pub fn read(&mut self, table: &str, key: &[u8]) -> Result<Option<ValueReader>> {
         let value = self.stored(table, key)?;
         value.map(|value| ValueReader::new(self.snapshot.store(), value)).transpose()
+    }
+
+    /// The rows of a table from one key to another as they are now, this transaction's changes included, in key order, from both ends. Edits
+    /// that are in memory are written ahead first; those made later the iterator does not see.
+    ///
+    /// ```
+    /// # use std::ops::Bound;
+    /// # fn main() -> Result<(), pleach_engine::Error> {
+    /// # let database = pleach_engine::Database::memory()?;
+    /// let mut transaction = database.begin("main")?;
+    /// transaction.create_table("fruit", None)?;
+    /// transaction.put("fruit", b"plum", b"blue")?;
+    /// transaction.put("fruit", b"apple", b"red")?;
+    /// let fruit = transaction.scan("fruit", Bound::Unbounded, Bound::Unbounded)?;
+    /// let names: Result<Vec<_>, _> = fruit.map(|row| row.map(|(name, _)| name)).collect();
+    /// assert_eq!(names?, [b"apple".to_vec(), b"plum".to_vec()]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn scan(&mut self, table: &str, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Result<Scan> {
+        let root = self.rows_root(table)?;
+        Scan::new(chunks::pin(self.database.store(), &root)?, &root, from, to)
+    }
+
+    /// Number of rows of a table, this transaction's changes included. Edits that are in memory are written ahead first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTable`].
+    pub fn rows(&mut self, table: &str) -> Result<u64> {
+        let root = self.rows_root(table)?;
+        Ok(map::size(self.database.store(), &root)?.0)
     }
 
     /// The value at `key` as it is stored; one that is not stored yet counts as inline, whatever its length.

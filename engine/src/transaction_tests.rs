@@ -418,3 +418,34 @@ pub(super) fn commit_together(database: &Database, members: Vec<Transaction>) ->
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
+
+#[test]
+fn a_scan_in_a_transaction_gives_what_it_did_so_far_and_keeps_it() {
+    let database = Database::memory().unwrap();
+    let mut transaction = database.begin("main").unwrap();
+    transaction.create_table("t", None).unwrap();
+    transaction.load("t", (0..2000_u32).map(|n| (n.to_be_bytes(), b"old"))).unwrap();
+    transaction.commit().unwrap();
+    let mut transaction = database.begin("main").unwrap();
+    let all = (Bound::Unbounded, Bound::Unbounded);
+    assert_eq!(transaction.scan("t", all.0, all.1).unwrap().count(), 2000);
+    assert!(matches!(transaction.scan("none", all.0, all.1), Err(Error::UnknownTable { .. })));
+    transaction.put("t", &7_u32.to_be_bytes(), b"new").unwrap();
+    transaction.delete_range("t", Bound::Included(&100_u32.to_be_bytes()), Bound::Unbounded).unwrap();
+    transaction.create_table("u", None).unwrap();
+    assert_eq!((transaction.rows("t").unwrap(), transaction.rows("u").unwrap()), (100, 0));
+    assert_eq!(transaction.scan("u", all.0, all.1).unwrap().count(), 0);
+    let before = transaction.savepoint();
+    transaction.load("t", [(b"k", b"v")]).unwrap();
+    let loaded = transaction.scan("t", all.0, all.1).unwrap();
+    transaction.rollback_to(&before).unwrap();
+    let rows = transaction.scan("t", Bound::Included(&7_u32.to_be_bytes()), all.1).unwrap();
+    transaction.put("t", &8_u32.to_be_bytes(), b"later").unwrap();
+    drop(transaction);
+    // Nothing but the iterators holds what they read.
+    database.store().collect(false).unwrap();
+    let loaded: Vec<_> = loaded.map(|row| row.unwrap()).collect();
+    assert_eq!(loaded, [(b"k".to_vec(), b"v".to_vec())]);
+    let rows: Vec<_> = rows.map(|row| row.unwrap().1).collect();
+    assert_eq!((rows.len(), rows[0].as_slice(), rows[1].as_slice()), (93, &b"new"[..], &b"old"[..]));
+}

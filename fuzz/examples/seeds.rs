@@ -131,11 +131,17 @@ fn patch_files() -> Result<()> {
     let mut transaction = database.begin("main")?;
     transaction.splice("t", b"new", 100..101, b"in")?;
     transaction.commit()?;
+    let spliced = root()?;
+    let name = schema()?.columns().iter().map(|column| column.name.clone()).next_back().ok_or("a column")?;
+    let mut transaction = database.begin("main")?;
+    transaction.create_index("typed", "index", &[&name], true)?;
+    transaction.commit()?;
     for (name, from, to) in [
         ("drop", table, empty),
         ("make", empty, table),
         ("change", table, changed),
-        ("splice", changed, root()?),
+        ("splice", changed, spliced),
+        ("index", spliced, root()?),
         ("nothing", table, table),
     ] {
         let differences = database.snapshot_of_root(from)?.diff(&database.snapshot_of_root(to)?)?;

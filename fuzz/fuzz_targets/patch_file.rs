@@ -40,7 +40,7 @@ fn check(file: &[u8]) {
 
 /// A patch file with these records.
 fn file(records: &[u8]) -> Vec<u8> {
-    let mut file = b"PLPATCH\0\x01\0".to_vec();
+    let mut file = b"PLPATCH\0\x02\0".to_vec();
     let mut check = Hash::of(&file);
     for block in records.chunks(1 << 16).chain([&[][..]]) {
         let length = (block.len() as u32).to_le_bytes();

@@ -17,6 +17,7 @@ mod listen;
 pub mod ops;
 pub mod proto;
 mod replication;
+pub mod rights;
 pub mod serve;
 pub mod service;
 pub mod tabular;

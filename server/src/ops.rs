@@ -5,10 +5,11 @@
 //! database, so that both answer alike. They block, print nothing, and know no sockets. Answers of any length go to a sink
 //! that is called with a message at a time and may stop them.
 
-use pleach_engine::{Database, Hash, Revision, Snapshot, Table, Token};
-use pleach_protocol::{Caller, Right};
+use pleach_engine::{Database, Definition, Hash, Revision, Schema, Snapshot, Table, Token, Transaction};
+use pleach_protocol::Right;
 
 use crate::error::{Failure, Result};
+use crate::rights::Rights;
 
 pub mod export;
 pub mod history;
@@ -31,57 +32,8 @@ pub struct Session {
     pub database: Database,
     place: Place,
     rights: Rights,
-}
-
-/// What a caller may do in one database.
-#[derive(Clone, Default)]
-pub struct Rights {
-    caller: Caller,
-    database: String,
-}
-
-impl Rights {
-    /// What `caller` may do in the database of this name.
-    pub fn of(caller: Caller, database: &str) -> Rights {
-        Rights { caller, database: database.to_owned() }
-    }
-
-    fn may(&self, right: Right, reference: &str) -> bool {
-        self.caller.may(right, &self.database, reference)
-    }
-
-    fn may_all(&self, right: Right) -> bool {
-        self.caller.may_all(right, &self.database)
-    }
-
-    /// Refuses who has the right for no ref of the database, whether or not it exists.
-    pub fn require_some(&self, right: Right) -> Result<()> {
-        self.unless(self.caller.may_some(right, &self.database), right, "")
-    }
-
-    /// Refuses who has no right for the database as a whole.
-    pub fn require_all(&self, right: Right) -> Result<()> {
-        self.unless(self.may_all(right), right, "all of ")
-    }
-
-    /// Refuses who has no right for the branch or tag, whether or not it exists.
-    fn require(&self, right: Right, reference: &str) -> Result<()> {
-        self.unless(self.may(right, reference), right, &format!("`{reference}` in "))
-    }
-
-    fn unless(&self, is_allowed: bool, right: Right, what: &str) -> Result<()> {
-        match is_allowed {
-            true => Ok(()),
-            false => Err(not_granted(&self.caller, right, &format!("{what}database `{}`", self.database))),
-        }
-    }
-}
-
-/// That a caller has no right to something.
-pub(crate) fn not_granted(caller: &Caller, right: Right, what: &str) -> Failure {
-    let name = caller.name().unwrap_or_default();
-    Failure::not_allowed(format!("user `{name}` may not {right} {what}"))
-        .hint("ask whoever runs the server for a grant in its users.yaml")
+    /// Whether strangers choose the keys that are written: then the tables that are made have a salt.
+    of_strangers: bool,
 }
 
 #[derive(Clone)]
@@ -98,7 +50,7 @@ impl Session {
     /// A session on the database's current branch.
     pub fn local(database: Database) -> Result<Session> {
         let branch = database.current_branch()?;
-        Ok(Session { database, place: Place::Branch(branch), rights: Rights::default() })
+        Ok(Session { database, place: Place::Branch(branch), rights: Rights::default(), of_strangers: false })
     }
 
     /// A session at `reference`: a branch, else a tag or a commit hash. Empty: `main`.
@@ -106,7 +58,8 @@ impl Session {
         let reference = if reference.is_empty() { "main" } else { reference };
         rights.require(Right::Read, reference)?;
         if database.branch(reference)?.is_some() {
-            return Ok(Session { database, place: Place::Branch(reference.to_owned()), rights });
+            let place = Place::Branch(reference.to_owned());
+            return Ok(Session { database, place, rights, of_strangers: false });
         }
         let tag = database.get_ref(&format!("tags/{reference}"));
         // Who knows a hash may read what it names only if there is nothing that may not be read.
@@ -128,7 +81,28 @@ impl Session {
                 "name an existing one after the @ of --database NAME@REF; `pleach branch` lists branches",
             ));
         };
-        Ok(Session { database, place: Place::Fixed { reference: reference.to_owned(), commit }, rights })
+        let place = Place::Fixed { reference: reference.to_owned(), commit };
+        Ok(Session { database, place, rights, of_strangers: false })
+    }
+
+    /// This session for a client of a server, who may choose keys with an intent.
+    pub fn of_strangers(self) -> Session {
+        Session { of_strangers: true, ..self }
+    }
+
+    /// Makes a table. Only of tables with one salt, or none, equal content has equal roots: so the command line makes those without, and a server
+    /// those with its database's.
+    pub(crate) fn create_table(
+        &self,
+        transaction: &mut Transaction,
+        table: &str,
+        schema: Option<Schema>,
+    ) -> Result<()> {
+        let mut definition = Definition::new(schema);
+        if self.of_strangers {
+            definition = definition.salted(self.database.salt()?);
+        }
+        Ok(transaction.create_table_with(table, definition)?)
     }
 
     /// The branch to write to, which whoever asks may; a tag or hash is read-only.

@@ -16,8 +16,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::{Failure, Result};
 use crate::gate::Gate;
-use crate::ops::{self, Rights, Session, Sink};
+use crate::ops::{self, Session, Sink};
 use crate::proto::{data_server::Data, *};
+use crate::rights::{Rights, not_granted};
 use crate::tabular::Source;
 
 /// Longest message either side takes, bytes: a row of the largest values, with room to spare.
@@ -157,7 +158,7 @@ impl DataService {
     fn session(&self, target: &Target, caller: Caller) -> Result<Session> {
         let rights = Rights::of(caller, &target.database);
         rights.require_some(Right::Read)?;
-        Session::at(self.database(&target.database)?, &target.reference, rights)
+        Ok(Session::at(self.database(&target.database)?, &target.reference, rights)?.of_strangers())
     }
 
     fn reader(&self, target: &Target, caller: Caller) -> Result<Session> {
@@ -209,7 +210,7 @@ impl DataService {
 fn everywhere(caller: &Caller) -> Result<()> {
     match caller.may_everywhere(Right::Admin) {
         true => Ok(()),
-        false => Err(ops::not_granted(caller, Right::Admin, "the whole server")),
+        false => Err(not_granted(caller, Right::Admin, "the whole server")),
     }
 }
 

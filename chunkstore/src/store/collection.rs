@@ -113,11 +113,11 @@ impl Marks {
 
 impl Store {
     /// Removes the chunks that no ref, no pinned handle and no hold leads to. With `dry_run` it only finds them. Readers and writers go
-    /// on. `bytes_after` of a dry run is an estimate.
+    /// on. `bytes_after` of a dry run is an estimate. If it is cancelled on its way, what is gone by then is what nothing leads to, and
+    /// the next collection removes the rest.
     pub fn collect(&self, dry_run: bool) -> Result<Collected> {
-        self.check_cancelled()?;
         let shared = &self.shared;
-        let _turn = shared.take_maintenance()?;
+        let _turn = shared.take_maintenance(self.cancel())?;
         // On a full disk this is what the next journal and the first new table are written to.
         shared.release_spare();
         // So that all that is there now lies in journals that can be rewritten.
@@ -352,6 +352,7 @@ impl Shared {
 
     fn drain(&self, marks: &mut Marks, queue: &mut Vec<Hash>) -> Result<()> {
         while let Some(hash) = queue.pop() {
+            self.maintenance.check()?;
             self.mark_chunk(marks, &hash, queue)?;
         }
         Ok(())
@@ -359,9 +360,7 @@ impl Shared {
 
     /// Marks what was appended, and puts into the queue what is to be marked for it.
     fn mark_waiting(&self, marks: &mut Marks, waiting: Waiting, queue: &mut Vec<Hash>) -> Result<()> {
-        if self.maintenance.is_stopping() {
-            return Err(Error::Closed);
-        }
+        self.maintenance.check()?;
         for Appended { chunk, base } in waiting.appended {
             let is_new = match self.locate(chunk.hash())? {
                 Some((found, _)) => marks.mark(chunk.hash(), &found),

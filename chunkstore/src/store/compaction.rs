@@ -106,8 +106,8 @@ pub(super) struct Job<'a> {
     pub(super) table_bytes_max: u64,
     pub(super) take_number: &'a dyn Fn() -> u32,
     pub(super) plant: Option<Plant>,
-    /// Whether to give up.
-    pub(super) stop: &'a dyn Fn() -> bool,
+    /// Fails if it is to give up.
+    pub(super) check: &'a dyn Fn() -> Result<()>,
 }
 
 /// A chunk to be written. Lists of items are linked by their indices.
@@ -403,9 +403,7 @@ struct Output<'a> {
 impl Output<'_> {
     /// Writes one chunk, as its difference from `newer` if that is short.
     fn put(&mut self, item: &Item, chunk: &Chunk, newer: Option<&Version>) -> Result<Location> {
-        if (self.job.stop)() {
-            return Err(Error::Closed);
-        }
+        (self.job.check)()?;
         self.pace.step();
         let leaf = chunk.child_count() == 0;
         let header = |encoding, step, payload: &[u8]| FrameHeader {
@@ -599,7 +597,7 @@ mod tests {
             run: None,
             table_bytes_max: TABLE_BYTES_MAX,
             take_number: &take_number,
-            stop: &|| false,
+            check: &|| Ok(()),
             plant: None,
         };
         let inputs = Inputs { journals: [1].into(), tables: BTreeSet::new() };

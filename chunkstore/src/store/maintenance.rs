@@ -9,12 +9,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::compaction::{self, Pace, Rewrite};
 use super::view::{Found, View};
 use super::{Compacted, Shared, Store, scratch};
+use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::manifest::{Hidden, Listed, Manifest};
 use crate::table::hidden::HiddenChunks;
@@ -36,6 +38,8 @@ pub(super) struct Maintenance {
     turn: Mutex<()>,
     /// Files that the deltas of each sealed journal have bases in.
     bases: Mutex<HashMap<u32, BTreeSet<u32>>>,
+    /// The flag of whoever has the turn, or had it last: it ends what is done in that turn.
+    cancel: Mutex<Option<Cancel>>,
     /// The store is being closed: whoever maintains gives up.
     stopping: AtomicBool,
     worker: Mutex<Worker>,
@@ -57,8 +61,16 @@ impl Maintenance {
         self.bases.lock().insert(journal, bases);
     }
 
-    pub(super) fn is_stopping(&self) -> bool {
+    fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Fails if whoever has the turn is to give up. What was not made part of the store by then is removed.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.is_stopping() {
+            true => Err(Error::Closed),
+            false => self.cancel.lock().as_ref().map_or(Ok(()), Cancel::check),
+        }
     }
 
     /// Has whoever maintains give up, now and later, and waits until no one does. The result keeps it so.
@@ -106,15 +118,14 @@ impl Store {
 
     /// Compacts what is due, once, at the pace of the store's own thread; whether there was anything. For stores without that thread.
     pub fn maintain(&self) -> Result<bool> {
-        self.shared.maintain()
+        self.shared.maintain(self.cancel())
     }
 
     /// Rewrites all files in the order of their trees, newest versions whole and older ones as differences, now and at full speed. Readers
-    /// and writers go on.
+    /// and writers go on. If it is cancelled on its way, everything stays as it was.
     pub fn compact(&self) -> Result<Compacted> {
-        self.check_cancelled()?;
         let shared = &self.shared;
-        let _turn = shared.take_maintenance()?;
+        let _turn = shared.take_maintenance(self.cancel())?;
         // On a full disk this is what the next journal is written to.
         shared.release_spare();
         shared.rotate(true)?;
@@ -151,21 +162,32 @@ impl Shared {
         worker.thread = started.ok();
     }
 
-    /// Waits for the turn to maintain, which a store that was closed, or failed, gives to no one.
-    pub(super) fn take_maintenance(&self) -> Result<MutexGuard<'_, ()>> {
+    /// Waits for the turn to maintain, which a store that was closed, or failed, gives to no one. `cancel` ends the wait, and what is done then.
+    pub(super) fn take_maintenance(&self, cancel: Option<&Cancel>) -> Result<MutexGuard<'_, ()>> {
+        /// How often somebody who waits looks whether it is to go on.
+        const LOOK_EVERY: Duration = Duration::from_millis(5);
         if self.follower.is_some() {
             return Err(Error::ReadOnly);
         }
-        let turn = self.maintenance.turn.lock();
-        match self.maintenance.is_stopping() {
-            true => Err(Error::Closed),
-            false => self.check_poison().map(|()| turn),
-        }
+        let turn = loop {
+            cancel.map_or(Ok(()), Cancel::check)?;
+            match cancel {
+                None => break self.maintenance.turn.lock(),
+                Some(_) => {
+                    if let Some(turn) = self.maintenance.turn.try_lock_for(LOOK_EVERY) {
+                        break turn;
+                    }
+                }
+            }
+        };
+        *self.maintenance.cancel.lock() = cancel.cloned();
+        self.maintenance.check()?;
+        self.check_poison().map(|()| turn)
     }
 
     /// Compacts what is due, once; whether there was anything.
-    fn maintain(&self) -> Result<bool> {
-        let _turn = self.take_maintenance()?;
+    fn maintain(&self, cancel: Option<&Cancel>) -> Result<bool> {
+        let _turn = self.take_maintenance(cancel)?;
         let inputs = {
             let manifest = self.manifest.lock();
             let journals = sealed(&manifest);
@@ -242,7 +264,10 @@ impl Shared {
             table_bytes_max: table::TABLE_BYTES_MAX,
             take_number: &take_number,
             plant: self.options.plant,
-            stop: &|| self.maintenance.is_stopping() || self.poison.get().is_some(),
+            check: &|| match self.poison.get() {
+                Some(_) => Err(Error::Closed),
+                None => self.maintenance.check(),
+            },
         };
         job.run(&inputs.journals, &inputs.tables, keep, pace)
     }
@@ -321,9 +346,7 @@ impl Shared {
         let mut pace = Pace::background();
         for table in written.iter().filter_map(|listed| view.tables.get(&listed.number)) {
             table.for_each(|ordinal, hash, place| {
-                if self.maintenance.is_stopping() {
-                    return Err(Error::Closed);
-                }
+                self.maintenance.check()?;
                 let found = Found { place, ordinal: Some(ordinal) };
                 let loaded = view.load(&hash, &found, true).map_err(|error| error.tell(&hash, &place, true));
                 pace.step();
@@ -432,7 +455,7 @@ impl Shared {
 fn maintain(shared: &Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
         shared.maintenance.worker.lock().is_wanted = false;
-        let outcome = shared.maintain();
+        let outcome = shared.maintain(None);
         let was_due = matches!(outcome, Ok(true));
         if let Err(error) = &outcome
             && !matches!(error, Error::Closed)

@@ -1,14 +1,14 @@
 //! Compaction and collection: what is in use stays, whatever happens beside them; what is not goes.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
 use pleach_chunkstore::io::hooked::{Call, Hooked};
 use pleach_chunkstore::io::memory::Memory;
 use pleach_chunkstore::testing::Plant;
-use pleach_chunkstore::{Batch, Chunk, Compression, Error, Hash, Options, Outcome, RefUpdate, Store};
+use pleach_chunkstore::{Batch, Cancel, Chunk, Compression, Error, Hash, Options, Outcome, RefUpdate, Store};
 use proptest::prelude::*;
 
 use crate::basics::{append, leaf, update};
@@ -138,6 +138,86 @@ fn a_collection_removes_what_nothing_leads_to_and_nothing_else() {
         commit(&store, "again", &[(gone.clone(), None), (node(&[gone]), None)]);
         check(&store);
     }
+}
+
+#[test]
+fn upkeep_that_is_cancelled_at_any_call_of_the_disk_leaves_a_whole_store() {
+    type Upkeep = fn(&Store) -> Result<(), Error>;
+    let (collect, compact): (Upkeep, Upkeep) =
+        (|store| store.collect(false).map(drop), |store| store.compact().map(drop));
+    for (upkeep, is_collection) in [(collect, true), (compact, false)] {
+        let mut cancelled = 0;
+        for at in (0..).step_by(13) {
+            let (disk, cancel) = (Memory::default(), Cancel::new());
+            let (armed, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+            let (counts, counted, flag) = (armed.clone(), calls.clone(), cancel.clone());
+            let hooked = Hooked::at_each_call(Arc::new(disk.clone()), move |_, _| {
+                if counts.load(Ordering::SeqCst) && counted.fetch_add(1, Ordering::SeqCst) == at {
+                    flag.cancel();
+                }
+                Ok(())
+            });
+            let store = Store::create_with_io(Arc::new(hooked), options(Compression::Fast)).unwrap();
+            history(&store, 20, 30, false);
+            store.compact().unwrap();
+            history(&store, 20, 10, false);
+            let (live, all) = (check(&store), store.stats().chunks);
+            armed.store(true, Ordering::SeqCst);
+            let outcome = upkeep(&store.cancellable(&cancel));
+            armed.store(false, Ordering::SeqCst);
+            match outcome {
+                Ok(()) if !cancel.is_cancelled() => break,
+                // It was as good as over.
+                Ok(()) => {}
+                Err(Error::Cancelled) => cancelled += 1,
+                Err(error) => panic!("{error}"),
+            }
+            assert_eq!(check(&store), live, "cancelled at call {at}");
+            assert!(is_collection || store.stats().chunks == all);
+            // Nobody else is cancelled, and there is nothing in the way of the next time.
+            commit(&store, "other", &[(rows(500, 5), None)]);
+            upkeep(&store).unwrap();
+            store.collect(false).unwrap();
+            assert_eq!((check(&store), store.stats().chunks as usize), (live + 1, live + 1));
+            let files = disk.files().len();
+            store.close().unwrap();
+            let store = Store::open_with_io(Arc::new(disk.clone()), options(Compression::Fast)).unwrap();
+            assert_eq!(check(&store), live + 1);
+            assert!(files < 12, "{files} files");
+        }
+        println!("{cancelled} times cancelled");
+        assert!(cancelled > 5, "{cancelled} times");
+    }
+}
+
+#[test]
+fn a_collection_that_waits_for_its_turn_is_cancelled_too() {
+    let (stalls, stalled) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (armed, released) = (Arc::new(AtomicBool::new(false)), Mutex::new(released));
+    let stalling = armed.clone();
+    let slow = Hooked::new(Arc::new(Memory::default()), move |_| {
+        if stalling.swap(false, Ordering::SeqCst) {
+            stalls.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+        }
+    });
+    let store = Store::create_with_io(Arc::new(slow), options(Compression::Fast)).unwrap();
+    history(&store, 20, 10, false);
+    let live = check(&store);
+    armed.store(true, Ordering::SeqCst);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| store.compact());
+        stalled.recv().unwrap();
+        let cancel = Cancel::new();
+        let handle = store.cancellable(&cancel);
+        let second = scope.spawn(move || handle.collect(false));
+        cancel.cancel();
+        assert!(matches!(second.join().unwrap(), Err(Error::Cancelled)));
+        release.send(()).unwrap();
+        first.join().unwrap().unwrap();
+    });
+    assert_eq!(check(&store), live);
 }
 
 #[test]

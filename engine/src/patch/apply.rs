@@ -2,8 +2,11 @@
 //!
 //! Edits beyond [`EDIT_BYTES_MAX`] are written ahead, and the transaction then changes their tables as a whole. Rows of typed tables
 //! must be rows of their columns.
+//!
+//! A column is its id, which is never used again: where a patch takes back the adding of a column it is dropped, and columns that the table
+//! dropped and the patch knows nothing of are remembered still.
 
-use std::io::Read;
+use std::{collections::BTreeMap, io::Read};
 
 use pleach_chunkstore::Hash;
 
@@ -16,12 +19,14 @@ use crate::{
     database::Database,
     definition::Definition,
     error::{Error, Result},
+    index::IndexChange,
     map::{
         self,
         config::MapConfig,
         cursor::Rows,
         node::{Tag, Value},
     },
+    names,
     row::Schema,
     transaction::{Transaction, TransactionOutcome},
 };
@@ -61,9 +66,9 @@ impl Database {
         let mut records = RecordReader::new(source)?;
         while let Some(record) = records.next()? {
             match record {
-                Record::Table { name, kind, before, after } => {
+                Record::Table { name, kind, before, after, indexes } => {
                     let [before, after] = [before, after].map(|side| side.map(|side| side.definition));
-                    patch.table(name, kind, before, after)?;
+                    patch.table(name, kind, before, after, indexes)?;
                 }
                 Record::Insert { key } => {
                     patch.expect_absent(&key)?;
@@ -101,7 +106,7 @@ pub(super) struct Application<'a> {
 struct Current {
     name: String,
     kind: Kind,
-    /// The columns before, and those after.
+    /// The columns before, and those of which rows must be after.
     schemas: [Option<Schema>; 2],
     deleted: u64,
 }
@@ -118,6 +123,7 @@ impl<'a> Application<'a> {
         kind: Kind,
         before: Option<Definition>,
         after: Option<Definition>,
+        indexes: Vec<IndexChange>,
     ) -> Result<()> {
         self.end_table()?;
         self.applied.tables += 1;
@@ -127,24 +133,112 @@ impl<'a> Application<'a> {
         match (&found, &before) {
             (Some(_), None) => return refuse("it makes the table, which is there"),
             (None, Some(_)) => return refuse("it changes the table, which is not there"),
-            (Some(found), Some(before)) if found.schema != before.schema => {
+            (Some(found), Some(before)) if !same_columns(found, before) => {
                 return refuse("the table has other columns than where the patch was made");
             }
             // So that turning the patch around leads back.
-            (Some(found), Some(before)) if kind != Kind::Changed && found != before => {
+            (Some(found), Some(before)) if kind != Kind::Changed && found.config != before.config => {
                 return refuse("the table is cut into nodes otherwise than where the patch was made");
             }
             _ => {}
         }
-        match (kind, after.clone()) {
-            (Kind::Added, Some(after)) => self.transaction.create_table_with(&name, after)?,
-            (Kind::Redefined, Some(after)) => self.transaction.redefine(&name, after)?,
+        self.expect_indexes(&name, kind, &indexes)?;
+        let known = before.and_then(|before| before.schema);
+        let mut rows_of = found.and_then(|found| found.schema);
+        if kind != Kind::Dropped {
+            for gone in indexes.iter().filter(|index| index.before.is_some()) {
+                self.transaction.set_index(&name, &gone.index, None);
+            }
+        }
+        match (kind, after) {
+            (Kind::Added, Some(after)) => {
+                rows_of.clone_from(&after.schema);
+                self.transaction.create_table_with(&name, after)?;
+            }
+            (Kind::Redefined, Some(after)) => {
+                rows_of = self.redefine(&name, rows_of.as_ref(), known.as_ref(), after)?;
+            }
             _ => {}
         }
-        let before = before.map(|before| before.schema);
-        let after = after.map(|after| after.schema).or_else(|| before.clone());
-        let schemas = [before.flatten(), after.flatten()];
-        self.table = Some(Current { name, kind, schemas, deleted: 0 });
+        for IndexChange { index, after, .. } in indexes {
+            let Some(definition) = after else { continue };
+            names::check_index(&index)?;
+            let has = |id: &u32| rows_of.as_ref().is_some_and(|schema| schema.column_by_id(*id).is_some());
+            if !definition.columns.iter().all(has) {
+                let why = format!("it makes index `{index}` of columns that the table has not");
+                return Err(Error::PatchMismatch { table: name, key: None, why });
+            }
+            self.transaction.set_index(&name, &index, Some(definition));
+        }
+        self.table = Some(Current { name, kind, schemas: [known, rows_of], deleted: 0 });
+        Ok(())
+    }
+
+    /// Makes sure that the indexes that the patch is about are as it says.
+    fn expect_indexes(&mut self, table: &str, kind: Kind, changes: &[IndexChange]) -> Result<()> {
+        let refuse = |why| Err(Error::PatchMismatch { table: table.to_owned(), key: None, why });
+        let found = match kind {
+            Kind::Added => BTreeMap::new(),
+            _ => self.transaction.indexes(table)?,
+        };
+        for IndexChange { index, before, .. } in changes {
+            match (found.get(index), before) {
+                (None, Some(_)) => return refuse(format!("it changes index `{index}`, which is not there")),
+                (Some(_), None) => return refuse(format!("it makes index `{index}`, which is there")),
+                (found, before) if found != before.as_ref() => {
+                    return refuse(format!("it expects another index `{index}` than is there"));
+                }
+                _ => {}
+            }
+        }
+        if kind == Kind::Dropped && found.len() > changes.len() {
+            let (known, found) = (changes.len(), found.len());
+            return refuse(format!("it drops a table of {known} indexes, and there are {found}"));
+        }
+        Ok(())
+    }
+
+    /// Gives a table another definition, where the patch knows it with the columns `before` and it is as in `found`. Gives the
+    /// columns of which its rows must then be.
+    fn redefine(
+        &mut self,
+        table: &str,
+        found: Option<&Schema>,
+        before: Option<&Schema>,
+        after: Definition,
+    ) -> Result<Option<Schema>> {
+        let (Some(found), Some(before), Some(columns)) = (found, before, &after.schema) else {
+            let schema = after.schema.clone();
+            self.transaction.redefine(table, after)?;
+            return Ok(schema);
+        };
+        let unknown: Vec<u32> = found.dropped().filter(|id| !before.has_or_had(*id)).collect();
+        let again: Vec<u32> =
+            unknown.iter().copied().filter(|id| columns.column_by_id(*id).is_some()).collect();
+        if !again.is_empty() {
+            let why = "it makes a column anew that was dropped, of which the row has a cell";
+            self.expect_rows_of(table, &found.forgetting(&again)?, why)?;
+        }
+        let rows = columns.remembering(found, |id| unknown.contains(&id))?;
+        // What was added since is dropped, and no row may have a cell of it.
+        let schema = if before.came_of(columns) { rows.remembering(before, |_| true)? } else { rows.clone() };
+        self.transaction.redefine(table, Definition { schema: Some(schema), ..after })?;
+        Ok(Some(rows))
+    }
+
+    /// Makes sure that all rows that the table has now are rows of these columns.
+    fn expect_rows_of(&mut self, table: &str, schema: &Schema, why: &str) -> Result<()> {
+        let root = self.transaction.rows_root(table)?;
+        let store = self.transaction.database().store();
+        let all = std::ops::Bound::Unbounded;
+        let mut rows = Rows::new(store, &root, all, all)?;
+        while let Some((key, value)) = rows.next_row()? {
+            let value = crate::blob::load(store, value)?;
+            if let Err(error) = schema.decode_row(key, &value) {
+                let (key, why) = (Some(key_text(Some(schema), key)), format!("{why}: {error}"));
+                return Err(Error::PatchMismatch { table: table.to_owned(), key, why });
+            }
+        }
         Ok(())
     }
 
@@ -175,20 +269,7 @@ impl<'a> Application<'a> {
                     return Ok(());
                 }
                 // Rows that the patch knows nothing of must be rows of the new columns too.
-                let root = self.transaction.rows_root(&name)?;
-                let store = self.transaction.database().store();
-                let all = std::ops::Bound::Unbounded;
-                let mut rows = Rows::new(store, &root, all, all)?;
-                while let Some((key, value)) = rows.next_row()? {
-                    let value = crate::blob::load(store, value)?;
-                    if let Err(error) = after.decode_row(key, &value) {
-                        return Err(mismatch(
-                            Some(key_text(Some(&after), key)),
-                            format!("it is no row of the new columns: {error}"),
-                        ));
-                    }
-                }
-                Ok(())
+                self.expect_rows_of(&name, &after, "it is no row of the new columns")
             }
             Kind::Changed | Kind::Added => Ok(()),
         }
@@ -363,6 +444,14 @@ impl<'a> Application<'a> {
 fn splice_len(value: &Value) -> u64 {
     debug_assert_eq!(value.tag, Tag::Blob);
     value.bytes.last_chunk().map_or(0, |len| u64::from_le_bytes(*len))
+}
+
+/// Whether both have the same columns, or none; what they had and dropped aside.
+fn same_columns(one: &Definition, other: &Definition) -> bool {
+    match (&one.schema, &other.schema) {
+        (Some(one), Some(other)) => one.same_columns(other),
+        (one, other) => one.is_none() && other.is_none(),
+    }
 }
 
 /// A key as people read it: the key columns, or text, or hexadecimal digits.

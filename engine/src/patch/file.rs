@@ -7,7 +7,7 @@ use pleach_chunkstore::Hash;
 use crate::error::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"PLPATCH\0";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const HEADER: usize = 10;
 const BLOCK_BYTES_MAX: usize = 64 << 10;
 /// Length and check.

@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use super::{
     DELETE, END, INSERT, Kind, SPLICE, UPDATE,
     file::BlockWriter,
-    make::{put_key, put_splice, put_table},
+    make::{put_indexes, put_key, put_splice, put_table},
     record::{Record, RecordReader, Splice},
 };
-use crate::error::Result;
+use crate::{error::Result, index::IndexChange};
 
 /// Writes the patch that takes back what the one in `source` does.
 ///
@@ -21,7 +21,7 @@ pub fn invert(source: &mut dyn Read, out: &mut dyn Write) -> Result<()> {
     let mut last = Vec::new();
     while let Some(record) = records.next()? {
         match record {
-            Record::Table { name, kind, before, after } => {
+            Record::Table { name, kind, before, after, mut indexes } => {
                 let kind = match kind {
                     Kind::Added => Kind::Dropped,
                     Kind::Dropped => Kind::Added,
@@ -29,6 +29,10 @@ pub fn invert(source: &mut dyn Read, out: &mut dyn Write) -> Result<()> {
                 };
                 let definitions = [&after, &before].into_iter().flatten();
                 put_table(&mut blocks, &name, kind, definitions.map(|side| side.bytes.as_slice()))?;
+                for IndexChange { before, after, .. } in &mut indexes {
+                    std::mem::swap(before, after);
+                }
+                put_indexes(&mut blocks, &indexes)?;
                 last.clear();
             }
             Record::Insert { key } => {

@@ -9,6 +9,7 @@ use crate::{
     blob::ValueReader,
     definition::Definition,
     error::Result,
+    index::IndexChange,
     map::{
         diff::RowChange,
         node::{Tag, Value},
@@ -38,6 +39,7 @@ pub fn make(differences: &[TableDiff], out: &mut dyn Write) -> Result<()> {
         };
         let definitions: Vec<_> = definitions.into_iter().flatten().map(bytes_of).collect();
         put_table(&mut blocks, &table.table, kind, definitions.iter().map(Vec::as_slice))?;
+        put_indexes(&mut blocks, &table.index_changes()?)?;
         put_rows(&mut blocks, table.changes()?)?;
     }
     blocks.byte(END)?;
@@ -59,6 +61,23 @@ pub(super) fn put_table<'a>(
     blocks.byte(kind as u8)?;
     for definition in definitions {
         blocks.sized(definition)?;
+    }
+    Ok(())
+}
+
+pub(super) fn put_indexes(blocks: &mut BlockWriter<'_>, indexes: &[IndexChange]) -> Result<()> {
+    blocks.number(indexes.len() as u64)?;
+    for IndexChange { index, before, after } in indexes {
+        let kind = match (before, after) {
+            (None, _) => Kind::Added,
+            (_, None) => Kind::Dropped,
+            _ => Kind::Redefined,
+        };
+        blocks.sized(index.as_bytes())?;
+        blocks.byte(kind as u8)?;
+        for definition in [before, after].into_iter().flatten() {
+            blocks.sized(definition.encode().body())?;
+        }
     }
     Ok(())
 }

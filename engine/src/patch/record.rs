@@ -4,12 +4,13 @@ use std::io::Read;
 
 use pleach_chunkstore::{Chunk, Hash};
 
-use super::{DELETE, END, INSERT, Kind, SPLICE, TABLE, UPDATE, file::BlockReader};
+use super::{DELETE, END, INDEXES_MAX, INSERT, Kind, SPLICE, TABLE, UPDATE, file::BlockReader};
 use crate::{
     VALUE_BYTES_MAX,
     definition::Definition,
-    error::Result,
-    kinds::DEFINITION,
+    error::{Error, Result},
+    index::{IndexChange, IndexDefinition},
+    kinds::{DEFINITION, INDEX},
     map::{
         config::KEY_BYTES_MAX,
         node::{Tag, Value},
@@ -28,11 +29,26 @@ pub(super) struct Described {
 
 /// A record. The values of a row follow it, and are read before the next record.
 pub(super) enum Record {
-    Table { name: String, kind: Kind, before: Option<Box<Described>>, after: Option<Box<Described>> },
-    Insert { key: Vec<u8> },
-    Delete { key: Vec<u8> },
-    Update { key: Vec<u8> },
-    Splice { key: Vec<u8>, splice: Splice },
+    Table {
+        name: String,
+        kind: Kind,
+        before: Option<Box<Described>>,
+        after: Option<Box<Described>>,
+        indexes: Vec<IndexChange>,
+    },
+    Insert {
+        key: Vec<u8>,
+    },
+    Delete {
+        key: Vec<u8>,
+    },
+    Update {
+        key: Vec<u8>,
+    },
+    Splice {
+        key: Vec<u8>,
+        splice: Splice,
+    },
 }
 
 /// A change of some bytes of a blob.
@@ -85,24 +101,68 @@ impl<'a> RecordReader<'a> {
     }
 
     fn table(&mut self) -> Result<Record> {
-        let name = self.blocks.sized("name", NAME_BYTES_MAX)?;
-        let Ok(name) = String::from_utf8(name) else {
-            return Err(self.blocks.malformed("expected a table's name in UTF-8"));
-        };
+        let name = self.name()?;
         if self.table.as_ref().is_some_and(|(last, _)| *last >= name) {
             return Err(self.blocks.malformed("expected tables in the order of their names, each once"));
         }
-        let kind = self.blocks.byte()?;
-        let kinds = [Kind::Changed, Kind::Added, Kind::Dropped, Kind::Redefined];
-        let Some(kind) = kinds.into_iter().find(|known| *known as u8 == kind) else {
-            return Err(self.blocks.malformed(format!("expected a table's change 0 to 3, found {kind}")));
-        };
+        let kind = self.kind(&[Kind::Changed, Kind::Added, Kind::Dropped, Kind::Redefined])?;
         let before = if kind == Kind::Added { None } else { Some(self.definition()?) };
         let after =
             if matches!(kind, Kind::Added | Kind::Redefined) { Some(self.definition()?) } else { None };
+        let indexes = self.indexes(kind)?;
         self.table = Some((name.clone(), kind));
         self.key = None;
-        Ok(Record::Table { name, kind, before, after })
+        Ok(Record::Table { name, kind, before, after, indexes })
+    }
+
+    fn name(&mut self) -> Result<String> {
+        let name = self.blocks.sized("name", NAME_BYTES_MAX)?;
+        String::from_utf8(name).map_err(|_| self.blocks.malformed("expected a name in UTF-8"))
+    }
+
+    /// One of `kinds`.
+    fn kind(&mut self, kinds: &[Kind]) -> Result<Kind> {
+        let found = self.blocks.byte()?;
+        let kind = kinds.iter().find(|kind| **kind as u8 == found).copied();
+        kind.ok_or_else(|| self.blocks.malformed(format!("expected no change of kind {found} here")))
+    }
+
+    /// The changes of the indexes of a table of which there is this change.
+    fn indexes(&mut self, table: Kind) -> Result<Vec<IndexChange>> {
+        let count = self.blocks.number()?;
+        if count > INDEXES_MAX {
+            return Err(self
+                .blocks
+                .malformed(format!("expected at most {INDEXES_MAX} indexes, found {count}")));
+        }
+        let mut changes: Vec<IndexChange> = Vec::new();
+        for _ in 0..count {
+            let index = self.name()?;
+            if changes.last().is_some_and(|last| last.index >= index) {
+                return Err(self.blocks.malformed("expected indexes in the order of their names, each once"));
+            }
+            let kind = self.kind(match table {
+                Kind::Added => &[Kind::Added],
+                Kind::Dropped => &[Kind::Dropped],
+                Kind::Changed | Kind::Redefined => &[Kind::Added, Kind::Dropped, Kind::Redefined],
+            })?;
+            let before = if kind == Kind::Added { None } else { Some(self.index()?) };
+            let after = if kind == Kind::Dropped { None } else { Some(self.index()?) };
+            if before == after {
+                return Err(self.blocks.malformed("expected an index to change"));
+            }
+            changes.push(IndexChange { index, before, after });
+        }
+        Ok(changes)
+    }
+
+    fn index(&mut self) -> Result<IndexDefinition> {
+        let bytes = self.blocks.sized("definition", DEFINITION_BYTES_MAX)?;
+        let chunk = Chunk::build(INDEX, 0, &bytes, None, &[], 0);
+        // Whatever decodes is canonical.
+        IndexDefinition::decode(&chunk).map_err(|error: Error| {
+            self.blocks.malformed(format!("expected the definition of an index: {error}"))
+        })
     }
 
     fn definition(&mut self) -> Result<Box<Described>> {

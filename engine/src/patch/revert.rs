@@ -64,7 +64,7 @@ fn take_over(patch: &mut Application<'_>, difference: &TableDiff) -> Result<()> 
     };
     let config = after.as_ref().map(|after| after.config);
     let described = if kind == Kind::Changed { None } else { after };
-    patch.table(difference.table.clone(), kind, before, described)?;
+    patch.table(difference.table.clone(), kind, before, described, difference.index_changes()?)?;
     // Where values are cut and kept inline alike, they are taken as they are stored.
     let same_form = patch.config()? == config;
     let mut changes = difference.changes()?;

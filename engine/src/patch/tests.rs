@@ -157,16 +157,95 @@ fn golden_bytes_of_a_patch() {
     let patch = made(&database, from, to);
     let hex: String = patch.iter().map(|byte| format!("{byte:02x}")).collect();
     let expected = [
-        "504c504154434800 0100",
-        "2a000000 1898fe6e88838e10a6cc2a4634f0791a2259f2949f3c2bafbbbdc27cd5a480af",
-        "01 0174 00 0f 014000800000040000000000000000",
+        "504c504154434800 0200",
+        "2b000000 7bdc2a4615ed3ac568a834a031dc85431c8ea5658ab29d04ebe8b78b0b3b8058",
+        "01 0174 00 0f 014000800000040000000000000000 00",
         "03 00026161 0131",
         "04 010162 0132 0133",
         "02 000162 0134",
         "00",
-        "00000000 6724f25ad8bff716f8957036bd27228278e63b211e3f517661a105a28824eda7",
+        "00000000 3e30703dce41a1d1f2dc61094953885401c614f71e52297a04fe5e4dadde19f9",
     ];
     assert_eq!(hex, expected.concat().replace(' ', ""));
+}
+
+#[test]
+fn golden_bytes_of_changes_of_indexes() {
+    let database = Database::memory().unwrap();
+    let columns = || vec![column(1, "id", Type::Int), column(2, "a", Type::Int)];
+    typed(&database, columns(), &[]);
+    let step = |f: &dyn Fn(&mut Transaction) -> Result<()>| {
+        let mut transaction = database.begin("main").unwrap();
+        f(&mut transaction).unwrap();
+        transaction.commit().unwrap();
+        work(&database)
+    };
+    let from = step(&|transaction| {
+        transaction.create_index("t", "i", &["a"], false)?;
+        transaction.create_index("t", "j", &["a"], false)
+    });
+    let to = step(&|transaction| {
+        transaction.drop_index("t", "i")?;
+        transaction.drop_index("t", "j")?;
+        transaction.create_index("t", "j", &["id", "a"], true)?;
+        transaction.create_index("t", "k", &["a"], false)
+    });
+    let patch = made(&database, from, to);
+    // Header, block and check; the record of the table with its definition of 15 bytes and 19 of columns.
+    let definition = database.snapshot_of_root(to).unwrap().table("t").unwrap().unwrap();
+    let definition = definition.definition().encode().body().to_vec();
+    let table = [&[1, 1, b't', 0, definition.len() as u8], &definition[..]].concat();
+    let records = &patch[10 + 36..patch.len() - 36];
+    let indexes = records.strip_prefix(&table[..]).expect("the table's record comes first");
+    let hex: String = indexes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let by_a = "15 01 c000 8000 0004 0000000000000000 00 01 02000000";
+    let other = "19 01 c000 8000 0004 0000000000000000 01 02 01000000 02000000";
+    let expected = format!("03  0169 02 {by_a}  016a 03 {by_a} {other}  016b 01 {by_a}  00").replace(' ', "");
+    assert_eq!(hex, expected);
+    apply(&database, &inverted(&patch)).unwrap();
+    assert_eq!(work(&database), from);
+    apply(&database, &patch).unwrap();
+    assert_eq!(work(&database), to);
+
+    // Of a table whose change is 00 each kind may stand here; they are sorted, and none is said to be as it was.
+    let file = |indexes: &str| {
+        let bytes: Vec<u8> = (0..indexes.len() / 2)
+            .map(|at| u8::from_str_radix(&indexes[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        let mut file = Vec::new();
+        let mut blocks = super::file::BlockWriter::new(&mut file).unwrap();
+        blocks.bytes(&[&table[..], &bytes].concat()).unwrap();
+        blocks.finish().unwrap();
+        file
+    };
+    assert_eq!(file(&expected), patch);
+    for (wrong, why) in [
+        (format!("02 016a 02 {other} 016a 01 {by_a} 00"), "each once"),
+        (format!("02 016b 02 {by_a} 016a 02 {other} 00"), "in the order of their names"),
+        (format!("01 016a 03 {by_a} {by_a} 00"), "an index to change"),
+        (format!("01 016a 00 {by_a} 00"), "no change of kind 0"),
+        (format!("01 016a 01 {} 00", by_a.replace("01 02000000", "00 02000000")), "ids of columns"),
+        ("818004".into(), "at most 65536 indexes"),
+    ] {
+        let refused = apply(&database, &file(&wrong.replace(' ', ""))).unwrap_err();
+        assert!(matches!(&refused, Error::MalformedPatch { what, .. } if what.contains(why)), "{refused}");
+    }
+    for (wrong, why) in [
+        (format!("01 016a 01 {by_a} 00"), "it makes index `j`, which is there"),
+        (format!("01 0169 02 {by_a} 00"), "it changes index `i`, which is not there"),
+        (format!("01 016a 02 {by_a} 00"), "it expects another index `j` than is there"),
+        (
+            format!("01 017a 01 {} 00", by_a.replace("02000000", "09000000")),
+            "index `z` of columns that the table has not",
+        ),
+    ] {
+        let refused = apply(&database, &file(&wrong.replace(' ', ""))).unwrap_err();
+        assert!(
+            matches!(&refused, Error::PatchMismatch { why: found, .. } if found.contains(why)),
+            "{refused}"
+        );
+        assert_eq!(work(&database), to);
+    }
 }
 
 #[test]
@@ -175,7 +254,7 @@ fn another_version_and_other_files_are_refused_by_name() {
     let empty = work(&database);
     let mut patch = made(&database, empty, empty);
     assert_eq!(apply(&database, &patch).unwrap(), patch::Applied::default());
-    patch[8] = 2;
+    patch[8] = 1;
     let refused = apply(&database, &patch).unwrap_err().to_string();
     assert!(refused.contains("version 1") && refused.contains("version 2"), "{refused}");
     let refused = apply(&database, b"id,name\n1,apple\n").unwrap_err().to_string();
@@ -259,7 +338,20 @@ fn changed_columns_travel_with_their_rows() {
         apply(&database, patch).unwrap();
         assert_eq!(work(&database), to);
         apply(&database, &inverted(patch)).unwrap();
-        assert_eq!(work(&database), from);
+        let [before, now] = [from, work(&database)].map(|root| snapshot(&database, root));
+        let [before, now] = [before, now].map(|side| side.table("t").unwrap().unwrap());
+        assert_eq!(now.root(), before.root());
+        let [columns, now_columns] = [&before, &now].map(|table| table.schema().unwrap());
+        assert_eq!(now_columns.columns(), columns.columns());
+        // A column that came and went is remembered; a table that was made anew is as it was.
+        let gone: Vec<u32> = now_columns.dropped().collect();
+        assert_eq!(gone, if to == added { vec![3] } else { vec![] });
+        // No row has a cell of it, so it may come again.
+        let back = work(&database);
+        apply(&database, patch).unwrap();
+        assert_eq!(work(&database), to);
+        apply(&database, &inverted(patch)).unwrap();
+        assert_eq!(work(&database), back);
     }
     // A row of which the patch knows nothing gets a new column, but no other type.
     let three = typed(&database, narrow(), &rows(3).collect::<Vec<_>>());

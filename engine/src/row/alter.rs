@@ -85,6 +85,57 @@ impl Schema {
         Schema::assemble(columns, self.defaults.clone(), self.key_parts(), self.dropped_columns())
     }
 
+    /// Whether both have the same columns in the same order, with the same defaults and the same key. Those that were dropped do not
+    /// count.
+    pub(crate) fn same_columns(&self, other: &Schema) -> bool {
+        self.columns == other.columns
+            && self.defaults == other.defaults
+            && self.key_parts() == other.key_parts()
+    }
+
+    /// Whether there is or was a column with this id.
+    pub(crate) fn has_or_had(&self, id: u32) -> bool {
+        self.nature(id).is_some()
+    }
+
+    /// Whether changes of columns may have led from `earlier` here: the key is the same, and nothing that there was is forgotten.
+    pub(crate) fn came_of(&self, earlier: &Schema) -> bool {
+        self.key_parts() == earlier.key_parts()
+            && earlier.ids().all(|id| self.nature(id) == earlier.nature(id))
+    }
+
+    /// The schema that knows, as dropped, those of the columns that `other` has or had and it never did, for which `is` says so.
+    pub(crate) fn remembering(&self, other: &Schema, is: impl Fn(u32) -> bool) -> Result<Schema, Error> {
+        let mut dropped = self.dropped_columns();
+        for id in other.ids().filter(|id| !self.has_or_had(*id) && is(*id)) {
+            dropped.extend(other.nature(id).map(|(ty, default)| Dropped { id, ty, default }));
+        }
+        Schema::assemble(self.columns.clone(), self.defaults.clone(), self.key_parts(), dropped)
+    }
+
+    /// The schema that knows nothing of some columns that were dropped: a row that has cells of them is none of it.
+    pub(crate) fn forgetting(&self, ids: &[u32]) -> Result<Schema, Error> {
+        let mut dropped = self.dropped_columns();
+        dropped.retain(|dropped| !ids.contains(&dropped.id));
+        Schema::assemble(self.columns.clone(), self.defaults.clone(), self.key_parts(), dropped)
+    }
+
+    /// The ids of all columns that there are or were.
+    fn ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.columns.iter().map(|column| column.id).chain(self.dropped())
+    }
+
+    /// Type and creation default of a column that the schema has or had.
+    pub(super) fn nature(&self, id: u32) -> Option<(Type, Value)> {
+        match self.position(id) {
+            Some(position) => Some((self.columns[position].ty, self.defaults[position].clone())),
+            None => {
+                let slot = self.dropped_slots().find(|slot| slot.id == id);
+                slot.map(|slot| (slot.ty, slot.default.clone()))
+            }
+        }
+    }
+
     fn named(&self, name: &str) -> Result<usize, Error> {
         let position = self.columns.iter().position(|column| column.name == name);
         position.ok_or_else(|| Error::NoSuchColumn { column: name.to_owned() })

@@ -12,6 +12,7 @@
 //! | dropped | nothing, or dropped | dropped |
 //! | dropped | renamed, or changed cells of rows that the base has (`engine/src/merge.rs`) | refused, unless who dropped it is preferred |
 //! | added and dropped | added the same | refused |
+//! | brought back (by taking back that it was dropped) | nothing | brought back |
 //!
 //! A row that both sides changed is merged if they changed different cells, or the same cells alike.
 
@@ -58,17 +59,6 @@ impl Schema {
             Some(column) => State::Live(column),
             None if self.dropped().any(|dropped| dropped == id) => State::Dropped,
             None => State::Absent,
-        }
-    }
-
-    /// Type and creation default of a column that the schema has or had.
-    fn nature(&self, id: u32) -> Option<(Type, Value)> {
-        match self.position(id) {
-            Some(position) => Some((self.columns[position].ty, self.defaults[position].clone())),
-            None => {
-                let dropped = self.dropped_columns().into_iter().find(|dropped| dropped.id == id);
-                dropped.map(|dropped| (dropped.ty, dropped.default))
-            }
         }
     }
 }
@@ -144,6 +134,8 @@ impl SchemaMerge<'_> {
                 return refuse(DROPPED_AND_ADDED);
             }
             (State::Absent, ..) => self.columns.push(column.clone()),
+            (State::Dropped, State::Live(_), State::Dropped)
+            | (State::Dropped, State::Dropped, State::Live(_)) => self.columns.push(column.clone()),
             _ => return refuse(MADE_ANEW),
         }
         Ok(())
@@ -163,9 +155,8 @@ impl SchemaMerge<'_> {
         gone.extend(theirs.dropped_columns());
         gone.sort_by_key(|dropped| dropped.id);
         gone.dedup_by_key(|dropped| dropped.id);
-        if let Some(live) = columns.iter().find(|column| gone.iter().any(|gone| gone.id == column.id)) {
-            return Err(ColumnConflict { column: live.name.clone(), why: SAME_ID });
-        }
+        // One side brought back what both had dropped.
+        gone.retain(|gone| columns.iter().all(|column| column.id != gone.id));
         let defaults = columns.iter().map(|column| {
             let nature = ours.nature(column.id).or_else(|| theirs.nature(column.id));
             nature.map_or(Value::Null, |(_, default)| default)

@@ -148,3 +148,153 @@ fn a_commit_keeps_the_columns_that_it_had() {
     let value = table.get(&key).unwrap().unwrap();
     assert_eq!(table.schema().unwrap().decode_row(&key, &value).unwrap(), [int(1), text("x")]);
 }
+
+fn revert(database: &Database, branch: &str, commit: &Hash) -> Result<Hash> {
+    let new = NewCommit { message: "back".into(), date_micros: Some(2), ..NewCommit::default() };
+    Ok(database.revert(branch, commit, new)?.hash)
+}
+
+fn dropped(database: &Database, branch: &str) -> Vec<u32> {
+    table(database, branch).schema().unwrap().dropped().collect()
+}
+
+fn add_n(transaction: &mut Transaction) -> Result<()> {
+    transaction.add_column("t", "n", Type::Int, int(7))
+}
+
+#[test]
+fn a_column_whose_adding_is_taken_back_is_dropped_and_its_id_not_used_again() {
+    let database = database(&[("a", Type::Int)]);
+    write(&database, "main", &[&[int(1), int(1)]]);
+    commit(&database, "main");
+    write(&database, "main", &[&[int(2), int(2)]]);
+    let wrote = commit(&database, "main");
+    change(&database, "main", |transaction| {
+        add_n(transaction)?;
+        put(transaction, "t", &[int(1), int(1), int(8)])
+    });
+    let added = commit(&database, "main");
+    let id = table(&database, "main").schema().unwrap().column("n").unwrap().id;
+
+    // Not where somebody has filled it in since.
+    write(&database, "main", &[&[int(3), int(3), int(9)]]);
+    let filled = commit(&database, "main");
+    let refused = revert(&database, "main", &added).unwrap_err();
+    assert!(matches!(&refused, Error::PatchMismatch { key: Some(key), .. } if key == "3"), "{refused}");
+    revert(&database, "main", &filled).unwrap();
+
+    let back = revert(&database, "main", &added).unwrap();
+    assert_eq!(names(&database, "main"), ["id", "a"]);
+    assert_eq!(dropped(&database, "main"), [id]);
+    // What was done before it was added can be taken back still.
+    let gone = revert(&database, "main", &wrote).unwrap();
+    assert_eq!(rows(&database, "main"), [[int(1), int(1)]]);
+    assert_eq!(dropped(&database, "main"), [id]);
+    change(&database, "main", add_n);
+    assert_ne!(table(&database, "main").schema().unwrap().column("n").unwrap().id, id);
+    // And what took it back is taken back itself: the same column, with its cells.
+    database.reset("main", &gone, true).unwrap();
+    revert(&database, "main", &back).unwrap();
+    assert_eq!(table(&database, "main").schema().unwrap().column("n").unwrap().id, id);
+    assert_eq!(rows(&database, "main"), [[int(1), int(1), int(8)]]);
+    assert_eq!(dropped(&database, "main"), [0_u32; 0]);
+}
+
+#[test]
+fn a_dropped_column_does_not_come_again_by_a_patch_over_the_cells_that_rows_have_left() {
+    let database = database(&[("a", Type::Int)]);
+    write(&database, "main", &[&[int(1), int(1)]]);
+    let from = database.branch("main").unwrap().unwrap().work;
+    change(&database, "main", add_n);
+    let [from, to] = [from, database.branch("main").unwrap().unwrap().work]
+        .map(|root| database.snapshot_of_root(root).unwrap());
+    let mut adds = Vec::new();
+    patch::make(&from.diff(&to).unwrap(), &mut adds).unwrap();
+    write(&database, "main", &[&[int(2), int(2), int(9)]]);
+    change(&database, "main", |transaction| transaction.drop_column("t", "n"));
+    let refused = database.apply_patch("main", &mut &adds[..]).unwrap_err();
+    assert!(matches!(&refused, Error::PatchMismatch { key: Some(key), .. } if key == "2"), "{refused}");
+    assert!(refused.to_string().contains("a column anew that was dropped"), "{refused}");
+    change(&database, "main", |transaction| transaction.rewrite_rows("t").map(drop));
+    database.apply_patch("main", &mut &adds[..]).unwrap();
+    assert_eq!(rows(&database, "main"), [[int(1), int(1), int(7)], [int(2), int(2), int(7)]]);
+}
+
+#[test]
+fn a_patch_of_columns_leaves_what_the_table_dropped_dropped() {
+    let made = database(&[("a", Type::Int)]);
+    let work = |database: &Database| {
+        database.snapshot_of_root(database.branch("main").unwrap().unwrap().work).unwrap()
+    };
+    let from = work(&made);
+    change(&made, "main", add_n);
+    let (mut adds, mut takes) = (Vec::new(), Vec::new());
+    patch::make(&from.diff(&work(&made)).unwrap(), &mut adds).unwrap();
+    patch::invert(&mut &adds[..], &mut takes).unwrap();
+    let other = database(&[("a", Type::Int)]);
+    change(&other, "main", |transaction| {
+        transaction.add_column("t", "b", Type::Text, text(""))?;
+        put(transaction, "t", &[int(1), int(1), text("a cell that stays")])
+    });
+    let b = table(&other, "main").schema().unwrap().column("b").unwrap().id;
+    change(&other, "main", |transaction| transaction.drop_column("t", "b"));
+    other.apply_patch("main", &mut &adds[..]).unwrap();
+    assert_eq!(
+        (dropped(&other, "main"), rows(&other, "main")),
+        (vec![b], vec![vec![int(1), int(1), int(7)]])
+    );
+    other.apply_patch("main", &mut &takes[..]).unwrap();
+    let n = table(&made, "main").schema().unwrap().column("n").unwrap().id;
+    let mut gone = vec![b, n];
+    gone.sort_unstable();
+    assert_eq!((dropped(&other, "main"), rows(&other, "main")), (gone, vec![vec![int(1), int(1)]]));
+}
+
+#[test]
+fn what_is_taken_back_on_one_branch_merges_with_another() {
+    let text_of = |outcome: Result<MergeOutcome>| outcome.map_err(|error| error.to_string());
+    let merge =
+        |database: &Database, theirs: &Hash| text_of(database.merge("main", theirs, MergeOptions::default()));
+    // The adding of a column is taken back, and the other branch writes rows: it is gone on both, unless they filled it in.
+    for (row, expected) in [([int(2), int(2), int(7)], true), ([int(1), int(1), int(9)], false)] {
+        let database = database(&[("a", Type::Int)]);
+        write(&database, "main", &[&[int(1), int(1)]]);
+        commit(&database, "main");
+        change(&database, "main", add_n);
+        let added = commit(&database, "main");
+        database.create_branch("side", Some(added)).unwrap();
+        write(&database, "side", &[&row]);
+        let side = commit(&database, "side");
+        revert(&database, "main", &added).unwrap();
+        let outcome = merge(&database, &side);
+        if expected {
+            assert!(matches!(outcome, Ok(MergeOutcome::Merged { .. })), "{outcome:?}");
+            assert_eq!(rows(&database, "main"), [[int(1), int(1)], [int(2), int(2)]]);
+            // The side has it dropped too, when it takes that over.
+            let head = database.branch("main").unwrap().unwrap().head.unwrap();
+            database.merge("side", &head, MergeOptions::default()).unwrap();
+            assert_eq!(names(&database, "side"), ["id", "a"]);
+        } else {
+            let refused = outcome.unwrap_err();
+            assert!(refused.contains("was dropped on one side"), "{refused}");
+        }
+    }
+    // The dropping of one is taken back, and the other branch writes rows without it: it is there again.
+    for swapped in [false, true] {
+        let database = database(&[("a", Type::Int), ("b", Type::Int)]);
+        write(&database, "main", &[&[int(1), int(1), int(5)]]);
+        commit(&database, "main");
+        change(&database, "main", |transaction| transaction.drop_column("t", "b"));
+        let dropped_b = commit(&database, "main");
+        database.create_branch("side", Some(dropped_b)).unwrap();
+        let (back, writes) = if swapped { ("side", "main") } else { ("main", "side") };
+        write(&database, writes, &[&[int(2), int(2)]]);
+        commit(&database, writes);
+        revert(&database, back, &dropped_b).unwrap();
+        assert_eq!(names(&database, back), ["id", "a", "b"]);
+        let side = database.branch("side").unwrap().unwrap().head.unwrap();
+        merge(&database, &side).unwrap();
+        assert_eq!(rows(&database, "main"), [[int(1), int(1), int(5)], [int(2), int(2), Value::Null]]);
+        assert_eq!(dropped(&database, "main"), [0_u32; 0]);
+    }
+}

@@ -318,6 +318,132 @@ fn a_commit_that_is_taken_back_leaves_the_indexes_and_they_follow() {
     check(&database, "main");
 }
 
+/// The indexes of a table by name, and their columns.
+fn indexed(database: &Database, branch: &str) -> Vec<(String, Vec<u32>)> {
+    let indexes = table(database, branch).indexes().unwrap().into_iter();
+    indexes.map(|(name, index)| (name, index.definition().columns.clone())).collect()
+}
+
+#[test]
+fn indexes_come_and_go_with_the_commits_and_patches_that_change_them() {
+    let database = database(&[("a", Type::Int), ("b", Type::Int)]);
+    write(&database, "main", &[&[int(1), int(5), int(6)], &[int(2), int(6), int(5)]]);
+    change(&database, "main", |transaction| {
+        transaction.create_index("t", "goes", &["a"], false)?;
+        transaction.create_index("t", "turns", &["a"], false)
+    });
+    commit(&database, "main");
+    let before = database.branch("main").unwrap().unwrap().work;
+    change(&database, "main", |transaction| {
+        transaction.drop_index("t", "goes")?;
+        transaction.drop_index("t", "turns")?;
+        transaction.create_index("t", "turns", &["b", "a"], true)?;
+        transaction.create_index("t", "comes", &["b"], false)
+    });
+    let expected = [("comes".to_owned(), vec![2]), ("turns".to_owned(), vec![2, 1])];
+
+    // Nothing but indexes changed, and it shows.
+    let status = database.status("main").unwrap();
+    let stat = TableStat { table: "t".into(), inserted: 0, updated: 0, deleted: 0 };
+    assert_eq!((status.dirty, status.tables), (true, vec![stat.clone()]));
+    let [from, to] = [before, status.work].map(|root| database.snapshot_of_root(root).unwrap());
+    let diffs = from.diff(&to).unwrap();
+    assert_eq!(diffs.len(), 1);
+    assert_eq!((diffs[0].kind(), diffs[0].schema_changed()), (TableChange::Changed, false));
+    assert_eq!(diffs[0].stat().unwrap(), stat);
+    let changes = diffs[0].index_changes().unwrap();
+    let sides = |change: &IndexChange| (change.before.is_some(), change.after.is_some());
+    assert_eq!(
+        changes.iter().map(|change| change.index.as_str()).collect::<Vec<_>>(),
+        ["comes", "goes", "turns"]
+    );
+    assert_eq!(changes.iter().map(sides).collect::<Vec<_>>(), [(false, true), (true, false), (true, true)]);
+    assert!(changes[2].after.as_ref().unwrap().unique);
+    let told: Vec<_> = database.changes("main", Some(before)).unwrap().map(|item| item.unwrap()).collect();
+    assert!(matches!(&told[..], [FeedItem::Table { indexes, before, after, .. }]
+        if *indexes == changes && before == after));
+
+    let changed = commit(&database, "main");
+    write(&database, "main", &[&[int(3), int(7), int(7)]]);
+    commit(&database, "main");
+    let revert = |commit: &Hash| database.revert("main", commit, NewCommit::default());
+    let back = revert(&changed).unwrap().hash;
+    assert_eq!(indexed(&database, "main"), [("goes".to_owned(), vec![1]), ("turns".to_owned(), vec![1])]);
+    assert_eq!(ids(index(&database, "goes").scan(&[]).unwrap()), [1, 2, 3]);
+    check(&database, "main");
+    assert!(matches!(revert(&changed), Err(Error::PatchMismatch { .. })), "not twice");
+    revert(&back).unwrap();
+    assert_eq!(indexed(&database, "main"), expected);
+    check(&database, "main");
+    revert(&changed).unwrap();
+    // A row of another kind stands against a unique index.
+    write(&database, "main", &[&[int(4), int(7), int(7)]]);
+    let with_doubles = commit(&database, "main");
+    assert!(matches!(revert(&back), Err(Error::UniqueViolation { .. })));
+    assert_eq!(database.branch("main").unwrap().unwrap().head, Some(with_doubles));
+
+    // As a file, to a table with other rows.
+    let mut patch = Vec::new();
+    patch::make(&diffs, &mut patch).unwrap();
+    let other = self::database(&[("a", Type::Int), ("b", Type::Int)]);
+    write(&other, "main", &[&[int(9), int(1), int(2)]]);
+    let apply = |patch: &[u8]| other.apply_patch("main", &mut &patch[..]);
+    assert!(matches!(apply(&patch), Err(Error::PatchMismatch { key: None, .. })), "no such indexes");
+    change(&other, "main", |transaction| {
+        transaction.create_index("t", "goes", &["a"], false)?;
+        transaction.create_index("t", "turns", &["a"], false)
+    });
+    let root = other.root().unwrap();
+    apply(&patch).unwrap();
+    assert_eq!(indexed(&other, "main"), expected);
+    check(&other, "main");
+    let mut turned = Vec::new();
+    patch::invert(&mut &patch[..], &mut turned).unwrap();
+    apply(&turned).unwrap();
+    assert_eq!(other.root().unwrap(), root);
+
+    // A table that comes or goes has its indexes with it, and goes with no others.
+    let empty = Database::memory().unwrap();
+    let nothing = empty.snapshot_of_root(empty.branch("main").unwrap().unwrap().work).unwrap();
+    let mut makes = Vec::new();
+    patch::make(&nothing.diff(&to).unwrap(), &mut makes).unwrap();
+    empty.apply_patch("main", &mut &makes[..]).unwrap();
+    assert_eq!(empty.branch("main").unwrap().unwrap().work, to.root());
+    turned.clear();
+    patch::invert(&mut &makes[..], &mut turned).unwrap();
+    change(&empty, "main", |transaction| transaction.create_index("t", "more", &["a"], false));
+    let refused = empty.apply_patch("main", &mut &turned[..]).unwrap_err().to_string();
+    assert!(refused.contains("a table of 2 indexes, and there are 3"), "{refused}");
+    change(&empty, "main", |transaction| transaction.drop_index("t", "more"));
+    empty.apply_patch("main", &mut &turned[..]).unwrap();
+    assert_eq!(empty.branch("main").unwrap().unwrap().work, nothing.root());
+}
+
+#[test]
+fn a_column_and_its_index_come_and_go_in_one_commit() {
+    let database = database(&[("a", Type::Int)]);
+    write(&database, "main", &[&[int(1), int(5)]]);
+    change(&database, "main", |transaction| transaction.create_index("t", "i", &["a"], false));
+    commit(&database, "main");
+    change(&database, "main", |transaction| {
+        transaction.drop_index("t", "i")?;
+        transaction.drop_column("t", "a")?;
+        transaction.add_column("t", "n", Type::Int, int(3))?;
+        transaction.create_index("t", "i", &["n", "id"], true)
+    });
+    let changed = commit(&database, "main");
+    for _ in 0..2 {
+        let back = database.revert("main", &changed, NewCommit::default()).unwrap().hash;
+        assert_eq!(names(&database, "main"), ["id", "a"]);
+        assert_eq!(rows(&database, "main"), [[int(1), int(5)]]);
+        assert_eq!(indexed(&database, "main"), [("i".to_owned(), vec![1])]);
+        check(&database, "main");
+        database.revert("main", &back, NewCommit::default()).unwrap();
+        assert_eq!(names(&database, "main"), ["id", "n"]);
+        check(&database, "main");
+    }
+}
+
 #[test]
 fn an_index_made_meanwhile_is_not_lost_with_a_table_that_is_dropped_or_made_anew() {
     let database = database(&[("a", Type::Int)]);
@@ -392,13 +518,62 @@ fn indexes_that_both_sides_changed_are_merged_by_name() {
             }
         }
     }
-    // One that a side dropped is gone.
+    // What is refused changed nothing, and goes when one side gives way.
     let database = database(&[("a", Type::Int), ("b", Type::Int)]);
+    write(&database, "main", &[&[int(1), int(5), int(6)]]);
+    let side = diverge(&database, make, make_other);
+    let before = database.root().unwrap();
+    assert!(matches!(
+        database.merge("main", &side, MergeOptions::default()),
+        Err(Error::IndexConflict { .. })
+    ));
+    assert_eq!(database.root().unwrap(), before);
+    assert!(matches!(database.merge_abort("main"), Err(Error::NoMerge { .. })), "none is under way");
+    change(&database, "main", |transaction| transaction.drop_index("t", "i"));
+    commit(&database, "main");
+    database.merge("main", &side, MergeOptions::default()).unwrap();
+    assert_eq!(indexed(&database, "main"), [("i".to_owned(), vec![2])]);
+    check(&database, "main");
+    // One that a side dropped is gone.
+    let database = self::database(&[("a", Type::Int), ("b", Type::Int)]);
     change(&database, "main", make);
     let side = diverge(&database, rows, |transaction| transaction.drop_index("t", "i"));
     database.merge("main", &side, MergeOptions::default()).unwrap();
     assert!(table(&database, "main").indexes().unwrap().is_empty());
     assert_eq!(self::rows(&database, "main").len(), 1);
+}
+
+#[test]
+fn an_index_that_one_side_made_follows_conflicts_that_wait_and_are_decided_or_given_up() {
+    for side_made_it in [false, true] {
+        let database = database(&[("a", Type::Int)]);
+        write(&database, "main", &[&[int(1), int(1)], &[int(2), int(2)]]);
+        let make = |transaction: &mut Transaction| transaction.create_index("t", "i", &["a"], false);
+        let side = diverge(
+            &database,
+            |transaction| {
+                put(transaction, "t", &[int(1), int(10)])?;
+                if side_made_it { Ok(()) } else { make(transaction) }
+            },
+            |transaction| {
+                put(transaction, "t", &[int(1), int(20)])?;
+                put(transaction, "t", &[int(3), int(0)])?;
+                if side_made_it { make(transaction) } else { Ok(()) }
+            },
+        );
+        let merge = || database.merge("main", &side, MergeOptions::default()).unwrap();
+        assert_eq!(merge(), MergeOutcome::Conflicts { count: 1 });
+        assert_eq!(ids(index(&database, "i").scan(&[]).unwrap()), [3, 2, 1]);
+        check(&database, "main");
+        database.merge_abort("main").unwrap();
+        assert_eq!(indexed(&database, "main").len(), usize::from(!side_made_it));
+        check(&database, "main");
+        assert_eq!(merge(), MergeOutcome::Conflicts { count: 1 });
+        database.resolve_conflicts("main", Side::Theirs).unwrap();
+        assert_eq!(ids(index(&database, "i").scan(&[int(20)]).unwrap()), [1]);
+        check(&database, "main");
+        commit(&database, "main");
+    }
 }
 
 #[test]

@@ -9,6 +9,9 @@ use crate::{
     program::{Edit, Row, key},
 };
 
+/// Where the typed table stands among all.
+const TYPED_AT: usize = 2;
+
 /// Small nodes, so that few rows make several levels.
 pub(crate) fn definition(table: &str, salt: u64) -> Definition {
     let config = MapConfig { leaf_mean: 8, inner_mean: 8, inline_bytes: 64, salt };
@@ -21,15 +24,18 @@ pub(crate) fn edit((transaction, changes): &mut (Transaction, Changes), edit: &E
     let at = match edit {
         Edit::Put(at, _) | Edit::Delete(at, _) | Edit::DeleteRange(at, ..) => at,
         Edit::Load(at, ..) | Edit::Create(at, _) | Edit::Drop(at) => at,
+        Edit::Index => &TYPED_AT,
     };
     let table = TABLES[*at];
     if let Edit::Create(_, other) = edit {
         let salt = u64::from(*other);
-        let made = create(transaction, table, salt);
+        let counted = table == TYPED;
+        let made = create(transaction, table, salt, counted);
         assert_eq!(made.is_err(), view.contains_key(table), "{made:?}");
         if made.is_ok() {
-            view.insert(table, Table { salt, ..Table::default() });
-            touched.entry(table).or_default().replaced = true;
+            view.insert(table, Table { salt, counted, ..Table::default() });
+            let touched = touched.entry(table).or_default();
+            (touched.replaced, touched.indexed) = (true, counted);
         }
         return;
     }
@@ -71,7 +77,8 @@ pub(crate) fn edit((transaction, changes): &mut (Transaction, Changes), edit: &E
             model.rows = (0..*count).map(row).collect();
             transaction.load(table, &model.rows).unwrap();
             let touched = touched.entry(table).or_default();
-            *touched = Touched { replaced: true, dropped: touched.dropped, ..Touched::default() };
+            let Touched { dropped, indexed, .. } = *touched;
+            *touched = Touched { replaced: true, dropped, indexed, ..Touched::default() };
         }
         Edit::Drop(_) => {
             transaction.drop_table(table).unwrap();
@@ -81,15 +88,30 @@ pub(crate) fn edit((transaction, changes): &mut (Transaction, Changes), edit: &E
                 false => drop(touched.remove(table)),
             }
         }
+        Edit::Index => {
+            match model.counted {
+                true => transaction.drop_index(table, "by_count").unwrap(),
+                false => transaction.create_index(table, "by_count", &["count"], false).unwrap(),
+            }
+            model.counted = !model.counted;
+            touched.entry(table).or_default().indexed = true;
+        }
         Edit::Create(..) => unreachable!("done above"),
     }
 }
 
-/// Makes a table; the typed one with its indexes.
-pub(crate) fn create(transaction: &mut Transaction, table: &str, salt: u64) -> Result<(), Error> {
+/// Makes a table; the typed one with its indexes, that of counts if it is to be `counted`.
+pub(crate) fn create(
+    transaction: &mut Transaction,
+    table: &str,
+    salt: u64,
+    counted: bool,
+) -> Result<(), Error> {
     transaction.create_table_with(table, definition(table, salt))?;
     if table == TYPED {
         transaction.create_index(table, "by_name", &["name"], true)?;
+    }
+    if counted {
         transaction.create_index(table, "by_count", &["count"], false)?;
     }
     Ok(())

@@ -229,10 +229,13 @@ impl Machine {
 
     fn revert(&mut self, name: &str, commit: usize) -> (Word, Word) {
         let planned = self.world.plan_revert(&self.world.branches[name], commit);
-        let salt = |tables: &Tables| tables.get(TYPED).map(|table| table.salt);
-        let now = salt(&self.world.branches[name].work.tables);
-        if planned.as_ref().is_ok_and(|tables| salt(tables).is_some() && salt(tables) != now) {
-            // A patch has no indexes: a table that is made or redefined by it has not those that it had.
+        let counted =
+            |tables: &Tables| tables.get(TYPED).filter(|table| table.counted).map(|table| table.salt);
+        let now = counted(&self.world.branches[name].work.tables);
+        let then = planned.as_ref().ok().and_then(counted);
+        if counted(&self.world.commits[commit].tables).is_none() && now.zip(then).is_some_and(|(a, b)| a != b)
+        {
+            // An index that the commit says nothing of keeps its salt, which the model does not know.
             return nothing();
         }
         let found = self.database().revert(name, &self.hash(commit), self.new_commit(false));

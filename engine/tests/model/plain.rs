@@ -23,7 +23,7 @@ pub(crate) type Conflicts = BTreeMap<(&'static str, Vec<u8>), Sides>;
 /// What an operation comes to, in a word.
 pub(crate) type Word = String;
 
-/// The columns of the typed table: `name` is in a unique index, `count` in another.
+/// The columns of the typed table: `name` is in a unique index, `count` in another, if that was made.
 pub(crate) fn schema() -> Schema {
     let columns = [("id", Type::Int), ("name", Type::Text), ("count", Type::Int), ("note", Type::Text)];
     let columns = columns.into_iter().zip(0..).map(|((name, ty), id)| Column { id, name: name.into(), ty });
@@ -34,6 +34,8 @@ pub(crate) fn schema() -> Schema {
 pub(crate) struct Table {
     /// Tables of different salts are of different definitions.
     pub(crate) salt: u64,
+    /// Whether there is an index of counts.
+    pub(crate) counted: bool,
     pub(crate) rows: Rows,
 }
 
@@ -67,6 +69,8 @@ pub(crate) struct Touched {
     pub(crate) dropped: bool,
     /// The table was made, or all its rows replaced.
     pub(crate) replaced: bool,
+    /// An index was made or dropped.
+    pub(crate) indexed: bool,
     pub(crate) keys: BTreeSet<Vec<u8>>,
     /// Keys from the first to before the second went.
     pub(crate) ranges: Vec<[Vec<u8>; 2]>,
@@ -156,6 +160,13 @@ impl World {
                     now.rows.retain(|key, _| !is_touched(key));
                     let new = view.rows.iter().filter(|(key, _)| is_touched(key));
                     now.rows.extend(new.map(|(key, value)| (key.clone(), value.clone())));
+                    if touched.indexed {
+                        now.counted = view.counted;
+                    }
+                }
+                // All its rows, and nothing else, were replaced.
+                (Some(view), Some(now)) if !touched.dropped && !touched.indexed => {
+                    now.rows.clone_from(&view.rows);
                 }
                 (Some(view), _) => drop(now.tables.insert(table, view.clone())),
                 (None, _) => drop(now.tables.remove(table)),
@@ -204,6 +215,11 @@ impl Touched {
 
 /// Why a transaction that touched a table is not admitted: a row, or the table (`None`) that somebody else changed first.
 fn refusal(touched: &Touched, now: Option<&Table>, seen: Option<&Table>) -> Option<Option<Vec<u8>>> {
+    let counted = [now, seen].map(|side| side.is_some_and(|table| table.counted));
+    let without_index = |side: Option<&Table>| side.map(|table| Table { counted: false, ..table.clone() });
+    if touched.replaced && !touched.dropped && !touched.indexed {
+        return (without_index(now) != without_index(seen)).then_some(None);
+    }
     if touched.replaced || touched.dropped {
         return (now != seen).then_some(None);
     }
@@ -211,10 +227,11 @@ fn refusal(touched: &Touched, now: Option<&Table>, seen: Option<&Table>) -> Opti
     if now.salt != seen.salt {
         return Some(None);
     }
+    let indexes = (touched.indexed && counted[0] != counted[1]).then_some(None);
     let differs = |key: &&Vec<u8>| now.rows.get(*key) != seen.rows.get(*key);
     let both: BTreeSet<&Vec<u8>> = now.rows.keys().chain(seen.rows.keys()).collect();
     let in_ranges = || both.into_iter().filter(|key| touched.has_in_range(key)).find(differs);
-    touched.keys.iter().find(differs).or_else(in_ranges).map(|key| Some(key.clone()))
+    touched.keys.iter().find(differs).or_else(in_ranges).map(|key| Some(key.clone())).or(indexes)
 }
 
 /// Changes `from` to `to` in the work; `None` if it is not as in `from` there.
@@ -233,6 +250,12 @@ fn take_back(work: &mut Tables, table: &'static str, from: Option<&Table>, to: O
             return None;
         }
         found.salt = to.salt;
+    }
+    if from.counted != to.counted || (from.salt != to.salt && from.counted) {
+        if found.counted != from.counted {
+            return None;
+        }
+        found.counted = to.counted;
     }
     for key in from.rows.keys().chain(to.rows.keys()).collect::<BTreeSet<_>>() {
         let (old, new) = (from.rows.get(key), to.rows.get(key));
@@ -280,9 +303,11 @@ pub(crate) fn merge(
                 if ours.salt == theirs.salt && base.is_none_or(|base| base.salt == ours.salt) =>
             {
                 let nothing = Rows::new();
+                let was_counted = base.is_some_and(|base| base.counted);
+                let counted = if ours.counted == was_counted { theirs.counted } else { ours.counted };
                 let base = base.map_or(&nothing, |base| &base.rows);
                 let (rows, kept) = merge_rows(table, [base, &ours.rows, &theirs.rows], prefer);
-                merged.insert(table, Table { salt: ours.salt, rows });
+                merged.insert(table, Table { salt: ours.salt, counted, rows });
                 conflicts.extend(kept.into_iter().map(|(key, sides)| ((table, key), sides)));
                 if table == TYPED && violates_unique(&merged) {
                     return Err("UniqueViolation".into());

@@ -16,6 +16,8 @@ pub(crate) enum Edit {
     /// Makes the table, of one of two definitions.
     Create(usize, bool),
     Drop(usize),
+    /// Makes the index of counts of the typed table, or drops it.
+    Index,
 }
 
 /// A row of any table: its number, and what its value is made of.
@@ -122,6 +124,7 @@ fn edit() -> impl Strategy<Value = Edit> {
             .prop_map(|(table, from, count, apart)| Edit::Load(table, from, count, apart)),
         1 => (table(), any::<bool>()).prop_map(|(table, other)| Edit::Create(table, other)),
         1 => table().prop_map(Edit::Drop),
+        1 => Just(Edit::Index),
     ]
 }
 

@@ -7,8 +7,8 @@ use super::output::Output;
 use super::{Context, graph, print};
 use crate::error::Result;
 use crate::proto::{
-    Change, CommitInfo, CommitRequest, DiffRequest, DiffStatRequest, LogRequest, ResetRequest, ShowRequest,
-    StatusRequest, StatusResponse, TableDiff, table_diff,
+    Change, CommitInfo, CommitRequest, DiffRequest, DiffStatRequest, Index, LogRequest, ResetRequest,
+    ShowRequest, StatusRequest, StatusResponse, TableDiff, table_diff,
 };
 
 /// The author to name: `--author` or `PLEACH_AUTHOR` as given, else this user and host.
@@ -179,21 +179,30 @@ impl Changes {
         let from = print::Rows::new(header.from.as_ref(), false)?;
         let to = print::Rows::new(header.to.as_ref(), false)?;
         let kind = header.kind();
-        if output.json && header.schema_changed {
-            let side =
-                |is_there: bool, schema| if is_there { print::schema_to_json(schema) } else { Value::Null };
+        if output.json && (header.schema_changed || header.indexes_changed) {
+            let side = |is_there: bool, schema, indexes: &[Index]| {
+                let mut side = if is_there { print::schema_to_json(schema) } else { Value::Null };
+                if let (true, Some(fields), Some(schema)) =
+                    (header.indexes_changed, side.as_object_mut(), schema)
+                {
+                    fields.insert("indexes".into(), print::indexes_to_json(schema, indexes));
+                }
+                side
+            };
             output.document(&json!({
                 "table": header.table,
                 "op": "schema",
                 "key": null,
-                "old": side(kind != table_diff::Kind::Added, header.from.as_ref()),
-                "new": side(kind != table_diff::Kind::Dropped, header.to.as_ref()),
+                "old": side(kind != table_diff::Kind::Added, header.from.as_ref(), &header.from_indexes),
+                "new": side(kind != table_diff::Kind::Dropped, header.to.as_ref(), &header.to_indexes),
             }))?;
         } else if !output.json {
             let what = match kind {
                 table_diff::Kind::Added => " (new)",
                 table_diff::Kind::Dropped => " (dropped)",
+                _ if header.schema_changed && header.indexes_changed => " (columns and indexes changed)",
                 _ if header.schema_changed => " (columns changed)",
+                _ if header.indexes_changed => " (indexes changed)",
                 _ => "",
             };
             output.line(format!("table {}{what}", header.table))?;

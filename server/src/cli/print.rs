@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::convert;
 use crate::error::Result;
-use crate::proto::{CommitInfo, Row, Schema, TableStat};
+use crate::proto::{CommitInfo, Index, Row, Schema, TableStat};
 use crate::tabular;
 
 /// Prints the rows of one table.
@@ -116,10 +116,23 @@ pub(super) fn schema_to_json(schema: Option<&Schema>) -> Value {
     json!({"columns": columns, "key": key_names(schema)})
 }
 
+/// Indexes by name, of a table with this schema.
+pub(super) fn indexes_to_json(schema: &Schema, indexes: &[Index]) -> Value {
+    let index = |index: &Index| {
+        let columns = column_names(schema, &index.columns);
+        (index.name.clone(), json!({"columns": columns, "unique": index.unique}))
+    };
+    Value::Object(indexes.iter().map(index).collect())
+}
+
 pub(super) fn key_names(schema: &Schema) -> Vec<&str> {
+    column_names(schema, &schema.key)
+}
+
+fn column_names<'a>(schema: &'a Schema, ids: &[u32]) -> Vec<&'a str> {
     let name =
         |id: &u32| schema.columns.iter().find(|column| column.id == *id).map(|column| column.name.as_str());
-    schema.key.iter().filter_map(name).collect()
+    ids.iter().filter_map(name).collect()
 }
 
 /// Microseconds since 1970 as RFC 3339, UTC.

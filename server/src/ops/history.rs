@@ -7,7 +7,7 @@ use crate::convert;
 use crate::error::Result;
 use crate::proto::{
     Change, CommitInfo, CommitRequest, CommitResponse, DiffRequest, DiffResponse, DiffStatRequest,
-    DiffStatResponse, LogRequest, LogResponse, ResetRequest, ResetResponse, ShowRequest, ShowResponse,
+    DiffStatResponse, Index, LogRequest, LogResponse, ResetRequest, ResetResponse, ShowRequest, ShowResponse,
     StatusRequest, StatusResponse, TableDiff, TableStat, table_diff,
 };
 
@@ -93,6 +93,12 @@ pub fn show(session: &Session, request: &ShowRequest) -> Result<ShowResponse> {
 pub fn diff(session: &Session, request: &DiffRequest, sink: Sink<'_, DiffResponse>) -> Result<()> {
     let (from, to) = sides(session, &request.from, &request.to)?;
     for difference in differences(from.as_ref(), &to, &request.table)? {
+        let indexes_changed = !difference.index_changes()?.is_empty();
+        let all = |side: &Option<Table>| match side {
+            Some(table) if indexes_changed => indexes(table),
+            _ => Ok(Vec::new()),
+        };
+        let (from_indexes, to_indexes) = (all(&difference.from)?, all(&difference.to)?);
         let from = difference.from.as_ref().and_then(Table::schema);
         let to = difference.to.as_ref().and_then(Table::schema);
         let kind = match difference.kind() {
@@ -106,6 +112,9 @@ pub fn diff(session: &Session, request: &DiffRequest, sink: Sink<'_, DiffRespons
             from: from.map(convert::schema_to_message),
             to: to.map(convert::schema_to_message),
             schema_changed: difference.schema_changed(),
+            indexes_changed,
+            from_indexes,
+            to_indexes,
         };
         let mut message = DiffResponse { table: Some(header), changes: Vec::new() };
         let mut bytes = 0;
@@ -128,6 +137,14 @@ pub fn diff(session: &Session, request: &DiffRequest, sink: Sink<'_, DiffRespons
         }
     }
     Ok(())
+}
+
+fn indexes(table: &Table) -> Result<Vec<Index>> {
+    let all = table.indexes()?.into_iter().map(|(name, index)| {
+        let pleach_engine::IndexDefinition { columns, unique, .. } = index.definition().clone();
+        Index { name, columns, unique }
+    });
+    Ok(all.collect())
 }
 
 /// How many rows differ, by table.

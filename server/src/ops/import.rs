@@ -1,15 +1,16 @@
-//! Import of a file's rows into a typed table: one transaction, nothing by halves.
+//! Import of a file's rows into a typed table: one transaction, nothing by halves, in bounded memory whatever the file's length.
 //!
-//! The file is read twice when the table is new (its types, then its rows) and its rows are held sorted in memory. They are
-//! then joined with the table's rows in key order, so that a row that is there already is no change. A refusal names the
-//! line, which a further reading finds again: rows do not carry their places for an error that is rare.
+//! The file is read twice when the table is new (its types, then its rows). Its rows are loaded into the transaction, which sorts them in
+//! parts. If the table has rows, what was loaded is taken back, and joined with these in key order, so that a row that is there
+//! already is no change. A refusal names the line, which a further reading finds again: rows do not carry their places for an
+//! error that is rare.
 
 use std::iter::Peekable;
 use std::ops::Bound;
 use std::path::Path;
 
 use pleach_engine::row::{Schema, Type};
-use pleach_engine::{NewCommit, Scan, Table, Transaction};
+use pleach_engine::{Hash, LoadOptions, NewCommit, Scan, Table, Transaction};
 
 use super::{Session, history, rows};
 use crate::error::{Failure, Result};
@@ -19,12 +20,11 @@ use crate::tabular::{self, Source, TabularError};
 /// Below one file row for so many table rows, rows are looked up one by one and not by a scan.
 const ROWS_SCANNED_FOR_A_LOOKUP: u64 = 32;
 
-/// A row of the file as it is stored.
-struct Entry {
-    key: Vec<u8>,
-    value: Vec<u8>,
-    line: u64,
-}
+/// Edits that are held in memory, bytes; more are written ahead. A row's takes some bytes beside its key and value.
+const EDIT_BYTES_MAX: usize = 32 << 20;
+const EDIT_BYTES: usize = 100;
+
+const ALL: (Bound<&[u8]>, Bound<&[u8]>) = (Bound::Unbounded, Bound::Unbounded);
 
 /// Imports all rows of `source`.
 pub fn import(session: &Session, start: &ImportStart, source: &Source) -> Result<ImportResponse> {
@@ -38,15 +38,13 @@ pub fn import(session: &Session, start: &ImportStart, source: &Source) -> Result
             tabular::infer(source, &start.key, &types(start)?)?
         }
     };
-    let entries = read(source, &schema)?;
-    let mut import = Import { start, source, schema, transaction, done: ImportResponse::default() };
+    let mut import = Import { start, source, schema, transaction, held: 0, done: ImportResponse::default() };
     match &table {
         None => {
-            import.transaction.create_table(&start.table, Some(import.schema.clone()))?;
-            import.done.inserted = entries.len() as u64;
-            import.transaction.load(&start.table, entries.iter().map(|entry| (&entry.key, &entry.value)))?;
+            session.create_table(&mut import.transaction, &start.table, Some(import.schema.clone()))?;
+            import.done.inserted = import.load()?;
         }
-        Some(table) => import.join(table, entries)?,
+        Some(table) => import.join(table)?,
     }
     let Import { transaction, mut done, .. } = import;
     done.token = rows::finish(transaction)?;
@@ -125,84 +123,133 @@ fn check_key(key: &[String]) -> Result<()> {
     }
 }
 
-/// The file's rows in key order, each key once.
-fn read(source: &Source, schema: &Schema) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
-    for row in tabular::rows(source, schema)? {
-        let row = row?;
-        let (key, value) =
-            schema.encode_row(&row.values).map_err(|error| row.refuse(source, schema, error))?;
-        entries.push(Entry { key, value, line: row.line });
-    }
-    entries.sort_by(|a, b| (&a.key, a.line).cmp(&(&b.key, b.line)));
-    let repeated = entries.windows(2).filter_map(|pair| match pair {
-        [first, second] if first.key == second.key => Some((second.line, first.line)),
-        _ => None,
-    });
-    match repeated.min() {
-        Some((line, first)) => Err(duplicate(source, schema, line, Some(first))),
-        None => Ok(entries),
-    }
-}
-
-/// The refusal of the row on `line`, whose key is taken: by the row on line `first`, or by the table.
-fn duplicate(source: &Source, schema: &Schema, line: u64, first: Option<u64>) -> Failure {
+/// The refusal of the row on `line`, whose key the row on line `first` has.
+fn duplicate(source: &Source, schema: &Schema, line: u64, first: u64) -> Failure {
     let row = || -> std::result::Result<Option<tabular::Row>, TabularError> {
         tabular::rows(source, schema)?
             .find(|row| row.as_ref().map_or(true, |row| row.line == line))
             .transpose()
     };
     match row() {
-        Ok(Some(row)) => row.duplicate_key(source, schema, first).into(),
-        Ok(None) => Failure::refused(format!("{} changed while it was read", source.name()))
-            .hint("run the import again when nobody writes to the file"),
+        Ok(Some(row)) => row.duplicate_key(source, schema, Some(first)).into(),
+        Ok(None) => changed(source),
         Err(error) => error.into(),
     }
 }
 
-/// An import into a table that has rows.
+/// The refusal of a file of which a further reading gives something else.
+fn changed(source: &Source) -> Failure {
+    Failure::refused(format!("{} changed while it was read", source.name()))
+        .hint("run the import again when nobody writes to the file")
+}
+
+fn unsorted() -> LoadOptions {
+    LoadOptions { unsorted: true, ..LoadOptions::default() }
+}
+
 struct Import<'a> {
     start: &'a ImportStart,
     source: &'a Source,
     schema: Schema,
     transaction: Transaction,
+    /// What the edits not written ahead take, bytes.
+    held: usize,
     done: ImportResponse,
 }
 
 impl Import<'_> {
-    fn join(&mut self, table: &Table, entries: Vec<Entry>) -> Result<()> {
-        let replaces = self.start.mode() == ImportMode::Replace;
-        let looks_up = (entries.len() as u64).saturating_mul(ROWS_SCANNED_FOR_A_LOOKUP) < table.rows()?;
-        if looks_up && !replaces {
-            let mut taken = Vec::new();
-            for entry in entries {
-                let old = table.get(&entry.key)?;
-                self.put(entry, old.as_deref(), &mut taken)?;
+    /// Makes the table's rows those of the file, each key once; returns how many.
+    fn load(&mut self) -> Result<u64> {
+        let Import { start, source, schema, .. } = self;
+        let (mut read, mut failure) = (0, None);
+        let encoded = |row: tabular::Row| match schema.encode_row(&row.values) {
+            Ok(row) => Ok(row),
+            Err(error) => Err(row.refuse(source, schema, error)),
+        };
+        let rows = tabular::rows(source, schema)?.map_while(|row| match row.and_then(encoded) {
+            Ok(row) => {
+                read += 1;
+                Some(row)
             }
-            return self.refuse(taken);
+            Err(error) => {
+                failure = Some(error);
+                None
+            }
+        });
+        self.transaction.load_with(&start.table, rows, &unsorted())?;
+        if let Some(error) = failure {
+            return Err(error.into());
         }
-        let from = match entries.first() {
-            Some(first) if !replaces => Bound::Included(first.key.clone()),
-            _ => Bound::Unbounded,
-        };
-        let to = match entries.last() {
-            Some(last) if !replaces => Bound::Included(last.key.clone()),
-            _ => Bound::Unbounded,
-        };
-        if entries.is_empty() && !replaces {
+        match self.transaction.rows(&start.table)? {
+            loaded if loaded < read => Err(self.repeated()?),
+            loaded => Ok(loaded),
+        }
+    }
+
+    /// The refusal of the first row of the file whose key a row before it has.
+    fn repeated(&mut self) -> Result<Failure> {
+        let Import { start, source, schema, .. } = self;
+        // Sorted by key, as hashes that leave room for the line. What is loaded is not committed.
+        let lines = tabular::rows(source, schema)?.map_while(|row| {
+            let row = row.ok()?;
+            let (key, _) = schema.encode_row(&row.values).ok()?;
+            Some(([Hash::of(&key).as_bytes().as_slice(), &row.line.to_be_bytes()].concat(), []))
+        });
+        self.transaction.load_with(&start.table, lines, &unsorted())?;
+        let (mut before, mut least) = (None, None);
+        for row in self.transaction.scan(&start.table, ALL.0, ALL.1)? {
+            let (entry, _) = row?;
+            let Some((key, line)) = entry.split_last_chunk::<8>() else { continue };
+            let line = u64::from_be_bytes(*line);
+            if let Some((last, first)) = before.replace((key.to_vec(), line))
+                && last == key
+            {
+                let pair = (line, first);
+                least = Some(least.map_or(pair, |least: (u64, u64)| least.min(pair)));
+            }
+        }
+        Ok(match least {
+            Some((line, first)) => duplicate(source, schema, line, first),
+            None => changed(source),
+        })
+    }
+
+    /// Imports into a table that is there.
+    fn join(&mut self, table: &Table) -> Result<()> {
+        let before = self.transaction.savepoint();
+        let count = self.load()?;
+        let name = &self.start.table;
+        let entries = self.transaction.scan(name, ALL.0, ALL.1)?;
+        let mut ends = self.transaction.scan(name, ALL.0, ALL.1)?;
+        self.transaction.rollback_to(&before)?;
+        self.transaction.release(before)?;
+
+        let replaces = self.start.mode() == ImportMode::Replace;
+        if count.saturating_mul(ROWS_SCANNED_FOR_A_LOOKUP) < table.rows()? && !replaces {
+            for entry in entries {
+                let (key, value) = entry?;
+                let old = table.get(&key)?;
+                self.put(table, &key, &value, old.as_deref())?;
+            }
             return Ok(());
         }
-        let mut old =
-            table.scan(from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice))?.peekable();
-        let mut taken = Vec::new();
+        let first = ends.next().transpose()?.map(|(key, _)| key);
+        let last = ends.next_back().transpose()?.map_or_else(|| first.clone(), |(key, _)| Some(key));
+        let (from, to) = match (&first, &last) {
+            _ if replaces => ALL,
+            (Some(first), Some(last)) => {
+                (Bound::Included(first.as_slice()), Bound::Included(last.as_slice()))
+            }
+            _ => return Ok(()),
+        };
+        let mut old = table.scan(from, to)?.peekable();
         for entry in entries {
-            self.pass(&mut old, Some(&entry.key), replaces)?;
-            let equal =
-                old.next_if(|row| row.as_ref().map_or(true, |(key, _)| *key == entry.key)).transpose()?;
-            self.put(entry, equal.as_ref().map(|(_, value)| value.as_slice()), &mut taken)?;
+            let (key, value) = entry?;
+            self.pass(&mut old, Some(&key), replaces)?;
+            let equal = old.next_if(|row| row.as_ref().map_or(true, |(old, _)| *old == key)).transpose()?;
+            self.put(table, &key, &value, equal.as_ref().map(|(_, value)| value.as_slice()))?;
         }
-        self.pass(&mut old, None, replaces)?;
-        self.refuse(taken)
+        self.pass(&mut old, None, replaces)
     }
 
     /// Goes over the table's rows below `key`, which the file does not have.
@@ -219,35 +266,50 @@ impl Import<'_> {
             if deletes {
                 self.transaction.delete(&self.start.table, &key)?;
                 self.done.deleted += 1;
+                self.hold(key.len())?;
             }
         }
         Ok(())
     }
 
-    /// Puts a row where `old` is; the lines of rows whose key may not be taken are noted.
-    fn put(&mut self, entry: Entry, old: Option<&[u8]>, taken: &mut Vec<u64>) -> Result<()> {
+    /// Puts a row where `old` is; refuses if its key may not be taken.
+    fn put(&mut self, table: &Table, key: &[u8], value: &[u8], old: Option<&[u8]>) -> Result<()> {
         let updates = matches!(self.start.mode(), ImportMode::Upsert | ImportMode::Replace);
         match old {
-            Some(_) if !updates => {
-                taken.push(entry.line);
-                return Ok(());
-            }
-            Some(old) if old == entry.value => {
+            Some(_) if !updates => return Err(self.taken(table)?),
+            Some(old) if old == value => {
                 self.done.unchanged += 1;
                 return Ok(());
             }
             Some(_) => self.done.updated += 1,
             None => self.done.inserted += 1,
         }
-        Ok(self.transaction.put(&self.start.table, &entry.key, &entry.value)?)
+        self.transaction.put(&self.start.table, key, value)?;
+        self.hold(key.len() + value.len())
     }
 
-    /// Refuses the first line of the file whose key is taken.
-    fn refuse(&self, taken: Vec<u64>) -> Result<()> {
-        match taken.into_iter().min() {
-            Some(line) => Err(duplicate(self.source, &self.schema, line, None)),
-            None => Ok(()),
+    /// Counts an edit, and has all written ahead when there are many.
+    fn hold(&mut self, bytes: usize) -> Result<()> {
+        self.held += bytes + EDIT_BYTES;
+        if self.held > EDIT_BYTES_MAX {
+            self.held = 0;
+            let _rows = self.transaction.rows(&self.start.table)?;
         }
+        Ok(())
+    }
+
+    /// The refusal of the first row of the file whose key the table has.
+    fn taken(&self, table: &Table) -> Result<Failure> {
+        for row in tabular::rows(self.source, &self.schema)? {
+            let row = row?;
+            let key = self.schema.encode_row(&row.values).map(|(key, _)| key);
+            if let Ok(key) = key
+                && table.get_with(&key, |_| ())?.is_some()
+            {
+                return Ok(row.duplicate_key(self.source, &self.schema, None).into());
+            }
+        }
+        Ok(changed(self.source))
     }
 }
 

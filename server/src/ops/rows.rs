@@ -36,7 +36,7 @@ pub fn put(session: &Session, request: &PutRequest) -> Result<PutResponse> {
                 .hint(format!("use import --upsert with a file that holds the row: `pleach import {table} FILE --upsert`")));
             }
             Some(_) => {}
-            None => transaction.create_table(table, None)?,
+            None => session.create_table(&mut transaction, table, None)?,
         }
         transaction.put(table, &request.key, &request.value)?;
         match transaction.commit()? {

@@ -34,6 +34,29 @@ fn a_duplicate_key_in_the_file_or_table_is_refused() {
     let header = "id,name,price,ripe,picked\n";
     refused_import(&format!("{header}7,fig,1.0,true,\n7,nut,1.0,true,\n"), &["--upsert"], "bad.csv:3:1");
     refused_import(&format!("{header}7,fig,1.0,true,\n2,nut,1.0,true,\n"), &[], "bad.csv:3:1");
+    // Of several the first in the file is told, whatever the order of keys; one in the file itself before one of the table.
+    let fruit = |keys: &[u8]| {
+        let rows: String = keys.iter().map(|key| format!("{key},fig,1.0,true,\n")).collect();
+        format!("{header}{rows}")
+    };
+    let again = |line: u64, key: u8, first: u64| {
+        format!(
+            "bad.csv:{line}:1: expected a key that is new, found the key {key} again, first on line {first}"
+        )
+    };
+    refused_import(&fruit(&[7, 8, 9, 9, 7, 9]), &["--replace"], &again(5, 9, 4));
+    refused_import(&fruit(&[2, 8, 9, 8, 8]), &[], &again(5, 8, 3));
+    refused_import(
+        &fruit(&[7, 3, 1, 2]),
+        &[],
+        "bad.csv:3:1: expected a key that is new, found the key 3, which the table has",
+    );
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init", "db"]).ok();
+    sandbox.write("bad.csv", &fruit(&[7, 8, 9, 9, 7]));
+    let said = sandbox.run(&["-C", "db", "import", "new", "bad.csv", "--key", "id"]).fails(1);
+    assert!(said.contains(&again(5, 9, 4)), "{said}");
+    assert_eq!(sandbox.run(&["-C", "db", "status", "--json"]).json()["dirty"], false);
 }
 
 #[test]

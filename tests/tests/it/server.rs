@@ -50,6 +50,38 @@ fn commands_on_a_server_do_what_they_do_locally() {
 }
 
 #[test]
+fn tables_that_clients_make_have_the_salt_of_the_database() {
+    let sandbox = Sandbox::new();
+    let mut server = sandbox.serve(&["--data-dir", "data", "--listen", "127.0.0.1:0"]);
+    for name in ["one", "two"] {
+        sandbox.run(&["--server", &server.url(), "database", "create", name]).ok();
+        sandbox.run(&server.args(name, &["put", "kv", "k", "v"])).ok();
+    }
+    sandbox.write("fruit.csv", FRUIT);
+    sandbox.run(&server.args("one", &["commit", "-m", "kv"])).ok();
+    sandbox.run(&server.args("one", &["branch", "side"])).ok();
+    // What two branches make of one name is one table.
+    let import = ["import", "fruit", "fruit.csv", "--key", "id", "--commit", "fruit"];
+    sandbox.run(&server.args("one@side", &import)).ok();
+    sandbox.run(&server.args("one", &import)).ok();
+    sandbox.run(&server.args("one", &["merge", "side"])).ok();
+    assert_eq!(server.stop(), 0, "{}", server.log());
+    sandbox.run(&["-C", "data/two", "put", "local", "k", "v"]).ok();
+
+    let salt = |name: &str, table: &str| {
+        let database = pleach_engine::Database::open(&sandbox.path(name), Default::default()).unwrap();
+        let work = database.branch("main").unwrap().unwrap().work;
+        let table = database.snapshot_of_root(work).unwrap().table(table).unwrap().unwrap();
+        table.definition().config.salt
+    };
+    let one = salt("data/one", "kv");
+    assert_ne!(one, 0);
+    assert_eq!(salt("data/one", "fruit"), one);
+    assert_ne!(salt("data/two", "kv"), one);
+    assert_eq!(salt("data/two", "local"), 0, "the command line's own tables have none");
+}
+
+#[test]
 fn writers_on_different_rows_all_succeed_and_survive_kill_9() {
     let sandbox = Sandbox::new();
     let mut server = sandbox.serve(&["--data-dir", "data", "--listen", "127.0.0.1:0"]);

@@ -140,3 +140,33 @@ fn a_chunk_printed_hashes_to_its_address() {
     assert!(output.status.success());
     assert_eq!(pleach_engine::Hash::of(&output.stdout).to_string(), head);
 }
+
+#[test]
+fn a_change_of_indexes_alone_is_seen_and_taken_back() {
+    let sandbox = fruit();
+    let change = |f: &dyn Fn(&mut pleach_engine::Transaction)| {
+        let database = pleach_engine::Database::open(&sandbox.path("db"), Default::default()).unwrap();
+        let mut transaction = database.begin("main").unwrap();
+        f(&mut transaction);
+        transaction.commit().unwrap();
+        database.close().unwrap();
+    };
+    change(&|transaction| transaction.create_index("fruit", "by_name", &["name", "id"], true).unwrap());
+    let status = sandbox.run(&["-C", "db", "status", "--json"]).json();
+    let nothing = json!([{"table": "fruit", "inserted": 0, "updated": 0, "deleted": 0}]);
+    assert_eq!((&status["dirty"], &status["tables"]), (&json!(true), &nothing));
+    assert_eq!(sandbox.run(&["-C", "db", "diff"]).ok(), "table fruit (indexes changed)\n");
+    assert_eq!(json!(sandbox.run(&["-C", "db", "diff", "--stat", "--json"]).json_lines()), nothing);
+    let lines = sandbox.run(&["-C", "db", "diff", "--json"]).json_lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["op"], &lines[0]["key"]), (&json!("schema"), &json!(null)));
+    assert_eq!(lines[0]["old"]["indexes"], json!({}));
+    let indexes = json!({"by_name": {"columns": ["name", "id"], "unique": true}});
+    assert_eq!(lines[0]["new"]["indexes"], indexes);
+    assert_eq!(lines[0]["new"]["columns"], lines[0]["old"]["columns"]);
+
+    sandbox.run(&["-C", "db", "commit", "-m", "an index"]).ok();
+    sandbox.run(&["-C", "db", "revert", "HEAD"]).ok();
+    assert_eq!(sandbox.run(&["-C", "db", "diff", "HEAD~2", "HEAD", "--json"]).ok(), "");
+    assert_eq!(sandbox.run(&["-C", "db", "diff", "HEAD~1", "HEAD"]).ok(), "table fruit (indexes changed)\n");
+}
