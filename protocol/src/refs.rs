@@ -3,7 +3,7 @@
 //! On the wire a ref is `heads/NAME` or `tags/NAME`. Here, what a remote's branch was when it was last seen is the tracking ref
 //! `remotes/REMOTE/NAME`; tags are shared and have one name on both sides. Called by both sides of fetch and push.
 
-use pleach_engine::{Database, Hash, check_ref_name};
+use pleach_engine::{Batch, Database, Hash, Outcome, check_ref_name};
 
 use crate::error::{Error, Result, within};
 use crate::limits::{PATTERNS_MAX, REF_NAME_BYTES_MAX, REFS_MAX};
@@ -77,6 +77,12 @@ impl RefPatterns {
         refs.retain(|(name, _)| self.matches(name));
         refs
     }
+}
+
+/// Waits until the change that was in the way of another can be seen: refs are compared as appended, and read as they are on disk.
+pub(crate) fn settled(database: &Database) -> Result<()> {
+    let _: Outcome = database.update_refs(Batch::default(), &[])?;
+    Ok(())
 }
 
 /// Prefix of the tracking refs of `remote`.

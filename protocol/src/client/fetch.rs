@@ -16,7 +16,7 @@ use crate::haves;
 use crate::limits::{MESSAGES_AHEAD, MOVE_ATTEMPTS, REFS_MAX};
 use crate::proto::{FetchRequest, FetchResponse, Plan, fetch_response::Message};
 use crate::receiver::Receiver;
-use crate::refs::{HEADS, RefPatterns, check_name, hash_from, hashes_to_bytes, local_name, refs_digest};
+use crate::refs::{HEADS, RefPatterns, check_name, hash_from, hashes_to_bytes, local_name, refs_digest, settled};
 use crate::remote::Remote;
 use crate::transfer::{RefResult, RefStatus, Transfer};
 use crate::{check_format, format_digest};
@@ -217,6 +217,7 @@ fn store(
             Outcome::Appended(_) => return Ok((records, results)),
             Outcome::Moved { name, .. } => moved = name,
         }
+        settled(database)?;
     }
     Err(Error::Moved { name: moved })
 }

@@ -21,7 +21,7 @@ use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS};
 use crate::proto::{
     self, Begin, Finish, PushRequest, PushResult, Reason, Rejected, push_request, push_response, ref_update,
 };
-use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, local_name, tracking_prefix};
+use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, local_name, settled, tracking_prefix};
 use crate::remote::Remote;
 use crate::sender::Sender;
 use crate::transfer::{RefResult, RefStatus, Transfer, framed};
@@ -379,6 +379,7 @@ fn remember(database: &Database, name: &str, refs: &[RefResult]) -> Result<()> {
         if let Outcome::Appended(_) = database.update_refs(Batch::default(), &moves)? {
             return Ok(());
         }
+        settled(database)?;
     }
     // The next fetch puts it right.
     Ok(())

@@ -13,7 +13,7 @@ use crate::proto::{
     push_response::Message, ref_update,
 };
 use crate::receiver::{Received, Receiver};
-use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes};
+use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, settled};
 
 /// Length of an idempotency key, in bytes.
 const KEY_BYTES: usize = 16;
@@ -160,6 +160,7 @@ fn settle(database: &Database, updates: &[Update], received: Received) -> Result
             Outcome::Appended(_) => return Ok(Message::Result(PushResult { refs })),
             Outcome::Moved { name, .. } => moved = name,
         }
+        settled(database)?;
     }
     Err(Error::Moved { name: moved })
 }
