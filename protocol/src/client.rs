@@ -11,10 +11,13 @@ pub use self::fetch::fetch;
 pub use self::pull::pull;
 pub use self::push::{Force, HELD_BACK, PushUpdate, push};
 
+pub(crate) use self::fetch::{RemoteRefs, Settle, move_refs};
+pub(crate) use self::push::remember;
+
 use crate::error::{Error, Result};
 
 /// Runs `f`, which blocks, on a thread made for it.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(f).await {
         Ok(result) => result,
         Err(lost) => Err(Error::Lost { what: lost.to_string() }),

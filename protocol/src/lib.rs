@@ -16,7 +16,10 @@ mod encoding;
 mod error;
 mod haves;
 pub mod limits;
+mod objects;
+mod packs;
 pub mod proto;
+mod random;
 mod receiver;
 pub mod record;
 mod refs;
@@ -29,6 +32,8 @@ pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;
 pub use error::{Error, ErrorKind, Result};
+pub use objects::Objects;
+pub use packs::{Compacted, collect_remote, compact_remote, forget_remote};
 pub use receiver::{Received, Receiver};
 pub use refs::{HEADS, RefPatterns, TAGS, refs_digest};
 pub use remote::{Remote, RemoteUrl};
@@ -46,8 +51,8 @@ pub fn format_digest() -> u64 {
 }
 
 /// Says aloud that a remote computes with other formats.
-fn check_format(remote: &Remote, theirs: u64) {
+fn check_format(remote: &str, theirs: u64) {
     if theirs != format_digest() {
-        tracing::warn!(remote = %remote.url(), "the remote computes with other formats; whole chunks are exchanged");
+        tracing::warn!(remote, "the remote computes with other formats; whole chunks are exchanged");
     }
 }

@@ -106,6 +106,11 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     check_ref_name("branch or tag", short).map_err(|_| bad())
 }
 
+/// Refuses what cannot be the name of a ref that a directory or bucket has: of one that is exchanged, or what is kept of it.
+pub(crate) fn check_kept_name(name: &str) -> Result<()> {
+    check_name(name.strip_prefix("recovery/").unwrap_or(name))
+}
+
 /// One hash over refs, sorted by name: BLAKE3 of, for each, the length of its name as four bytes little-endian, the name, the hash.
 pub fn refs_digest<'a>(refs: impl IntoIterator<Item = &'a (String, Hash)>) -> Hash {
     let mut bytes = Vec::new();
