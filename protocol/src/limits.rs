@@ -83,7 +83,7 @@ pub const TRANSFERS_MAX: usize = 64;
 pub const MOVE_ATTEMPTS: usize = 8;
 
 /// Bytes of records that a push gathers into one pack.
-pub const PACK_BYTES: usize = 16 << 20;
+pub const PACK_BYTES: usize = 8 << 20;
 
 /// Largest pack that is read, in bytes: one may be a single message.
 pub const PACK_BYTES_MAX: usize = PACK_BYTES + MESSAGE_BYTES_MAX;

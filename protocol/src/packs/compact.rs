@@ -235,7 +235,7 @@ async fn sweep(place: &Place, view: &View, grace: Duration) -> Result<(Vec<(Pack
 /// Makes tombstones of manifests that nobody needs. Gives the number below which all are.
 async fn trim(place: &Place, view: &View, transfer: &mut Transfer) -> Result<u64> {
     let from = view.full().map_or(0, |(_, full)| full.trimmed);
-    let to = view.next().saturating_sub(MANIFESTS_KEPT).min(from + TRIM_MAX).max(from);
+    let to = view.next().saturating_sub(MANIFESTS_KEPT).min(from.saturating_add(TRIM_MAX)).max(from);
     let mut puts = Puts::new(place);
     for number in from..to {
         puts.put(manifest::key(&view.name, number), manifest::tombstone(number), transfer).await?;

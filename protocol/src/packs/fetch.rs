@@ -149,24 +149,22 @@ pub(super) async fn remembered(database: &Database, name: &str) -> Result<Option
 /// Which packs to read, and what to keep for them.
 fn route(database: &Database, view: &View, known: Option<&Position>, start: Start) -> Route {
     let hold = database.store().hold();
-    let same = known.filter(|known| known.name == view.name);
-    // What is remembered is here, since refs name it; kept, it stays.
-    let mut proven =
-        same.filter(|known| known.refs.values().all(|hash| hold.keep(hash))).map(|known| known.number);
-    if view.whole
-        && let Some(number) = newest_held(view, &hold)
-    {
-        proven = proven.max(Some(number));
-    }
-    let first = view.manifests.first().map_or(u64::MAX, |manifest| manifest.number);
+    let first = view.manifests.first().map_or(0, |manifest| manifest.number);
+    // What is remembered was checked against the manifests that follow it, or is older than any that was read.
+    let known = known.filter(|known| known.name == view.name && (!view.whole || known.number < first));
+    // It is here, since refs name it; kept, it stays.
+    let known = known.filter(|known| known.refs.values().all(|hash| hold.keep(hash)));
+    let held = if view.whole { newest_held(view, &hold) } else { None };
+    let proven = held.or(known.map(|known| known.number));
     let (start, packs): (Start, Vec<Pack>) = match (start, proven) {
-        // The packs of the first manifest read are of use to who has the one before.
         (Start::Proven, Some(number)) if number.saturating_add(1) >= first => {
             (Start::Proven, view.packs_from(number + 1).cloned().collect())
         }
         (Start::Proven | Start::Listed, Some(number)) => {
             (Start::Listed, view.packs().filter(|pack| pack.last > number).cloned().collect())
         }
+        // Without what is listed, the manifests read are not everything.
+        _ if !view.whole => (Start::Proven, view.packs().cloned().collect()),
         _ => (Start::Everything, view.packs().cloned().collect()),
     };
     Route { packs, hold, start }

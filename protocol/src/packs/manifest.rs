@@ -35,6 +35,9 @@ const MAGIC: &[u8; 8] = b"pleachRM";
 const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 12;
 
+/// No log is ever so long; below it, numbers can be counted on without a care.
+const NUMBER_END: u64 = 1 << 48;
+
 /// Where manifests lie.
 pub(super) const MANIFESTS: &str = "manifest/";
 /// Where packs lie.
@@ -73,7 +76,8 @@ pub(super) fn parse_key(key: &str) -> Option<(Name, u64)> {
     if !digits(high, 17) || !digits(low, 3) {
         return None;
     }
-    Some((Name::parse(name)?, u64::MAX - format!("{high}{low}").parse::<u64>().ok()?))
+    let number = u64::MAX - format!("{high}{low}").parse::<u64>().ok()?;
+    Some((Name::parse(name)?, number)).filter(|_| number < NUMBER_END)
 }
 
 /// One manifest, checked.
@@ -165,7 +169,7 @@ impl Pack {
             inline,
         };
         let is_whole = pack.inline.as_ref().is_none_or(|inline| pack.is(inline));
-        if pack.made > number || pack.last > number || !is_whole {
+        if pack.made > number || pack.last > number || pack.records > pack.bytes || !is_whole {
             return Err(Error::protocol("it names a pack that cannot be"));
         }
         Ok(pack)
@@ -393,13 +397,14 @@ mod tests {
     fn keys_count_down_and_are_read_back() {
         let name = Name([0xab; 16]);
         assert_eq!(key(&name, 0), "manifest/abababababababababababababababab/18446744073709551/615");
-        let numbers = [0, 1, 615, 616, 1615, u64::MAX];
+        let numbers = [0, 1, 615, 616, 1615, NUMBER_END - 1];
         for pair in numbers.windows(2) {
             assert!(key(&name, pair[1]) < key(&name, pair[0]));
         }
         for number in numbers {
             assert_eq!(parse_key(&key(&name, number)), Some((name, number)));
         }
+        assert_eq!(parse_key(&key(&name, NUMBER_END)), None);
         for bad in
             ["manifest/x/18446744073709551/615", "manifest/abababababababababababababababab/1/615", "pack/1"]
         {

@@ -133,6 +133,63 @@ async fn packs_of_a_push_that_was_cut_are_noted_then_removed_and_can_be_pushed_a
 }
 
 #[tokio::test]
+async fn a_push_that_a_collection_overtakes_writes_what_it_lacks_now() {
+    let memory = Memory::new();
+    let remote = in_memory(&memory);
+    let a = Copy::new(&remote);
+    let first = a.put(0, "base");
+    a.push().await;
+    a.db.create_branch("side", Some(first)).unwrap();
+    let side = a.put_rows("side", noise(0, 100));
+    a.push_ref("heads/side", Some(side), Force::No).await;
+    let b = Copy::cloned(&remote).await;
+    // What is pushed builds on the branch that goes meanwhile, with all that only it reached.
+    b.db.create_branch("more", Some(side)).unwrap();
+    let more = b.put_rows("more", noise(100, 100));
+    let pause = memory.pause();
+    let overtaken = async {
+        pause[0].notified().await;
+        assert_eq!(packs(&memory).len(), 2, "of the branch, and of the push that waits");
+        a.push_ref("heads/side", None, Force::No).await;
+        collect_remote(&a.db, &remote, NOW).await.unwrap();
+        compact_remote(&remote, NOW).await.unwrap();
+        assert_eq!(packs(&memory).len(), 1, "of what is left");
+        pause[1].notify_one();
+    };
+    let (pushed, ()) = tokio::join!(b.push_ref("heads/more", Some(more), Force::No), overtaken);
+    assert_eq!(pushed.refs[0].status, RefStatus::New);
+    let c = Copy::cloned(&remote).await;
+    assert_eq!(c.db.get_ref("remotes/origin/more"), Some(more));
+    check_whole(&c.db);
+}
+
+#[tokio::test]
+async fn a_large_push_that_is_overtaken_by_small_ones_is_not_written_again() {
+    let memory = Memory::new();
+    let remote = in_memory(&memory);
+    let a = Copy::new(&remote);
+    a.put(0, "base");
+    a.push().await;
+    let b = Copy::cloned(&remote).await;
+    b.db.create_branch("large", b.head("main")).unwrap();
+    let large = b.put_rows("large", noise(0, 200));
+    memory.calls();
+    let pause = memory.pause();
+    let overtaken = async {
+        pause[0].notified().await;
+        a.put(1, "small");
+        a.push().await;
+        pause[1].notify_one();
+    };
+    let (pushed, ()) = tokio::join!(b.push_ref("heads/large", Some(large), Force::No), overtaken);
+    assert_eq!(pushed.refs[0].status, RefStatus::New);
+    assert_eq!(memory.calls().iter().filter(|call| *call == "put pack").count(), 1);
+    let c = Copy::cloned(&remote).await;
+    assert_eq!((c.head("main"), c.db.get_ref("remotes/origin/large")), (a.head("main"), Some(large)));
+    check_whole(&c.db);
+}
+
+#[tokio::test]
 async fn old_manifests_become_tombstones_and_their_numbers_stay_taken() {
     let memory = Memory::new();
     let remote = in_memory(&memory);

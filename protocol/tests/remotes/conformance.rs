@@ -3,14 +3,14 @@
 use super::*;
 
 /// A kind of remote, empty and ready to be pushed to.
-struct Kind {
+pub(super) struct Kind {
     name: &'static str,
-    remote: Remote,
+    pub(super) remote: Remote,
     _databases: Option<Databases>,
     _dir: Option<TempDir>,
 }
 
-async fn server() -> Kind {
+pub(super) async fn server() -> Kind {
     let dir = TempDir::new().unwrap();
     let databases = Databases::new(dir.path(), Options::default()).unwrap();
     databases.create("shop").unwrap();

@@ -15,6 +15,14 @@ async fn small_exchanges_cost_what_changed_and_a_list() {
     let (cloned, _) = b.pull().await;
     println!("first push of 100,000 rows: {first:?}\nclone: {cloned:?}, {:?}", memory.calls());
     assert_eq!(cloned.round_trips, 3, "a list, the manifest, the packs");
+    // A server sends the same records.
+    let server = conformance::server().await;
+    let through_a_server = Copy { db: a.db.clone(), remote: server.remote.clone() }.push().await;
+    let (served, _) = Copy::cloned(&server.remote).await.pull().await;
+    println!("to a server: {through_a_server:?}; nothing to do there: {served:?}");
+    assert_eq!(through_a_server.chunks, cloned.chunks);
+    let more = cloned.bytes_received.abs_diff(through_a_server.bytes_sent);
+    assert!(more < 1000, "{more} bytes apart");
     assert_eq!(b.db.root().unwrap(), a.db.root().unwrap());
 
     let nothing = b.fetch().await;

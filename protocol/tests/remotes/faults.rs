@@ -51,7 +51,8 @@ async fn cut_push(before: &BTreeMap<String, Bytes>, rows: u64, n: usize, fault: 
         Err(error) => assert!(old.is_none() && matches!(error, Error::NothingThere { .. }), "{error}"),
     }
     let again = a.push().await;
-    if cut.is_ok() {
+    if let Ok(cut) = cut {
+        assert!(matches!(cut.refs[0].status, RefStatus::New | RefStatus::Updated), "fault at {n}: {cut:?}");
         assert_eq!(again.refs[0].status, RefStatus::Unchanged, "fault at {n}");
     }
     assert_eq!(counts(&memory).0, manifests + 1, "fault at {n}: {:?}", memory.objects().keys());

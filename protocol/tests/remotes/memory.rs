@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pleach_protocol::{Error, Objects, Result};
+use tokio::sync::Notify;
 
 /// How a call goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,6 +22,8 @@ pub(super) struct Memory {
     objects: Mutex<BTreeMap<String, Bytes>>,
     calls: AtomicUsize,
     fault: Mutex<Option<(usize, Fault)>>,
+    /// Where the next put of a manifest says that it came, and waits.
+    pause: Mutex<Option<Arc<[Notify; 2]>>>,
     careless: bool,
     /// Names of the calls so far.
     log: Mutex<Vec<String>>,
@@ -48,6 +51,13 @@ impl Memory {
     /// Lets the `n`-th call from now on, from 0, go wrong.
     pub(super) fn fail(&self, n: usize, fault: Fault) {
         *self.fault.lock().unwrap() = Some((self.calls.load(Ordering::SeqCst) + n, fault));
+    }
+
+    /// Stops the next put of a manifest before it has its effect: the first is notified then, the second lets it go on.
+    pub(super) fn pause(&self) -> Arc<[Notify; 2]> {
+        let pause = Arc::<[Notify; 2]>::default();
+        *self.pause.lock().unwrap() = Some(pause.clone());
+        pause
     }
 
     /// Whether the fault has happened; there is none any more.
@@ -98,6 +108,11 @@ impl Objects for Memory {
     }
 
     async fn put_if_absent(&self, key: &str, object: Bytes) -> Result<bool> {
+        let pause = key.starts_with("manifest/").then(|| self.pause.lock().unwrap().take()).flatten();
+        if let Some(pause) = pause {
+            pause[0].notify_one();
+            pause[1].notified().await;
+        }
         self.call("put_if_absent", key, |objects| {
             if !self.careless && objects.contains_key(key) {
                 return false;
