@@ -1,4 +1,5 @@
-//! The asking side: fetch, push, pull and clone of a local database. Async at the edge; chunks are read and written on a blocking
+//! The asking side: fetch, push, pull and clone of a local database, from and to a server; what a remote is that is none, `packs` does
+//! instead. Async at the edge; chunks are read and written on a blocking
 //! thread for each transfer, with a channel of [`MESSAGES_AHEAD`](crate::limits::MESSAGES_AHEAD) messages between.
 
 mod clone;

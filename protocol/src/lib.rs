@@ -1,4 +1,5 @@
-//! The chunk exchange of Pleach: fetch, push, pull and clone between databases over gRPC, one round trip each.
+//! The chunk exchange of Pleach: fetch, push, pull and clone between databases over gRPC, one round trip each, and by way of directories and
+//! buckets.
 //!
 //! The one idea: a root is the hash of everything below it. The sender walks the difference between what is wanted and what the
 //! receiver says it has, and sends only that; the receiver knows from each verified chunk what the next one must hash to, so that
@@ -6,7 +7,8 @@
 //!
 //! Follow a pull: [`fetch`] offers what is here (`haves`) → `server/fetch.rs` plans and walks the engine's difference → [`Sender`]
 //! turns it into [`record`]s, encoded as `encoding` finds smallest → [`Receiver`] verifies and stores them, children before parents
-//! → the refs move by one compare-and-set → the engine merges. A push is the same from the other side.
+//! → the refs move by one compare-and-set → the engine merges. A push is the same from the other side. At a remote that is no server,
+//! `packs` reads and writes the same records as objects.
 //!
 //! What is not here: roles, epochs and acknowledgements (replication), arguments and environment (the server).
 

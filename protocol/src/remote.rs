@@ -1,4 +1,4 @@
-//! A remote: where another copy of a database is, and an open connection to it. Called by `client` and by whoever replicates.
+//! A remote: where another copy of a database is, and an open connection to it, or the place where its objects lie. Called by `client` and by whoever replicates.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -64,16 +64,22 @@ impl Prefix {
     }
 
     fn error(&self, error: object_store::Error) -> Error {
+        use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
         let url = self.url.clone();
         // The answer of a cloud can be a page of XML.
         let what = root_cause(&error).split_whitespace().collect::<Vec<_>>().join(" ");
         let what: String = what.chars().take(300).collect();
-        match error {
-            object_store::Error::NotFound { .. } => Error::NoPlace { url },
-            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
-                Error::NotAllowed { url, what: format!("{what}; {CREDENTIALS}") }
-            }
-            _ => Error::Unreachable { url, what },
+        // The errors of a list say their status in text only.
+        let says = |status: &str| what.contains(&format!("status code: {status}"));
+        if matches!(error, NotFound { .. }) || says("404") {
+            Error::NoPlace { url }
+        } else if matches!(error, PermissionDenied { .. } | Unauthenticated { .. })
+            || says("403")
+            || says("401")
+        {
+            Error::NotAllowed { url, what: format!("{what}; {CREDENTIALS}") }
+        } else {
+            Error::Unreachable { url, what }
         }
     }
 }
@@ -134,5 +140,24 @@ impl Objects for Prefix {
 impl fmt::Debug for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn what_a_cloud_says_becomes_what_to_do() {
+        let bucket = Arc::new(AmazonS3Builder::new().with_bucket_name("b").with_region("r").build().unwrap());
+        let prefix = Prefix { url: "s3://b/x".into(), bucket, prefix: "x/".into() };
+        let said = |text: &str| {
+            prefix.error(object_store::Error::Generic { store: "S3", source: text.to_owned().into() })
+        };
+        assert!(matches!(said("non-2xx status code: 404 Not Found: NoSuchBucket"), Error::NoPlace { .. }));
+        let refused = said("non-2xx status code: 403 Forbidden: AccessDenied");
+        assert!(matches!(&refused, Error::NotAllowed { what, .. } if what.contains("AWS_")), "{refused}");
+        assert!(matches!(said("Connection refused"), Error::Unreachable { .. }));
     }
 }

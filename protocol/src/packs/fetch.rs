@@ -103,13 +103,16 @@ async fn attempt(
     let branch = default_branch(&reached.refs, patterns);
     let (packs, start) = (route.packs, route.start);
     let (messages, received) = mpsc::channel(1);
+    let goal = Goal {
+        reached,
+        records: packs.iter().map(|pack| pack.records).sum(),
+        name: name.to_owned(),
+        patterns: patterns.clone(),
+        settle: settle.clone(),
+    };
     let thread = {
-        let (database, name, patterns, settle) =
-            (database.clone(), name.to_owned(), patterns.clone(), settle.clone());
-        let records = packs.iter().map(|pack| pack.records).sum();
-        tokio::task::spawn_blocking(move || {
-            store(&database, route.hold, received, records, &reached, &name, &patterns, &settle)
-        })
+        let database = database.clone();
+        tokio::task::spawn_blocking(move || goal.store(&database, route.hold, received))
     };
     let read = read(place, packs, messages, transfer).await;
     let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
@@ -224,39 +227,48 @@ async fn read(
     Ok(())
 }
 
-/// Verifies and stores packs, then moves the refs and remembers the position. Gives the number of records, and what became of the refs.
-#[allow(clippy::too_many_arguments)]
-fn store(
-    database: &Database,
-    hold: Hold,
-    mut packs: mpsc::Receiver<Bytes>,
+/// What a fetch is for.
+struct Goal {
+    reached: Position,
+    /// How many records there are to be.
     records: u64,
-    reached: &Position,
-    name: &str,
-    patterns: &RefPatterns,
-    settle: &Settle,
-) -> Result<(u64, Vec<RefResult>)> {
-    let mut receiver = Receiver::holding(database, hold)?;
-    loop {
-        match packs.blocking_recv() {
-            Some(end) if end.is_empty() => break,
-            Some(pack) => receiver.receive(&pack)?,
-            None => return Err(Error::Cut { records: receiver.records() }),
+    name: String,
+    patterns: RefPatterns,
+    settle: Arc<Settle>,
+}
+
+impl Goal {
+    /// Verifies and stores packs, then moves the refs and remembers the position. Gives the number of records, and what became of the
+    /// refs.
+    fn store(
+        self,
+        database: &Database,
+        hold: Hold,
+        mut packs: mpsc::Receiver<Bytes>,
+    ) -> Result<(u64, Vec<RefResult>)> {
+        let mut receiver = Receiver::holding(database, hold)?;
+        loop {
+            match packs.blocking_recv() {
+                Some(end) if end.is_empty() => break,
+                Some(pack) => receiver.receive(&pack)?,
+                None => return Err(Error::Cut { records: receiver.records() }),
+            }
         }
+        let refs = &self.reached.refs;
+        let all: RemoteRefs = position::public(refs).map(|(name, hash)| (name.clone(), *hash)).collect();
+        let wanted: Vec<Hash> = all.values().copied().collect();
+        let received = receiver.finish_recorded(self.records, &wanted)?;
+        let records = received.records;
+        let _hold = received.append(database)?;
+        let chosen: RemoteRefs = all.into_iter().filter(|(name, _)| self.patterns.matches(name)).collect();
+        let results = move_refs(database, &wanted, || {
+            let (mut moves, results) = (self.settle)(database, &chosen)?;
+            moves.extend(position::moves(database, &self.name, refs));
+            Ok((moves, results))
+        })?;
+        position::write(database, &self.name, &self.reached)?;
+        Ok((records, results))
     }
-    let all: RemoteRefs = position::public(&reached.refs).map(|(name, hash)| (name.clone(), *hash)).collect();
-    let wanted: Vec<Hash> = all.values().copied().collect();
-    let received = receiver.finish_recorded(records, &wanted)?;
-    let records = received.records;
-    let _hold = received.append(database)?;
-    let chosen: RemoteRefs = all.into_iter().filter(|(name, _)| patterns.matches(name)).collect();
-    let results = move_refs(database, &wanted, || {
-        let (mut moves, results) = settle(database, &chosen)?;
-        moves.extend(position::moves(database, name, &reached.refs));
-        Ok((moves, results))
-    })?;
-    position::write(database, name, reached)?;
-    Ok((records, results))
 }
 
 /// The branch to work on after a clone: `main`, else the first of those that are fetched.

@@ -270,7 +270,7 @@ fn url_of(database: &Database, name: &str) -> Result<RemoteUrl> {
     match database.setting(&url_key(name))? {
         Some(url) => parse(&url),
         None => Err(Failure::not_found(format!("no remote `{name}`"))
-            .hint(format!("add it: `pleach remote add {name} http://HOST:PORT/DATABASE`"))),
+            .hint(format!("add it: `pleach remote add {name} URL`, for example http://HOST:PORT/DATABASE or file:///DIRECTORY"))),
     }
 }
 
