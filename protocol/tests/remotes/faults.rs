@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use pleach_engine::{Batch, Outcome, RefUpdate};
 
 use super::*;
 
@@ -173,8 +174,20 @@ async fn what_a_database_remembers_of_a_remote_decides_nothing() {
     d.push().await;
     let head = d.put(2, "instead");
     d.push().await;
-    b.fetch().await;
+    let fetched = b.fetch().await;
+    assert_eq!(
+        fetched.round_trips, 3,
+        "a list, the manifest that does not follow, those that do: {fetched:?}"
+    );
     assert_eq!(b.db.get_ref("remotes/origin/main"), Some(head));
+    // The refs that go with the position are gone.
+    let seen = b.db.refs("seen/origin/");
+    assert_eq!(seen.len(), 1);
+    let moves: Vec<_> =
+        seen.into_iter().map(|(name, old)| RefUpdate { name, old: Some(old), new: None }).collect();
+    assert!(matches!(b.db.update_refs(Batch::default(), &moves).unwrap(), Outcome::Appended(_)));
+    b.fetch().await;
+    assert_eq!(b.db.get_ref("remotes/origin/main"), Some(head), "it is not taken for deleted");
     check_whole(&b.db);
 }
 

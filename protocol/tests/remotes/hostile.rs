@@ -116,6 +116,23 @@ async fn a_manifest_that_was_changed_and_sealed_again_gives_an_error_or_what_was
 }
 
 #[tokio::test]
+async fn a_manifest_of_another_history_is_found_by_the_one_after_it() {
+    let (memory, _, _) = remote().await;
+    let (other, _, _) = remote().await;
+    let (mut objects, others) = (memory.objects(), other.objects());
+    let key = |objects: &std::collections::BTreeMap<String, bytes::Bytes>, end: &str| {
+        objects.keys().find(|key| key.ends_with(end)).unwrap().clone()
+    };
+    let second = key(&objects, "/614");
+    objects.insert(second, others[&key(&others, "/614")].clone());
+    let after = key(&objects, "/614");
+    memory.set(objects);
+    let error = Copy::new(&in_memory(&memory)).try_fetch().await.unwrap_err();
+    let Error::DamagedRemote { key, what, .. } = error else { panic!("{error}") };
+    assert!(key == after && what.contains("follow"), "{key}: {what}");
+}
+
+#[tokio::test]
 async fn another_version_is_refused_by_who_reads_and_by_who_writes() {
     let memory = Memory::new();
     memory.set([("format".to_owned(), "pleach remote 2\nx\n".into())].into());
