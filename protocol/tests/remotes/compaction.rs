@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pleach_protocol::limits::PACK_BYTES;
 use pleach_protocol::{Compacted, collect_remote, compact_remote};
 
 use super::*;
@@ -42,6 +43,24 @@ async fn many_small_pushes_become_few_packs() {
     assert!(memory.calls().len() < 20, "a list, the manifests since the last that has everything, the packs");
     assert_eq!(c.db.root().unwrap(), a.db.root().unwrap());
     [b, c].iter().for_each(|copy| check_whole(&copy.db));
+}
+
+#[tokio::test]
+async fn a_large_push_is_packs_of_a_bounded_size_and_one_stream() {
+    let memory = Memory::new();
+    let remote = in_memory(&memory);
+    let a = Copy::new(&remote);
+    a.put_rows("main", noise(0, 15_000));
+    let pushed = a.push().await;
+    let objects = memory.objects();
+    let sizes: Vec<usize> = packs(&memory).iter().map(|key| objects[key].len()).collect();
+    assert!(sizes.len() == 2 && sizes.iter().all(|size| *size <= PACK_BYTES), "{sizes:?}");
+    let b = Copy::new(&remote);
+    let (cloned, _) = b.pull().await;
+    assert_eq!((cloned.round_trips, cloned.chunks), (3, pushed.chunks));
+    assert_eq!(b.db.root().unwrap(), a.db.root().unwrap());
+    // Both are too large to be merged.
+    assert_eq!(compact_remote(&remote, NOW).await.unwrap().bytes_written, 0);
 }
 
 #[tokio::test]
