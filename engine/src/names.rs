@@ -3,6 +3,7 @@
 //! ```text
 //! shared (replication compares them):  heads/BRANCH · tags/TAG → commit    work/BRANCH → root of the uncommitted catalogue
 //! local:                               remotes/REMOTE/BRANCH · recovery/… → commit    local/settings → root of a map of text
+//!                                      seen/REMOTE/heads/BRANCH, seen/REMOTE/tags/TAG → commit, see `packs` of the protocol
 //!                                      feeds/since/NAME · feeds/to/NAME → root of a branch's work, see `feed`
 //! ```
 

@@ -1,4 +1,5 @@
-//! The asking side: fetch, push, pull and clone of a local database. Async at the edge; chunks are read and written on a blocking
+//! The asking side: fetch, push, pull and clone of a local database, from and to a server; what a remote is that is none, `packs` does
+//! instead. Async at the edge; chunks are read and written on a blocking
 //! thread for each transfer, with a channel of [`MESSAGES_AHEAD`](crate::limits::MESSAGES_AHEAD) messages between.
 
 mod clone;
@@ -11,10 +12,13 @@ pub use self::fetch::fetch;
 pub use self::pull::pull;
 pub use self::push::{Force, HELD_BACK, PushUpdate, push};
 
+pub(crate) use self::fetch::{RemoteRefs, Settle, move_refs};
+pub(crate) use self::push::remember;
+
 use crate::error::{Error, Result};
 
 /// Runs `f`, which blocks, on a thread made for it.
-async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(f).await {
         Ok(result) => result,
         Err(lost) => Err(Error::Lost { what: lost.to_string() }),

@@ -30,7 +30,9 @@ pub enum ErrorKind {
 #[non_exhaustive]
 pub enum Error {
     /// A URL that is no remote.
-    #[error("`{url}` is no remote: {what}; supported: http://HOST:PORT/DATABASE")]
+    #[error(
+        "`{url}` is no remote: {what}; supported: http://HOST:PORT/DATABASE, file:///DIRECTORY, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX"
+    )]
     BadUrl {
         /// The URL as given.
         url: String,
@@ -62,6 +64,77 @@ pub enum Error {
         "{url}: no such database on the server; make it there with `database create`, or correct the URL"
     )]
     UnknownDatabase {
+        /// URL of the remote.
+        url: String,
+    },
+    /// Nobody has pushed to a directory or bucket yet.
+    #[error("{url}: there is no remote; push to it first, or correct the URL")]
+    NothingThere {
+        /// URL of the remote.
+        url: String,
+    },
+    /// There is no such bucket.
+    #[error("{url}: there is no such bucket or container; make it, or correct the URL")]
+    NoPlace {
+        /// URL of the remote.
+        url: String,
+    },
+    /// Something else is where a remote was to begin.
+    #[error("{url} is not empty and no remote: there is `{found}`; give another directory or prefix")]
+    NotARemote {
+        /// URL of the remote.
+        url: String,
+        /// What is there.
+        found: String,
+    },
+    /// A place that lets two writers both win.
+    #[error(
+        "{url}: the server puts an object although there is one and it was asked not to, so that pushes would be lost; \
+         use another server, or a newer version of it"
+    )]
+    NotConditional {
+        /// URL of the remote.
+        url: String,
+    },
+    /// What lies at a remote is not what was put there.
+    #[error("{url}: {key} is damaged: {what}; bring it back from a copy, or push to a new remote")]
+    DamagedRemote {
+        /// URL of the remote.
+        url: String,
+        /// The object.
+        key: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Something was written by another version of this program.
+    #[error(
+        "{what} was found, this program knows version {known}; use the program that wrote it, or a newer one"
+    )]
+    OtherFormat {
+        /// What has which version.
+        what: String,
+        /// The version that is known here.
+        known: u32,
+    },
+    /// Others push to a remote faster than this one can.
+    #[error("{url}: others pushed first, {attempts} times; try again")]
+    Busy {
+        /// URL of the remote.
+        url: String,
+        /// How often it was tried.
+        attempts: usize,
+    },
+    /// A collection needs all refs of the remote.
+    #[error("{url}: {name} is not in this database; fetch, then try again")]
+    NotFetched {
+        /// URL of the remote.
+        url: String,
+        /// The ref.
+        name: String,
+    },
+    /// A server looks after its database itself.
+    #[error("{url} is a server, which looks after its database itself; use `gc` there")]
+    NoUpkeep {
         /// URL of the remote.
         url: String,
     },
@@ -199,12 +272,24 @@ impl Error {
             Error::BadUrl { .. }
             | Error::BadDatabaseName { .. }
             | Error::BadRef { .. }
+            | Error::NotARemote { .. }
+            | Error::NotFetched { .. }
+            | Error::NoUpkeep { .. }
             | Error::Exists { .. } => ErrorKind::Input,
-            Error::UnknownDatabase { .. } | Error::UnknownBranch { .. } => ErrorKind::NotFound,
-            Error::Unreachable { .. } | Error::Cut { .. } | Error::Moved { .. } => ErrorKind::Network,
-            Error::Refused { .. } => ErrorKind::Network,
+            Error::UnknownDatabase { .. }
+            | Error::UnknownBranch { .. }
+            | Error::NothingThere { .. }
+            | Error::NoPlace { .. } => ErrorKind::NotFound,
+            Error::Unreachable { .. }
+            | Error::Cut { .. }
+            | Error::Moved { .. }
+            | Error::Busy { .. }
+            | Error::Refused { .. } => ErrorKind::Network,
             Error::NotAllowed { .. } => ErrorKind::NotAllowed,
             Error::Protocol { .. }
+            | Error::NotConditional { .. }
+            | Error::DamagedRemote { .. }
+            | Error::OtherFormat { .. }
             | Error::Record { .. }
             | Error::WrongHash { .. }
             | Error::Unasked { .. }

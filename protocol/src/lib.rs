@@ -1,4 +1,5 @@
-//! The chunk exchange of Pleach: fetch, push, pull and clone between databases over gRPC, one round trip each.
+//! The chunk exchange of Pleach: fetch, push, pull and clone between databases over gRPC, one round trip each, and by way of directories and
+//! buckets.
 //!
 //! The one idea: a root is the hash of everything below it. The sender walks the difference between what is wanted and what the
 //! receiver says it has, and sends only that; the receiver knows from each verified chunk what the next one must hash to, so that
@@ -6,7 +7,8 @@
 //!
 //! Follow a pull: [`fetch`] offers what is here (`haves`) → `server/fetch.rs` plans and walks the engine's difference → [`Sender`]
 //! turns it into [`record`]s, encoded as `encoding` finds smallest → [`Receiver`] verifies and stores them, children before parents
-//! → the refs move by one compare-and-set → the engine merges. A push is the same from the other side.
+//! → the refs move by one compare-and-set → the engine merges. A push is the same from the other side. At a remote that is no server,
+//! `packs` reads and writes the same records as objects.
 //!
 //! What is not here: roles, epochs and acknowledgements (replication), arguments and environment (the server).
 
@@ -17,7 +19,10 @@ mod encoding;
 mod error;
 mod haves;
 pub mod limits;
+mod objects;
+mod packs;
 pub mod proto;
+mod random;
 mod receiver;
 pub mod record;
 mod refs;
@@ -31,6 +36,8 @@ pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;
 pub use error::{Error, ErrorKind, Result};
+pub use objects::Objects;
+pub use packs::{Compacted, collect_remote, compact_remote, forget_remote};
 pub use receiver::{Received, Receiver};
 pub use refs::{HEADS, RefPatterns, TAGS, refs_digest};
 pub use remote::{Remote, RemoteUrl};
@@ -48,8 +55,8 @@ pub fn format_digest() -> u64 {
 }
 
 /// Says aloud that a remote computes with other formats.
-fn check_format(remote: &Remote, theirs: u64) {
+fn check_format(remote: &str, theirs: u64) {
     if theirs != format_digest() {
-        tracing::warn!(remote = %remote.url(), "the remote computes with other formats; whole chunks are exchanged");
+        tracing::warn!(remote, "the remote computes with other formats; whole chunks are exchanged");
     }
 }

@@ -81,3 +81,53 @@ pub const TRANSFERS_MAX: usize = 64;
 
 /// How often refs are read again because they moved between reading and moving them.
 pub const MOVE_ATTEMPTS: usize = 8;
+
+/// Bytes of records that a push gathers into one pack.
+pub const PACK_BYTES: usize = 8 << 20;
+
+/// Largest pack that is read, in bytes: one may be a single message.
+pub const PACK_BYTES_MAX: usize = PACK_BYTES + MESSAGE_BYTES_MAX;
+
+/// A push of at most this many bytes goes into its manifest and is no pack of its own.
+pub const INLINE_BYTES_MAX: usize = 64 << 10;
+
+/// Packs on their way at the same time.
+pub const PACKS_AHEAD: usize = 4;
+
+/// Largest manifest, in bytes: the refs of one with 100,000 take about 8 MiB.
+pub const MANIFEST_BYTES_MAX: usize = 32 << 20;
+
+/// Bytes of manifests that are read for one transfer.
+pub const MANIFESTS_BYTES_MAX: usize = 256 << 20;
+
+/// Manifests on their way at the same time.
+pub const MANIFESTS_AHEAD: usize = 32;
+
+/// Each manifest whose number is a multiple of this has everything.
+pub const MANIFESTS_TO_FULL: u64 = 64;
+
+/// Manifests that are read to catch up with a remote, rather than the packs that its head lists.
+pub const CATCH_UP_MAX: u64 = 256;
+
+/// The newest manifests stay; what is older becomes tombstones. More than anybody reads back.
+pub const MANIFESTS_KEPT: u64 = 512;
+
+/// Tombstones that one push writes.
+pub const TRIM_MAX: u64 = 128;
+
+/// How long the object of a pack stays when no manifest names it any more, for who reads slowly.
+pub const RETIRED_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long the temporary file of a writer that is gone stays in a directory.
+pub const TEMPORARY_GRACE: Duration = Duration::from_secs(60 * 60);
+
+/// How often a fetch from a directory or bucket begins again since what it read was merged or trimmed.
+pub const FETCH_ATTEMPTS: usize = 6;
+
+/// How often a push to a directory or bucket begins again since somebody else was faster.
+pub const PUSH_ATTEMPTS: usize = 64;
+
+/// How often, and how long, a request to a bucket is repeated.
+pub const BUCKET_TRIES: usize = 4;
+/// See [`BUCKET_TRIES`].
+pub const BUCKET_PATIENCE: Duration = Duration::from_secs(30);

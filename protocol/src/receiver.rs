@@ -11,7 +11,8 @@
 //! 4. Nothing moves a ref but the caller, with the batch that [`Receiver::finish`] returns after the last record.
 //! 5. What the transfer builds upon (bases, and children that do not follow), and what it stored, stays until the caller has moved its
 //!    refs: the receiver keeps it, and [`Received::append`] passes that on.
-//! 6. At the end, each top is a wanted commit, or was named by a later one: what nobody asked for ends in an error.
+//! 6. At the end, each top is a wanted commit, or was named by a later one: what nobody asked for ends in an error. (Not so in what was
+//!    recorded over a longer time, where it stays until the next collection.)
 
 use std::collections::{HashMap, HashSet};
 
@@ -110,6 +111,25 @@ impl Receiver {
 
     /// Ends the transfer: `records` is how many the peer says that it sent, `wanted` the commits or roots that it was for.
     pub fn finish(self, records: u64, wanted: &[Hash]) -> Result<Received> {
+        self.check_end(records)?;
+        let wanted_set: HashSet<&Hash> = wanted.iter().collect();
+        if let Some((_, &record)) = self.loose.iter().find(|(hash, _)| !wanted_set.contains(hash)) {
+            return Err(Error::Unasked { record });
+        }
+        self.finish_recorded(records, wanted)
+    }
+
+    /// [`Receiver::finish`] for what was recorded over a longer time: commits that were pushed, and forced away or deleted since, are not
+    /// wanted by anything now.
+    pub(crate) fn finish_recorded(self, records: u64, wanted: &[Hash]) -> Result<Received> {
+        self.check_end(records)?;
+        if let Some(missing) = wanted.iter().find(|hash| !self.holds(hash)) {
+            return Err(Error::protocol(format!("{missing} is wanted, but was not sent")));
+        }
+        Ok(Received { batch: self.batch, records: self.records, stored: self.stored, hold: self.hold })
+    }
+
+    fn check_end(&self, records: u64) -> Result<()> {
         if let Some(step) = self.path.last() {
             return Err(Error::protocol(format!(
                 "the transfer ends while {} children of chunk {} are missing",
@@ -120,14 +140,7 @@ impl Receiver {
         if records != self.records {
             return Err(Error::protocol(format!("{} records arrived, {records} were sent", self.records)));
         }
-        let wanted_set: HashSet<&Hash> = wanted.iter().collect();
-        if let Some((_, &record)) = self.loose.iter().find(|(hash, _)| !wanted_set.contains(hash)) {
-            return Err(Error::Unasked { record });
-        }
-        if let Some(missing) = wanted.iter().find(|hash| !self.holds(hash)) {
-            return Err(Error::protocol(format!("{missing} is wanted, but was not sent")));
-        }
-        Ok(Received { batch: self.batch, records: self.records, stored: self.stored, hold: self.hold })
+        Ok(())
     }
 
     fn take(&mut self, record: &Record<'_>, offset: usize) -> Result<()> {

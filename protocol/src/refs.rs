@@ -3,7 +3,7 @@
 //! On the wire a ref is `heads/NAME` or `tags/NAME`. Here, what a remote's branch was when it was last seen is the tracking ref
 //! `remotes/REMOTE/NAME`; tags are shared and have one name on both sides. Called by both sides of fetch and push.
 
-use pleach_engine::{Database, Hash, check_ref_name};
+use pleach_engine::{Batch, Database, Hash, Outcome, check_ref_name};
 
 use crate::error::{Error, Result, within};
 use crate::limits::{PATTERNS_MAX, REF_NAME_BYTES_MAX, REFS_MAX};
@@ -79,6 +79,12 @@ impl RefPatterns {
     }
 }
 
+/// Waits until the change that was in the way of another can be seen: refs are compared as appended, and read as they are on disk.
+pub(crate) fn settled(database: &Database) -> Result<()> {
+    let _: Outcome = database.update_refs(Batch::default(), &[])?;
+    Ok(())
+}
+
 /// Prefix of the tracking refs of `remote`.
 pub(crate) fn tracking_prefix(remote: &str) -> String {
     format!("remotes/{remote}/")
@@ -98,6 +104,11 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     let bad = || Error::BadRef { name: name.to_owned(), pattern: false };
     let short = name.strip_prefix(HEADS).or_else(|| name.strip_prefix(TAGS)).ok_or_else(bad)?;
     check_ref_name("branch or tag", short).map_err(|_| bad())
+}
+
+/// Refuses what cannot be the name of a ref that a directory or bucket has: of one that is exchanged, or what is kept of it.
+pub(crate) fn check_kept_name(name: &str) -> Result<()> {
+    check_name(name.strip_prefix("recovery/").unwrap_or(name))
 }
 
 /// One hash over refs, sorted by name: BLAKE3 of, for each, the length of its name as four bytes little-endian, the name, the hash.

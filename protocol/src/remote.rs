@@ -1,7 +1,9 @@
-//! A remote: where another copy of a database is, and an open connection to it. Called by `client` and by whoever replicates.
+//! A remote: where another copy of a database is, and an open connection to it, or the place where its objects lie. Called by `client` and by whoever replicates.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -11,15 +13,47 @@ use crate::error::{Error, Result};
 use crate::limits::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
+use crate::objects::{Directory, Objects};
+use crate::packs::Place;
 use crate::proto::sync_client::SyncClient;
 
-/// The URL of a remote: `http://HOST:PORT/DATABASE`. Displays as it was written, without a slash at the end.
+/// The URL of a remote. Displays as it was written, without a slash at the end.
+///
+/// ```text
+/// http://HOST:PORT/DATABASE      a server
+/// file:///DIRECTORY              a directory, by its absolute path, as it is and without `..`
+/// s3://BUCKET/PREFIX             a bucket of S3 or a server that speaks as it does; PREFIX may be left out
+/// gs://BUCKET/PREFIX             of Google Cloud Storage
+/// az://CONTAINER/PREFIX          of Azure
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteUrl {
     text: String,
-    /// The part before the database's name.
-    server: String,
-    database: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    Server {
+        /// The part before the database's name.
+        server: String,
+        database: String,
+    },
+    Directory(PathBuf),
+    Bucket {
+        cloud: Cloud,
+        bucket: String,
+        /// Empty, or ends with a slash.
+        prefix: String,
+    },
+}
+
+/// Whose buckets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cloud {
+    S3,
+    Google,
+    Azure,
 }
 
 impl RemoteUrl {
@@ -28,33 +62,67 @@ impl RemoteUrl {
     /// # Errors
     /// [`Error::BadUrl`] says what is supported.
     pub fn parse(url: &str) -> Result<RemoteUrl> {
-        let bad = |what: &str| Error::BadUrl { url: url.to_owned(), what: what.to_owned() };
         let text = url.strip_suffix('/').unwrap_or(url);
-        let rest = match text.split_once("://") {
-            Some(("http", rest)) => rest,
-            Some((scheme, _)) => return Err(bad(&format!("scheme `{scheme}` is not supported"))),
-            None => return Err(bad("it has no scheme")),
+        let kind = match text.split_once("://") {
+            Some(("http", rest)) => server(rest),
+            Some(("file", rest)) => directory(rest),
+            Some(("s3", rest)) => bucket(Cloud::S3, rest),
+            Some(("gs", rest)) => bucket(Cloud::Google, rest),
+            Some(("az", rest)) => bucket(Cloud::Azure, rest),
+            Some((scheme, _)) => Err(format!("scheme `{scheme}` is not supported")),
+            None => Err("it has no scheme".to_owned()),
         };
-        let (authority, database) = rest.split_once('/').ok_or_else(|| bad("it names no database"))?;
-        check_database_name(database).map_err(|error| bad(&error.to_string()))?;
-        let server = format!("http://{authority}");
-        let good = tonic::transport::Uri::from_str(&server)
-            .is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
-        if !good || authority.contains('@') {
-            return Err(bad("expected HOST or HOST:PORT after http://"));
-        }
-        Ok(RemoteUrl { text: text.to_owned(), server, database: database.to_owned() })
+        let kind = kind.map_err(|what| Error::BadUrl { url: url.to_owned(), what })?;
+        Ok(RemoteUrl { text: text.to_owned(), kind })
     }
 
-    /// The name of the database on the server.
+    /// The name of the database on the server; else the last part of the path, which is a name as good as any.
     pub fn database(&self) -> &str {
-        &self.database
+        match &self.kind {
+            Kind::Server { database, .. } => database,
+            Kind::Directory(_) | Kind::Bucket { .. } => self.text.rsplit('/').next().unwrap_or_default(),
+        }
     }
+}
 
-    /// The server: `http://HOST:PORT`.
-    pub fn server(&self) -> &str {
-        &self.server
+type OrWhy<T> = std::result::Result<T, String>;
+
+fn server(rest: &str) -> OrWhy<Kind> {
+    let (authority, database) = rest.split_once('/').ok_or("it names no database")?;
+    check_database_name(database).map_err(|error| error.to_string())?;
+    let server = format!("http://{authority}");
+    let good = tonic::transport::Uri::from_str(&server)
+        .is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
+    if !good || authority.contains('@') {
+        return Err("expected HOST or HOST:PORT after http://".to_owned());
     }
+    Ok(Kind::Server { server, database: database.to_owned() })
+}
+
+fn directory(path: &str) -> OrWhy<Kind> {
+    if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+        return Err("expected an absolute path without `..` after file://".to_owned());
+    }
+    Ok(Kind::Directory(PathBuf::from(path)))
+}
+
+fn bucket(cloud: Cloud, rest: &str) -> OrWhy<Kind> {
+    let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if rest.contains('@') {
+        return Err("credentials do not belong into a URL: they come from the environment".to_owned());
+    }
+    let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if bucket.is_empty() || !bucket.chars().all(good) {
+        return Err("expected the name of a bucket after ://".to_owned());
+    }
+    let is_part = |part: &str| !matches!(part, "" | "." | "..") && part.chars().all(good);
+    if !prefix.is_empty() && !prefix.split('/').all(is_part) {
+        return Err(
+            "expected a prefix of letters, digits, `.`, `_`, `-`, with single slashes between".to_owned()
+        );
+    }
+    let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+    Ok(Kind::Bucket { cloud, bucket: bucket.to_owned(), prefix })
 }
 
 impl FromStr for RemoteUrl {
@@ -75,29 +143,37 @@ impl fmt::Display for RemoteUrl {
 #[derive(Debug, Clone)]
 pub struct Remote {
     url: RemoteUrl,
-    channel: Channel,
+    link: Link,
+}
+
+#[derive(Debug, Clone)]
+enum Link {
+    Server(Channel),
+    Place(Place),
 }
 
 impl Remote {
-    /// Connects.
+    /// Connects to a server. A directory or bucket is only looked at by the first transfer.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if nobody answers within [`CONNECT_TIMEOUT`].
+    /// [`Error::Unreachable`] if nobody answers within [`CONNECT_TIMEOUT`]; [`Error::BadUrl`] for a bucket, if this was built without the
+    /// feature `object-stores`.
     pub async fn connect(url: &RemoteUrl) -> Result<Remote> {
-        let unreachable = |error: &dyn std::error::Error| Error::Unreachable {
-            url: url.to_string(),
-            what: root_cause(error),
-        };
-        let endpoint = Endpoint::from_shared(url.server.clone())
-            .map_err(|error| unreachable(&error))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-        let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
-        Ok(Remote { url: url.clone(), channel })
+        match &url.kind {
+            Kind::Server { server, .. } => {
+                let link = Link::Server(connect(url, server).await?);
+                Ok(Remote { url: url.clone(), link })
+            }
+            Kind::Directory(path) => Ok(Remote::at(url, Arc::new(Directory::new(path)))),
+            Kind::Bucket { cloud, bucket, prefix } => {
+                Ok(Remote::at(url, open_bucket(url, *cloud, bucket, prefix)?))
+            }
+        }
+    }
+
+    /// A remote in a place of the caller's own, whatever `url`, which is for messages, says.
+    pub fn at(url: &RemoteUrl, objects: Arc<dyn Objects>) -> Remote {
+        Remote { url: url.clone(), link: Link::Place(Place { url: url.to_string(), objects }) }
     }
 
     /// Where it is.
@@ -105,10 +181,22 @@ impl Remote {
         &self.url
     }
 
-    pub(crate) fn client(&self) -> SyncClient<Channel> {
-        SyncClient::new(self.channel.clone())
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    /// Where its objects lie, if it is no server.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        match &self.link {
+            Link::Server(_) => None,
+            Link::Place(place) => Some(place),
+        }
+    }
+
+    /// A client of the server that it is.
+    pub(crate) fn client(&self) -> Result<SyncClient<Channel>> {
+        match &self.link {
+            Link::Server(channel) => Ok(SyncClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)),
+            Link::Place(place) => Err(Error::protocol(format!("{} is no server", place.url))),
+        }
     }
 
     /// What a gRPC status means here.
@@ -128,8 +216,35 @@ impl Remote {
     }
 }
 
+async fn connect(url: &RemoteUrl, server: &str) -> Result<Channel> {
+    let unreachable =
+        |error: &dyn std::error::Error| Error::Unreachable { url: url.to_string(), what: root_cause(error) };
+    let endpoint = Endpoint::from_shared(server.to_owned())
+        .map_err(|error| unreachable(&error))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    endpoint.connect().await.map_err(|error| unreachable(&error))
+}
+
+#[cfg(feature = "object-stores")]
+fn open_bucket(url: &RemoteUrl, cloud: Cloud, bucket: &str, prefix: &str) -> Result<Arc<dyn Objects>> {
+    crate::objects::open_bucket(&url.to_string(), cloud, bucket, prefix)
+}
+
+#[cfg(not(feature = "object-stores"))]
+fn open_bucket(url: &RemoteUrl, _: Cloud, _: &str, _: &str) -> Result<Arc<dyn Objects>> {
+    Err(Error::BadUrl {
+        url: url.to_string(),
+        what: "this program was built without object stores".to_owned(),
+    })
+}
+
 /// The innermost cause of an error: "connection refused" rather than "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -145,8 +260,24 @@ mod tests {
     #[test]
     fn a_url_is_a_server_and_a_database() {
         let url = RemoteUrl::parse("http://127.0.0.1:7420/shop/").unwrap();
-        assert_eq!((url.server(), url.database()), ("http://127.0.0.1:7420", "shop"));
+        let kind = Kind::Server { server: "http://127.0.0.1:7420".into(), database: "shop".into() };
+        assert_eq!((&url.kind, url.database()), (&kind, "shop"));
         assert_eq!(url.to_string(), "http://127.0.0.1:7420/shop");
+    }
+
+    #[test]
+    fn a_url_can_be_a_directory_or_a_part_of_a_bucket() {
+        let url = RemoteUrl::parse("file:///a/b c/").unwrap();
+        assert_eq!((&url.kind, url.database()), (&Kind::Directory("/a/b c".into()), "b c"));
+        for (text, cloud, bucket, prefix, name) in [
+            ("s3://b.1/a/shop", Cloud::S3, "b.1", "a/shop/", "shop"),
+            ("gs://bucket", Cloud::Google, "bucket", "", "bucket"),
+            ("az://c/x/", Cloud::Azure, "c", "x/", "x"),
+        ] {
+            let url = RemoteUrl::parse(text).unwrap();
+            let kind = Kind::Bucket { cloud, bucket: bucket.into(), prefix: prefix.into() };
+            assert_eq!((&url.kind, url.database()), (&kind, name));
+        }
     }
 
     #[test]
@@ -154,7 +285,14 @@ mod tests {
         for url in [
             "",
             "shop",
-            "s3://bucket/shop",
+            "s3://",
+            "s3:///shop",
+            "s3://key:secret@bucket/shop",
+            "gs://bucket/a//b",
+            "az://c/../b",
+            "file://shop",
+            "file:///a/../b",
+            "ftp://host/shop",
             "http://host:1",
             "http:///shop",
             "http://host/",

@@ -2,6 +2,16 @@
 
 use pleach_engine::Hash;
 
+/// Why a ref that somebody else moved stays.
+pub(crate) const MOVED: &str =
+    "it is not what it was when it was last fetched; `fetch` it, merge (or `pull`), then push again";
+/// Why a branch stays.
+pub(crate) const NO_FAST_FORWARD: &str = "no fast-forward: the remote has commits that are not in what was pushed; `pull` them and \
+     push again, or push with `--force` (the remote keeps the old head under recovery/)";
+/// Why a tag stays.
+pub(crate) const TAG_EXISTS: &str =
+    "the tag exists on the remote and is another commit; choose another name, or push with `--force`";
+
 /// The result of a fetch, push, pull or clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Transfer {
@@ -9,9 +19,10 @@ pub struct Transfer {
     pub refs: Vec<RefResult>,
     /// Chunks that were sent or received.
     pub chunks: u64,
-    /// Bytes of protocol messages sent, with the 5-byte prefix of each, without HTTP/2 headers.
+    /// Bytes of protocol messages sent, with the 5-byte prefix of each, without HTTP/2 headers; of objects written, to a directory or
+    /// bucket.
     pub bytes_sent: u64,
-    /// Bytes of protocol messages received, counted alike.
+    /// Bytes of protocol messages received, or of objects read, counted alike.
     pub bytes_received: u64,
     /// Waits for an answer that was needed to go on; opening a connection does not count.
     pub round_trips: u32,

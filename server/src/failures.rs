@@ -141,6 +141,9 @@ impl From<pleach_protocol::Error> for Failure {
             Error::BadDatabaseName { .. } => Failure::usage(message)
                 .hint("begin with a small letter, a digit or `_`, and go on with these and `-`"),
             Error::Exists { .. } => Failure::exists("").reworded(split(Kind::Refused, &message)),
+            Error::NotARemote { .. } => split(Kind::Refused, &message),
+            Error::DamagedRemote { .. } => split(Kind::Damaged, &message),
+            Error::NotAllowed { ref what, .. } if what.contains("; ") => split(Kind::NotAllowed, &message),
             Error::UnknownBranch { .. } => Failure::not_found(message).hint(
                 "`pleach fetch` brings what is there; `pleach branch --server URL --database NAME` lists it",
             ),

@@ -14,19 +14,22 @@ use super::blocking;
 use crate::error::{Error, Result, within};
 use crate::haves;
 use crate::limits::{MESSAGES_AHEAD, MOVE_ATTEMPTS, REFS_MAX};
+use crate::packs;
 use crate::proto::{FetchRequest, FetchResponse, Plan, fetch_response::Message};
 use crate::receiver::Receiver;
-use crate::refs::{HEADS, RefPatterns, check_name, hash_from, hashes_to_bytes, local_name, refs_digest};
+use crate::refs::{
+    HEADS, RefPatterns, check_name, hash_from, hashes_to_bytes, local_name, refs_digest, settled,
+};
 use crate::remote::Remote;
 use crate::transfer::{RefResult, RefStatus, Transfer};
 use crate::{check_format, format_digest};
 
 /// The remote's refs that were asked for, as its plan says, by name.
-pub(super) type RemoteRefs = BTreeMap<String, Hash>;
+pub(crate) type RemoteRefs = BTreeMap<String, Hash>;
 
 /// Which refs here follow from the remote's: the moves, and what to report of them. Called again if a ref moved meanwhile.
-pub(super) type Settle =
-    Box<dyn Fn(&Database, &RemoteRefs) -> Result<(Vec<RefUpdate>, Vec<RefResult>)> + Send>;
+pub(crate) type Settle =
+    Box<dyn Fn(&Database, &RemoteRefs) -> Result<(Vec<RefUpdate>, Vec<RefResult>)> + Send + Sync>;
 
 /// Brings the branches and tags of `remote` that match `patterns`. Its branches become `remotes/NAME/BRANCH` here, those that are
 /// gone there go here too; tags that are not here yet are made. A tag that is another commit here is left, and reported.
@@ -54,6 +57,9 @@ pub(super) async fn fetch_and(
     patterns: &RefPatterns,
     settle: Settle,
 ) -> Result<(Transfer, String)> {
+    if let Some(place) = remote.place() {
+        return packs::fetch(database, place, name, patterns, settle).await;
+    }
     let mut transfer = Transfer::default();
     let mut asked = ask(database, remote, name, patterns, false, &mut transfer).await?;
     if asked.plan.haves_known == 0 && asked.offered > 0 && !asked.plan.unchanged {
@@ -66,7 +72,7 @@ pub(super) async fn fetch_and(
         }
     }
     let Asked { mut stream, plan, hold, .. } = asked;
-    check_format(remote, plan.format_digest);
+    check_format(&remote.url().to_string(), plan.format_digest);
     if plan.unchanged {
         return Ok((transfer, plan.default_branch));
     }
@@ -133,7 +139,7 @@ async fn ask(
     .await?;
     transfer.sent(&request);
     transfer.round_trips += 1;
-    let response = remote.client().fetch(request).await.map_err(|status| remote.error(status))?;
+    let response = remote.client()?.fetch(request).await.map_err(|status| remote.error(status))?;
     let mut stream = response.into_inner();
     let first = stream.message().await.map_err(|status| remote.error(status))?;
     if let Some(first) = &first {
@@ -204,19 +210,31 @@ fn store(
     }
     let records = received.records;
     let _hold = received.append(database)?;
-    for (name, hash) in refs {
-        database.commit_object(hash).map_err(|error| Error::protocol(format!("{name}: {error}")))?;
+    let heads: Vec<Hash> = refs.values().copied().collect();
+    Ok((records, move_refs(database, &heads, || settle(database, refs))?))
+}
+
+/// Makes the moves that `plan` says, planned again when a ref moved meanwhile, and gives what it says of them. The commits that refs are to
+/// name must be `heads`, and are here.
+pub(crate) fn move_refs(
+    database: &Database,
+    heads: &[Hash],
+    plan: impl Fn() -> Result<(Vec<RefUpdate>, Vec<RefResult>)>,
+) -> Result<Vec<RefResult>> {
+    for head in heads {
+        database.commit_object(head).map_err(|error| Error::protocol(format!("{head}: {error}")))?;
     }
     let mut moved = String::new();
     for _ in 0..MOVE_ATTEMPTS {
-        let (moves, results) = settle(database, refs)?;
+        let (moves, results) = plan()?;
         if moves.is_empty() {
-            return Ok((records, results));
+            return Ok(results);
         }
         match database.update_refs(Batch::default(), &moves)? {
-            Outcome::Appended(_) => return Ok((records, results)),
+            Outcome::Appended(_) => return Ok(results),
             Outcome::Moved { name, .. } => moved = name,
         }
+        settled(database)?;
     }
     Err(Error::Moved { name: moved })
 }

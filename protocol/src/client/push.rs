@@ -4,8 +4,6 @@
 //! still refuse. If the remote is elsewhere than thought, but that is known here too, a second push is made from there.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,10 +16,14 @@ use super::blocking;
 use crate::error::{Error, Result};
 use crate::format_digest;
 use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS};
+use crate::packs;
 use crate::proto::{
     self, Begin, Finish, PushRequest, PushResult, Reason, Rejected, push_request, push_response, ref_update,
 };
-use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, local_name, tracking_prefix};
+use crate::random;
+use crate::refs::{
+    HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, local_name, settled, tracking_prefix,
+};
 use crate::remote::Remote;
 use crate::sender::Sender;
 use crate::transfer::{RefResult, RefStatus, Transfer, framed};
@@ -68,6 +70,9 @@ pub async fn push(
         return Ok(transfer);
     }
     updates.iter().try_for_each(|update| check_name(&update.name))?;
+    if let Some(place) = remote.place() {
+        return packs::push(database, place, name, updates, force).await;
+    }
     let plan = {
         let (database, remote, name, updates) =
             (database.clone(), remote.clone(), name.to_owned(), updates.to_vec());
@@ -136,7 +141,7 @@ impl Attempt {
         bases.extend(database.refs(&tracking_prefix(name)).into_iter().map(|(_, hash)| hash));
         let begin = Begin {
             database: remote.url().database().to_owned(),
-            idempotency_key: idempotency_key(),
+            idempotency_key: Bytes::copy_from_slice(&random::sixteen()),
             updates: updates.iter().map(|update| ref_update(update, tracked(update), force)).collect(),
             bases: Bytes::new(),
             format_digest: format_digest(),
@@ -175,7 +180,8 @@ impl Attempt {
         let mut bases: Vec<Hash> = found.values().filter_map(|(hash, _)| *hash).collect();
         bases.extend(&self.bases);
         bases.retain(|base| !unknown.contains(base) && database.commit_object(base).is_ok());
-        let mut begin = Begin { idempotency_key: idempotency_key(), ..self.begin.clone() };
+        let mut begin =
+            Begin { idempotency_key: Bytes::copy_from_slice(&random::sixteen()), ..self.begin.clone() };
         for (update, sent) in updates.iter().zip(&mut begin.updates) {
             match found.get(&update.name) {
                 Some((now, Reason::Moved)) => {
@@ -281,7 +287,7 @@ async fn answer(
     messages: mpsc::Receiver<PushRequest>,
     transfer: &mut Transfer,
 ) -> Result<push_response::Message> {
-    let mut client = remote.client();
+    let mut client = remote.client()?;
     let response = client.push(ReceiverStream::new(messages)).await.map_err(|status| remote.error(status))?;
     let mut answers = response.into_inner();
     let answer = answers.message().await.map_err(|status| remote.error(status))?;
@@ -361,7 +367,7 @@ fn moved(result: &PushResult) -> Result<Vec<RefResult>> {
 }
 
 /// Moves the tracking refs to what the remote now has.
-fn remember(database: &Database, name: &str, refs: &[RefResult]) -> Result<()> {
+pub(crate) fn remember(database: &Database, name: &str, refs: &[RefResult]) -> Result<()> {
     let hold = database.store().hold();
     for _ in 0..MOVE_ATTEMPTS {
         let mut moves = Vec::new();
@@ -379,6 +385,7 @@ fn remember(database: &Database, name: &str, refs: &[RefResult]) -> Result<()> {
         if let Outcome::Appended(_) = database.update_refs(Batch::default(), &moves)? {
             return Ok(());
         }
+        settled(database)?;
     }
     // The next fetch puts it right.
     Ok(())
@@ -386,13 +393,4 @@ fn remember(database: &Database, name: &str, refs: &[RefResult]) -> Result<()> {
 
 fn optional(bytes: &Bytes) -> Result<Option<Hash>> {
     if bytes.is_empty() { Ok(None) } else { hash_from(bytes, "hash").map(Some) }
-}
-
-/// Sixteen bytes that no other push has.
-fn idempotency_key() -> Bytes {
-    // Each state is keyed by the system's random source.
-    let random = || RandomState::new().build_hasher().finish().to_le_bytes();
-    let seed = [random(), random(), random(), random()].concat();
-    let mixed = Hash::of(&[&seed[..], &std::process::id().to_le_bytes()].concat());
-    Bytes::copy_from_slice(&mixed.as_bytes()[..16])
 }

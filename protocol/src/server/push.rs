@@ -14,7 +14,8 @@ use crate::proto::{
     push_response::Message, ref_update,
 };
 use crate::receiver::{Received, Receiver};
-use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes};
+use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, settled};
+use crate::transfer::{MOVED, NO_FAST_FORWARD, TAG_EXISTS};
 
 /// Length of an idempotency key, in bytes.
 const KEY_BYTES: usize = 16;
@@ -180,6 +181,7 @@ fn settle(database: &Database, updates: &[Update], received: Received) -> Result
             Outcome::Appended(_) => return Ok(Message::Result(PushResult { refs })),
             Outcome::Moved { name, .. } => moved = name,
         }
+        settled(database)?;
     }
     Err(Error::Moved { name: moved })
 }
@@ -243,9 +245,7 @@ fn plan_one(
     if let Expected::Is(expected) = update.expected
         && expected != found
     {
-        let detail =
-            "it is not what it was when it was last fetched; `fetch` it, merge (or `pull`), then push again";
-        return Ok(Err((Reason::Moved, detail.to_owned())));
+        return Ok(Err((Reason::Moved, MOVED.to_owned())));
     }
     let branch = name.strip_prefix(HEADS);
     let work = match branch {
@@ -266,15 +266,8 @@ fn plan_one(
     };
     if status == RefStatus::Forced && !update.force {
         return Ok(Err(match branch {
-            Some(_) => {
-                let detail = "no fast-forward: the remote has commits that are not in what was pushed; `pull` them and push \
-                              again, or push with `--force` (the remote keeps the old head under recovery/)";
-                (Reason::NotFastForward, detail.to_owned())
-            }
-            None => {
-                let detail = "the tag exists on the remote and is another commit; choose another name, or push with `--force`";
-                (Reason::TagExists, detail.to_owned())
-            }
+            Some(_) => (Reason::NotFastForward, NO_FAST_FORWARD.to_owned()),
+            None => (Reason::TagExists, TAG_EXISTS.to_owned()),
         }));
     }
     if matches!(status, RefStatus::Forced | RefStatus::Deleted) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, Options};
 use pleach_protocol::{
     Force, HEADS, HELD_BACK, PushUpdate, RefPatterns, RefResult, RefStatus, Remote as Connection, RemoteUrl,
-    TAGS, Transfer, clone_database,
+    TAGS, Transfer, clone_database, forget_remote,
 };
 use serde_json::{Value, json};
 
@@ -45,29 +45,14 @@ pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
         }
         Remote::Remove { name } => {
             url_of(&database, &name)?;
-            forget(&database, &name)?;
+            forget_remote(&database, &name)?;
+            database.set_setting(&url_key(&name), None)?;
             if context.output.json {
                 return context.output.document(&json!({"removed": name}));
             }
             Ok(())
         }
     }
-}
-
-/// Removes a remote's URL, and its tracking refs.
-fn forget(database: &Database, name: &str) -> Result<()> {
-    let refs = database.refs(&format!("remotes/{name}/"));
-    let updates: Vec<_> = refs
-        .into_iter()
-        .map(|(name, old)| pleach_engine::RefUpdate { name, old: Some(old), new: None })
-        .collect();
-    if !updates.is_empty()
-        && let pleach_engine::Outcome::Moved { name, .. } =
-            database.update_refs(pleach_engine::Batch::default(), &updates)?
-    {
-        return Err(pleach_engine::Error::Moved { name }.into());
-    }
-    Ok(database.set_setting(&url_key(name), None)?)
 }
 
 pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
@@ -285,7 +270,7 @@ fn url_of(database: &Database, name: &str) -> Result<RemoteUrl> {
     match database.setting(&url_key(name))? {
         Some(url) => parse(&url),
         None => Err(Failure::not_found(format!("no remote `{name}`"))
-            .hint(format!("add it: `pleach remote add {name} http://HOST:PORT/DATABASE`"))),
+            .hint(format!("add it: `pleach remote add {name} URL`, for example http://HOST:PORT/DATABASE or file:///DIRECTORY"))),
     }
 }
 

@@ -63,9 +63,12 @@ impl RepairSource {
                 )
             })?,
         };
-        if !url.starts_with("http://") {
+        if from.starts_with("file://") {
             let dir = directory(&url)?;
-            return Ok(RepairSource::Directory(Store::open(&dir, Options::default())?));
+            // A remote in a directory is cloned as any other.
+            if !dir.join("format").is_file() {
+                return Ok(RepairSource::Directory(Store::open(&dir, Options::default())?));
+            }
         }
         // What its branches and tags reach: uncommitted work is in no clone.
         let url: RemoteUrl = url.parse()?;

@@ -257,6 +257,23 @@ fn a_damaged_database_is_repaired_from_a_remote() {
 }
 
 #[test]
+fn a_damaged_database_is_repaired_from_a_directory_it_was_pushed_to() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init", "data/db"]).ok();
+    let run = |args: &[&str]| sandbox.run(&[&["-C", "data/db"], args].concat());
+    run(&["put", "t", "k", "a value to be damaged"]).ok();
+    run(&["commit", "-m", "one"]).ok();
+    run(&["remote", "add", "disk", &url(&sandbox, "disk")]).ok();
+    run(&["push", "disk"]).ok();
+    let server = sandbox.serve(&["--data-dir", "data", "--listen", "127.0.0.1:0"]);
+    sandbox.run(&server.args("db", &["fsck"])).ok();
+    damage(&sandbox.path("data/db"), "a value to be damaged");
+    sandbox.run(&server.args("db", &["fsck"])).fails(3);
+    let repaired = sandbox.run(&server.args("db", &["fsck", "--repair-from", "disk", "--json"])).json();
+    assert_eq!((&repaired["repaired"], &repaired["damages"]), (&json!(1), &json!([])));
+}
+
+#[test]
 fn gc_takes_what_nothing_leads_to_and_a_backup_made_before_still_has_it() {
     let sandbox = Sandbox::new();
     filled(&sandbox);

@@ -15,6 +15,7 @@ mod bad_input;
 mod branches;
 mod cluster;
 mod crash;
+mod directory_remotes;
 mod patches;
 mod remotes;
 mod replica;
