@@ -20,6 +20,7 @@ use tonic::{Request, Status};
 
 use crate::error::Error;
 use crate::refs::{HEADS, TAGS, matches};
+use crate::remote::RemoteUrl;
 
 /// The header that carries a token, `Bearer TOKEN`.
 const HEADER: &str = "authorization";
@@ -217,6 +218,24 @@ impl fmt::Debug for Token {
     }
 }
 
+/// Tokens to show to servers, by `HOST:PORT` as their URLs have it. Each is shown to its own server alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials(HashMap<String, Token>);
+
+impl Credentials {
+    /// These tokens.
+    pub fn new(tokens: impl IntoIterator<Item = (String, Token)>) -> Credentials {
+        Credentials(tokens.into_iter().collect())
+    }
+
+    /// The URL, with the token for its server if there is one.
+    #[must_use]
+    pub fn authorize(&self, url: RemoteUrl) -> RemoteUrl {
+        let token = url.host().and_then(|host| self.0.get(host)).cloned();
+        url.with_token(token)
+    }
+}
+
 /// Adds a token, if there is one, to each call of a client.
 #[derive(Debug, Clone, Default)]
 pub struct Bearer(Option<Token>);
@@ -309,6 +328,19 @@ mod tests {
         let caller = call(&Access::open(), None).unwrap();
         assert!(caller.may_everywhere(Right::Admin) && caller.may(Right::Write, "shop", "main"));
         assert_eq!(caller.name(), None);
+    }
+
+    #[test]
+    fn a_token_is_for_one_server() {
+        let token = Token::from_random([7; 32]);
+        let credentials = Credentials::new([("here:7420".to_owned(), token.clone())]);
+        let authorized = |url: &str| credentials.authorize(url.parse().unwrap());
+        let plain = |url: &str| url.parse::<RemoteUrl>().unwrap();
+        assert_eq!(authorized("http://here:7420/a"), plain("http://here:7420/a").with_token(Some(token)));
+        for url in ["http://here:7421/a", "http://there:7420/a", "file:///here:7420/a", "s3://here/7420"] {
+            assert_eq!(authorized(url), plain(url), "{url}");
+        }
+        assert!(!format!("{:?}", authorized("http://here:7420/a")).contains("07"));
     }
 
     #[test]

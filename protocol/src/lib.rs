@@ -31,7 +31,7 @@ mod sender;
 mod server;
 mod transfer;
 
-pub use access::{Access, Bearer, Caller, Grant, Right, Token, User};
+pub use access::{Access, Bearer, Caller, Credentials, Grant, Right, Token, User};
 pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push};
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use crate::access::{Bearer, Token};
 use crate::databases::check_database_name;
 use crate::error::{Error, Result};
 use crate::limits::{
@@ -30,6 +32,8 @@ use crate::proto::sync_client::SyncClient;
 pub struct RemoteUrl {
     text: String,
     kind: Kind,
+    /// What is shown to the server, and never as part of the URL.
+    token: Option<Token>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +77,21 @@ impl RemoteUrl {
             None => Err("it has no scheme".to_owned()),
         };
         let kind = kind.map_err(|what| Error::BadUrl { url: url.to_owned(), what })?;
-        Ok(RemoteUrl { text: text.to_owned(), kind })
+        Ok(RemoteUrl { text: text.to_owned(), kind, token: None })
+    }
+
+    /// The same, with a token to show to the server.
+    #[must_use]
+    pub fn with_token(self, token: Option<Token>) -> RemoteUrl {
+        RemoteUrl { token, ..self }
+    }
+
+    /// The server's `HOST:PORT`, or `HOST`; `None` if it is no server.
+    pub fn host(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Server { server, .. } => server.split_once("://").map(|(_, authority)| authority),
+            Kind::Directory(_) | Kind::Bucket { .. } => None,
+        }
     }
 
     /// The name of the database on the server; else the last part of the path, which is a name as good as any.
@@ -190,9 +208,10 @@ impl Remote {
     }
 
     /// A client of the server that it is.
-    pub(crate) fn client(&self) -> Result<SyncClient<Channel>> {
+    pub(crate) fn client(&self) -> Result<SyncClient<InterceptedService<Channel, Bearer>>> {
+        let bearer = Bearer::new(self.url.token.clone());
         match &self.link {
-            Link::Server(channel) => Ok(SyncClient::new(channel.clone())
+            Link::Server(channel) => Ok(SyncClient::with_interceptor(channel.clone(), bearer)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX)),
             Link::Place(place) => Err(Error::protocol(format!("{} is no server", place.url))),

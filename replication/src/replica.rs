@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use pleach_engine::{Batch, Branch, Database, Hash, Outcome, RefUpdate};
 use pleach_protocol::limits::MOVE_ATTEMPTS;
-use pleach_protocol::{RefPatterns, RefResult, RefStatus, Remote, RemoteUrl, fetch};
+use pleach_protocol::{Credentials, RefPatterns, RefResult, RefStatus, Remote, RemoteUrl, fetch};
 
 use crate::error::{Error, ErrorKind, NotWritable, Result};
 use crate::shared_refs::{self, HEADS, WORK};
@@ -26,6 +26,8 @@ pub struct ReplicaConfig {
     pub all_heads: bool,
     /// Take a branch that the remote moved to a commit which does not contain the replica's; otherwise that is an error.
     pub force_pull: bool,
+    /// What is shown to remotes that are servers.
+    pub credentials: Credentials,
 }
 
 /// Follows a remote. Cheap to clone; all clones are one.
@@ -141,6 +143,7 @@ impl Inner {
         let name = &self.config.remote;
         let url = database.setting(&format!("remote.{name}.url"))?;
         let url: RemoteUrl = url.ok_or_else(|| Error::UnknownRemote { remote: name.clone() })?.parse()?;
+        let url = self.config.credentials.authorize(url);
         // A connection that was kept may have died unseen; a new one says what is true.
         let kept = open.take().filter(|remote| *remote.url() == url);
         let again = match &kept {

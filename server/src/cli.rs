@@ -19,7 +19,6 @@ use output::Output;
 mod args;
 mod backend;
 mod clusters;
-mod credentials;
 mod databases;
 mod files;
 mod graph;
@@ -37,6 +36,7 @@ mod remotes;
 mod rows;
 mod stats;
 mod tables;
+mod tokens;
 mod upkeep;
 
 /// Runs the command line `arguments`, the program's name first, and gives the process's exit status.
@@ -95,7 +95,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Database(arguments) => databases::database(context, arguments)?,
         Command::Serve(arguments) => clusters::serve(context, arguments)?,
         Command::Cluster(arguments) => clusters::cluster(context, &arguments)?,
-        Command::Token(args::Token::New { name }) => credentials::new_token(context, &name)?,
+        Command::Token(args::Token::New { name }) => tokens::new_token(context, &name)?,
         Command::Backup(arguments) => upkeep::backup(context, arguments)?,
         Command::Fsck { repair_from } => upkeep::fsck(context, repair_from)?,
         Command::Gc { dry_run, purge } => upkeep::gc(context, dry_run, purge)?,
@@ -128,7 +128,7 @@ impl Context {
             return Err(Failure::usage("--server needs --database NAME[@REF]")
                 .hint(format!("`pleach database list --server {url}` shows the databases there")));
         };
-        Ok(Backend::Remote(Box::new(Remote::connect(url, database, credentials::token(&self.global)?)?)))
+        Ok(Backend::Remote(Box::new(Remote::connect(url, database, tokens::token(&self.global)?)?)))
     }
 
     /// The server, for commands that are about no database of it.
@@ -138,7 +138,7 @@ impl Context {
                 .hint("for example --server http://127.0.0.1:7420"));
         };
         let database = self.global.database.as_deref().unwrap_or_default();
-        Remote::connect(url, database, credentials::token(&self.global)?)
+        Remote::connect(url, database, tokens::token(&self.global)?)
     }
 
     /// The local database, for commands that run on one only.

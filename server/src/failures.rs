@@ -150,6 +150,11 @@ impl From<pleach_protocol::Error> for Failure {
             ref error => match error.kind() {
                 ErrorKind::Input => split(Kind::Usage, &message),
                 ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),
+                ErrorKind::NotAllowed if message.contains("token") => Failure::not_allowed(message)
+                    .hint("put a user's token for this host into credentials.yaml, in ~/.config/pleach or $XDG_CONFIG_HOME/pleach"),
+                ErrorKind::NotAllowed if message.contains("user `") => {
+                    Failure::not_allowed(message).hint("ask whoever runs the server for a grant in its users.yaml")
+                }
                 ErrorKind::NotAllowed => Failure::not_allowed(message)
                     .hint("write on the primary, or on the server that this one follows"),
                 ErrorKind::Network | ErrorKind::Peer => split(Kind::Remote, &message),

@@ -10,6 +10,7 @@ mod author;
 mod cli;
 pub mod config;
 mod convert;
+mod credentials;
 pub mod error;
 mod failures;
 pub mod gate;

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::{self, Config};
+use crate::credentials;
 use crate::error::Result;
 use crate::gate::{Alone, Gate, Permit, no_cluster, poll};
 use crate::listen;
@@ -55,6 +56,7 @@ impl Replication {
                     heads: replication.heads.clone(),
                     all_heads: replication.all_heads,
                     force_pull: replication.force_pull,
+                    credentials: credentials::read()?,
                 });
                 if let Some(warning) = replica.warning() {
                     tracing::warn!("{warning}");

@@ -150,6 +150,7 @@ impl Sandbox {
             .current_dir(self.dir.path())
             .env("PLEACH_AUTHOR", "Tester <test@example.org>")
             .env_remove("PLEACH_TOKEN")
+            .env("XDG_CONFIG_HOME", self.path("config"))
             .stdin(Stdio::null());
         command
     }
@@ -176,7 +177,8 @@ impl Sandbox {
     }
 }
 
-fn finish(output: std::process::Output) -> Run {
+/// What a command did that has ended.
+pub fn finish(output: std::process::Output) -> Run {
     Run {
         status: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8(output.stdout).expect("UTF-8"),

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::args::{Clone, Push, Remote};
 use super::{Context, backend, merge, print};
+use crate::credentials;
 use crate::error::{Failure, Result};
 
 pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
@@ -60,7 +61,7 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
         return Err(Failure::usage("clone makes a local database: --server is not possible")
             .hint("leave --server out: the URL names the server"));
     }
-    let url = parse(&arguments.url)?;
+    let url = credentials::read()?.authorize(parse(&arguments.url)?);
     let given = arguments.directory.or_else(|| context.global.directory.clone());
     let directory = given.unwrap_or_else(|| PathBuf::from(url.database()));
     let runtime = backend::runtime()?;
@@ -268,7 +269,7 @@ fn url_key(name: &str) -> String {
 
 fn url_of(database: &Database, name: &str) -> Result<RemoteUrl> {
     match database.setting(&url_key(name))? {
-        Some(url) => parse(&url),
+        Some(url) => Ok(credentials::read()?.authorize(parse(&url)?)),
         None => Err(Failure::not_found(format!("no remote `{name}`"))
             .hint(format!("add it: `pleach remote add {name} URL`, for example http://HOST:PORT/DATABASE or file:///DIRECTORY"))),
     }

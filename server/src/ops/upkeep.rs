@@ -8,6 +8,7 @@ use pleach_engine::{Batch, Database, KINDS, Options, Outcome, RefUpdate, Store, 
 use pleach_protocol::{RemoteUrl, clone_database};
 
 use super::Session;
+use crate::credentials;
 use crate::error::{Failure, Kind, Result};
 use crate::proto::{self, *};
 
@@ -71,7 +72,7 @@ impl RepairSource {
             }
         }
         // What its branches and tags reach: uncommitted work is in no clone.
-        let url: RemoteUrl = url.parse()?;
+        let url: RemoteUrl = credentials::read()?.authorize(url.parse()?);
         let dir = tempfile::tempdir().map_err(|error| Failure::file("the temporary directory", &error))?;
         let runtime = crate::cli::runtime()?;
         let clone = dir.path().join("clone");

@@ -27,7 +27,7 @@ impl Guarded {
         let mut users = String::from("users:\n");
         for (name, grants) in USERS {
             let made = sandbox.run(&["token", "new", name, "--json"]).json();
-            sandbox.write(name, &format!("{}\n", made["token"].as_str().unwrap()));
+            sandbox.write(&format!("tokens/{name}"), &format!("{}\n", made["token"].as_str().unwrap()));
             let hash = made["token_hash"].as_str().unwrap();
             users += &format!("  - {{name: {name}, token_hash: \"{hash}\", grants: {grants}}}\n");
         }
@@ -43,7 +43,7 @@ impl Guarded {
     }
 
     fn token(&self, user: &str) -> PathBuf {
-        self.sandbox.path(user)
+        self.sandbox.path("tokens").join(user)
     }
 
     fn run(&self, user: &str, database: &str, args: &[&str]) -> Run {
@@ -58,7 +58,7 @@ fn e5_a_user_may_do_what_is_granted_and_nothing_else() {
     let guarded = Guarded::new();
     let anonymous = guarded.sandbox.run(&guarded.server.args("shop", &["get", "t", "k"])).fails(5);
     assert!(anonymous.contains("has no token") && anonymous.contains("--token-file"), "{anonymous}");
-    guarded.sandbox.write("stranger", &"0".repeat(64));
+    guarded.sandbox.write("tokens/stranger", &"0".repeat(64));
     for (user, read, write, create) in [
         ("stranger", 5, 5, 5),
         ("nobody", 5, 5, 5),
@@ -126,6 +126,62 @@ fn e5_a_grant_for_some_branches_shows_no_others() {
         let refusal = partner(place, args).fails(5);
         assert!(refusal.contains("partner"), "{place} {args:?}: {refusal}");
     }
+}
+
+impl Guarded {
+    /// Runs a command whose user has this one's token for the server's host.
+    fn as_remote(&self, user: &str, args: &[&str]) -> Run {
+        let token = std::fs::read_to_string(self.token(user)).unwrap();
+        let host = self.server.url().replace("http://", "");
+        let entry = format!("credentials: [{{host: \"{host}\", token: {}}}]\n", token.trim());
+        self.sandbox.write(&format!("home-{user}/pleach/credentials.yaml"), &entry);
+        let mut command = self.sandbox.command(args);
+        let output = command.env("XDG_CONFIG_HOME", self.sandbox.path(&format!("home-{user}"))).output();
+        pleach_tests::finish(output.unwrap())
+    }
+}
+
+#[test]
+fn e5_fetch_and_push_give_and_take_what_is_granted() {
+    let guarded = Guarded::new();
+    guarded.run("admin", "shop", &["branch", "secret"]).ok();
+    guarded.run("admin", "shop", &["branch", "public"]).ok();
+    guarded.run("admin", "shop@secret", &["put", "t", "hidden", "v"]).ok();
+    let hidden = guarded.run("admin", "shop@secret", &["commit", "-m", "hidden", "--json"]).json();
+    let hidden = hidden["hash"].as_str().unwrap();
+    let url = guarded.server.database("shop");
+    let refused = guarded.sandbox.run(&["clone", &url, "anonymous"]).fails(5);
+    assert!(refused.contains("has no token") && refused.contains("credentials.yaml"), "{refused}");
+    for (user, status) in [("nobody", 5), ("reader", 0), ("writer", 0), ("partner", 0), ("admin", 0)] {
+        assert_eq!(guarded.as_remote(user, &["clone", &url, user]).status, status, "{user}");
+    }
+    let tracking = guarded.sandbox.run(&["-C", "partner", "branch"]).ok();
+    assert!(tracking.contains("public") && !tracking.contains("secret"), "{tracking}");
+    guarded.sandbox.run(&["-C", "partner", "show", hidden]).fails(1);
+    guarded.sandbox.run(&["-C", "reader", "show", hidden]).ok();
+    let commit = |user: &str, branch: &str| {
+        let run = |args: &[&str]| guarded.sandbox.run(&[&["-C", user], args].concat()).ok();
+        run(&["switch", branch]);
+        run(&["put", "t", user, branch]);
+        run(&["commit", "-m", user]);
+    };
+    for (user, branch, status) in
+        [("reader", "main", 5), ("partner", "main", 5), ("partner", "public", 0), ("writer", "main", 0)]
+    {
+        commit(user, branch);
+        let pushed = guarded.as_remote(user, &["-C", user, "push", "origin", branch]);
+        assert_eq!(pushed.status, status, "{user} {branch}: {}", pushed.stderr);
+    }
+    // A commit of a hidden branch gets no ref from somebody who knows its hash, nor does it go.
+    guarded.as_remote("partner", &["-C", "partner", "push", "--delete", "secret"]).fails(5);
+    std::fs::rename(guarded.sandbox.path("reader"), guarded.sandbox.path("stolen")).unwrap();
+    guarded.sandbox.run(&["-C", "stolen", "branch", "publication", hidden]).ok();
+    guarded.as_remote("partner", &["-C", "stolen", "push", "origin", "publication"]).fails(5);
+    let branches = guarded.run("admin", "shop", &["branch"]).ok();
+    assert!(branches.contains("secret") && !branches.contains("publication"), "{branches}");
+    assert_eq!(guarded.run("admin", "shop@public", &["get", "t", "partner"]).ok(), "public\n");
+    assert_eq!(guarded.run("admin", "shop", &["get", "t", "writer"]).ok(), "main\n");
+    guarded.run("admin", "shop", &["get", "t", "reader"]).fails(1);
 }
 
 #[test]
