@@ -176,31 +176,26 @@ impl Chunk {
     }
 
     /// Its address.
-    #[inline]
     pub fn hash(&self) -> &Hash {
         &self.0.hash
     }
 
     /// All its bytes, header and body: what the hash is the hash of.
-    #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.0.bytes
     }
 
     /// What the body is; the meaning is the engine's. Never 0.
-    #[inline]
     pub fn kind(&self) -> u8 {
         self.0.header.kind
     }
 
     /// Height in a tree, or whatever the kind says.
-    #[inline]
     pub fn level(&self) -> u8 {
         self.0.header.level
     }
 
     /// The bytes after the header.
-    #[inline]
     pub fn body(&self) -> &[u8] {
         &self.0.bytes[self.0.header.body_start()..]
     }
@@ -301,7 +296,6 @@ impl Header {
     const EMPTY: Header =
         Header { kind: 0, level: 0, run_start: 0, run_count: 0, list_count: 0, weak_count: 0 };
 
-    #[inline]
     fn body_start(&self) -> usize {
         HEADER_BYTES + 4 * self.list_count
     }
