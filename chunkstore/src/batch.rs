@@ -69,7 +69,7 @@ impl Batch {
             bytes[start..done].copy_from_slice(new);
         }
         kept.push(Kept { at: done, base_at: done, len: bytes.len() - done });
-        let patch = patch::keeping(&bytes, base.bytes(), kept);
+        let patch = patch::between(&bytes, base.bytes(), kept);
         let chunk = Chunk::from_bytes(bytes)?;
         self.add(chunk.clone(), patch.map(|patch| Base::Known(base.clone(), patch)));
         Ok(chunk)

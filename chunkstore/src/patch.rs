@@ -41,7 +41,7 @@ pub fn make(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
     if chunk.len().max(base.len()) > BYTES_MAX {
         return None;
     }
-    let aligned = if chunk.len() == base.len() { keeping(chunk, base, []) } else { None };
+    let aligned = if chunk.len() == base.len() { between(chunk, base, []) } else { None };
     if aligned.as_ref().is_some_and(|aligned| aligned.len() <= chunk.len() / 4) {
         return aligned;
     }
@@ -49,17 +49,30 @@ pub fn make(chunk: &[u8], base: &[u8]) -> Option<Vec<u8>> {
     [aligned, shifted].into_iter().flatten().min_by_key(Vec::len)
 }
 
-/// The patch from `base` to `chunk` by what is said to stand in both, in ascending order in both; a stretch that does not is passed over.
-/// What lies between is not searched: where it is equally long in both, what is equal in it stays.
+/// The patch from `base` to `chunk` by what is said to stand in both; a stretch that does not, or is not behind those before it, is passed
+/// over.
 pub(crate) fn keeping(chunk: &[u8], base: &[u8], kept: impl IntoIterator<Item = Kept>) -> Option<Vec<u8>> {
+    let (mut at, mut base_at) = (0, 0);
+    let is_kept = |stretch: &Kept| {
+        let is_kept = stretch.at >= at
+            && stretch.base_at >= base_at
+            && stretch.len >= ALIGNED_MIN
+            && stretch.stands_in(chunk, base);
+        if is_kept {
+            (at, base_at) = (stretch.at + stretch.len, stretch.base_at + stretch.len);
+        }
+        is_kept
+    };
+    between(chunk, base, kept.into_iter().filter(is_kept))
+}
+
+/// The patch from `base` to `chunk` by what is known to stand in both, in ascending order in both. What lies between is not searched: where it
+/// is equally long in both, what is equal in it stays.
+pub(crate) fn between(chunk: &[u8], base: &[u8], kept: impl IntoIterator<Item = Kept>) -> Option<Vec<u8>> {
     let mut steps = Steps { out: Vec::with_capacity(192), out_max: payload_max(chunk), copy: 0 };
     let (mut at, mut base_at) = (0, 0);
     let end = Kept { at: chunk.len(), base_at: base.len(), len: 0 };
-    let is_kept = |stretch: &Kept| stretch.len >= ALIGNED_MIN && stretch.of(chunk, base);
-    for next in kept.into_iter().filter(is_kept).chain([end]) {
-        if next.at < at || next.base_at < base_at {
-            continue;
-        }
+    for next in kept.into_iter().chain([end]) {
         steps.between(&chunk[at..next.at], &base[base_at..next.base_at])?;
         steps.copy += next.len;
         (at, base_at) = (next.at + next.len, next.base_at + next.len);
@@ -73,8 +86,7 @@ impl Kept {
         Kept { at: self.base_at, base_at: self.at, len: self.len }
     }
 
-    /// Whether it stands in both.
-    fn of(&self, chunk: &[u8], base: &[u8]) -> bool {
+    fn stands_in(&self, chunk: &[u8], base: &[u8]) -> bool {
         let here = self.at.checked_add(self.len).and_then(|end| chunk.get(self.at..end));
         let there = self.base_at.checked_add(self.len).and_then(|end| base.get(self.base_at..end));
         here.is_some() && here == there
@@ -589,7 +601,7 @@ mod tests {
                 kept = kept_through(&kept, &payload, chunk.len()).unwrap();
                 chunk = next;
             }
-            prop_assert!(kept.iter().all(|stretch| stretch.of(&chunk, &start)));
+            prop_assert!(kept.iter().all(|stretch| stretch.stands_in(&chunk, &start)));
             let ascend = |pair: &[Kept]| {
                 pair[0].at + pair[0].len <= pair[1].at && pair[0].base_at + pair[0].len <= pair[1].base_at
             };
@@ -603,7 +615,7 @@ mod tests {
         fn any_payload_is_applied_or_refused(payload: Vec<u8>, base: Vec<u8>, raw_len in 0..300_usize) {
             let kept = kept_by(&payload, base.len());
             if let Some(chunk) = apply(&payload, &base, raw_len) {
-                prop_assert!(kept.is_some_and(|kept| kept.iter().all(|stretch| stretch.of(&chunk, &base))));
+                prop_assert!(kept.is_some_and(|kept| kept.iter().all(|stretch| stretch.stands_in(&chunk, &base))));
                 prop_assert_eq!(chunk.len(), raw_len);
                 prop_assert!(chunk.capacity() <= raw_len.max(8));
             }
