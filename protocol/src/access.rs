@@ -115,6 +115,14 @@ impl Access {
     }
 }
 
+/// Before a client's service, it lets no call's message be read that has no token of a user.
+impl Interceptor for Access {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        self.caller(request.metadata())?;
+        Ok(request)
+    }
+}
+
 /// Somebody who calls, and what that is allowed to do.
 #[derive(Debug, Clone, Default)]
 pub struct Caller(Option<Arc<User>>);
@@ -134,15 +142,25 @@ impl Caller {
         self.0.as_ref().is_none_or(|user| user.grants.iter().any(holds))
     }
 
+    /// Whether the right holds for anything at all.
+    pub(crate) fn may_any(&self, right: Right) -> bool {
+        self.has(|grant| grant.right >= right)
+    }
+
     /// Whether the right holds for any ref of the database.
     pub fn may_some(&self, right: Right, database: &str) -> bool {
         self.has(|grant| grant.holds(right, database))
     }
 
-    /// Whether the right holds for the branch or tag: `main` or `heads/main`, `v1` or `tags/v1`.
+    /// Whether the right holds for the branch or tag of this name.
     pub fn may(&self, right: Right, database: &str, name: &str) -> bool {
-        let short = name.strip_prefix(HEADS).or_else(|| name.strip_prefix(TAGS)).unwrap_or(name);
-        self.has(|grant| grant.holds(right, database) && matches(grant.refs.as_bytes(), short.as_bytes()))
+        self.has(|grant| grant.holds(right, database) && matches(grant.refs.as_bytes(), name.as_bytes()))
+    }
+
+    /// Whether the right holds for the ref, `heads/NAME` or `tags/NAME`.
+    pub fn may_ref(&self, right: Right, database: &str, reference: &str) -> bool {
+        let name = reference.strip_prefix(HEADS).or_else(|| reference.strip_prefix(TAGS));
+        name.is_some_and(|name| self.may(right, database, name))
     }
 
     /// Whether the right holds for the database as a whole.
@@ -156,7 +174,7 @@ impl Caller {
             return true;
         }
         let refs = [HEADS, TAGS].into_iter().flat_map(|prefix| database.refs(prefix));
-        let mut readable = refs.filter(|(reference, _)| self.may(Right::Read, name, reference));
+        let mut readable = refs.filter(|(reference, _)| self.may_ref(Right::Read, name, reference));
         readable.any(|(_, head)| database.is_ancestor(commit, &head).unwrap_or(false))
     }
 
@@ -286,8 +304,7 @@ mod tests {
         let caller = call(&Access::of(vec![ours]), Some(token)).unwrap();
         for (right, database, name, is_allowed) in [
             (Right::Read, "shop", "main", true),
-            (Right::Write, "shop", "heads/main", true),
-            (Right::Write, "shop", "tags/main", true),
+            (Right::Write, "shop", "heads/main", false),
             (Right::Admin, "shop", "main", false),
             (Right::Read, "shop", "other", true),
             (Right::Write, "shop", "other", false),
@@ -298,6 +315,14 @@ mod tests {
         ] {
             assert_eq!(caller.may(right, database, name), is_allowed, "{right:?} {database} {name}");
         }
+        assert!(
+            caller.may_ref(Right::Write, "shop", "heads/main")
+                && caller.may_ref(Right::Write, "shop", "tags/main")
+        );
+        assert!(
+            !caller.may_ref(Right::Write, "shop", "main")
+                && !caller.may_ref(Right::Read, "shop", "work/main")
+        );
         assert!(caller.may_all(Right::Read, "shop") && !caller.may_all(Right::Read, "shop2"));
         assert!(caller.may_some(Right::Write, "shop2") && !caller.may_some(Right::Admin, "shop"));
         assert!(!caller.may_everywhere(Right::Read));

@@ -24,10 +24,11 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::push::Answers;
-use crate::access::Access;
+use crate::access::{Access, Right};
 use crate::databases::Databases;
 use crate::error::Error;
 use crate::limits::{
@@ -84,11 +85,13 @@ impl SyncService {
         SyncService { access, ..self }
     }
 
-    /// The service for a tonic router, with its limits set.
-    pub fn into_server(self) -> SyncServer<SyncService> {
-        SyncServer::new(self)
+    /// The service for a tonic router, with its limits set. It reads no message of a call that has no access.
+    pub fn into_server(self) -> InterceptedService<SyncServer<SyncService>, Access> {
+        let access = self.access.clone();
+        let server = SyncServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        InterceptedService::new(server, access)
     }
 }
 
@@ -114,6 +117,8 @@ impl proto::sync_server::Sync for SyncService {
         request: Request<proto::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         let caller = self.access.caller(request.metadata())?;
+        // Nobody who gets nothing takes a turn of others.
+        caller.require(Right::Read, &request.get_ref().database).map_err(|error| status(&error))?;
         let turn =
             self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
         let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
@@ -137,6 +142,9 @@ impl proto::sync_server::Sync for SyncService {
         request: Request<Streaming<proto::PushRequest>>,
     ) -> Result<Response<Self::PushStream>, Status> {
         let caller = self.access.caller(request.metadata())?;
+        if !caller.may_any(Right::Write) {
+            return Err(status(&caller.refuse(Right::Write, "any database")));
+        }
         let turn =
             self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
         let (messages, mut received) = mpsc::channel(MESSAGES_AHEAD);

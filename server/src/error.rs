@@ -184,6 +184,8 @@ impl Failure {
         let kind = metadata.get("pleach-kind").and_then(|kind| kind.to_str().ok()).and_then(Kind::from_name);
         let hint = metadata.get_bin("pleach-hint-bin").and_then(|hint| hint.to_bytes().ok());
         let hint = hint.map(|hint| String::from_utf8_lossy(&hint).into_owned());
+        let who = "give a user's token with --token-file or PLEACH_TOKEN; `pleach token new NAME` makes one";
+        let hint = hint.or_else(|| (status.code() == Code::Unauthenticated).then(|| who.to_owned()));
         let kind = kind.unwrap_or(match status.code() {
             Code::PermissionDenied | Code::Unauthenticated => Kind::NotAllowed,
             Code::DataLoss => Kind::Damaged,

@@ -53,9 +53,15 @@ impl Session {
         Ok(Session { database, place: Place::Branch(branch), rights: Rights::default(), of_strangers: false })
     }
 
-    /// A session at `reference`: a branch, else a tag or a commit hash. Empty: `main`.
+    /// A session at `reference`: a branch, else a tag or a commit hash. Empty: `main`, or the first branch for who may not read that.
     pub fn at(database: Database, reference: &str, rights: Rights) -> Result<Session> {
-        let reference = if reference.is_empty() { "main" } else { reference };
+        let is_default = reference.is_empty();
+        let mut reference = if is_default { "main".to_owned() } else { reference.to_owned() };
+        if is_default && !rights.may(Right::Read, &reference) {
+            let branches = database.branches()?.into_iter().map(|branch| branch.name);
+            reference = branches.into_iter().find(|name| rights.may(Right::Read, name)).unwrap_or(reference);
+        }
+        let reference = reference.as_str();
         rights.require(Right::Read, reference)?;
         if database.branch(reference)?.is_some() {
             let place = Place::Branch(reference.to_owned());
@@ -115,6 +121,11 @@ impl Session {
     /// Refuses who has no right for the branch or tag, whether or not it exists.
     pub(crate) fn require(&self, right: Right, reference: &str) -> Result<()> {
         self.rights.require(right, reference)
+    }
+
+    /// Whether all of the database may be read.
+    pub(crate) fn may_read_all(&self) -> bool {
+        self.rights.may_all(Right::Read)
     }
 
     /// Whether the branch or tag may be read.

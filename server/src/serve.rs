@@ -12,6 +12,7 @@ use std::time::Duration;
 use pleach_engine::{Durability, Options};
 use pleach_protocol::{Access, Databases, SyncService};
 use tokio::signal::unix::{SignalKind, signal};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::TcpIncoming;
 
 use crate::config::{Config, Store};
@@ -54,9 +55,7 @@ fn options(store: &Store) -> Options {
 async fn serve(config: &Config, databases: &Databases) -> Result<()> {
     let stop = stop_signal()?;
     let access = users::access(config.users_file.as_deref())?;
-    if let Some(file) = &config.users_file {
-        reread_at_hangup(access.clone(), file.clone())?;
-    }
+    reread_at_hangup(access.clone(), config.users_file.clone())?;
     let (socket, address) = listen::bind(&config.listener, "--listen HOST:PORT")?;
     let replication = Replication::start(config, databases, format!("http://{address}")).await?;
     let service = DataService::new(databases.clone(), replication.gate())
@@ -86,11 +85,12 @@ async fn listen(
         .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
     let sync = SyncService::new(databases.clone())
         .with_gate(move |_: &str| gate.writable().map_err(|failure| failure.message))
-        .with_access(access)
+        .with_access(access.clone())
         .into_server();
     let data = DataServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let data = InterceptedService::new(data, access.clone());
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let incoming = TcpIncoming::from(listen::start(socket)?).with_nodelay(Some(true));
     let server = pleach_protocol::transport()
@@ -118,12 +118,13 @@ async fn listen(
     }
 }
 
-/// Reads the users again at each SIGHUP. A file that is wrong changes nothing.
-fn reread_at_hangup(access: Access, file: PathBuf) -> Result<()> {
+/// Reads the users, if there are any, again at each SIGHUP. A file that is wrong changes nothing.
+fn reread_at_hangup(access: Access, file: Option<PathBuf>) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            match users::read(&file) {
+            let Some(file) = &file else { continue };
+            match users::read(file) {
                 Ok(users) => {
                     tracing::info!(users = users.len(), "the users were read again");
                     access.replace(users);

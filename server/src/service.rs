@@ -78,10 +78,7 @@ impl DataService {
 
     /// Who calls.
     fn caller<Q>(&self, request: &Request<Q>) -> std::result::Result<Caller, Status> {
-        self.access.caller(request.metadata()).map_err(|status| {
-            let hint = "give the token with --token-file or PLEACH_TOKEN; `pleach token new NAME` makes one";
-            Failure::not_allowed(status.message()).hint(hint).to_status()
-        })
+        self.access.caller(request.metadata())
     }
 
     /// Lets clients have this server use the URLs that begin so.
@@ -127,8 +124,9 @@ impl DataService {
     ) -> Answer<A> {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
-            let _permit = service.gate.writable()?;
             let request = request.into_inner();
+            Rights::of(caller.clone(), &request.target().database).require_some(Right::Write)?;
+            let _permit = service.gate.writable()?;
             operation(&service.session(&request.target(), caller)?, &request)
         })
         .await
@@ -165,6 +163,9 @@ impl DataService {
         let rights = Rights::of(caller, &target.database);
         rights.require_some(Right::Read)?;
         let database = self.database(&target.database)?;
+        if !target.reference.is_empty() {
+            rights.require(Right::Read, &target.reference)?;
+        }
         self.gate.before_read(&target.database, &database)?;
         self.wait_for(target, &database)?;
         Session::at(database, &target.reference, rights)
@@ -198,6 +199,7 @@ impl DataService {
     }
 
     fn import_file(&self, start: &ImportStart, caller: Caller, file: impl Read) -> Result<ImportResponse> {
+        Rights::of(caller.clone(), &start.target().database).require_some(Right::Write)?;
         let _permit = self.gate.writable()?;
         let session = self.session(&start.target(), caller)?;
         session.branch()?;
@@ -358,9 +360,9 @@ calls! {
     async fn create_database(&self, request: Request<CreateDatabaseRequest>) -> Answer<CreateDatabaseResponse> {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
-            let _permit = service.gate.writable()?;
             let name = request.into_inner().name;
             Rights::of(caller, &name).require_all(Right::Admin)?;
+            let _permit = service.gate.writable()?;
             match service.databases.create(&name) {
                 Ok(_) => {
                     service.gate.databases_changed()?;
@@ -379,9 +381,9 @@ calls! {
     async fn drop_database(&self, request: Request<DropDatabaseRequest>) -> Answer<DropDatabaseResponse> {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
-            let _permit = service.gate.writable()?;
             let name = request.into_inner().name;
             Rights::of(caller, &name).require_all(Right::Admin)?;
+            let _permit = service.gate.writable()?;
             match service.databases.drop_database(&name)? {
                 true => {
                     service.gate.databases_changed()?;
@@ -397,10 +399,11 @@ calls! {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
+            let session = service.admin(&request.target(), caller)?;
             if request.repair_from.contains("://") {
                 service.allow(&request.repair_from)?;
             }
-            ops::upkeep::fsck(&service.admin(&request.target(), caller)?, &request, &silent)
+            ops::upkeep::fsck(&session, &request, &silent)
         })
         .await
     }
@@ -418,6 +421,8 @@ calls! {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
+            // A backup may be that of any database.
+            everywhere(&caller)?;
             service.allow(&request.url)?;
             ops::upkeep::backup_sync(&service.admin(&request.target(), caller)?, &request, &silent)
         })
@@ -449,11 +454,11 @@ calls! {
     async fn backup_restore(&self, request: Request<BackupRestoreRequest>) -> Answer<BackupRestoreResponse> {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
+            everywhere(&caller)?;
             let _permit = service.gate.writable()?;
             let request = request.into_inner();
-            let name = request.target().database;
-            Rights::of(caller, &name).require_all(Right::Admin)?;
             service.allow(&request.url)?;
+            let name = request.target().database;
             let mut restored = Ok(BackupRestoreResponse::default());
             let made = service.databases.create_with(&name, |dir, _| {
                 restored = ops::upkeep::backup_restore(&request, dir, false, &silent);
@@ -503,6 +508,7 @@ calls! {
         let service = self.clone();
         let mut file = Incoming { parts: receiver, piece: io::Cursor::default(), ended: false };
         let apply = tokio::spawn(blocking(move || {
+            Rights::of(caller.clone(), &start.target().database).require_some(Right::Write)?;
             let _permit = service.gate.writable()?;
             ops::patch::apply(&service.session(&start.target(), caller)?, &mut file)
         }));

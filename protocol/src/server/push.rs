@@ -36,6 +36,11 @@ pub(super) fn serve(
         None => return Err(Error::Cut { records: 0 }),
     };
     caller.require(Right::Write, &begin.database)?;
+    // What a push says is here already becomes part of what it makes: so it comes from those who may read all that is here.
+    if !caller.may_all(Right::Read, &begin.database) {
+        let whole = format!("all of database `{}`, and so may not push to it", begin.database);
+        return Err(caller.refuse(Right::Read, &whole));
+    }
     let admit = || {
         let refused = |what| Error::NotAllowed { url: begin.database.clone(), what };
         service.gate.admit(&begin.database).map_err(refused)
@@ -43,7 +48,7 @@ pub(super) fn serve(
     drop(admit()?);
     let updates = updates(&begin)?;
     for update in &updates {
-        if !caller.may(Right::Write, &begin.database, &update.name) {
+        if !caller.may_ref(Right::Write, &begin.database, &update.name) {
             return Err(caller.refuse(Right::Write, &format!("{} of `{}`", update.name, begin.database)));
         }
     }
@@ -56,16 +61,7 @@ pub(super) fn serve(
     }
     // What the caller takes as held here stays until the push is settled.
     let hold = database.store().hold();
-    let reaches = |commit: &Hash| caller.may_reach(&database, &begin.database, commit);
-    let bases_here = |base: &Hash| hold.keep(base) && database.commit_object(base).is_ok() && reaches(base);
-    // Whoever may not read a commit gets no ref to it by knowing its hash.
-    if let Some(hidden) = updates
-        .iter()
-        .filter_map(|update| update.new)
-        .find(|new| database.store().contains(new) && !reaches(new))
-    {
-        return Err(caller.refuse(Right::Read, &format!("commit {hidden}")));
-    }
+    let bases_here = |base: &Hash| hold.keep(base) && database.commit_object(base).is_ok();
     let unknown: Vec<Hash> = bases.into_iter().filter(|base| !bases_here(base)).collect();
     if let Some(rejected) = early_refusal(&database, &updates, &unknown)? {
         return Ok(Message::Rejected(rejected));

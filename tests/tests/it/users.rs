@@ -10,7 +10,7 @@ struct Guarded {
     server: Server,
 }
 
-const USERS: [(&str, &str); 5] = [
+const USERS: [(&str, &str); 7] = [
     ("admin", r#"[{database: "*", refs: "*", allow: admin}]"#),
     ("writer", r#"[{database: shop, refs: "*", allow: write}]"#),
     ("reader", r#"[{database: "sho*", refs: "*", allow: read}]"#),
@@ -18,6 +18,8 @@ const USERS: [(&str, &str); 5] = [
         "partner",
         r#"[{database: shop, refs: "pub*", allow: write}, {database: shop, refs: main, allow: read}]"#,
     ),
+    ("publisher", r#"[{database: shop, refs: "pub*", allow: write}]"#),
+    ("keeper", r#"[{database: "shop*", refs: "*", allow: admin}]"#),
     ("nobody", "[]"),
 ];
 
@@ -166,22 +168,57 @@ fn e5_fetch_and_push_give_and_take_what_is_granted() {
         run(&["commit", "-m", user]);
     };
     for (user, branch, status) in
-        [("reader", "main", 5), ("partner", "main", 5), ("partner", "public", 0), ("writer", "main", 0)]
+        [("reader", "main", 5), ("partner", "main", 5), ("partner", "public", 5), ("writer", "main", 0)]
     {
         commit(user, branch);
         let pushed = guarded.as_remote(user, &["-C", user, "push", "origin", branch]);
         assert_eq!(pushed.status, status, "{user} {branch}: {}", pushed.stderr);
     }
-    // A commit of a hidden branch gets no ref from somebody who knows its hash, nor does it go.
+    // Who may not read all could, by hashes, push a ref to what is hidden: so nothing is pushed.
+    let refused = guarded.as_remote("partner", &["-C", "partner", "push", "origin", "public"]).fails(5);
+    assert!(refused.contains("may not read all of database `shop`"), "{refused}");
     guarded.as_remote("partner", &["-C", "partner", "push", "--delete", "secret"]).fails(5);
-    std::fs::rename(guarded.sandbox.path("reader"), guarded.sandbox.path("stolen")).unwrap();
-    guarded.sandbox.run(&["-C", "stolen", "branch", "publication", hidden]).ok();
-    guarded.as_remote("partner", &["-C", "stolen", "push", "origin", "publication"]).fails(5);
     let branches = guarded.run("admin", "shop", &["branch"]).ok();
-    assert!(branches.contains("secret") && !branches.contains("publication"), "{branches}");
-    assert_eq!(guarded.run("admin", "shop@public", &["get", "t", "partner"]).ok(), "public\n");
+    assert!(branches.contains("secret"), "{branches}");
+    guarded.run("admin", "shop@public", &["get", "t", "partner"]).fails(1);
+    // A push by force, and again, is nobody's theft.
+    let writer = |args: &[&str]| guarded.as_remote("writer", &[&["-C", "writer"], args].concat());
+    writer(&["commit", "--amend", "-m", "other"]).ok();
+    writer(&["push"]).fails(1);
+    writer(&["push", "--force"]).ok();
     assert_eq!(guarded.run("admin", "shop", &["get", "t", "writer"]).ok(), "main\n");
     guarded.run("admin", "shop", &["get", "t", "reader"]).fails(1);
+}
+
+#[test]
+fn e5_who_may_not_read_main_begins_where_they_may() {
+    let guarded = Guarded::new();
+    let publisher = |args: &[&str]| guarded.run("publisher", "shop", args);
+    publisher(&["branch"]).fails(5);
+    guarded.run("admin", "shop", &["branch", "public"]).ok();
+    assert_eq!(publisher(&["get", "t", "k"]).ok(), "v\n");
+    let branches = publisher(&["branch"]).ok();
+    assert!(branches.contains("public") && !branches.contains("main"), "{branches}");
+    publisher(&["tag", "public-v1"]).ok();
+    publisher(&["tag", "-d", "public-v1"]).ok();
+    publisher(&["branch", "heads/public"]).fails(5);
+    let stats = publisher(&["stats", "--json"]).ok();
+    assert!(stats.contains("\"t\"") && !stats.contains("cache_hits"), "{stats}");
+}
+
+#[test]
+fn e5_an_administrator_of_one_database_gets_no_backup_of_another() {
+    let guarded = Guarded::new();
+    let url = format!("file://{}", guarded.sandbox.path("backups/bank").display());
+    guarded.run("keeper", "shop", &["gc", "--dry-run"]).ok();
+    guarded.run("keeper", "shop2", &["database", "create", "shop2"]).ok();
+    for args in [&["backup", "sync", &url][..], &["backup", "list", &url], &["backup", "restore", &url]] {
+        let refused = guarded.run("keeper", "shop3", args).fails(5);
+        assert!(refused.contains("the whole server"), "{args:?}: {refused}");
+    }
+    // Whether the server may use a URL is told to those alone who may have it do so.
+    let refused = guarded.run("reader", "shop", &["fsck", "--repair-from", &url]).fails(5);
+    assert!(refused.contains("may not administer"), "{refused}");
 }
 
 #[test]
