@@ -106,9 +106,14 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     check_ref_name("branch or tag", short).map_err(|_| bad())
 }
 
-/// Refuses what cannot be the name of a ref that a directory or bucket has: of one that is exchanged, or what is kept of it.
+/// Refuses what cannot be the name of a ref that a directory or bucket has: of one that is exchanged, or `recovery/NAME/NUMBER`, what is kept of it.
 pub(crate) fn check_kept_name(name: &str) -> Result<()> {
-    check_name(name.strip_prefix("recovery/").unwrap_or(name))
+    let kept = name.strip_prefix("recovery/").and_then(|kept| kept.rsplit_once('/'));
+    let is_number = |number: &str| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    match kept {
+        Some((name, number)) if is_number(number) => check_name(name),
+        _ => check_name(name),
+    }
 }
 
 /// One hash over refs, sorted by name: BLAKE3 of, for each, the length of its name as four bytes little-endian, the name, the hash.

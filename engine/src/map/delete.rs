@@ -133,7 +133,7 @@ impl Path {
                 return Ok(Path(path));
             }
             let i = i.min(node.len() - 1);
-            let child = node.load_child(reader, i)?;
+            let child = node.load_child_in_place(reader, i)?;
             path.push((node, i));
             node = child;
         }
@@ -164,7 +164,7 @@ impl Path {
         }
         while self.0.len() < height {
             let (node, i) = self.last()?;
-            let child = node.load_child(reader, *i)?;
+            let child = node.load_child_in_place(reader, *i)?;
             self.0.push((child, 0));
         }
         Ok(())

@@ -325,7 +325,7 @@ impl LevelCursor {
         };
         while node.level() > self.level {
             let i = node.lower_bound(key).min(node.len() - 1);
-            let child = node.load_child(writer, i)?;
+            let child = node.load_child_in_place(writer, i)?;
             self.path.push((node, i));
             node = child;
         }
@@ -343,7 +343,7 @@ impl LevelCursor {
         };
         let mut i = taken + 1;
         while node.level() > self.level {
-            let child = node.load_child(writer, i)?;
+            let child = node.load_child_in_place(writer, i)?;
             self.path.push((node, i));
             node = child;
             i = 0;

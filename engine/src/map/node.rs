@@ -260,6 +260,18 @@ impl Node {
         Ok(child)
     }
 
+    /// [`Node::load_child`], whose keys must lie where this node says: behind those of the child before, up to its own entry's. Nodes are checked one by
+    /// one when they arrive, and what is made of nodes that do not fit together would not be a map.
+    pub(crate) fn load_child_in_place(&self, reader: &(impl Read + ?Sized), i: usize) -> Result<Node> {
+        let child = self.load_child(reader, i)?;
+        let ends = self.key_cmp(i, &child, child.len() - 1) == Ordering::Equal;
+        let begins = i == 0 || self.key_cmp(i - 1, &child, 0) == Ordering::Less;
+        match ends && begins {
+            true => Ok(child),
+            false => Err(Error::malformed(child.hash(), "expected keys where the node above says")),
+        }
+    }
+
     /// Parses the node's frame in constant time. Offsets inside are clamped when they are used; their order is checked
     /// by [`Node::check`] when a chunk arrives from outside.
     pub(crate) fn parse(chunk: Chunk) -> Result<Node> {

@@ -14,10 +14,10 @@ use super::{
     cursor::Rows,
     diff::{self, Diff, Range},
     edit::Edit,
-    node::{Node, Stored, Tag, Value},
+    node::{Child, Encoder, Node, Stored, Tag, Value},
     *,
 };
-use crate::chunks::Writer;
+use crate::{chunks::Writer, error::Error};
 
 mod ranges;
 
@@ -533,4 +533,44 @@ fn node_sizes_are_near_the_mean_and_within_the_guards() {
     let mean = sizes.iter().sum::<usize>() as f64 / sizes.len() as f64;
     assert!((7.0..9.0).contains(&mean), "{mean}");
     assert!(sizes.iter().all(|size| *size <= SMALL.entries_max(0)));
+}
+
+/// Nodes that are good one by one, and do not fit together.
+#[test]
+fn a_tree_whose_nodes_do_not_fit_is_refused_by_an_edit() {
+    let fixture = Fixture::new();
+    let mut writer = Writer::new(&fixture.store);
+    let mut put = |level: u8, fill: &dyn Fn(&mut Encoder)| {
+        let mut encoder = Encoder::new(level);
+        fill(&mut encoder);
+        let chunk = encoder.finish();
+        Node::check(&chunk).unwrap();
+        writer.put(chunk.clone(), None).unwrap();
+        Node::parse(chunk).unwrap()
+    };
+    let mut leaf = |keys: &[&[u8]]| {
+        put(0, &|encoder| {
+            keys.iter().for_each(|key| encoder.push_value(key, Stored { tag: Tag::Inline, bytes: b"v" }));
+        })
+    };
+    // Beyond what is said of it, and before what it follows.
+    let (x, y) = (leaf(&[b"a0", b"b"]), leaf(&[b"aaac", b"c"]));
+    let root = put(1, &|encoder| {
+        for (key, node) in [(&b"aaaa"[..], &x), (b"c", &y)] {
+            encoder.push_child(key, Child { hash: *node.hash(), rows: node.rows(), bytes: node.bytes() });
+        }
+    });
+    fixture.keep(writer);
+    let row = |value: &[u8]| Some(Value { tag: Tag::Inline, bytes: value.to_vec() });
+    for edits in [vec![(b"a0".to_vec(), row(b"w")), (b"c".to_vec(), None)], vec![(b"a0".to_vec(), row(b"w"))]]
+    {
+        let edits: Vec<_> = edits.into_iter().map(|(key, new)| Edit { key, new }).collect();
+        let mut writer = Writer::new(&fixture.store);
+        let edited = edit::apply(&mut writer, &SMALL, *root.hash(), &edits);
+        assert!(matches!(edited, Err(Error::Malformed { .. })), "{edited:?}");
+    }
+    let mut writer = Writer::new(&fixture.store);
+    let range = range::KeyRange::new(Bound::Included(b"a0"), Bound::Included(b"b"));
+    let deleted = delete::delete(&mut writer, &SMALL, *root.hash(), &range);
+    assert!(matches!(deleted, Err(Error::Malformed { .. })), "{deleted:?}");
 }

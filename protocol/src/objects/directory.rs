@@ -5,7 +5,7 @@
 //! killed leaves a temporary file, which no reader sees and a later writer removes. Blocking work runs on threads made for it.
 
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
@@ -73,17 +73,26 @@ impl Objects for Directory {
     async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Bytes>> {
         let path = self.root.join(key);
         self.blocking(move |_| {
-            let len = match fs::metadata(&path) {
-                Ok(metadata) => usize::try_from(metadata.len()).unwrap_or(usize::MAX),
+            let metadata = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
                 Err(source) => return Err(Error::Io { path, source }),
             };
-            within("bytes of an object", len, bytes_max)?;
-            match fs::read(&path) {
-                Ok(object) => Ok(Some(Bytes::from(object))),
-                Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-                Err(source) => Err(Error::Io { path, source }),
+            if !metadata.is_file() {
+                // Reading a device or a pipe might never end.
+                let source = std::io::Error::other("expected a file, and no link");
+                return Err(Error::Io { path, source });
             }
+            let mut object = Vec::new();
+            let file = fs::File::open(&path);
+            let read = file.and_then(|file| file.take(bytes_max as u64 + 1).read_to_end(&mut object));
+            match read {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+                Err(source) => return Err(Error::Io { path, source }),
+            }
+            within("bytes of an object", object.len(), bytes_max)?;
+            Ok(Some(Bytes::from(object)))
         })
         .await
     }

@@ -5,6 +5,7 @@
 //! logarithm of the whole. Merged packs are *retired*: noted with the time, and their objects removed by a later manifest, when readers
 //! who had begun are done. Old manifests become tombstones.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -159,6 +160,9 @@ pub(super) async fn full(
         retired.extend(own.map(|pack| ((*pack).clone(), now)));
     }
     puts.finish().await?;
+    // Equal bytes have one key: what is named stays.
+    let named: HashSet<String> = packs.iter().map(Pack::key).collect();
+    retired.retain(|(pack, _)| !named.contains(&pack.key()));
     let trimmed = trim(place, view, transfer).await?;
     let refs = refs.iter().map(|(name, hash)| (name.clone(), *hash)).collect();
     Ok(Done { full: Full { refs, packs, retired, trimmed }, bytes_written, removed })
@@ -247,14 +251,14 @@ async fn trim(place: &Place, view: &View, transfer: &mut Transfer) -> Result<u64
 /// Notes the objects of packs that no manifest names: of a push that was cut, or of one that runs now, which will find this manifest in
 /// its way and put its packs again.
 async fn note_unnamed(place: &Place, view: &View, done: &mut Done) -> Result<()> {
-    let named: std::collections::HashSet<String> = (done.full.packs.iter())
+    let named: HashSet<String> = (done.full.packs.iter())
         .chain(done.full.retired.iter().map(|(pack, _)| pack))
         .chain(view.packs())
         .map(Pack::key)
         .collect();
     let now = now_millis();
     for key in place.objects.list(PACKS, usize::MAX).await? {
-        if let Some(pack) = unnamed(&key).filter(|_| !named.contains(&key)) {
+        if let Some(pack) = unnamed(&key).filter(|pack| pack.key() == key && !named.contains(&key)) {
             done.full.retired.push((pack, now));
         }
     }

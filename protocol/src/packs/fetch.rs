@@ -17,7 +17,7 @@ use super::log::{self, View};
 use super::manifest::Pack;
 use super::position::{self, Position, Refs};
 use crate::client::{RemoteRefs, Settle, blocking, move_refs};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{FETCH_ATTEMPTS, PACK_BYTES_MAX, PACKS_AHEAD};
 use crate::receiver::Receiver;
 use crate::refs::{HEADS, RefPatterns};
@@ -121,15 +121,16 @@ async fn attempt(
             transfer.chunks += records;
             Ok(Attempt::Done(refs, branch))
         }
-        (Err(error @ Error::DamagedRemote { .. }), Err(Error::Cut { .. })) if start.next().is_some() => {
+        // A pack that is gone was merged meanwhile, and another one has its records.
+        (Err(error @ Error::DamagedRemote { .. }), Err(Error::Cut { .. })) => {
             Ok(Attempt::Again(start.next().unwrap_or(start), error))
         }
         (Err(broken), Err(Error::Cut { .. })) => Err(broken),
-        (_, Err(error @ (Error::UnknownBase { .. } | Error::MissingChild { .. }))) => match start.next() {
+        // What does not fit to what is here may fit to all that was ever pushed.
+        (_, Err(error)) => match start.next().filter(|_| error.kind() == ErrorKind::Peer) {
             Some(next) => Ok(Attempt::Again(next, error)),
             None => Err(error),
         },
-        (_, Err(error)) => Err(error),
     }
 }
 

@@ -130,10 +130,13 @@ pub(super) async fn view(
             && position.number <= head.number
             && head.number - position.number <= CATCH_UP_MAX
     });
-    if let Some(position) = near
-        && let Some(view) = since(place, head, position, transfer).await?
-    {
-        return Ok(Some(view));
+    if let Some(position) = near {
+        match since(place, head, position, transfer).await {
+            Ok(Some(view)) => return Ok(Some(view)),
+            // What is damaged may lie before the last manifest that has everything.
+            Ok(None) | Err(Error::DamagedRemote { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     whole(place, head, transfer).await
 }

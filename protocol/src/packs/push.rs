@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pleach_engine::{Database, Hash, Hold};
 
 use super::log::{self, View};
-use super::manifest::{self, Change, Full, Manifest, Pack};
+use super::manifest::{self, Change, Full, Manifest, Name, Pack};
 use super::position::{self, Position, Refs};
 use super::{Place, begin, compact, fetch, write};
 use crate::client::{Force, HELD_BACK, PushUpdate, blocking, remember};
@@ -49,17 +49,23 @@ pub(crate) async fn push(
         let (decided, view) = blocking(decided).await?;
         transfer.refs = decided.results;
         if decided.changes.is_empty() {
+            let (database, name, refs) = (database.clone(), name.to_owned(), transfer.refs.clone());
+            if !transfer.is_rejected() {
+                blocking(move || remember(&database, &name, &refs)).await?;
+            }
             return Ok(transfer);
         }
         let number = view.next();
-        let packs = match written.take().filter(|written| written.still_fits(&view)) {
+        let mut packs = match written.take().filter(|written| written.still_fits(&view)) {
             Some(written) => written,
             None => {
                 let (targets, bases) = (decided.targets, decided.bases);
                 let packs = write::write(place, database, targets, bases, number, &mut transfer).await?;
-                Written { number, packs }
+                Written { name: view.name, number, packs }
             }
         };
+        // Whoever stands at a manifest that came in between lacks them too.
+        packs.packs.iter_mut().for_each(|pack| pack.last = number);
         let next = Next::after(&view, decided.changes);
         let full = match number.is_multiple_of(MANIFESTS_TO_FULL) {
             true => Some(compact::full(place, &view, &next.refs, RETIRED_GRACE, &mut transfer).await?.full),
@@ -98,6 +104,7 @@ async fn look(place: &Place, known: Option<&Position>, transfer: &mut Transfer) 
 
 /// Packs that were put for a manifest that somebody else put first.
 struct Written {
+    name: Name,
     number: u64,
     packs: Vec<Pack>,
 }
@@ -107,7 +114,8 @@ impl Written {
     /// none was noted as retired.
     fn still_fits(&self, view: &View) -> bool {
         let since = || view.manifests.iter().filter(|manifest| manifest.number >= self.number);
-        since().count() as u64 == view.next() - self.number
+        view.name == self.name
+            && view.next().checked_sub(self.number) == Some(since().count() as u64)
             && since().all(|manifest| {
                 let grows = |change: &Change| change.new.is_some() && !change.forced;
                 manifest.full.is_none() && manifest.changes.iter().all(grows)

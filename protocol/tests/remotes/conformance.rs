@@ -151,6 +151,28 @@ async fn branches_and_tags_travel_move_and_go() {
 }
 
 #[tokio::test]
+async fn a_branch_of_the_longest_name_goes_and_is_kept() {
+    for kind in kinds().await {
+        let a = Copy::new(&kind.remote);
+        let first = a.put(1, "one");
+        a.push().await;
+        let name = format!("heads/{}", "n".repeat(250));
+        assert_eq!(
+            a.push_ref(&name, Some(first), Force::No).await.refs[0].status,
+            RefStatus::New,
+            "{}",
+            kind.name
+        );
+        // What it was stands under a longer name then.
+        let gone = a.push_ref(&name, None, Force::No).await;
+        assert_eq!(gone.refs[0].status, RefStatus::Deleted, "{}", kind.name);
+        a.put(2, "two");
+        a.push().await;
+        assert_eq!(Copy::cloned(&kind.remote).await.head("main"), a.head("main"), "{}", kind.name);
+    }
+}
+
+#[tokio::test]
 async fn refs_of_one_push_move_all_or_none() {
     for kind in kinds().await {
         let a = Copy::new(&kind.remote);
