@@ -115,7 +115,7 @@ impl Access {
     }
 }
 
-/// Before a client's service, it lets no call's message be read that has no token of a user.
+/// Put before a service, it lets no message of a call be read that has no token of a user.
 impl Interceptor for Access {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
         self.caller(request.metadata())?;
@@ -123,16 +123,11 @@ impl Interceptor for Access {
     }
 }
 
-/// Somebody who calls, and what that is allowed to do.
+/// Somebody who calls, and what that is allowed to do: by default, anybody and everything.
 #[derive(Debug, Clone, Default)]
 pub struct Caller(Option<Arc<User>>);
 
 impl Caller {
-    /// Whoever it is: everything is allowed.
-    pub fn anybody() -> Caller {
-        Caller(None)
-    }
-
     /// The user's name; `None` if everybody has access.
     pub fn name(&self) -> Option<&str> {
         self.0.as_ref().map(|user| user.name.as_str())
@@ -189,7 +184,10 @@ impl Caller {
     /// That the right does not hold for `what`.
     pub(crate) fn refuse(&self, right: Right, what: &str) -> Error {
         let name = self.name().unwrap_or_default();
-        Error::NotAllowed { url: String::new(), what: format!("user `{name}` may not {right} {what}") }
+        Error::NotAllowed {
+            url: String::new(),
+            what: format!("user `{name}` may not {right} {what}; ask whoever runs the server for a grant"),
+        }
     }
 
     /// Whether the right holds for the whole server.

@@ -162,6 +162,14 @@ pub enum Error {
         /// The server's reason.
         what: String,
     },
+    /// The server has users, and the token, or none, is that of no user.
+    #[error("{url}: {what}")]
+    NotAUser {
+        /// URL of the remote.
+        url: String,
+        /// The server's reason.
+        what: String,
+    },
     /// The server answered with an error.
     #[error("{url}: the server answered {code}: {what}")]
     Refused {
@@ -285,7 +293,7 @@ impl Error {
             | Error::Moved { .. }
             | Error::Busy { .. }
             | Error::Refused { .. } => ErrorKind::Network,
-            Error::NotAllowed { .. } => ErrorKind::NotAllowed,
+            Error::NotAllowed { .. } | Error::NotAUser { .. } => ErrorKind::NotAllowed,
             Error::Protocol { .. }
             | Error::NotConditional { .. }
             | Error::DamagedRemote { .. }

@@ -40,7 +40,7 @@ pub use objects::Objects;
 pub use packs::{Compacted, collect_remote, compact_remote, forget_remote};
 pub use receiver::{Received, Receiver};
 pub use refs::{HEADS, RefPatterns, TAGS, refs_digest};
-pub use remote::{Remote, RemoteUrl};
+pub use remote::{Remote, RemoteUrl, endpoint, root_cause};
 pub use sender::Sender;
 pub use server::{PushGate, PushPermit, SyncService, transport};
 pub use transfer::{RefResult, RefStatus, Transfer};

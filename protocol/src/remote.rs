@@ -228,7 +228,8 @@ impl Remote {
         let what = status.message().to_owned();
         match status.code() {
             Code::NotFound => Error::UnknownDatabase { url },
-            Code::PermissionDenied | Code::Unauthenticated => Error::NotAllowed { url, what },
+            Code::PermissionDenied => Error::NotAllowed { url, what },
+            Code::Unauthenticated => Error::NotAUser { url, what },
             Code::Unavailable => Error::Unreachable { url, what },
             code => Error::Refused { url, code, what },
         }
@@ -238,15 +239,22 @@ impl Remote {
 async fn connect(url: &RemoteUrl, server: &str) -> Result<Channel> {
     let unreachable =
         |error: &dyn std::error::Error| Error::Unreachable { url: url.to_string(), what: root_cause(error) };
-    let endpoint = Endpoint::from_shared(server.to_owned())
-        .map_err(|error| unreachable(&error))?
+    let endpoint = endpoint(server).map_err(|error| unreachable(&error))?;
+    endpoint.connect().await.map_err(|error| unreachable(&error))
+}
+
+/// Where to connect to the server `http://HOST:PORT`, with the windows and time limits that the exchange needs.
+///
+/// # Errors
+/// If it is no such URL.
+pub fn endpoint(server: &str) -> std::result::Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(server.to_owned())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
-    endpoint.connect().await.map_err(|error| unreachable(&error))
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES))
 }
 
 #[cfg(feature = "object-stores")]
@@ -263,7 +271,7 @@ fn open_bucket(url: &RemoteUrl, _: Cloud, _: &str, _: &str) -> Result<Arc<dyn Ob
 }
 
 /// The innermost cause of an error: "connection refused" rather than "transport error".
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

@@ -10,15 +10,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pleach_engine::{Database, Hash, Pins};
-use pleach_protocol::Sender;
-use pleach_protocol::limits::{
-    CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX,
-    STREAM_WINDOW_BYTES,
-};
+use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
+use pleach_protocol::{Sender, endpoint, root_cause};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::error::{Error, Result};
@@ -73,15 +70,7 @@ async fn connect(server: &str) -> Result<ReplicationClient<Channel>> {
         url: server.to_owned(),
         what: root_cause(error),
     };
-    let endpoint = Endpoint::from_shared(server.to_owned())
-        .map_err(|error| unreachable(&error))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    let endpoint = endpoint(server).map_err(|error| unreachable(&error))?.keep_alive_while_idle(true);
     let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
     Ok(ReplicationClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -314,13 +303,4 @@ fn refused(peer: &Peer, status: &Status) -> Error {
         Some(cause) => Error::Unreachable { url, what: root_cause(cause) },
         None => Error::PeerRefused { url, code: status.code(), what: status.message().to_owned() },
     }
-}
-
-/// The innermost cause of an error: "connection refused" rather than "transport error".
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

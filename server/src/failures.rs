@@ -144,17 +144,14 @@ impl From<pleach_protocol::Error> for Failure {
             Error::NotARemote { .. } => split(Kind::Refused, &message),
             Error::DamagedRemote { .. } => split(Kind::Damaged, &message),
             Error::NotAllowed { ref what, .. } if what.contains("; ") => split(Kind::NotAllowed, &message),
+            Error::NotAUser { .. } => Failure::not_allowed(message)
+                .hint("put a user's token for this host into credentials.yaml, in ~/.config/pleach or $XDG_CONFIG_HOME/pleach"),
             Error::UnknownBranch { .. } => Failure::not_found(message).hint(
                 "`pleach fetch` brings what is there; `pleach branch --server URL --database NAME` lists it",
             ),
             ref error => match error.kind() {
                 ErrorKind::Input => split(Kind::Usage, &message),
                 ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),
-                ErrorKind::NotAllowed if message.contains("token") => Failure::not_allowed(message)
-                    .hint("put a user's token for this host into credentials.yaml, in ~/.config/pleach or $XDG_CONFIG_HOME/pleach"),
-                ErrorKind::NotAllowed if message.contains("user `") => {
-                    Failure::not_allowed(message).hint("ask whoever runs the server for a grant in its users.yaml")
-                }
                 ErrorKind::NotAllowed => Failure::not_allowed(message)
                     .hint("write on the primary, or on the server that this one follows"),
                 ErrorKind::Network | ErrorKind::Peer => split(Kind::Remote, &message),

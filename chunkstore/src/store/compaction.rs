@@ -123,6 +123,19 @@ struct Item {
     written: bool,
 }
 
+impl Item {
+    /// File and offset of the base that its frame, so encoded, has.
+    fn base(&self, encoding: Encoding) -> Option<(u32, u32)> {
+        match encoding {
+            Encoding::Delta { file, offset, .. } | Encoding::Patch { file, offset, .. } => match file {
+                0 => self.place.offset.checked_sub(offset).map(|offset| (self.place.file, offset)),
+                _ => Some((file, offset)),
+            },
+            _ => None,
+        }
+    }
+}
+
 impl Job<'_> {
     /// Writes the chunks of these journals and tables that `keep` wants.
     pub(super) fn run(
@@ -225,22 +238,18 @@ impl Job<'_> {
         let head = Location { len: item.place.len.min(frame::HEADER_BYTES_MAX as u32), ..item.place };
         let source = self.view.read_frame(head).map_err(|error| self.tell(error, item))?;
         let header = frame::parse_head(&source.bytes).map_err(|error| self.tell(error.into(), item))?;
-        Ok(match header.encoding {
-            Encoding::Delta { file, offset, .. } | Encoding::Patch { file, offset, .. } => match file {
-                0 => item.place.offset.checked_sub(offset).map(|offset| (item.place.file, offset)),
-                _ => Some((file, offset)),
-            },
-            _ => None,
-        })
+        Ok(item.base(header.encoding))
     }
 
     /// The patch that an item's frame is, if it is one.
     fn patched(&self, item: &Item) -> Result<Option<Patched>> {
-        let Some(base) = self.base(item)? else { return Ok(None) };
+        if item.place.step == 0 {
+            return Ok(None);
+        }
         let source = self.view.read_frame(item.place).map_err(|error| self.tell(error, item))?;
         let (header, payload) = frame::parse(&source.bytes).map_err(|error| self.tell(error.into(), item))?;
-        let is_patch = matches!(header.encoding, Encoding::Patch { .. });
-        Ok(is_patch.then(|| Patched { base, payload: payload.to_vec() }))
+        let base = item.base(header.encoding).filter(|_| matches!(header.encoding, Encoding::Patch { .. }));
+        Ok(base.map(|base| Patched { base, payload: payload.to_vec() }))
     }
 
     fn tell(&self, error: super::view::LoadError, item: &Item) -> Error {

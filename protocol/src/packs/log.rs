@@ -4,7 +4,7 @@
 //! read at once; if that is unknown or long ago, those from the last one that has everything, which is every 64th.
 
 use super::gets::Gets;
-use super::manifest::{self, Entry, Full, MANIFESTS, Manifest, Name, Pack};
+use super::manifest::{self, Change, Entry, Full, MANIFESTS, Manifest, Name, Pack};
 use super::position::{self, Position, Refs};
 use super::{Place, begin};
 use crate::error::{Error, Result, within};
@@ -158,7 +158,7 @@ async fn since(
     match read(place, head, position.number + 1, transfer).await? {
         Some(read) if follows(&read, position.hash) => {
             for (manifest, hash) in read {
-                apply(&mut view.refs, &manifest);
+                apply(&mut view.refs, &manifest.changes);
                 view.head = Some((manifest.number, hash));
                 view.manifests.push(manifest);
             }
@@ -183,7 +183,7 @@ pub(super) async fn whole(place: &Place, head: Head, transfer: &mut Transfer) ->
             }
             (None, None) => return broken("it must list everything, as every 64th manifest does"),
             (None, Some(full)) => view.refs = full.refs.iter().cloned().collect(),
-            _ => apply(&mut view.refs, &manifest),
+            _ => apply(&mut view.refs, &manifest.changes),
         }
         if manifest.full.is_some() || manifest.number == head.number {
             within("refs of a remote", view.refs.len(), crate::limits::REFS_MAX)?;
@@ -202,8 +202,9 @@ fn follows(read: &[(Manifest, Hash)], mut before: Hash) -> bool {
     read.iter().all(|(manifest, hash)| manifest.previous == Some(std::mem::replace(&mut before, *hash)))
 }
 
-fn apply(refs: &mut Refs, manifest: &Manifest) {
-    for change in &manifest.changes {
+/// What refs become by changes.
+pub(super) fn apply(refs: &mut Refs, changes: &[Change]) {
+    for change in changes {
         match change.new {
             Some(new) => refs.insert(change.name.clone(), new),
             None => refs.remove(&change.name),

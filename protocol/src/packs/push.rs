@@ -132,12 +132,7 @@ pub(super) struct Next {
 impl Next {
     pub(super) fn after(view: &View, changes: Vec<Change>) -> Next {
         let mut refs = view.refs.clone();
-        for change in &changes {
-            match change.new {
-                Some(new) => refs.insert(change.name.clone(), new),
-                None => refs.remove(&change.name),
-            };
-        }
+        log::apply(&mut refs, &changes);
         Next { refs, changes }
     }
 }

@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use pleach_protocol::{Bearer, Token};
+use pleach_protocol::{Bearer, Token, endpoint, root_cause};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
@@ -60,23 +60,12 @@ async fn connect(url: &str) -> Result<Channel> {
         return Err(Failure::usage(format!("--server: expected http://HOST:PORT, found `{url}`"))
             .hint("name the database with --database NAME, not in the URL; only http:// is supported"));
     };
-    let endpoint = Channel::from_shared(format!("http://{authority}"))
-        .map_err(|error| Failure::usage(format!("--server: `{url}` is not a URL: {error}")))?
-        .tcp_nodelay(true)
-        .connect_timeout(std::time::Duration::from_secs(10));
+    let endpoint = endpoint(&format!("http://{authority}"))
+        .map_err(|error| Failure::usage(format!("--server: `{url}` is not a URL: {error}")))?;
     endpoint.connect().await.map_err(|error| {
-        Failure::remote(format!("cannot reach the server {url}: {}", innermost(&error)))
+        Failure::remote(format!("cannot reach the server {url}: {}", root_cause(&error)))
             .hint("check the address, and that `pleach serve` runs there")
     })
-}
-
-/// The cause at the bottom, which says "connection refused" where the ones above say "transport error".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
 }
 
 impl Backend {
