@@ -33,6 +33,17 @@ fn in_memory(memory: &Arc<Memory>) -> Remote {
     Remote::at(&RemoteUrl::parse("file:///memory").unwrap(), memory.clone())
 }
 
+/// A remote in memory, and two copies with the one row that was pushed there.
+async fn two_copies() -> (Arc<Memory>, Remote, Copy, Copy) {
+    let memory = Memory::new();
+    let remote = in_memory(&memory);
+    let a = Copy::new(&remote);
+    a.put(0, "base");
+    a.push().await;
+    let b = Copy::cloned(&remote).await;
+    (memory, remote, a, b)
+}
+
 /// A database in memory that knows a remote as `origin`.
 struct Copy {
     db: Database,

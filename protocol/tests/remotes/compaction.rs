@@ -21,12 +21,7 @@ fn noise(from: u64, rows: u64) -> impl Iterator<Item = (u64, String)> {
 
 #[tokio::test]
 async fn many_small_pushes_become_few_packs() {
-    let memory = Memory::new();
-    let remote = in_memory(&memory);
-    let a = Copy::new(&remote);
-    a.put(0, "base");
-    a.push().await;
-    let b = Copy::cloned(&remote).await;
+    let (memory, remote, a, b) = two_copies().await;
     let mut sent = 0;
     for number in 0..200 {
         a.put(number, &value(number));
@@ -65,12 +60,7 @@ async fn a_large_push_is_packs_of_a_bounded_size_and_one_stream() {
 
 #[tokio::test]
 async fn who_finds_a_pack_gone_begins_again_from_the_head() {
-    let memory = Memory::new();
-    let remote = in_memory(&memory);
-    let a = Copy::new(&remote);
-    a.put(0, "base");
-    a.push().await;
-    let b = Copy::cloned(&remote).await;
+    let (memory, remote, a, b) = two_copies().await;
     for part in 0..3 {
         a.put_rows("main", noise(part * 100, 100));
         a.push().await;
@@ -96,12 +86,7 @@ async fn who_finds_a_pack_gone_begins_again_from_the_head() {
 
 #[tokio::test]
 async fn a_collection_leaves_what_the_refs_reach() {
-    let memory = Memory::new();
-    let remote = in_memory(&memory);
-    let a = Copy::new(&remote);
-    a.put(0, "base");
-    a.push().await;
-    let b = Copy::cloned(&remote).await;
+    let (memory, remote, a, b) = two_copies().await;
     let lost = b.put_rows("main", noise(0, 200));
     b.push().await;
     let head = a.put(1, "instead");
@@ -188,12 +173,7 @@ async fn a_push_that_a_collection_overtakes_writes_what_it_lacks_now() {
 
 #[tokio::test]
 async fn a_large_push_that_is_overtaken_by_small_ones_is_not_written_again() {
-    let memory = Memory::new();
-    let remote = in_memory(&memory);
-    let a = Copy::new(&remote);
-    a.put(0, "base");
-    a.push().await;
-    let b = Copy::cloned(&remote).await;
+    let (memory, remote, a, b) = two_copies().await;
     b.db.create_branch("large", b.head("main")).unwrap();
     let large = b.put_rows("large", noise(0, 200));
     memory.calls();
@@ -202,14 +182,25 @@ async fn a_large_push_that_is_overtaken_by_small_ones_is_not_written_again() {
         pause[0].notified().await;
         a.put(1, "small");
         a.push().await;
+        let between = Copy::cloned(&remote).await;
         pause[1].notify_one();
+        between
     };
-    let (pushed, ()) = tokio::join!(b.push_ref("heads/large", Some(large), Force::No), overtaken);
+    let (pushed, between) = tokio::join!(b.push_ref("heads/large", Some(large), Force::No), overtaken);
     assert_eq!(pushed.refs[0].status, RefStatus::New);
     assert_eq!(memory.calls().iter().filter(|call| *call == "put pack").count(), 1);
     let c = Copy::cloned(&remote).await;
     assert_eq!((c.head("main"), c.db.get_ref("remotes/origin/large")), (a.head("main"), Some(large)));
     check_whole(&c.db);
+    // Who stood before it, and comes so late that only what the head lists is read, gets it too, and by one look.
+    for number in 0..300 {
+        a.put(number, "later");
+        a.push().await;
+    }
+    let fetched = between.fetch().await;
+    assert_eq!(between.db.get_ref("remotes/origin/large"), Some(large));
+    assert_eq!(fetched.round_trips, 3, "{fetched:?}");
+    check_whole(&between.db);
 }
 
 #[tokio::test]

@@ -52,12 +52,7 @@ async fn small_exchanges_cost_what_changed_and_a_list() {
 
 #[tokio::test]
 async fn catching_up_takes_two_waits_at_any_depth() {
-    let memory = Memory::new();
-    let remote = in_memory(&memory);
-    let a = Copy::new(&remote);
-    a.put(0, "base");
-    a.push().await;
-    let b = Copy::cloned(&remote).await;
+    let (memory, _, a, b) = two_copies().await;
     let mut sent = 0;
     for number in 0..100 {
         a.put(number, "next");
