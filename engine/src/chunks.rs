@@ -85,6 +85,16 @@ impl Writer {
         Writer { store: store.clone(), batch: Batch::default(), hold: store.hold() }
     }
 
+    /// A writer that goes on with a batch, whose chunks stand in it children first.
+    pub(crate) fn continuing(store: &Store, batch: Batch) -> Writer {
+        Writer { batch, ..Writer::new(store) }
+    }
+
+    /// What was not handed to the store yet.
+    pub(crate) fn into_batch(self) -> Batch {
+        self.batch
+    }
+
     /// The store that it writes to.
     pub(crate) fn store(&self) -> &Store {
         &self.store

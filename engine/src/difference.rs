@@ -38,8 +38,8 @@ pub enum Base {
 pub struct Sent {
     /// The chunk.
     pub chunk: Chunk,
-    /// Whether it begins a piece, and so is not a child of a chunk sent before.
-    pub top: bool,
+    /// Its index among the children of the chunk above it; `None` if it begins a piece, and so is not a child of a chunk sent before.
+    pub child: Option<u32>,
     /// Its likely base, if the holder has one.
     pub base: Option<Base>,
     /// The indexes of its children that come next, in order, each with all below it. The holder has the others, or got them
@@ -55,6 +55,8 @@ pub struct Difference {
     /// Tops that are still to come, the next last.
     tops: Vec<Top>,
     stack: Vec<Open>,
+    /// Whether the chunk that was given last is the last of the stack.
+    opened: bool,
     sent: HashSet<Hash>,
 }
 
@@ -112,10 +114,19 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
         }
     }
     tops.reverse();
-    Ok(Difference { store, _pins: pins, tops, stack: Vec::new(), sent: HashSet::new() })
+    Ok(Difference { store, _pins: pins, tops, stack: Vec::new(), opened: false, sent: HashSet::new() })
 }
 
 impl Difference {
+    /// Passes over all below the chunk that was given last: the holder gets it in another way.
+    pub fn pass(&mut self) {
+        // It is open only if something below it was to come.
+        if self.opened {
+            self.stack.pop();
+            self.opened = false;
+        }
+    }
+
     fn advance(&mut self) -> Result<Option<Sent>> {
         while let Some(open) = self.stack.last_mut() {
             let Some(index) = open.follow.get(open.next).copied() else {
@@ -127,7 +138,7 @@ impl Difference {
             let chunk = self.store.chunk(&hash)?;
             let pairs = pair(&self.store, &open.chunk, index, &open.candidates, chunk.level())?;
             let base = pairs.base.filter(|_| open.based).map(Base::Child);
-            return self.send(chunk, false, base, pairs.candidates).map(Some);
+            return self.send(chunk, Some(index), base, pairs.candidates).map(Some);
         }
         while let Some(Top { hash, candidates }) = self.tops.pop() {
             if self.sent.contains(&hash) {
@@ -137,12 +148,18 @@ impl Difference {
             let candidates: Vec<Chunk> =
                 candidates.iter().map(|hash| self.store.chunk(hash)).collect::<Result<_>>()?;
             let base = candidates.first().map(|chunk| Base::Hash(*chunk.hash()));
-            return self.send(chunk, true, base, candidates).map(Some);
+            return self.send(chunk, None, base, candidates).map(Some);
         }
         Ok(None)
     }
 
-    fn send(&mut self, chunk: Chunk, top: bool, base: Option<Base>, candidates: Vec<Chunk>) -> Result<Sent> {
+    fn send(
+        &mut self,
+        chunk: Chunk,
+        child: Option<u32>,
+        base: Option<Base>,
+        candidates: Vec<Chunk>,
+    ) -> Result<Sent> {
         self.sent.insert(*chunk.hash());
         let held: HashSet<Hash> =
             candidates.iter().flat_map(|chunk| chunk.children().chain([*chunk.hash()])).collect();
@@ -159,8 +176,9 @@ impl Difference {
                 follow.push(i as u32);
             }
         }
-        let sent = Sent { chunk: chunk.clone(), top, base, follow: follow.clone() };
-        if !follow.is_empty() {
+        let sent = Sent { chunk: chunk.clone(), child, base, follow: follow.clone() };
+        self.opened = !follow.is_empty();
+        if self.opened {
             self.stack.push(Open { chunk, candidates, based: base.is_some(), follow, next: 0 });
         }
         Ok(sent)

@@ -28,6 +28,8 @@ pub enum Encoding {
     Zstd,
     /// A zstd frame with the base's bytes as its prefix.
     Delta,
+    /// The rows of the base that differ: no chunk's bytes, but what the chunk and all below it follow from.
+    Edits,
 }
 
 /// Encodes chunks one after another.
@@ -76,7 +78,7 @@ impl Encoder {
         Ok(match best.0 {
             Encoding::Raw => (Encoding::Raw, bytes),
             Encoding::Zstd => (Encoding::Zstd, &self.full),
-            Encoding::Delta => (Encoding::Delta, &self.delta[MAGIC.len()..]),
+            Encoding::Delta | Encoding::Edits => (Encoding::Delta, &self.delta[MAGIC.len()..]),
         })
     }
 }
@@ -108,6 +110,9 @@ impl Decoder {
                 true => Ok(payload.to_vec()),
                 false => Err(format!("raw payload of {} bytes, expected {raw_len}", payload.len())),
             };
+        }
+        if encoding == Encoding::Edits {
+            return Err("edits where bytes were expected".to_owned());
         }
         let prefix = if encoding == Encoding::Delta { base } else { &[] };
         let mut bytes = Vec::with_capacity(raw_len);

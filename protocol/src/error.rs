@@ -206,6 +206,19 @@ pub enum Error {
         /// What the bytes hash to.
         found: Hash,
     },
+    /// A table that was sent as the rows that changed came to something else than its parent says.
+    #[error(
+        "record {record}: the rows that changed make the table {found}, expected {expected}: the two sides do not compute alike; \
+         it was not stored"
+    )]
+    WrongEdits {
+        /// Number of the record in the transfer.
+        record: u64,
+        /// What the verified parent says.
+        expected: Hash,
+        /// What the rows come to.
+        found: Hash,
+    },
     /// A chunk that nothing asked for.
     #[error("record {record}: a chunk that was not asked for; it was not stored")]
     Unasked {
@@ -300,6 +313,7 @@ impl Error {
             | Error::OtherFormat { .. }
             | Error::Record { .. }
             | Error::WrongHash { .. }
+            | Error::WrongEdits { .. }
             | Error::Unasked { .. }
             | Error::UnknownBase { .. }
             | Error::MissingChild { .. }

@@ -15,6 +15,7 @@
 mod access;
 mod client;
 mod databases;
+mod edits;
 mod encoding;
 mod error;
 mod haves;
@@ -52,6 +53,14 @@ const FORMATS: &[u8] = b"pleach: chunk 1, map 1, blob 1, definition 1, commit 2,
 pub fn format_digest() -> u64 {
     let hash = pleach_engine::Hash::of(FORMATS);
     hash.as_bytes().iter().take(8).rev().fold(0, |digest, byte| digest << 8 | u64::from(*byte))
+}
+
+/// The bit of `features` of a side that takes tables as the rows that changed ([`Encoding::Edits`]).
+pub const FEATURE_EDITS: u64 = 1;
+
+/// Whether tables may be sent as rows that changed, to who says this of himself.
+pub fn may_send_edits(digest: u64, features: u64) -> bool {
+    digest == format_digest() && features & FEATURE_EDITS != 0
 }
 
 /// Says aloud that a remote computes with other formats.

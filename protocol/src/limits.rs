@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pleach_engine::Hash;
 
-pub use pleach_engine::CHUNK_BYTES_MAX;
+pub use pleach_engine::{CHUNK_BYTES_MAX, KEY_BYTES_MAX};
 
 /// A data message is sent once it holds this many bytes of records.
 pub const MESSAGE_BYTES: usize = 256 << 10;
@@ -18,6 +18,12 @@ pub const MESSAGES_AHEAD: usize = 8;
 
 /// Most children that one chunk can have: each takes a hash of its bytes.
 pub const CHILDREN_MAX: usize = CHUNK_BYTES_MAX / Hash::LEN;
+
+/// Rows in one record of edits; what is more travels as nodes. A row costs the receiver its share of a leaf made anew.
+pub const EDITS_ROWS_MAX: usize = 1 << 15;
+
+/// Bytes of keys in one record of edits, of new values, and of the old values beside them.
+pub const EDITS_BYTES_MAX: usize = 1 << 20;
 
 /// Deepest path of chunks that are waiting for their children. A commit, a catalogue, a map of 2^64 rows and a blob take fewer.
 pub const DEPTH_MAX: usize = 48;

@@ -2,8 +2,8 @@
 //! replication.
 //!
 //! Invariants, each held by tests in `tests/hostile.rs`:
-//! 1. A chunk is stored only if its bytes hash to what a verified parent, or the top, says; if its kind's decoder finds it
-//!    canonical; and if every child that does not follow is stored already.
+//! 1. A chunk that was sent is stored only if its bytes hash to what a verified parent, or the top, says; if its kind's decoder finds it
+//!    canonical; and if every child that does not follow is stored already. A table that was sent as rows is made here.
 //! 2. Chunks are stored in post-order, a node after all that it reaches: so a chunk in the store implies its closure, at every
 //!    moment, and a transfer that is cut leaves only whole subtrees.
 //! 3. Memory is one message, the path of chunks that wait for their children, one batch, and the hashes of what is built upon, whatever
@@ -16,9 +16,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pleach_engine::{Batch, Chunk, ChunkError, Database, Hash, Hold, Outcome, check_chunk, check_lineage};
+use pleach_engine::{
+    Batch, Chunk, ChunkError, Database, Hash, Hold, Named, Outcome, Rebuild, check_chunk, check_lineage,
+};
 
-use crate::encoding::Decoder;
+use crate::edits;
+use crate::encoding::{Decoder, Encoding};
 use crate::error::{Error, Result, within};
 use crate::limits::{BATCH_BYTES, DEPTH_MAX, LOOSE_TOPS_MAX, PATH_BYTES_MAX};
 use crate::record::{BaseName, Follow, Record};
@@ -34,7 +37,6 @@ pub struct Receiver {
     /// Tops that no later commit named yet, with the number of their record.
     loose: HashMap<Hash, u64>,
     records: u64,
-    stored: u64,
 }
 
 /// A chunk on the path: verified, not stored before its followed children are.
@@ -43,6 +45,8 @@ struct Step {
     base: Option<Chunk>,
     /// The followed children that have not arrived yet, the next one last.
     missing: Vec<u32>,
+    /// The followed child that arrives.
+    current: u32,
 }
 
 /// A transfer whose closure is complete, not yet in any ref.
@@ -51,8 +55,6 @@ pub struct Received {
     pub batch: Batch,
     /// Records in the transfer.
     pub records: u64,
-    /// Chunks that were not here before.
-    pub stored: u64,
     hold: Hold,
 }
 
@@ -84,7 +86,6 @@ impl Receiver {
             batch: Batch::default(),
             loose: HashMap::new(),
             records: 0,
-            stored: 0,
         })
     }
 
@@ -126,7 +127,7 @@ impl Receiver {
         if let Some(missing) = wanted.iter().find(|hash| !self.holds(hash)) {
             return Err(Error::protocol(format!("{missing} is wanted, but was not sent")));
         }
-        Ok(Received { batch: self.batch, records: self.records, stored: self.stored, hold: self.hold })
+        Ok(Received { batch: self.batch, records: self.records, hold: self.hold })
     }
 
     fn check_end(&self, records: u64) -> Result<()> {
@@ -146,6 +147,9 @@ impl Receiver {
     fn take(&mut self, record: &Record<'_>, offset: usize) -> Result<()> {
         let expected = self.expected(record)?;
         let base = self.base(record)?;
+        if record.encoding == Encoding::Edits {
+            return self.rebuild(record, expected, offset);
+        }
         let base_bytes = base.as_ref().map_or(&[][..], Chunk::bytes);
         let bytes = self
             .decoder
@@ -163,7 +167,34 @@ impl Receiver {
         if record.top.is_some() {
             self.top(&chunk)?;
         }
-        self.push(Step { chunk, base, missing })
+        self.push(Step { chunk, base, missing, current: 0 })
+    }
+
+    /// Makes a table of the one before and the rows that changed. What it comes to must be what the parent expects; until then nothing
+    /// leads to it.
+    fn rebuild(&mut self, record: &Record<'_>, expected: Hash, offset: usize) -> Result<()> {
+        let number = self.records;
+        let malformed = |what: String| Error::Record { record: number, offset, what };
+        let (Some(parent), Some(BaseName::Child(of_base))) = (self.path.last(), record.base) else {
+            return Err(malformed("edits of nothing".to_owned()));
+        };
+        let Some(base) = &parent.base else { return Err(malformed("edits of nothing".to_owned())) };
+        let from = Named { leaf: base, child: of_base };
+        let to = Named { leaf: &parent.chunk, child: parent.current };
+        let batch = std::mem::take(&mut self.batch);
+        let refused = |error: pleach_engine::Error| match error {
+            pleach_engine::Error::Store(_) => Error::from(error),
+            other => malformed(other.to_string()),
+        };
+        let rebuild = Rebuild::new(self.database.store(), batch, from, to).map_err(refused)?;
+        let edits = edits::decode(&mut self.decoder, record.payload, |key| rebuild.old(key));
+        let edits = edits.map_err(refused)?.map_err(malformed)?;
+        let (root, batch) = rebuild.apply(edits).map_err(refused)?;
+        self.batch = batch;
+        if *root.hash() != expected {
+            return Err(Error::WrongEdits { record: number, expected, found: *root.hash() });
+        }
+        self.close()
     }
 
     /// The hash that the next chunk must have.
@@ -172,8 +203,8 @@ impl Receiver {
         match (self.path.last_mut(), record.top) {
             (None, Some(hash)) => Ok(hash),
             (Some(parent), None) => {
-                let child = parent.missing.pop().and_then(|index| parent.chunk.child(index as usize));
-                child.ok_or(unasked)
+                parent.current = parent.missing.pop().ok_or(unasked)?;
+                parent.chunk.child(parent.current as usize).ok_or(Error::Unasked { record: self.records })
             }
             _ => Err(unasked),
         }
@@ -246,6 +277,11 @@ impl Receiver {
         self.path.push(step);
         within("depth of a tree", self.path.len(), DEPTH_MAX)?;
         within("bytes of a path", self.path_bytes, PATH_BYTES_MAX)?;
+        self.close()
+    }
+
+    /// Stores the chunks at the end of the path that wait for nothing any more.
+    fn close(&mut self) -> Result<()> {
         while let Some(step) = self.path.pop_if(|step| step.missing.is_empty()) {
             self.path_bytes -= step.bytes();
             self.store(step)?;
@@ -266,7 +302,6 @@ impl Receiver {
             offset: 0,
             what: error.to_string(),
         })?;
-        self.stored += 1;
         self.batch.put(step.chunk, step.base.map(|base| *base.hash()));
         if self.batch.bytes() < BATCH_BYTES {
             return Ok(());

@@ -8,9 +8,9 @@
 //! ```text
 //! record = flags ‖ raw_len ‖ enc_len? ‖ top? ‖ base? ‖ follow? ‖ payload
 //!
-//! flags    1 byte   bits 0-1  encoding: 0 raw, 1 zstd, 2 delta; 3 is invalid
+//! flags    1 byte   bits 0-1  encoding: 0 raw, 1 zstd, 2 delta, 3 edits
 //!                   bit  2    top: the chunk starts a piece, its hash is here
-//!                   bit  3    base: an earlier version of this node is named here; a delta needs one
+//!                   bit  3    base: an earlier version of this node is named here; a delta and edits need one
 //!                   bits 4-5  follow: 0 no child, 1 every child, 2 those listed; 3 is invalid
 //!                   bits 6-7  zero
 //! raw_len  varint   length of the chunk, 1 to CHUNK_BYTES_MAX
@@ -23,6 +23,10 @@
 //! payload  the chunk's bytes, or a zstd frame without magic number, checksum and dictionary id; for a delta the base's bytes
 //!          are the frame's prefix
 //! ```
+//! *Edits* stand for the root of a table's map, or an index's, and all below it: the payload says which rows of the base differ
+//! (`edits.rs`), and the receiver makes the tree of them. They are below a top, and no child follows. Only a receiver that said that it
+//! takes them, and computes with the same formats, gets them.
+//!
 //! A varint is LEB128: seven bits a byte, lowest first, at most five bytes, and never longer than needed.
 
 use pleach_engine::Hash;
@@ -98,11 +102,15 @@ impl<'a> Record<'a> {
     /// Appends the record to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         assert!((1..=CHUNK_BYTES_MAX).contains(&self.raw_len), "a chunk has 1 to {CHUNK_BYTES_MAX} bytes");
-        assert!(self.encoding != Encoding::Delta || self.base.is_some(), "a delta names its base");
+        let based = matches!(self.encoding, Encoding::Delta | Encoding::Edits);
+        assert!(!based || self.base.is_some(), "a delta names its base");
+        let whole = self.top.is_none() && self.follow == Follow::None;
+        assert!(self.encoding != Encoding::Edits || whole, "edits are a whole tree below a top");
         let encoding = match self.encoding {
             Encoding::Raw => 0,
             Encoding::Zstd => 1,
             Encoding::Delta => 2,
+            Encoding::Edits => 3,
         };
         let follow = match self.follow {
             Follow::None => 0,
@@ -151,19 +159,21 @@ impl<'a> Record<'a> {
     pub fn parse(message: &'a [u8], offset: usize) -> Result<(Record<'a>, usize), Malformed> {
         let mut bytes = Bytes { message, at: offset };
         let flags = bytes.take(1, "flags")?[0];
-        if flags & ZERO != 0
-            || flags & ENCODING == 3
-            || flags & (FOLLOW_ALL | FOLLOW_LIST) == FOLLOW_ALL | FOLLOW_LIST
-        {
+        if flags & ZERO != 0 || flags & (FOLLOW_ALL | FOLLOW_LIST) == FOLLOW_ALL | FOLLOW_LIST {
             return Err(Malformed { offset, what: format!("flags {flags:#04x} are none of this version") });
         }
         let encoding = match flags & ENCODING {
             0 => Encoding::Raw,
             1 => Encoding::Zstd,
-            _ => Encoding::Delta,
+            2 => Encoding::Delta,
+            _ => Encoding::Edits,
         };
         if encoding == Encoding::Delta && flags & BASE == 0 {
             return Err(Malformed { offset, what: "a delta without a base".into() });
+        }
+        if encoding == Encoding::Edits && flags & !ENCODING != BASE {
+            let what = "edits that are not those of a base, below a top, with nothing that follows".into();
+            return Err(Malformed { offset, what });
         }
         let raw_len = bytes.len("raw_len")?;
         let enc_len = if encoding == Encoding::Raw { raw_len } else { bytes.len("enc_len")? };
@@ -183,22 +193,31 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Reads the fields of a record, never beyond the message.
-struct Bytes<'a> {
+/// Reads fields, never beyond the message.
+pub(crate) struct Bytes<'a> {
     message: &'a [u8],
     at: usize,
 }
 
 impl<'a> Bytes<'a> {
+    pub(crate) fn new(message: &'a [u8]) -> Bytes<'a> {
+        Bytes { message, at: 0 }
+    }
+
     fn malformed<T>(&self, what: String) -> Result<T, Malformed> {
         Err(Malformed { offset: self.at, what })
     }
 
-    fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.message.len().saturating_sub(self.at)
     }
 
-    fn take(&mut self, len: usize, field: &str) -> Result<&'a [u8], Malformed> {
+    /// All that is left.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.message.get(self.at..).unwrap_or_default()
+    }
+
+    pub(crate) fn take(&mut self, len: usize, field: &str) -> Result<&'a [u8], Malformed> {
         match self.message.get(self.at..).and_then(|rest| rest.get(..len)) {
             Some(bytes) => {
                 self.at += len;
@@ -214,7 +233,7 @@ impl<'a> Bytes<'a> {
         Ok(Hash::from_bytes(hash))
     }
 
-    fn varint(&mut self, field: &str) -> Result<u32, Malformed> {
+    pub(crate) fn varint(&mut self, field: &str) -> Result<u32, Malformed> {
         let start = self.at;
         let mut value = 0u64;
         for shift in (0..35).step_by(7) {
@@ -267,7 +286,7 @@ impl<'a> Bytes<'a> {
     }
 }
 
-fn write_varint(out: &mut Vec<u8>, mut value: u32) {
+pub(crate) fn write_varint(out: &mut Vec<u8>, mut value: u32) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -325,7 +344,7 @@ mod tests {
 
     #[test]
     fn an_unknown_flag_is_refused() {
-        for flags in [0x03, 0x30, 0x40, 0x80] {
+        for flags in [0x03, 0x07, 0x1b, 0x30, 0x40, 0x80] {
             assert!(Record::parse(&[flags, 1, 1, 0, 0, 0, 0, 0], 0).is_err(), "{flags:#x}");
         }
     }

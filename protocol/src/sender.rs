@@ -2,11 +2,12 @@
 //! message and the bases on the path, whatever the size of the difference. Called by `server` (fetch), `push`, and by replication.
 
 use bytes::Bytes;
-use pleach_engine::{Base, Chunk, Database, Difference, Hash, Sent};
+use pleach_engine::{Base, Chunk, Database, Difference, Hash, Named, RowEditLimits, Sent, row_edits};
 
+use crate::edits;
 use crate::encoding::{Encoder, Encoding};
 use crate::error::{Error, Result};
-use crate::limits::MESSAGE_BYTES;
+use crate::limits::{EDITS_BYTES_MAX, EDITS_ROWS_MAX, MESSAGE_BYTES};
 use crate::record::{BaseName, Follow, Record};
 
 /// Encodes a [`Difference`] as messages.
@@ -14,6 +15,8 @@ pub struct Sender {
     database: Database,
     difference: Difference,
     encoder: Encoder,
+    /// Whether the receiver makes tables of rows that changed.
+    edits: bool,
     /// The chunks whose followed children are still to come: their bases, and how many are left.
     path: Vec<Step>,
     message: Vec<u8>,
@@ -21,6 +24,7 @@ pub struct Sender {
 }
 
 struct Step {
+    chunk: Chunk,
     base: Option<Chunk>,
     left: usize,
 }
@@ -32,10 +36,17 @@ impl Sender {
             database: database.clone(),
             difference,
             encoder: Encoder::new().map_err(|error| Error::Lost { what: error.to_string() })?,
+            edits: false,
             path: Vec::new(),
             message: Vec::new(),
             records: 0,
         })
+    }
+
+    /// Whether tables may travel as the rows that changed: the receiver takes that, and computes with the same formats.
+    #[must_use]
+    pub fn with_edits(self, edits: bool) -> Sender {
+        Sender { edits, ..self }
     }
 
     /// The next message, of about [`MESSAGE_BYTES`]; `None` when everything was given.
@@ -59,7 +70,11 @@ impl Sender {
     }
 
     fn write(&mut self, sent: Sent) -> Result<()> {
-        assert_eq!(sent.top, self.path.is_empty(), "a piece starts where the one before is complete");
+        assert_eq!(
+            sent.child.is_none(),
+            self.path.is_empty(),
+            "a piece starts where the one before is complete"
+        );
         let (name, base) = match sent.base {
             None => (None, None),
             Some(Base::Hash(hash)) => (Some(BaseName::Hash(hash)), Some(self.load(&hash)?)),
@@ -71,31 +86,70 @@ impl Sender {
                 (Some(BaseName::Child(index)), Some(self.load(&hash)?))
             }
         };
+        let edits = match (sent.child, sent.base) {
+            (Some(child), Some(Base::Child(of_base))) => self.edits(child, of_base)?,
+            _ => None,
+        };
         if let Some(step) = self.path.last_mut() {
             step.left -= 1;
         }
-        let (encoding, payload) = self
-            .encoder
-            .encode(sent.chunk.bytes(), base.as_ref().map(Chunk::bytes))
-            .map_err(|error| Error::Lost { what: error.to_string() })?;
-        let followed = sent.follow.len();
+        let io = |error: std::io::Error| Error::Lost { what: error.to_string() };
+        let base_bytes = base.as_ref().map(Chunk::bytes);
+        // A tree of one node may be smaller as that.
+        let chunk = match edits.is_none() || sent.follow.is_empty() {
+            true => Some(self.encoder.encode(sent.chunk.bytes(), base_bytes).map_err(io)?),
+            false => None,
+        };
+        let (encoding, payload) = match (&edits, chunk) {
+            (Some(edits), None) => (Encoding::Edits, edits.as_slice()),
+            (Some(edits), Some((_, payload))) if edits.len() < payload.len() => {
+                (Encoding::Edits, edits.as_slice())
+            }
+            (_, Some(chunk)) => chunk,
+            (None, None) => (Encoding::Raw, sent.chunk.bytes()),
+        };
+        let follow = match encoding {
+            Encoding::Edits => {
+                self.difference.pass();
+                Vec::new()
+            }
+            _ => sent.follow,
+        };
+        let followed = follow.len();
         // A base that neither the payload nor a child needs is not named.
-        let base_needed = encoding == Encoding::Delta || followed > 0;
+        let base_needed = matches!(encoding, Encoding::Delta | Encoding::Edits) || followed > 0;
         let record = Record {
             encoding,
             raw_len: sent.chunk.bytes().len(),
-            top: sent.top.then(|| *sent.chunk.hash()),
+            top: sent.child.is_none().then(|| *sent.chunk.hash()),
             base: name.filter(|_| base_needed),
-            follow: Follow::new(sent.follow, sent.chunk.child_count()),
+            follow: Follow::new(follow, sent.chunk.child_count()),
             payload,
         };
         record.write(&mut self.message);
         self.records += 1;
-        self.path.push(Step { base, left: followed });
+        self.path.push(Step { chunk: sent.chunk, base, left: followed });
         while self.path.last().is_some_and(|step| step.left == 0) {
             self.path.pop();
         }
         Ok(())
+    }
+
+    /// What makes child `child` of the last chunk of child `of_base` of its base, as a payload: if both are tables, and the rows are not too many.
+    fn edits(&mut self, child: u32, of_base: u32) -> Result<Option<Vec<u8>>> {
+        let Some(Step { chunk: parent, base: Some(base), .. }) = self.path.last().filter(|_| self.edits)
+        else {
+            return Ok(None);
+        };
+        let (from, to) = (Named { leaf: base, child: of_base }, Named { leaf: parent, child });
+        let limits = RowEditLimits { rows: EDITS_ROWS_MAX, bytes: EDITS_BYTES_MAX };
+        match row_edits(self.database.store(), from, to, limits)? {
+            Some(edits) if !edits.is_empty() => {
+                let payload = edits::encode(&mut self.encoder, &edits);
+                payload.map(Some).map_err(|error| Error::Lost { what: error.to_string() })
+            }
+            _ => Ok(None),
+        }
     }
 
     fn load(&self, hash: &Hash) -> Result<Chunk> {

@@ -187,6 +187,7 @@ fn status(error: &Error) -> Status {
         | Error::Protocol { .. }
         | Error::Record { .. }
         | Error::WrongHash { .. }
+        | Error::WrongEdits { .. }
         | Error::Unasked { .. }
         | Error::UnknownBase { .. }
         | Error::MissingChild { .. } => Code::InvalidArgument,

@@ -54,7 +54,7 @@ fn record(sent: &Sent) -> Record<'_> {
     Record {
         encoding: Encoding::Raw,
         raw_len: bytes.len(),
-        top: sent.top.then(|| *sent.chunk.hash()),
+        top: sent.child.is_none().then(|| *sent.chunk.hash()),
         base: None,
         follow: Follow::new(sent.follow.clone(), sent.chunk.child_count()),
         payload: bytes,
@@ -124,14 +124,14 @@ fn a_chunk_that_nothing_asked_for_is_refused() {
     let (db, commits) = source();
     let all = sent(&db, commits[0]);
     let stranger = Chunk::build(2, 0, b"stranger", None, &[], 0);
-    let plain = Sent { chunk: stranger, top: false, base: None, follow: Vec::new() };
+    let plain = Sent { chunk: stranger, child: Some(0), base: None, follow: Vec::new() };
     // After a complete piece.
     let mut unasked = message(&all);
     unasked.extend(written(&record(&plain)));
     let error = refusal_of_stored(&unasked, all.len() as u64 + 1, commits[0]);
     assert!(matches!(error, Error::Unasked { record } if record == all.len() as u64), "{error}");
     // A new piece while children are missing.
-    let top = Sent { top: true, ..plain.clone() };
+    let top = Sent { child: None, ..plain.clone() };
     let mut interrupted = message(&all[..2]);
     interrupted.extend(written(&record(&top)));
     assert!(matches!(refusal(&interrupted, 3, commits[0]), Error::Unasked { record: 2 }));
@@ -259,7 +259,7 @@ fn a_chunk_that_is_not_canonical_is_refused() {
     for (kind, body) in [(9, &b"of a kind that nobody knows"[..]), (4, b"no commit"), (1, b"no node")] {
         let chunk = Chunk::build(kind, 0, body, None, &[], 0);
         let hash = *chunk.hash();
-        let top = Sent { chunk, top: true, base: None, follow: Vec::new() };
+        let top = Sent { chunk, child: None, base: None, follow: Vec::new() };
         let error = refusal(&written(&record(&top)), 1, hash);
         assert!(matches!(&error, Error::Record { what, .. } if what.contains("malformed")), "{error}");
     }
@@ -318,7 +318,7 @@ fn an_absurdly_deep_graph_is_refused() {
     for (depth, hash) in chain.iter().rev().enumerate() {
         let chunk = db.store().get(hash).unwrap().unwrap();
         let follow = if chunk.child_count() > 1 { vec![1] } else { Vec::new() };
-        bytes.extend(written(&record(&Sent { chunk, top: depth == 0, base: None, follow })));
+        bytes.extend(written(&record(&Sent { chunk, child: (depth > 0).then_some(0), base: None, follow })));
     }
     let here = Database::memory().unwrap();
     let roots: Vec<Hash> = chain.iter().map(|hash| db.commit_object(hash).unwrap().root).collect();

@@ -16,6 +16,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -158,6 +159,7 @@ impl Cluster {
         ReplicationService {
             node: self.inner.node.clone(),
             applied: self.inner.applied.clone(),
+            alike: Arc::new(AtomicBool::new(true)),
             stop: self.inner.stop.subscribe(),
             alive,
         }

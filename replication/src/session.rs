@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use pleach_engine::{Database, Hash, Pins};
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
-use pleach_protocol::{Sender, endpoint, root_cause};
+use pleach_protocol::{Sender, endpoint, may_send_edits, root_cause};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -52,11 +52,19 @@ pub(crate) async fn run(
         let answers = client.replicate(ReceiverStream::new(stream)).await;
         let mut answers =
             Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
-        let held = greet(node, peer, &standing, &mut answers).await?;
+        let (held, edits) = greet(node, peer, &standing, &mut answers).await?;
         pin(peer, databases, &held).await?;
         peer.connected();
-        let session =
-            Session { peer, databases, standing, held, sending: None, in_flight: HashMap::new(), requests };
+        let session = Session {
+            peer,
+            databases,
+            standing,
+            edits,
+            held,
+            sending: None,
+            in_flight: HashMap::new(),
+            requests,
+        };
         session.lead(node, &mut answers).await
     };
     match ended.await {
@@ -94,13 +102,13 @@ impl Answers<'_> {
     }
 }
 
-/// Says Hello's part of the exchange: reacts to what the peer is, and learns what it holds.
+/// Says Hello's part of the exchange: reacts to what the peer is, and learns what it holds, and whether it takes rows that changed.
 async fn greet(
     node: &Arc<Node>,
     peer: &Peer,
     standing: &Standing,
     answers: &mut Answers<'_>,
-) -> Result<BTreeMap<String, SharedRefs>> {
+) -> Result<(BTreeMap<String, SharedRefs>, bool)> {
     let Answer::HelloAck(ack) = answers.next().await? else {
         return Err(Error::protocol("the answer to a Hello begins with a HelloAck"));
     };
@@ -121,7 +129,7 @@ async fn greet(
     let mut held: BTreeMap<String, SharedRefs> = BTreeMap::new();
     loop {
         match answers.next().await? {
-            Answer::Ready(_) => return Ok(held),
+            Answer::Ready(_) => return Ok((held, may_send_edits(ack.format_digest, ack.features))),
             Answer::Held(part) => {
                 let refs = held.entry(part.database).or_default();
                 for one in part.refs {
@@ -158,6 +166,8 @@ struct Session<'a> {
     peer: &'a Peer,
     databases: &'a Tracked,
     standing: Standing,
+    /// Whether tables travel as the rows that changed.
+    edits: bool,
     /// What the standby has of each database, while no change of it is under way.
     held: BTreeMap<String, SharedRefs>,
     /// The change that a thread is sending.
@@ -222,10 +232,10 @@ impl Session<'_> {
         };
         let (name, database) = self.databases.find(lacks)?;
         let held = self.held.remove(&name);
-        let (epoch, requests) = (self.standing.epoch.0, self.requests.clone());
+        let (epoch, edits, requests) = (self.standing.epoch.0, self.edits, self.requests.clone());
         let change = proto::Change { epoch, sequence: 0, database: name.clone(), create: held.is_none() };
         let thread = tokio::task::spawn_blocking(move || {
-            send_change(&database, change, &held.unwrap_or_default(), &mut |message| {
+            send_change(&database, change, &held.unwrap_or_default(), edits, &mut |message| {
                 let message = ReplicateRequest { message: Some(message) };
                 requests.blocking_send(message).map_err(|_| cut())
             })
@@ -263,6 +273,7 @@ fn send_change(
     database: &Database,
     change: proto::Change,
     held: &SharedRefs,
+    edits: bool,
     send: &mut dyn FnMut(Request) -> Result<()>,
 ) -> Result<Sent> {
     let read_at = Instant::now();
@@ -279,7 +290,8 @@ fn send_change(
     let mut records = 0;
     if !targets.is_empty() {
         let bases = shared_refs::bases(held, &updates, knows);
-        let mut sender = Sender::new(database, pleach_engine::difference(database, &targets, &bases)?)?;
+        let difference = pleach_engine::difference(database, &targets, &bases)?;
+        let mut sender = Sender::new(database, difference)?.with_edits(edits);
         while let Some(data) = sender.next_message()? {
             send(Request::Data(data))?;
         }

@@ -7,10 +7,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pleach_engine::{Batch, Database, ErrorKind, Outcome, RefUpdate};
-use pleach_protocol::Receiver;
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
+use pleach_protocol::{FEATURE_EDITS, Receiver};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -31,6 +32,8 @@ use crate::shared_refs::{self, SharedRefs, Update};
 pub struct ReplicationService {
     pub(crate) node: Arc<Node>,
     pub(crate) applied: Arc<Applied>,
+    /// Whether rows that changed came to the tables that the primary has, whenever it sent such.
+    pub(crate) alike: Arc<AtomicBool>,
     pub(crate) stop: watch::Receiver<bool>,
     /// Held by the threads of streams; gone once the node shuts down, which a service that is still mounted does not delay.
     pub(crate) alive: mpsc::WeakSender<()>,
@@ -56,9 +59,9 @@ impl Replication for ReplicationService {
         let (inputs, mut received) = mpsc::channel(MESSAGES_AHEAD);
         let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
         let alive = self.alive.upgrade().ok_or_else(|| Status::unavailable("this node is shutting down"))?;
-        let (node, applied) = (self.node.clone(), self.applied.clone());
+        let (node, applied, alike) = (self.node.clone(), self.applied.clone(), self.alike.clone());
         tokio::task::spawn_blocking(move || {
-            let mut stream = Stream { node, applied, answers, followed: None, change: None };
+            let mut stream = Stream { node, applied, alike, answers, followed: None, change: None };
             if let Err(error) = stream.serve(&mut || received.blocking_recv()) {
                 tracing::warn!(%error, "a stream of replication ended");
                 // The primary may be gone; then nobody waits for the error.
@@ -110,6 +113,7 @@ async fn pump(
 struct Stream {
     node: Arc<Node>,
     applied: Arc<Applied>,
+    alike: Arc<AtomicBool>,
     answers: mpsc::Sender<Result<ReplicateResponse, Status>>,
     /// The standing in which this node follows the caller.
     followed: Option<Standing>,
@@ -172,7 +176,14 @@ impl Stream {
                     return Err(Error::protocol(format!("more than {REFS_MAX} updates in a change")));
                 }
             }
-            (Message::Data(data), Some(_)) => under_way(&mut self.change)?.receiver.receive(&data)?,
+            (Message::Data(data), Some(_)) => {
+                let received = under_way(&mut self.change)?.receiver.receive(&data);
+                if let Err(pleach_protocol::Error::WrongEdits { .. }) = received {
+                    // The primary comes again, and then sends chunks.
+                    self.alike.store(false, Ordering::Relaxed);
+                }
+                received?;
+            }
             (Message::Finish(finish), Some(followed)) => {
                 let followed = *followed;
                 let change =
@@ -198,7 +209,7 @@ impl Stream {
             node: proto::node_bytes(self.node.id()),
             standing: Some((&standing).into()),
             format_digest: pleach_protocol::format_digest(),
-            features: 0,
+            features: if self.alike.load(Ordering::Relaxed) { FEATURE_EDITS } else { 0 },
         }));
         if !matches!(reaction, Reaction::Follow(_)) {
             return Ok(Some(standing));

@@ -4,6 +4,7 @@
 //! compare-and-set. A second request is made only if the server knew nothing of what was offered and there is more to offer.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pleach_engine::{Batch, Database, Hash, Hold, Outcome, RefUpdate};
@@ -22,7 +23,7 @@ use crate::refs::{
 };
 use crate::remote::Remote;
 use crate::transfer::{RefResult, RefStatus, Transfer};
-use crate::{check_format, format_digest};
+use crate::{FEATURE_EDITS, check_format, format_digest};
 
 /// The remote's refs that were asked for, as its plan says, by name.
 pub(crate) type RemoteRefs = BTreeMap<String, Hash>;
@@ -61,28 +62,50 @@ pub(super) async fn fetch_and(
         return packs::fetch(database, place, name, patterns, settle).await;
     }
     let mut transfer = Transfer::default();
-    let mut asked = ask(database, remote, name, patterns, false, &mut transfer).await?;
+    let settle = Arc::new(settle);
+    let fetched = attempt(database, remote, name, patterns, &settle, FEATURE_EDITS, &mut transfer).await;
+    let default_branch = match fetched {
+        Err(error @ Error::WrongEdits { .. }) => {
+            tracing::error!(remote = %remote.url(), "{error}; whole chunks are asked for");
+            attempt(database, remote, name, patterns, &settle, 0, &mut transfer).await?
+        }
+        fetched => fetched?,
+    };
+    Ok((transfer, default_branch))
+}
+
+/// Asks once, stores what comes, and moves refs. Gives the remote's default branch.
+async fn attempt(
+    database: &Database,
+    remote: &Remote,
+    name: &str,
+    patterns: &RefPatterns,
+    settle: &Arc<Settle>,
+    features: u64,
+    transfer: &mut Transfer,
+) -> Result<String> {
+    let mut asked = ask(database, remote, name, patterns, false, features, transfer).await?;
     if asked.plan.haves_known == 0 && asked.offered > 0 && !asked.plan.unchanged {
         // Worth asking again only if there is something older to offer.
         let (database_, name_) = (database.clone(), name.to_owned());
         let more = blocking(move || Ok(haves::with_ancestors(&database_, &name_)?.len())).await?;
         if more > asked.offered {
             drop(asked);
-            asked = ask(database, remote, name, patterns, true, &mut transfer).await?;
+            asked = ask(database, remote, name, patterns, true, features, transfer).await?;
         }
     }
     let Asked { mut stream, plan, hold, .. } = asked;
     check_format(&remote.url().to_string(), plan.format_digest);
     if plan.unchanged {
-        return Ok((transfer, plan.default_branch));
+        return Ok(plan.default_branch);
     }
     let refs = remote_refs(&plan, patterns)?;
     let (messages, received) = mpsc::channel(MESSAGES_AHEAD);
     let thread = {
-        let database = database.clone();
+        let (database, settle) = (database.clone(), settle.clone());
         tokio::task::spawn_blocking(move || store(&database, hold, &refs, received, &settle))
     };
-    let pumped = pump(remote, &mut stream, messages, &mut transfer).await;
+    let pumped = pump(remote, &mut stream, messages, transfer).await;
     let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
     // The thread's error says more than a stream that it did not read to the end; a broken stream more than what is missing then.
     let stored = match (pumped, stored) {
@@ -91,7 +114,7 @@ pub(super) async fn fetch_and(
     };
     transfer.chunks = stored.0;
     transfer.refs = stored.1;
-    Ok((transfer, plan.default_branch))
+    Ok(plan.default_branch)
 }
 
 /// A request that was answered by a plan.
@@ -111,6 +134,7 @@ async fn ask(
     name: &str,
     patterns: &RefPatterns,
     ancestors: bool,
+    features: u64,
     transfer: &mut Transfer,
 ) -> Result<Asked> {
     let (database, name, patterns) = (database.clone(), name.to_owned(), patterns.clone());
@@ -132,7 +156,7 @@ async fn ask(
                 false => Bytes::copy_from_slice(refs_digest(&known).as_bytes()),
             },
             format_digest: format_digest(),
-            features: 0,
+            features,
         };
         Ok((request, haves.len(), hold))
     })

@@ -14,7 +14,6 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::blocking;
 use crate::error::{Error, Result};
-use crate::format_digest;
 use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS};
 use crate::packs;
 use crate::proto::{
@@ -27,6 +26,7 @@ use crate::refs::{
 use crate::remote::Remote;
 use crate::sender::Sender;
 use crate::transfer::{RefResult, RefStatus, Transfer, framed};
+use crate::{FEATURE_EDITS, format_digest};
 
 /// The reason of a ref that stayed because another one of its push was refused.
 pub const HELD_BACK: &str = "it could have moved, but the push is one whole and another ref was refused";
@@ -93,6 +93,12 @@ pub async fn push(
                 blocking(move || remember(&database, &name, &refs)).await?;
                 return Ok(transfer);
             }
+            push_response::Message::Rejected(rejected)
+                if rejected.send_chunks && attempt.begin.features & FEATURE_EDITS != 0 =>
+            {
+                tracing::warn!(remote = %remote.url(), "the remote does not take rows that changed; chunks are sent");
+                attempt.begin.features &= !FEATURE_EDITS;
+            }
             push_response::Message::Rejected(rejected) => {
                 let refs = refused(updates, &rejected)?;
                 let plan = {
@@ -145,7 +151,7 @@ impl Attempt {
             updates: updates.iter().map(|update| ref_update(update, tracked(update), force)).collect(),
             bases: Bytes::new(),
             format_digest: format_digest(),
-            features: 0,
+            features: FEATURE_EDITS,
         };
         let targets = updates.iter().filter_map(|update| update.new).collect();
         Attempt::new(database, begin, targets, bases)
@@ -267,8 +273,9 @@ fn produce(
         bytes += len;
         taken
     };
+    let edits = begin.features & FEATURE_EDITS != 0;
     let mut going = emit(push_request::Message::Begin(begin));
-    let mut sender = Sender::new(database, difference(database, targets, bases)?)?;
+    let mut sender = Sender::new(database, difference(database, targets, bases)?)?.with_edits(edits);
     while going {
         match sender.next_message()? {
             Some(data) => going = emit(push_request::Message::Data(data)),

@@ -5,11 +5,11 @@ use pleach_engine::{Database, Hash, Pins, difference};
 use crate::access::{Caller, Right};
 use crate::databases::Databases;
 use crate::error::{Error, Result};
-use crate::format_digest;
 use crate::limits::HAVES_MAX;
 use crate::proto::{End, FetchRequest, Plan, Ref, fetch_response::Message};
 use crate::refs::{HEADS, RefPatterns, hashes_from, refs_digest};
 use crate::sender::Sender;
+use crate::{FEATURE_EDITS, format_digest, may_send_edits};
 
 /// Gives the messages of the answer to `emit`, in order, until it returns false: the caller is gone.
 pub(super) fn serve(
@@ -22,7 +22,7 @@ pub(super) fn serve(
     let haves = hashes_from(&request.haves, "haves", HAVES_MAX)?;
     let unknown = || Error::UnknownDatabase { url: request.database.clone() };
     let database = databases.get(&request.database)?.ok_or_else(unknown)?;
-    let mut plan = Plan { format_digest: format_digest(), ..Plan::default() };
+    let mut plan = Plan { format_digest: format_digest(), features: FEATURE_EDITS, ..Plan::default() };
     let (refs, _pins) = loop {
         let mut refs = patterns.of(&database)?;
         refs.retain(|(name, _)| caller.may_ref(Right::Read, &request.database, name));
@@ -55,7 +55,8 @@ pub(super) fn serve(
     let mut targets: Vec<Hash> = refs.into_iter().map(|(_, hash)| hash).collect();
     targets.sort_unstable();
     targets.dedup();
-    let mut sender = Sender::new(&database, difference(&database, &targets, &bases)?)?;
+    let edits = may_send_edits(request.format_digest, request.features);
+    let mut sender = Sender::new(&database, difference(&database, &targets, &bases)?)?.with_edits(edits);
     while let Some(data) = sender.next_message()? {
         if !emit(Message::Data(data)) {
             return Ok(());

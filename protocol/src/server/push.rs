@@ -16,6 +16,7 @@ use crate::proto::{
 use crate::receiver::{Received, Receiver};
 use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, settled};
 use crate::transfer::{MOVED, NO_FAST_FORWARD, TAG_EXISTS};
+use crate::{FEATURE_EDITS, may_send_edits};
 
 /// Length of an idempotency key, in bytes.
 const KEY_BYTES: usize = 16;
@@ -66,7 +67,16 @@ pub(super) fn serve(
     if let Some(rejected) = early_refusal(&database, &updates, &unknown)? {
         return Ok(Message::Rejected(rejected));
     }
-    let received = receive(Receiver::holding(&database, hold)?, &updates, next)?;
+    if begin.features & FEATURE_EDITS != 0 && !may_send_edits(begin.format_digest, begin.features) {
+        return Ok(Message::Rejected(Rejected { send_chunks: true, ..Rejected::default() }));
+    }
+    let received = match receive(Receiver::holding(&database, hold)?, &updates, next) {
+        Err(error @ Error::WrongEdits { .. }) => {
+            tracing::error!(database = begin.database, "{error}; whole chunks are asked for");
+            return Ok(Message::Rejected(Rejected { send_chunks: true, ..Rejected::default() }));
+        }
+        received => received?,
+    };
     let permit = admit()?;
     let answer = settle(&database, &updates, received)?;
     drop(permit);
@@ -133,7 +143,7 @@ fn early_refusal(database: &Database, updates: &[Update], unknown: &[Hash]) -> R
     let mut rejected = match plan(database, updates)? {
         Planned::Refused(rejected) => rejected,
         Planned::Moves { .. } if unknown.is_empty() => return Ok(None),
-        Planned::Moves { .. } => Rejected { refs: Vec::new(), unknown_bases: Default::default() },
+        Planned::Moves { .. } => Rejected::default(),
     };
     rejected.unknown_bases = hashes_to_bytes(unknown);
     Ok(Some(rejected))
@@ -220,7 +230,7 @@ fn plan(database: &Database, updates: &[Update]) -> Result<Planned> {
     }
     Ok(match refused {
         false => Planned::Moves { moves, refs },
-        true => Planned::Refused(Rejected { refs: rejections, unknown_bases: Default::default() }),
+        true => Planned::Refused(Rejected { refs: rejections, ..Rejected::default() }),
     })
 }
 
