@@ -57,7 +57,18 @@ pub struct Difference {
     stack: Vec<Open>,
     /// Whether the chunk that was given last is the last of the stack.
     opened: bool,
+    /// Where a piece goes on of which the holder has the beginning.
+    resumed: Option<Resumed>,
     sent: HashSet<Hash>,
+}
+
+/// The way down to where a piece goes on.
+struct Resumed {
+    top: Hash,
+    /// For each chunk on the way, the child that comes next.
+    path: Vec<u32>,
+    /// How many chunks of it were given.
+    given: usize,
 }
 
 struct Top {
@@ -114,10 +125,25 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
         }
     }
     tops.reverse();
-    Ok(Difference { store, _pins: pins, tops, stack: Vec::new(), opened: false, sent: HashSet::new() })
+    Ok(Difference {
+        store,
+        _pins: pins,
+        tops,
+        stack: Vec::new(),
+        opened: false,
+        resumed: None,
+        sent: HashSet::new(),
+    })
 }
 
 impl Difference {
+    /// Leaves out what lies before a place of the piece that begins with `top`, which the holder has: `path` has, for each chunk on the way down,
+    /// the index of the child that comes next. The chunks on the way are given. If no piece begins so, nothing is left out.
+    #[must_use]
+    pub fn resumed(self, top: Hash, path: Vec<u32>) -> Difference {
+        Difference { resumed: Some(Resumed { top, path, given: 0 }), ..self }
+    }
+
     /// Passes over all below the chunk that was given last: the holder gets it in another way.
     pub fn pass(&mut self) {
         // It is open only if something below it was to come.
@@ -125,6 +151,32 @@ impl Difference {
             self.stack.pop();
             self.opened = false;
         }
+        self.leave_way();
+    }
+
+    /// The index of the first child that the holder lacks of a chunk, if it stands on the way to where the piece goes on.
+    fn place(&mut self, hash: &Hash, child: Option<u32>) -> u32 {
+        let Some(resumed) = &mut self.resumed else { return 0 };
+        let on_way = match (resumed.given, child) {
+            (0, None) => resumed.top == *hash,
+            (0, Some(_)) => return 0,
+            (given, child) => child.is_some() && resumed.path.get(given - 1).copied() == child,
+        };
+        match resumed.path.get(resumed.given).copied().filter(|_| on_way) {
+            Some(first) => {
+                resumed.given += 1;
+                first
+            }
+            None => {
+                self.leave_way();
+                0
+            }
+        }
+    }
+
+    /// From here on nothing is left out, if something was.
+    fn leave_way(&mut self) {
+        self.resumed.take_if(|resumed| resumed.given > 0);
     }
 
     fn advance(&mut self) -> Result<Option<Sent>> {
@@ -163,12 +215,14 @@ impl Difference {
         self.sent.insert(*chunk.hash());
         let held: HashSet<Hash> =
             candidates.iter().flat_map(|chunk| chunk.children().chain([*chunk.hash()])).collect();
+        let first = self.place(chunk.hash(), child) as usize;
         let mut follow = Vec::new();
         let mut following = HashSet::new();
         for (i, child) in chunk.children().enumerate() {
             // A commit's parents are held or were sent as pieces of their own.
             let parent_commit = chunk.kind() == COMMIT && i > 0;
             if !parent_commit
+                && i >= first
                 && !held.contains(&child)
                 && !self.sent.contains(&child)
                 && following.insert(child)

@@ -55,6 +55,23 @@ pub const REFS_MAX: usize = 1 << 17;
 /// Bytes of a ref's name, and of a pattern.
 pub const REF_NAME_BYTES_MAX: usize = 1024;
 
+/// How often a transfer that was cut is taken up again without getting any further, and how long the first and the longest wait before
+/// that is.
+pub const RESUME_TRIES: u32 = 7;
+/// See [`RESUME_TRIES`].
+pub const RESUME_WAIT: Duration = Duration::from_millis(100);
+/// See [`RESUME_TRIES`].
+pub const RESUME_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// How long a server keeps what arrived of a push that was cut.
+pub const CUT_PUSH_KEPT: Duration = Duration::from_secs(10 * 60);
+
+/// How long a push that goes on waits for the end of the attempt before, whose connection is gone.
+pub const CUT_PUSH_ENDS_WITHIN: Duration = Duration::from_secs(10);
+
+/// How many pushes that were cut a server keeps something of.
+pub const CUT_PUSHES_KEPT: usize = 64;
+
 /// Answers to pushes that a server remembers for callers who lost them.
 pub const ANSWERS_KEPT: usize = 1024;
 

@@ -23,7 +23,8 @@ use pleach_engine::{
 use crate::edits;
 use crate::encoding::{Decoder, Encoding};
 use crate::error::{Error, Result, within};
-use crate::limits::{BATCH_BYTES, DEPTH_MAX, LOOSE_TOPS_MAX, PATH_BYTES_MAX};
+use crate::limits::{BATCH_BYTES, DEPTH_MAX, HAVES_MAX, LOOSE_TOPS_MAX, PATH_BYTES_MAX};
+use crate::reached::{Place, Reached};
 use crate::record::{BaseName, Follow, Record};
 
 /// Verifies and stores the records of one transfer.
@@ -36,7 +37,11 @@ pub struct Receiver {
     batch: Batch,
     /// Tops that no later commit named yet, with the number of their record.
     loose: HashMap<Hash, u64>,
+    /// Those that the last top named.
+    named: Vec<Hash>,
     records: u64,
+    /// Whether something was stored since that was last asked.
+    appended: bool,
 }
 
 /// A chunk on the path: verified, not stored before its followed children are.
@@ -85,7 +90,9 @@ impl Receiver {
             path_bytes: 0,
             batch: Batch::default(),
             loose: HashMap::new(),
+            named: Vec::new(),
             records: 0,
+            appended: false,
         })
     }
 
@@ -108,6 +115,42 @@ impl Receiver {
             offset = end;
         }
         Ok(())
+    }
+
+    /// How far the transfer has come, if some MiB were stored since that was last asked.
+    pub fn progress(&mut self) -> Result<Option<Reached>> {
+        if !std::mem::take(&mut self.appended) {
+            return Ok(None);
+        }
+        self.append_rest()?;
+        Ok(Some(self.reached()))
+    }
+
+    /// Stores what is complete, of a transfer that was cut, and says how far it has come. What was received stays as long as the hold.
+    pub fn cut(mut self) -> Result<(Reached, Hold)> {
+        self.append_rest()?;
+        Ok((self.reached(), self.hold))
+    }
+
+    fn append_rest(&mut self) -> Result<()> {
+        match self.batch.is_empty() {
+            true => Ok(()),
+            false => append(&self.database, std::mem::take(&mut self.batch)),
+        }
+    }
+
+    fn reached(&self) -> Reached {
+        let top = self.path.first().map(|step| *step.chunk.hash());
+        let mut whole: Vec<(u64, Hash)> = self.loose.iter().map(|(hash, record)| (*record, *hash)).collect();
+        whole.retain(|(_, hash)| Some(*hash) != top);
+        whole.sort_unstable_by(|a, b| b.cmp(a));
+        let named = self.named.iter().filter(|_| top.is_some()).copied();
+        let commits = named.chain(whole.into_iter().map(|(_, hash)| hash)).take(HAVES_MAX).collect();
+        let path = self.path.iter().enumerate().map(|(depth, step)| match depth + 1 == self.path.len() {
+            true => step.missing.last().copied().unwrap_or_default(),
+            false => step.current,
+        });
+        Reached { commits, place: top.map(|top| Place { top, path: path.collect() }) }
     }
 
     /// Ends the transfer: `records` is how many the peer says that it sent, `wanted` the commits or roots that it was for.
@@ -265,9 +308,7 @@ impl Receiver {
 
     /// Notes a top: it is loose until a later one names it.
     fn top(&mut self, chunk: &Chunk) -> Result<()> {
-        for child in chunk.children() {
-            self.loose.remove(&child);
-        }
+        self.named = chunk.children().filter(|child| self.loose.remove(child).is_some()).collect();
         self.loose.insert(*chunk.hash(), self.records);
         within("commits that nothing names", self.loose.len(), LOOSE_TOPS_MAX)
     }
@@ -306,6 +347,7 @@ impl Receiver {
         if self.batch.bytes() < BATCH_BYTES {
             return Ok(());
         }
+        self.appended = true;
         append(&self.database, std::mem::take(&mut self.batch))
     }
 

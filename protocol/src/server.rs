@@ -20,20 +20,20 @@
 mod fetch;
 mod push;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use self::push::Answers;
+use self::push::{Answers, Pushes};
 use crate::access::{Access, Right};
 use crate::databases::Databases;
 use crate::error::Error;
 use crate::limits::{
-    CONNECTION_WINDOW_BYTES, DRAIN_MESSAGES_MAX, KEEP_ALIVE, MESSAGE_BYTES_MAX, MESSAGE_TIMEOUT,
-    MESSAGES_AHEAD, STREAM_WINDOW_BYTES, STREAMS_MAX, TRANSFERS_MAX,
+    CONNECTION_WINDOW_BYTES, CUT_PUSH_KEPT, DRAIN_MESSAGES_MAX, KEEP_ALIVE, MESSAGE_BYTES_MAX,
+    MESSAGE_TIMEOUT, MESSAGES_AHEAD, STREAM_WINDOW_BYTES, STREAMS_MAX, TRANSFERS_MAX,
 };
 use crate::proto::{self, sync_server::SyncServer};
 
@@ -60,6 +60,7 @@ pub struct SyncService {
     gate: Arc<dyn PushGate>,
     access: Access,
     answers: Arc<Answers>,
+    pushes: Arc<Pushes>,
     turns: Arc<Semaphore>,
 }
 
@@ -71,6 +72,7 @@ impl SyncService {
             gate: Arc::new(|_: &str| Ok(Box::new(()) as PushPermit)),
             access: Access::open(),
             answers: Arc::default(),
+            pushes: Arc::default(),
             turns: Arc::new(Semaphore::new(TRANSFERS_MAX)),
         }
     }
@@ -148,26 +150,49 @@ impl proto::sync_server::Sync for SyncService {
         let turn =
             self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
         let (messages, mut received) = mpsc::channel(MESSAGES_AHEAD);
-        let (answer, stream) = mpsc::channel(1);
+        let (answer, stream) = mpsc::channel(MESSAGES_AHEAD);
         let service = self.clone();
+        let stop = Arc::new(Notify::new());
+        let stopping = stop.clone();
         tokio::task::spawn_blocking(move || {
-            let answered = push::serve(&service, &caller, &mut || received.blocking_recv());
-            let answered = answered.map_err(|error| status(&error));
-            let _ =
-                answer.blocking_send(answered.map(|message| proto::PushResponse { message: Some(message) }));
+            let response = |message| proto::PushResponse { message: Some(message) };
+            // Who does not read how far it has come misses some of it.
+            let mut tell = |message| drop(answer.try_send(Ok(response(message))));
+            let answered =
+                push::serve(&service, &caller, &mut || received.blocking_recv(), &mut tell, stopping);
+            if matches!(answered, Err(Error::Cut { .. })) {
+                tokio::runtime::Handle::current().spawn(forget(Arc::downgrade(&service.pushes)));
+            }
+            let _ = answer.blocking_send(answered.map(response).map_err(|error| status(&error)));
             drop(turn);
         });
-        tokio::spawn(pump(request.into_inner(), messages));
+        tokio::spawn(pump(request.into_inner(), messages, stop));
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Lets go of pushes that were cut, and that nobody has taken up by then.
+async fn forget(pushes: Weak<Pushes>) {
+    tokio::time::sleep(CUT_PUSH_KEPT).await;
+    if let Some(pushes) = pushes.upgrade() {
+        pushes.forget_old();
     }
 }
 
 /// Passes the messages of a push on to its thread. When the thread has answered, what the caller had sent already is read and
 /// dropped, so that the answer reaches it instead of a reset stream.
-async fn pump(mut stream: Streaming<proto::PushRequest>, messages: mpsc::Sender<proto::PushRequest>) {
+async fn pump(
+    mut stream: Streaming<proto::PushRequest>,
+    messages: mpsc::Sender<proto::PushRequest>,
+    stop: Arc<Notify>,
+) {
     let mut dropped = 0;
     while dropped < DRAIN_MESSAGES_MAX {
-        match tokio::time::timeout(MESSAGE_TIMEOUT, stream.message()).await {
+        let message = tokio::select! {
+            message = tokio::time::timeout(MESSAGE_TIMEOUT, stream.message()) => message,
+            () = stop.notified() => break,
+        };
+        match message {
             Ok(Ok(Some(message))) => dropped += usize::from(messages.send(message).await.is_err()),
             // The end, a broken connection, or silence: the thread sees that no more comes.
             _ => break,

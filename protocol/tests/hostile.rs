@@ -572,8 +572,9 @@ fn collections_while_a_transfer_arrives_take_nothing_of_it_and_all_of_it_when_it
         let collect = || here.store().collect(false).unwrap().dead_chunks;
         let before = here.store().stats().chunks;
         let mut receiver = Receiver::new(&here).unwrap();
-        for one in &all {
-            receiver.receive(&message(std::slice::from_ref(one))).unwrap();
+        // A collection waits half a second for holds to end.
+        for some in all.chunks(20) {
+            receiver.receive(&message(some)).unwrap();
             collect();
         }
         let hold = receiver.finish(all.len() as u64, &[commits[1]]).unwrap().append(&here).unwrap();

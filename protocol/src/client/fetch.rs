@@ -1,7 +1,8 @@
 //! Fetch: brings what a remote's branches and tags reach, and remembers where they are.
 //!
 //! One request, one stream of answers. Refs here move only when the last record was verified and stored, all by one
-//! compare-and-set. A second request is made only if the server knew nothing of what was offered and there is more to offer.
+//! compare-and-set. A second request is made only if the server knew nothing of what was offered and there is more to offer, or if the
+//! connection was cut.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -14,9 +15,10 @@ use tonic::Streaming;
 use super::blocking;
 use crate::error::{Error, Result, within};
 use crate::haves;
-use crate::limits::{MESSAGES_AHEAD, MOVE_ATTEMPTS, REFS_MAX};
+use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS, REFS_MAX};
 use crate::packs;
 use crate::proto::{FetchRequest, FetchResponse, Plan, fetch_response::Message};
+use crate::reached::{Patience, Place, Reached};
 use crate::receiver::Receiver;
 use crate::refs::{
     HEADS, RefPatterns, check_name, hash_from, hashes_to_bytes, local_name, refs_digest, settled,
@@ -51,6 +53,8 @@ pub async fn fetch(
 }
 
 /// Fetches, then moves the refs that `settle` says. Also gives the remote's default branch, if it was told.
+///
+/// A transfer that is cut goes on where it was, as long as that gets it any further.
 pub(super) async fn fetch_and(
     database: &Database,
     remote: &Remote,
@@ -61,43 +65,73 @@ pub(super) async fn fetch_and(
     if let Some(place) = remote.place() {
         return packs::fetch(database, place, name, patterns, settle).await;
     }
-    let mut transfer = Transfer::default();
+    // Between two attempts nothing else keeps what has arrived.
+    let _hold = database.store().hold();
     let settle = Arc::new(settle);
-    let fetched = attempt(database, remote, name, patterns, &settle, FEATURE_EDITS, &mut transfer).await;
-    let default_branch = match fetched {
-        Err(error @ Error::WrongEdits { .. }) => {
-            tracing::error!(remote = %remote.url(), "{error}; whole chunks are asked for");
-            attempt(database, remote, name, patterns, &settle, 0, &mut transfer).await?
+    let mut transfer = Transfer::default();
+    let mut from = From { features: FEATURE_EDITS, reached: Reached::default() };
+    let mut patience = Patience::default();
+    loop {
+        let fetched = attempt(database, remote, name, patterns, &settle, &from, &mut transfer).await;
+        match fetched {
+            Ok(Fetched::Done { default_branch }) => return Ok((transfer, default_branch)),
+            Ok(Fetched::Cut { why, reached }) => {
+                let further = from.reached.go_on(reached);
+                tracing::info!(remote = %remote.url(), "the connection was cut, the fetch goes on: {why}");
+                patience.wait(further, why).await?;
+            }
+            Err(why @ Error::Unreachable { .. }) => patience.wait(false, why).await?,
+            Err(error @ Error::WrongEdits { .. }) if from.features != 0 => {
+                tracing::error!(remote = %remote.url(), "{error}; whole chunks are asked for");
+                from = From { features: 0, reached: Reached::default() };
+            }
+            // What had arrived was collected, or the remote's refs have moved so that it is no beginning of what they reach now.
+            Err(Error::MissingChild { .. } | Error::UnknownBase { .. })
+                if from.reached != Reached::default() =>
+            {
+                from.reached = Reached::default();
+            }
+            Err(error) => return Err(error),
         }
-        fetched => fetched?,
-    };
-    Ok((transfer, default_branch))
+    }
 }
 
-/// Asks once, stores what comes, and moves refs. Gives the remote's default branch.
+/// Where a fetch begins.
+struct From {
+    features: u64,
+    reached: Reached,
+}
+
+/// How one attempt ended.
+enum Fetched {
+    Done { default_branch: String },
+    Cut { why: Error, reached: Reached },
+}
+
+/// Asks once, stores what comes, and moves refs.
 async fn attempt(
     database: &Database,
     remote: &Remote,
     name: &str,
     patterns: &RefPatterns,
     settle: &Arc<Settle>,
-    features: u64,
+    from: &From,
     transfer: &mut Transfer,
-) -> Result<String> {
-    let mut asked = ask(database, remote, name, patterns, false, features, transfer).await?;
+) -> Result<Fetched> {
+    let mut asked = ask(database, remote, name, patterns, false, from, transfer).await?;
     if asked.plan.haves_known == 0 && asked.offered > 0 && !asked.plan.unchanged {
         // Worth asking again only if there is something older to offer.
         let (database_, name_) = (database.clone(), name.to_owned());
         let more = blocking(move || Ok(haves::with_ancestors(&database_, &name_)?.len())).await?;
         if more > asked.offered {
             drop(asked);
-            asked = ask(database, remote, name, patterns, true, features, transfer).await?;
+            asked = ask(database, remote, name, patterns, true, from, transfer).await?;
         }
     }
     let Asked { mut stream, plan, hold, .. } = asked;
     check_format(&remote.url().to_string(), plan.format_digest);
     if plan.unchanged {
-        return Ok(plan.default_branch);
+        return Ok(Fetched::Done { default_branch: plan.default_branch });
     }
     let refs = remote_refs(&plan, patterns)?;
     let (messages, received) = mpsc::channel(MESSAGES_AHEAD);
@@ -108,13 +142,19 @@ async fn attempt(
     let pumped = pump(remote, &mut stream, messages, transfer).await;
     let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
     // The thread's error says more than a stream that it did not read to the end; a broken stream more than what is missing then.
-    let stored = match (pumped, stored) {
-        (Err(broken), Err(Error::Cut { .. })) => return Err(broken),
-        (_, stored) => stored?,
-    };
-    transfer.chunks = stored.0;
-    transfer.refs = stored.1;
-    Ok(plan.default_branch)
+    match (pumped, stored?) {
+        (_, Stored::Whole { records, refs }) => {
+            transfer.chunks += records;
+            transfer.refs = refs;
+            Ok(Fetched::Done { default_branch: plan.default_branch })
+        }
+        (Err(why @ Error::Unreachable { .. }), Stored::Part { records, reached }) => {
+            transfer.chunks += records;
+            Ok(Fetched::Cut { why, reached })
+        }
+        (Err(error), Stored::Part { .. }) => Err(error),
+        (Ok(()), Stored::Part { records, .. }) => Err(Error::Cut { records }),
+    }
 }
 
 /// A request that was answered by a plan.
@@ -134,17 +174,20 @@ async fn ask(
     name: &str,
     patterns: &RefPatterns,
     ancestors: bool,
-    features: u64,
+    from: &From,
     transfer: &mut Transfer,
 ) -> Result<Asked> {
     let (database, name, patterns) = (database.clone(), name.to_owned(), patterns.clone());
     let target = remote.url().database().to_owned();
+    let (features, reached) = (from.features, from.reached.clone());
     let (request, offered, hold) = blocking(move || {
         let hold = database.store().hold();
         let mut haves = match ancestors {
             false => haves::newest(&database, &name),
             true => haves::with_ancestors(&database, &name)?,
         };
+        haves.splice(..0, reached.commits);
+        haves.truncate(HAVES_MAX);
         haves.retain(|have| hold.keep(have));
         let known = patterns.known(&database, &name);
         let request = FetchRequest {
@@ -157,6 +200,7 @@ async fn ask(
             },
             format_digest: format_digest(),
             features,
+            resume: reached.place.as_ref().map(Place::to_proto),
         };
         Ok((request, haves.len(), hold))
     })
@@ -209,14 +253,22 @@ async fn pump(
     Ok(())
 }
 
-/// Verifies and stores what arrives, then moves the refs. Gives the number of records, and what became of the refs.
+/// What the thread of an attempt did.
+enum Stored {
+    /// Everything arrived, and the refs moved.
+    Whole { records: u64, refs: Vec<RefResult> },
+    /// The messages ended too early.
+    Part { records: u64, reached: Reached },
+}
+
+/// Verifies and stores what arrives, then moves the refs.
 fn store(
     database: &Database,
     hold: Hold,
     refs: &RemoteRefs,
     mut messages: mpsc::Receiver<Message>,
     settle: &Settle,
-) -> Result<(u64, Vec<RefResult>)> {
+) -> Result<Stored> {
     let mut receiver = Receiver::holding(database, hold)?;
     let received = loop {
         match messages.blocking_recv() {
@@ -226,7 +278,10 @@ fn store(
                 break receiver.finish(end.records, &wanted)?;
             }
             Some(Message::Plan(_)) => return Err(Error::protocol("a fetch has one Plan")),
-            None => return Err(Error::Cut { records: receiver.records() }),
+            None => {
+                let (records, (reached, _hold)) = (receiver.records(), receiver.cut()?);
+                return Ok(Stored::Part { records, reached });
+            }
         }
     };
     if messages.blocking_recv().is_some() {
@@ -235,7 +290,7 @@ fn store(
     let records = received.records;
     let _hold = received.append(database)?;
     let heads: Vec<Hash> = refs.values().copied().collect();
-    Ok((records, move_refs(database, &heads, || settle(database, refs))?))
+    Ok(Stored::Whole { records, refs: move_refs(database, &heads, || settle(database, refs))? })
 }
 
 /// Makes the moves that `plan` says, planned again when a ref moved meanwhile, and gives what it says of them. The commits that refs are to

@@ -11,15 +11,18 @@ use bytes::Bytes;
 use pleach_engine::{Batch, Database, Hash, Outcome, Pins, difference};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 
 use super::blocking;
 use crate::error::{Error, Result};
 use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS};
 use crate::packs;
 use crate::proto::{
-    self, Begin, Finish, PushRequest, PushResult, Reason, Rejected, push_request, push_response, ref_update,
+    self, Begin, Finish, Progress, PushRequest, PushResult, Reason, Rejected, push_request, push_response,
+    ref_update,
 };
 use crate::random;
+use crate::reached::{Patience, Place, Reached};
 use crate::refs::{
     HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, local_name, settled, tracking_prefix,
 };
@@ -79,14 +82,30 @@ pub async fn push(
         move || Attempt::first(&database, &remote, &name, &updates, force)
     };
     let mut attempt = blocking(plan).await?;
-    let (mut again, mut repeat) = (true, true);
+    let mut again = true;
+    let mut patience = Patience::default();
     loop {
         let answer = match attempt.send(database, remote, &mut transfer).await {
-            // The answer may be what was lost: under the same key the remote gives it again.
-            Err(Error::Unreachable { .. }) if std::mem::take(&mut repeat) => continue,
+            // The answer may be what was lost: under the same key the remote gives it again. Or it keeps what it has got.
+            Err(why @ Error::Unreachable { .. }) => {
+                tracing::info!(remote = %remote.url(), "the connection was cut, the push goes on: {why}");
+                attempt.was_cut = true;
+                patience.wait(std::mem::take(&mut attempt.further), why).await?;
+                continue;
+            }
+            // It does not: it was restarted, and its store was collected.
+            Err(Error::Refused { code: Code::InvalidArgument, .. })
+                if attempt.reached != Reached::default() =>
+            {
+                attempt.reached = Reached::default();
+                continue;
+            }
             answer => answer?,
         };
         match answer {
+            push_response::Message::Progress(_) => {
+                return Err(Error::protocol("a push ends with its answer"));
+            }
             push_response::Message::Result(result) => {
                 transfer.refs = moved(&result)?;
                 let (database, name, refs) = (database.clone(), name.to_owned(), transfer.refs.clone());
@@ -125,6 +144,11 @@ struct Attempt {
     begin: Begin,
     bases: Vec<Hash>,
     targets: Vec<Hash>,
+    /// The connection was cut.
+    was_cut: bool,
+    /// What the remote has got of it, and whether that became more since the last cut.
+    reached: Reached,
+    further: bool,
     /// Keeps bases and targets until the push is answered.
     pins: Pins,
 }
@@ -152,6 +176,7 @@ impl Attempt {
             bases: Bytes::new(),
             format_digest: format_digest(),
             features: FEATURE_EDITS,
+            resuming: false,
         };
         let targets = updates.iter().filter_map(|update| update.new).collect();
         Attempt::new(database, begin, targets, bases)
@@ -170,7 +195,15 @@ impl Attempt {
         // A base that is gone is a tracking ref that has moved meanwhile.
         bases.retain(|base| pins.contains(base));
         begin.bases = hashes_to_bytes(&bases);
-        Ok(Attempt { begin, bases, targets, pins })
+        Ok(Attempt {
+            begin,
+            bases,
+            targets,
+            was_cut: false,
+            reached: Reached::default(),
+            further: false,
+            pins,
+        })
     }
 
     /// A better attempt, if the refusal came from not knowing what the remote has, and what it has is known here.
@@ -203,26 +236,29 @@ impl Attempt {
         Attempt::new(database, begin, self.targets.clone(), bases).map(Some)
     }
 
-    /// Sends it all without waiting, unless the answer comes earlier.
+    /// Sends it all without waiting, unless the answer comes earlier. What the remote says that it has got is noted.
     async fn send(
-        &self,
+        &mut self,
         database: &Database,
         remote: &Remote,
         transfer: &mut Transfer,
     ) -> Result<push_response::Message> {
         let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
+        let (tell, told) = std::sync::mpsc::channel();
         let answered = Arc::new(AtomicBool::new(false));
         let sending = {
             let (database, answered) = (database.clone(), answered.clone());
-            let (begin, targets, bases) = (self.begin.clone(), self.targets.clone(), self.bases.clone());
-            let pins = self.pins.clone();
+            let begin = Begin { resuming: self.was_cut, ..self.begin.clone() };
+            let (targets, bases, pins) = (self.targets.clone(), self.bases.clone(), self.pins.clone());
+            let known = self.reached.clone();
             tokio::task::spawn_blocking(move || {
-                let produced = produce(&database, begin, &targets, &bases, &messages, &answered);
+                let produced =
+                    produce(&database, begin, &targets, &bases, known, &told, &messages, &answered);
                 drop(pins);
                 produced
             })
         };
-        let answer = answer(remote, stream, transfer).await;
+        let answer = self.answer(remote, stream, tell, transfer).await;
         answered.store(true, Ordering::Relaxed);
         let sent = sending.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
         transfer.round_trips += 1;
@@ -231,6 +267,35 @@ impl Attempt {
         transfer.bytes_sent += sent.bytes;
         transfer.chunks += sent.records;
         answer
+    }
+
+    /// Opens the push and waits for its one answer.
+    async fn answer(
+        &mut self,
+        remote: &Remote,
+        messages: mpsc::Receiver<PushRequest>,
+        tell: std::sync::mpsc::Sender<Reached>,
+        transfer: &mut Transfer,
+    ) -> Result<push_response::Message> {
+        let mut client = remote.client()?;
+        let response =
+            client.push(ReceiverStream::new(messages)).await.map_err(|status| remote.error(status))?;
+        let mut answers = response.into_inner();
+        loop {
+            let answer = answers.message().await.map_err(|status| remote.error(status))?;
+            let answer = answer.ok_or_else(|| Error::protocol("a push was not answered"))?;
+            transfer.received(&answer);
+            match answer.message.ok_or_else(|| Error::protocol("a push was answered with nothing"))? {
+                push_response::Message::Progress(Progress { commits, place }) => {
+                    let commits = hashes_from(&commits, "commits", HAVES_MAX)?;
+                    let place = place.as_ref().map(Place::from_proto).transpose()?;
+                    self.further |= self.reached.go_on(Reached { commits, place });
+                    // Whoever sends needs only the first.
+                    let _ = tell.send(self.reached.clone());
+                }
+                answer => return Ok(answer),
+            }
+        }
     }
 }
 
@@ -256,12 +321,16 @@ struct Produced {
     records: u64,
 }
 
-/// Gives the messages of a push to `messages`, until there is an answer.
+/// Gives the messages of a push to `messages`, until there is an answer: of one that was cut what is beyond that which the remote
+/// says that it has, or was known to have.
+#[allow(clippy::too_many_arguments, reason = "the parts of an attempt, on another thread")]
 fn produce(
     database: &Database,
     begin: Begin,
     targets: &[Hash],
     bases: &[Hash],
+    known: Reached,
+    told: &std::sync::mpsc::Receiver<Reached>,
     messages: &mpsc::Sender<PushRequest>,
     answered: &AtomicBool,
 ) -> Result<Produced> {
@@ -273,9 +342,21 @@ fn produce(
         bytes += len;
         taken
     };
-    let edits = begin.features & FEATURE_EDITS != 0;
+    let (edits, resuming) = (begin.features & FEATURE_EDITS != 0, begin.resuming);
     let mut going = emit(push_request::Message::Begin(begin));
-    let mut sender = Sender::new(database, difference(database, targets, bases)?)?.with_edits(edits);
+    let reached = match resuming && going {
+        true => told.recv().ok(),
+        false => Some(known),
+    };
+    let Some(Reached { commits, place }) = reached else { return Ok(Produced { bytes, records: 0 }) };
+    // What is whole there counts as held; what it is was said by the remote, which may say anything.
+    let commits = commits.into_iter().filter(|commit| database.commit_object(commit).is_ok());
+    let bases: Vec<Hash> = commits.chain(bases.iter().copied()).collect();
+    let mut difference = difference(database, targets, &bases)?;
+    if let Some(Place { top, path }) = place {
+        difference = difference.resumed(top, path);
+    }
+    let mut sender = Sender::new(database, difference)?.with_edits(edits);
     while going {
         match sender.next_message()? {
             Some(data) => going = emit(push_request::Message::Data(data)),
@@ -286,21 +367,6 @@ fn produce(
         }
     }
     Ok(Produced { bytes, records: sender.records() })
-}
-
-/// Opens the push and waits for its one answer.
-async fn answer(
-    remote: &Remote,
-    messages: mpsc::Receiver<PushRequest>,
-    transfer: &mut Transfer,
-) -> Result<push_response::Message> {
-    let mut client = remote.client()?;
-    let response = client.push(ReceiverStream::new(messages)).await.map_err(|status| remote.error(status))?;
-    let mut answers = response.into_inner();
-    let answer = answers.message().await.map_err(|status| remote.error(status))?;
-    let answer = answer.ok_or_else(|| Error::protocol("a push was not answered"))?;
-    transfer.received(&answer);
-    answer.message.ok_or_else(|| Error::protocol("a push was answered with nothing"))
 }
 
 fn ref_update(update: &PushUpdate, expected: Option<Hash>, force: Force) -> proto::RefUpdate {

@@ -7,6 +7,7 @@ use crate::databases::Databases;
 use crate::error::{Error, Result};
 use crate::limits::HAVES_MAX;
 use crate::proto::{End, FetchRequest, Plan, Ref, fetch_response::Message};
+use crate::reached::Place;
 use crate::refs::{HEADS, RefPatterns, hashes_from, refs_digest};
 use crate::sender::Sender;
 use crate::{FEATURE_EDITS, format_digest, may_send_edits};
@@ -56,7 +57,11 @@ pub(super) fn serve(
     targets.sort_unstable();
     targets.dedup();
     let edits = may_send_edits(request.format_digest, request.features);
-    let mut sender = Sender::new(&database, difference(&database, &targets, &bases)?)?.with_edits(edits);
+    let mut difference = difference(&database, &targets, &bases)?;
+    if let Some(Place { top, path }) = request.resume.as_ref().map(Place::from_proto).transpose()? {
+        difference = difference.resumed(top, path);
+    }
+    let mut sender = Sender::new(&database, difference)?.with_edits(edits);
     while let Some(data) = sender.next_message()? {
         if !emit(Message::Data(data)) {
             return Ok(());

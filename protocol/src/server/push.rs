@@ -1,18 +1,25 @@
 //! Answers one Push: refuses early what cannot succeed, verifies and stores the chunks, and moves all refs or none. Blocking.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
 
-use parking_lot::Mutex;
-use pleach_engine::{Batch, Branch, Commit, Database, Hash, Outcome, RefUpdate};
+use parking_lot::{Condvar, Mutex};
+use pleach_engine::{Batch, Branch, Commit, Database, Hash, Hold, Outcome, RefUpdate};
+use tokio::sync::Notify;
 
 use super::SyncService;
 use crate::access::{Caller, Right};
 use crate::error::{Error, Result, within};
-use crate::limits::{ANSWER_REFS_MAX, ANSWERS_KEPT, HAVES_MAX, MOVE_ATTEMPTS, REFS_MAX};
-use crate::proto::{
-    Begin, PushRequest, PushResult, Reason, RefMoved, RefRejection, RefStatus, Rejected, push_request,
-    push_response::Message, ref_update,
+use crate::limits::{
+    ANSWER_REFS_MAX, ANSWERS_KEPT, CUT_PUSH_ENDS_WITHIN, CUT_PUSH_KEPT, CUT_PUSHES_KEPT, HAVES_MAX,
+    MOVE_ATTEMPTS, REFS_MAX,
 };
+use crate::proto::{
+    Begin, Progress, PushRequest, PushResult, Reason, RefMoved, RefRejection, RefStatus, Rejected,
+    push_request, push_response::Message, ref_update,
+};
+use crate::reached::{Place, Reached};
 use crate::receiver::{Received, Receiver};
 use crate::refs::{HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, settled};
 use crate::transfer::{MOVED, NO_FAST_FORWARD, TAG_EXISTS};
@@ -25,11 +32,43 @@ const KEY_BYTES: usize = 16;
 #[derive(Default)]
 pub(super) struct Answers(Mutex<VecDeque<(Hash, PushResult)>>);
 
-/// Reads the messages of one push from `next` until it gives none, and answers it.
+/// The pushes that are under way, and what arrived of those that were cut, until they go on.
+#[derive(Default)]
+pub(super) struct Pushes {
+    state: Mutex<PushesState>,
+    ended: Condvar,
+}
+
+#[derive(Default)]
+struct PushesState {
+    /// By identity, what tells one to end.
+    running: HashMap<Hash, Arc<Notify>>,
+    cut: VecDeque<CutPush>,
+}
+
+struct CutPush {
+    identity: Hash,
+    since: Instant,
+    reached: Reached,
+    /// Keeps it from collection.
+    hold: Hold,
+}
+
+/// A push that is under way, until it is dropped.
+struct Running<'a> {
+    pushes: &'a Pushes,
+    identity: Hash,
+    stop: Arc<Notify>,
+}
+
+/// Reads the messages of one push from `next` until it gives none, and answers it; says by `tell` how far it has come. `stop` makes `next` give
+/// none.
 pub(super) fn serve(
     service: &SyncService,
     caller: &Caller,
     next: &mut dyn FnMut() -> Option<PushRequest>,
+    tell: &mut dyn FnMut(Message),
+    stop: Arc<Notify>,
 ) -> Result<Message> {
     let begin = match next().and_then(|request| request.message) {
         Some(push_request::Message::Begin(begin)) => begin,
@@ -57,10 +96,13 @@ pub(super) fn serve(
     let unknown = || Error::UnknownDatabase { url: begin.database.clone() };
     let database = service.databases.get(&begin.database)?.ok_or_else(unknown)?;
     let identity = identity(&begin)?;
+    let (_running, cut) = service.pushes.begin(identity, stop);
     if let Some(answer) = service.answers.find(&identity) {
         return Ok(Message::Result(answer));
     }
-    // What the caller takes as held here stays until the push is settled.
+    // What arrived before it was cut stays until it is settled, and what the caller takes as held here.
+    let (mut reached, kept) = cut.map(|cut| (cut.reached, cut.hold)).unzip();
+    let reached: &mut Reached = reached.get_or_insert_default();
     let hold = database.store().hold();
     let bases_here = |base: &Hash| hold.keep(base) && database.commit_object(base).is_ok();
     let unknown: Vec<Hash> = bases.into_iter().filter(|base| !bases_here(base)).collect();
@@ -70,12 +112,23 @@ pub(super) fn serve(
     if begin.features & FEATURE_EDITS != 0 && !may_send_edits(begin.format_digest, begin.features) {
         return Ok(Message::Rejected(Rejected { send_chunks: true, ..Rejected::default() }));
     }
-    let received = match receive(Receiver::holding(&database, hold)?, &updates, next) {
+    if begin.resuming {
+        tell(progress(reached));
+    }
+    let received = match receive(Receiver::holding(&database, hold)?, &updates, next, tell) {
+        Ok(Arrived::Whole(received)) => received,
+        Ok(Arrived::Part { records, further, hold }) => {
+            reached.go_on(further);
+            // The first hold keeps all that arrived since.
+            let (reached, hold) = (std::mem::take(reached), kept.unwrap_or(hold));
+            service.pushes.keep(CutPush { identity, since: Instant::now(), reached, hold });
+            return Err(Error::Cut { records });
+        }
         Err(error @ Error::WrongEdits { .. }) => {
             tracing::error!(database = begin.database, "{error}; whole chunks are asked for");
             return Ok(Message::Rejected(Rejected { send_chunks: true, ..Rejected::default() }));
         }
-        received => received?,
+        Err(error) => return Err(error),
     };
     let permit = admit()?;
     let answer = settle(&database, &updates, received)?;
@@ -134,7 +187,7 @@ fn identity(begin: &Begin) -> Result<Hash> {
         let found = begin.idempotency_key.len();
         return Err(Error::protocol(format!("idempotency_key has {found} bytes, expected {KEY_BYTES}")));
     }
-    let whole = Begin { bases: Default::default(), ..begin.clone() };
+    let whole = Begin { bases: Default::default(), resuming: false, ..begin.clone() };
     Ok(Hash::of(&prost::Message::encode_to_vec(&whole)))
 }
 
@@ -149,20 +202,45 @@ fn early_refusal(database: &Database, updates: &[Update], unknown: &[Hash]) -> R
     Ok(Some(rejected))
 }
 
+fn progress(Reached { commits, place }: &Reached) -> Message {
+    let (commits, place) = (hashes_to_bytes(commits), place.as_ref().map(Place::to_proto));
+    Message::Progress(Progress { commits, place })
+}
+
+/// What came of a push.
+enum Arrived {
+    Whole(Received),
+    /// It was cut; what is complete is stored.
+    Part {
+        records: u64,
+        further: Reached,
+        hold: Hold,
+    },
+}
+
 fn receive(
     mut receiver: Receiver,
     updates: &[Update],
     next: &mut dyn FnMut() -> Option<PushRequest>,
-) -> Result<Received> {
+    tell: &mut dyn FnMut(Message),
+) -> Result<Arrived> {
     loop {
         match next().and_then(|request| request.message) {
-            Some(push_request::Message::Data(data)) => receiver.receive(&data)?,
+            Some(push_request::Message::Data(data)) => {
+                receiver.receive(&data)?;
+                if let Some(reached) = receiver.progress()? {
+                    tell(progress(&reached));
+                }
+            }
             Some(push_request::Message::Finish(finish)) => {
                 let wanted: Vec<Hash> = updates.iter().filter_map(|update| update.new).collect();
-                return receiver.finish(finish.records, &wanted);
+                return receiver.finish(finish.records, &wanted).map(Arrived::Whole);
             }
             Some(push_request::Message::Begin(_)) => return Err(Error::protocol("a push begins once")),
-            None => return Err(Error::Cut { records: receiver.records() }),
+            None => {
+                let (records, (further, hold)) = (receiver.records(), receiver.cut()?);
+                return Ok(Arrived::Part { records, further, hold });
+            }
         }
     }
 }
@@ -319,6 +397,47 @@ fn is_dirty(database: &Database, branch: &Branch) -> Result<bool> {
 
 fn to_bytes(hash: Option<Hash>) -> bytes::Bytes {
     hash.map(|hash| bytes::Bytes::copy_from_slice(hash.as_bytes())).unwrap_or_default()
+}
+
+impl Pushes {
+    /// Notes that a push begins, which `stop` tells to end; gives what arrived of it before it was cut. One that seems to run still, whose
+    /// connection is gone, is told to end, and waited for.
+    fn begin(&self, identity: Hash, stop: Arc<Notify>) -> (Running<'_>, Option<CutPush>) {
+        let mut state = self.state.lock();
+        let until = Instant::now() + CUT_PUSH_ENDS_WITHIN;
+        while let Some(other) = state.running.get(&identity) {
+            other.notify_one();
+            if self.ended.wait_until(&mut state, until).timed_out() {
+                break;
+            }
+        }
+        state.running.insert(identity, stop.clone());
+        let at = state.cut.iter().position(|cut| cut.identity == identity);
+        let cut = at.and_then(|at| state.cut.remove(at));
+        (Running { pushes: self, identity, stop }, cut)
+    }
+
+    fn keep(&self, cut: CutPush) {
+        let mut state = self.state.lock();
+        state.cut.truncate(CUT_PUSHES_KEPT - 1);
+        state.cut.push_front(cut);
+    }
+
+    /// Lets go of those that were cut long ago.
+    pub(super) fn forget_old(&self) {
+        self.state.lock().cut.retain(|cut| cut.since.elapsed() < CUT_PUSH_KEPT);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let mut state = self.pushes.state.lock();
+        if state.running.get(&self.identity).is_some_and(|stop| Arc::ptr_eq(stop, &self.stop)) {
+            state.running.remove(&self.identity);
+        }
+        drop(state);
+        self.pushes.ended.notify_all();
+    }
 }
 
 impl Answers {
