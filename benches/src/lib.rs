@@ -10,6 +10,7 @@ pub mod means;
 pub mod measure;
 pub mod rows;
 pub mod store;
+pub mod sync;
 pub mod sync_calls;
 pub mod system;
 pub mod worker;

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use pleach_bench::compare::{self, Line, Plan};
 use pleach_bench::store::Figure;
-use pleach_bench::{history, means, store, system, worker, workload};
+use pleach_bench::{history, means, store, sync, system, worker, workload};
 use pleach_engine::{Compression, Options};
 
 /// As the `pleach` binary has it; the rivals have it too.
@@ -69,6 +69,15 @@ enum Command {
         #[arg(long, default_value_t = 100_000)]
         branches: usize,
         /// Where the store is made, and removed afterwards [default: the system's temporary directory]
+        #[arg(long)]
+        directory: Option<PathBuf>,
+    },
+    /// Measure the exchange between two databases, beside git and rsync where they are installed
+    Sync {
+        /// Rows of the table, 70 bytes each
+        #[arg(long, default_value_t = 1_000_000)]
+        rows: u64,
+        /// Where the databases are made, and removed afterwards [default: the system's temporary directory]
         #[arg(long)]
         directory: Option<PathBuf>,
     },
@@ -176,6 +185,12 @@ fn main() -> Result<()> {
             }
             let directory = directory.unwrap_or_else(std::env::temp_dir);
             history::run(commits, branches, &directory, &mut print_figure)
+        }
+        Command::Sync { rows, directory } => {
+            if rows < 10_000 {
+                bail!("a table of {rows} rows is too small to measure; give --rows 10000 or more");
+            }
+            sync::run(rows, &directory.unwrap_or_else(std::env::temp_dir), &mut print_figure)
         }
         Command::Worker { system, rows, directory, tuning } => worker::serve(
             &system,

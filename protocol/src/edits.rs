@@ -26,6 +26,9 @@ const GONE: u32 = 0;
 const AS_LONG: u32 = 1;
 const LONGER: u32 = 2;
 
+/// A key, and the value that it has now; `None`: its row is gone.
+pub(crate) type Row = (Vec<u8>, Option<Vec<u8>>);
+
 /// The payload that says `edits`.
 pub(crate) fn encode(encoder: &mut Encoder, edits: &[RowEdit]) -> std::io::Result<Vec<u8>> {
     let (mut keys, mut values, mut olds) = (Vec::new(), Vec::new(), Vec::new());
@@ -78,7 +81,7 @@ pub(crate) fn decode<E>(
     decoder: &mut Decoder,
     payload: &[u8],
     mut old: impl FnMut(&[u8]) -> Result<Option<Vec<u8>>, E>,
-) -> Result<Result<Vec<(Vec<u8>, Option<Vec<u8>>)>, String>, E> {
+) -> Result<Result<Vec<Row>, String>, E> {
     let (rows, values) = match keys(decoder, payload) {
         Ok(read) => read,
         Err(what) => return Ok(Err(what)),
