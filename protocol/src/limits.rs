@@ -63,6 +63,9 @@ pub const RESUME_WAIT: Duration = Duration::from_millis(100);
 /// See [`RESUME_TRIES`].
 pub const RESUME_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How often a fetch notes how far it has come, for the next one, at most.
+pub const NOTE_EVERY: Duration = Duration::from_secs(1);
+
 /// How long a server keeps what arrived of a push that was cut.
 pub const CUT_PUSH_KEPT: Duration = Duration::from_secs(10 * 60);
 

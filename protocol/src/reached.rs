@@ -38,6 +38,39 @@ impl Reached {
     }
 }
 
+/// Commits in a setting, whose length is limited.
+const COMMITS_NOTED: usize = 8;
+
+impl Reached {
+    /// As a setting of a database, so that it outlives the process: `TOP:INDEX.INDEX… COMMIT COMMIT…`, hashes in hexadecimal, nothing before the colon
+    /// between two pieces.
+    pub(crate) fn to_setting(&self) -> String {
+        let mut text = String::new();
+        if let Some(Place { top, path }) = &self.place {
+            let path: Vec<String> = path.iter().map(u32::to_string).collect();
+            text = format!("{top}:{}", path.join("."));
+        }
+        self.commits.iter().take(COMMITS_NOTED).fold(text, |text, commit| format!("{text} {commit}"))
+    }
+
+    /// What [`Reached::to_setting`] made; nothing if it is something else.
+    pub(crate) fn from_setting(text: &str) -> Reached {
+        let read = || {
+            let mut parts = text.split(' ');
+            let place = match parts.next()?.split_once(':') {
+                None => None,
+                Some((top, path)) => {
+                    let path = path.split('.').map(str::parse).collect::<std::result::Result<_, _>>().ok()?;
+                    Some(Place { top: top.parse().ok()?, path })
+                }
+            };
+            let commits = parts.map(|commit| commit.parse().ok()).collect::<Option<_>>()?;
+            Some(Reached { commits, place })
+        };
+        read().unwrap_or_default()
+    }
+}
+
 /// A place within a piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -81,5 +114,40 @@ impl Patience {
         }
         tokio::time::sleep((RESUME_WAIT * 2u32.pow(self.tries)).min(RESUME_WAIT_MAX)).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn a_setting_says_how_far_a_transfer_has_come() {
+        let (top, commits) = (Hash::of(b"top"), vec![Hash::of(b"a"), Hash::of(b"b")]);
+        for reached in [
+            Reached { commits: commits.clone(), place: Some(Place { top, path: vec![0, 12, 300] }) },
+            Reached { commits: Vec::new(), place: Some(Place { top, path: vec![u32::MAX; 48] }) },
+            Reached { commits, place: None },
+            Reached::default(),
+        ] {
+            assert_eq!(Reached::from_setting(&reached.to_setting()), reached);
+            assert!(reached.to_setting().len() <= 1024);
+        }
+        for other in ["x", ":", "12:1", &format!("{top}:"), &format!("{top}:1.x"), &format!("{top}:1 zz")] {
+            assert_eq!(Reached::from_setting(other), Reached::default(), "{other}");
+        }
+        let many = Reached { commits: vec![top; 64], place: Some(Place { top, path: vec![9999; 48] }) };
+        assert!(many.to_setting().len() <= 1024);
+    }
+
+    #[test]
+    fn what_was_whole_before_stays_so_when_an_attempt_gets_further() {
+        let hash = |n: u8| Hash::of(&[n]);
+        let mut reached = Reached { commits: vec![hash(1)], place: None };
+        assert!(!reached.go_on(Reached::default()));
+        assert!(reached.go_on(Reached { commits: vec![hash(3), hash(2)], place: None }));
+        assert_eq!(reached.commits, [hash(3), hash(2), hash(1)]);
+        assert!(!reached.clone().go_on(reached.clone()));
     }
 }

@@ -333,3 +333,46 @@ fn a_place_that_does_not_fit_leaves_nothing_out_or_is_refused() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_clone_that_failed_goes_on_when_it_is_made_again() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(&dir);
+    let db = server.databases.create("shop").unwrap();
+    for version in 0..3 {
+        put(&db, 0..20_000, version);
+        commit(&db);
+    }
+    let (_, whole) = clone(server.address, &dir, "whole").await;
+    // One connection carries some of it, then the server seems to be away.
+    let proxy = server
+        .cutting(1000, {
+            let mut first = true;
+            move || if std::mem::take(&mut first) { 2_500_000 } else { 0 }
+        })
+        .await;
+    let path = dir.path().join("cut");
+    let error = clone_database(&url(proxy.address()), &path, Options::default(), &[]).await.err().unwrap();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    // What was begun is no place for another clone.
+    let other = clone_database(&url(server.address), &path, Options::default(), &[]).await.err().unwrap();
+    assert!(matches!(other, Error::Exists { .. }), "{other}");
+
+    let direct = Proxy::start(server.address, Duration::ZERO, || None).await.unwrap();
+    drop(proxy);
+    let (copy, transfer) = clone_again(&path, direct.address()).await;
+    assert_whole(&copy, &db);
+    assert!(transfer.bytes_received < whole.bytes_received * 2 / 3, "{transfer:?} {whole:?}");
+    assert_eq!(
+        copy.settings("").unwrap().into_iter().map(|(key, _)| key).collect::<Vec<_>>(),
+        ["branch.current", "remote.origin.url"]
+    );
+}
+
+/// Goes on with a clone that was begun by way of another address.
+async fn clone_again(path: &std::path::Path, address: SocketAddr) -> (Database, Transfer) {
+    let begun = Database::open(path, Options::default()).unwrap();
+    begun.set_setting("cloning", Some(&format!("{} ", url(address)))).unwrap();
+    begun.close().unwrap();
+    clone_database(&url(address), path, Options::default(), &[]).await.unwrap()
+}

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pleach_engine::{DEFAULT_BRANCH, Database, Options, RefUpdate};
+use pleach_engine::{DEFAULT_BRANCH, Database, Options, RefUpdate, StoreError};
 
 use super::blocking;
 use super::fetch::{RemoteRefs, fetch_and, tracking};
@@ -11,12 +11,15 @@ use crate::refs::{HEADS, RefPatterns};
 use crate::remote::{Remote, RemoteUrl};
 use crate::transfer::Transfer;
 
+/// The setting of a clone that is not complete: of what it is one.
+const CLONING: &str = "cloning";
 /// The name that a clone gives to where it came from.
 const ORIGIN: &str = "origin";
 
 /// Makes a database in `dir` with the branches and tags at `url`; of the branches only those in `branches` (patterns, `*` for any
 /// characters) unless there are none in it. Every branch is made here with its work, and the remote's default branch is current.
-/// `dir` is made; if it exists it must be empty. If anything fails, nothing is left there.
+/// `dir` is made; if it exists it must be empty, or hold the beginning of a clone of the same URL and branches, which then goes on. If the remote cannot
+/// be reached any more, or the process ends, what has arrived stays for that; if anything else fails, nothing is left there.
 ///
 /// # Errors
 /// [`Error::Exists`], [`Error::UnknownBranch`] if no branch matches; those of a fetch.
@@ -29,25 +32,49 @@ pub async fn clone_database(
     let patterns = RefPatterns::branches(branches)?;
     let remote = Remote::connect(url).await?;
     let (path, existed) = (dir.to_owned(), dir.exists());
+    let what = format!("{url} {}", branches.join(" "));
     let database = blocking(move || {
         if std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
-            return Err(Error::Exists { path });
+            return begun(&path, options, &what);
         }
-        Ok(Database::init(&path, options)?)
+        let database = Database::init(&path, options)?;
+        database.set_setting(CLONING, Some(&what))?;
+        Ok(database)
     })
     .await?;
     match fill(&database, &remote, &patterns, branches).await {
         Ok(transfer) => Ok((database, transfer)),
         Err(error) => {
             let path = dir.to_owned();
+            let goes_on = matches!(error, Error::Unreachable { .. });
             // The error that matters is the first one.
             let _ = blocking(move || {
+                let has_some = !database.settings("fetching.")?.is_empty();
                 let _ = database.close();
-                remove(&path, existed);
+                if !(goes_on && has_some) {
+                    remove(&path, existed);
+                }
                 Ok(())
             })
             .await;
             Err(error)
+        }
+    }
+}
+
+/// The database in which a clone of the same was begun.
+fn begun(path: &Path, options: Options, what: &str) -> Result<Database> {
+    let exists = || Error::Exists { path: path.to_owned() };
+    let database = Database::open(path, options).map_err(|error| match error {
+        // Whoever works on it now may be the clone itself.
+        in_use @ pleach_engine::Error::Store(StoreError::Locked { .. }) => Error::from(in_use),
+        _ => exists(),
+    })?;
+    match database.setting(CLONING)? {
+        Some(begun) if begun == what => Ok(database),
+        _ => {
+            database.close()?;
+            Err(exists())
         }
     }
 }
@@ -71,6 +98,7 @@ async fn fill(
     let (database, url) = (database.clone(), remote.url().to_string());
     blocking(move || {
         database.set_setting(&format!("remote.{ORIGIN}.url"), Some(&url))?;
+        database.set_setting(CLONING, None)?;
         if !default_branch.is_empty() && default_branch != DEFAULT_BRANCH {
             database.switch(&default_branch)?;
             // The branch that every new database has is no branch of the remote, unless that says so.

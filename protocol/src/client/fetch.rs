@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use pleach_engine::{Batch, Database, Hash, Hold, Outcome, RefUpdate};
@@ -15,7 +16,7 @@ use tonic::Streaming;
 use super::blocking;
 use crate::error::{Error, Result, within};
 use crate::haves;
-use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS, REFS_MAX};
+use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS, NOTE_EVERY, REFS_MAX};
 use crate::packs;
 use crate::proto::{FetchRequest, FetchResponse, Plan, fetch_response::Message};
 use crate::reached::{Patience, Place, Reached};
@@ -69,14 +70,19 @@ pub(super) async fn fetch_and(
     let _hold = database.store().hold();
     let settle = Arc::new(settle);
     let mut transfer = Transfer::default();
-    let mut from = From { features: FEATURE_EDITS, reached: Reached::default() };
+    let note = Note::of(database, name);
+    let mut from = From { features: FEATURE_EDITS, reached: note.read().await? };
     let mut patience = Patience::default();
     loop {
         let fetched = attempt(database, remote, name, patterns, &settle, &from, &mut transfer).await;
         match fetched {
-            Ok(Fetched::Done { default_branch }) => return Ok((transfer, default_branch)),
+            Ok(Fetched::Done { default_branch }) => {
+                note.erase().await?;
+                return Ok((transfer, default_branch));
+            }
             Ok(Fetched::Cut { why, reached }) => {
                 let further = from.reached.go_on(reached);
+                note.write(&from.reached).await?;
                 tracing::info!(remote = %remote.url(), "the connection was cut, the fetch goes on: {why}");
                 patience.wait(further, why).await?;
             }
@@ -93,6 +99,43 @@ pub(super) async fn fetch_and(
             }
             Err(error) => return Err(error),
         }
+    }
+}
+
+/// How far a fetch has come, noted in the database for the next one, should this process end in the middle.
+#[derive(Clone)]
+struct Note {
+    database: Database,
+    key: String,
+}
+
+impl Note {
+    fn of(database: &Database, remote: &str) -> Note {
+        Note { database: database.clone(), key: format!("fetching.{remote}") }
+    }
+
+    async fn read(&self) -> Result<Reached> {
+        let note = self.clone();
+        let text = blocking(move || Ok(note.database.setting(&note.key)?)).await?;
+        Ok(text.map(|text| Reached::from_setting(&text)).unwrap_or_default())
+    }
+
+    async fn write(&self, reached: &Reached) -> Result<()> {
+        let (note, reached) = (self.clone(), reached.clone());
+        blocking(move || note.write_now(&reached)).await
+    }
+
+    fn write_now(&self, reached: &Reached) -> Result<()> {
+        Ok(self.database.set_setting(&self.key, Some(&reached.to_setting()))?)
+    }
+
+    async fn erase(&self) -> Result<()> {
+        let note = self.clone();
+        blocking(move || match note.database.setting(&note.key)? {
+            None => Ok(()),
+            Some(_) => Ok(note.database.set_setting(&note.key, None)?),
+        })
+        .await
     }
 }
 
@@ -137,7 +180,18 @@ async fn attempt(
     let (messages, received) = mpsc::channel(MESSAGES_AHEAD);
     let thread = {
         let (database, settle) = (database.clone(), settle.clone());
-        tokio::task::spawn_blocking(move || store(&database, hold, &refs, received, &settle))
+        let (note, before) = (Note::of(&database, name), from.reached.clone());
+        let mut noted = Instant::now();
+        let mut progress = move |further: Reached| {
+            if noted.elapsed() < NOTE_EVERY {
+                return Ok(());
+            }
+            noted = Instant::now();
+            let mut reached = before.clone();
+            reached.go_on(further);
+            note.write_now(&reached)
+        };
+        tokio::task::spawn_blocking(move || store(&database, hold, &refs, received, &settle, &mut progress))
     };
     let pumped = pump(remote, &mut stream, messages, transfer).await;
     let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
@@ -261,18 +315,24 @@ enum Stored {
     Part { records: u64, reached: Reached },
 }
 
-/// Verifies and stores what arrives, then moves the refs.
+/// Verifies and stores what arrives, then moves the refs. `progress` is told how far it has come each time that some MiB were stored.
 fn store(
     database: &Database,
     hold: Hold,
     refs: &RemoteRefs,
     mut messages: mpsc::Receiver<Message>,
     settle: &Settle,
+    progress: &mut dyn FnMut(Reached) -> Result<()>,
 ) -> Result<Stored> {
     let mut receiver = Receiver::holding(database, hold)?;
     let received = loop {
         match messages.blocking_recv() {
-            Some(Message::Data(data)) => receiver.receive(&data)?,
+            Some(Message::Data(data)) => {
+                receiver.receive(&data)?;
+                if let Some(reached) = receiver.progress()? {
+                    progress(reached)?;
+                }
+            }
             Some(Message::End(end)) => {
                 let wanted: Vec<Hash> = refs.values().copied().collect();
                 break receiver.finish(end.records, &wanted)?;
