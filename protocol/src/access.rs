@@ -21,6 +21,7 @@ use tonic::{Request, Status};
 use crate::error::Error;
 use crate::refs::{HEADS, TAGS, matches};
 use crate::remote::RemoteUrl;
+use crate::tls::ClientTls;
 
 /// The header that carries a token, `Bearer TOKEN`.
 const HEADER: &str = "authorization";
@@ -234,21 +235,46 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Tokens to show to servers, by `HOST:PORT` as their URLs have it. Each is shown to its own server alone.
+/// What is shown to one server, and whom to trust when it says who it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Credentials(HashMap<String, Token>);
+pub struct Credential {
+    /// Says who calls.
+    pub token: Option<Token>,
+    /// For a server whose URL begins with `https`.
+    pub tls: ClientTls,
+}
+
+/// What to show to servers, by `HOST:PORT` as their URLs have it. Each is shown to its own server alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    by_host: HashMap<String, Credential>,
+    tls: ClientTls,
+}
 
 impl Credentials {
-    /// These tokens.
-    pub fn new(tokens: impl IntoIterator<Item = (String, Token)>) -> Credentials {
-        Credentials(tokens.into_iter().collect())
+    /// These.
+    pub fn new(by_host: impl IntoIterator<Item = (String, Credential)>) -> Credentials {
+        Credentials { by_host: by_host.into_iter().collect(), tls: ClientTls::default() }
     }
 
-    /// The URL, with the token for its server if there is one.
+    /// The same, with what `tls` says for every host in place of what is said for it.
+    #[must_use]
+    pub fn with_tls(self, tls: ClientTls) -> Credentials {
+        Credentials { tls, ..self }
+    }
+
+    /// What is for this host.
+    pub fn of(&self, host: &str) -> Credential {
+        let Credential { token, tls } = self.by_host.get(host).cloned().unwrap_or_default();
+        let ClientTls { ca, identity } = self.tls.clone();
+        Credential { token, tls: ClientTls { ca: ca.or(tls.ca), identity: identity.or(tls.identity) } }
+    }
+
+    /// The URL, with what is for its server, if it is one.
     #[must_use]
     pub fn authorize(&self, url: RemoteUrl) -> RemoteUrl {
-        let token = url.host().and_then(|host| self.0.get(host)).cloned();
-        url.with_token(token)
+        let credential = url.host().map(|host| self.of(host));
+        url.with_credential(credential.unwrap_or_default())
     }
 }
 
@@ -356,14 +382,28 @@ mod tests {
     #[test]
     fn a_token_is_for_one_server() {
         let token = Token::from_random([7; 32]);
-        let credentials = Credentials::new([("here:7420".to_owned(), token.clone())]);
+        let credential = Credential { token: Some(token), ..Credential::default() };
+        let credentials = Credentials::new([("here:7420".to_owned(), credential.clone())]);
         let authorized = |url: &str| credentials.authorize(url.parse().unwrap());
         let plain = |url: &str| url.parse::<RemoteUrl>().unwrap();
-        assert_eq!(authorized("http://here:7420/a"), plain("http://here:7420/a").with_token(Some(token)));
+        assert_eq!(authorized("http://here:7420/a"), plain("http://here:7420/a").with_credential(credential));
         for url in ["http://here:7421/a", "http://there:7420/a", "file:///here:7420/a", "s3://here/7420"] {
             assert_eq!(authorized(url), plain(url), "{url}");
         }
         assert!(!format!("{:?}", authorized("http://here:7420/a")).contains("07"));
+    }
+
+    #[test]
+    fn what_is_said_for_every_host_wins_over_what_is_said_for_one() {
+        let ca = |name: &str| ClientTls { ca: Some(name.into()), identity: None };
+        let token = Some(Token::from_random([7; 32]));
+        let entry = Credential { token, tls: ca("theirs") };
+        let credentials = Credentials::new([("here".to_owned(), entry.clone())]);
+        assert_eq!(credentials.of("here"), entry);
+        assert_eq!(credentials.of("there"), Credential::default());
+        let credentials = credentials.with_tls(ca("ours"));
+        assert_eq!(credentials.of("here"), Credential { tls: ca("ours"), ..entry });
+        assert_eq!(credentials.of("there").tls, ca("ours"));
     }
 
     #[test]

@@ -131,3 +131,15 @@ pub const PUSH_ATTEMPTS: usize = 64;
 pub const BUCKET_TRIES: usize = 4;
 /// See [`BUCKET_TRIES`].
 pub const BUCKET_PATIENCE: Duration = Duration::from_secs(30);
+
+/// TLS handshakes of callers at the same time. One more takes the place of that which has taken longest.
+pub const HANDSHAKES_MAX: usize = 256;
+
+/// How long the TLS handshake of a caller may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a listener waits when the system gives it no connection, for want of file descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Largest file of certificates or keys, in bytes: that of a system's authorities takes about 256 KiB.
+pub const PEM_BYTES_MAX: u64 = 4 << 20;
