@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -157,6 +157,7 @@ async fn handshake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Conn
     tcp.set_nodelay(true)?;
     let mut first = [0];
     tcp.peek(&mut first).await?;
+    // HTTP/2 in the clear begins with `PRI`, TLS with a byte that is no letter.
     if first == *b"P" {
         return Err(send_away(tcp).await?);
     }
@@ -164,16 +165,13 @@ async fn handshake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Conn
     Ok(Connection(Link::Tls(Box::new(stream))))
 }
 
-/// What HTTP/2 in the clear, which begins with a P, gets for an answer: empty SETTINGS, and a GOAWAY before the first stream, for
-/// INADEQUATE_SECURITY.
-const SPEAK_TLS: &[u8] = b"\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0c";
-
-/// Tells who does not speak TLS, and hears it out: else the answer would be lost with the connection.
-async fn send_away(mut tcp: TcpStream) -> io::Result<io::Error> {
-    tcp.write_all(SPEAK_TLS).await?;
-    tcp.shutdown().await?;
-    let mut ignored = [0; 1024];
-    while tcp.read(&mut ignored).await? > 0 {}
+/// Answers who speaks HTTP/2 in the clear, until it goes: none of its calls has a security that is adequate.
+async fn send_away(tcp: TcpStream) -> io::Result<io::Error> {
+    let mut connection = h2::server::handshake(tcp).await.map_err(io::Error::other)?;
+    while let Some(call) = connection.accept().await {
+        let (_, mut answer) = call.map_err(io::Error::other)?;
+        answer.send_reset(h2::Reason::INADEQUATE_SECURITY);
+    }
     Ok(io::Error::new(io::ErrorKind::InvalidData, "it was no TLS"))
 }
 
