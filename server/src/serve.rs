@@ -56,6 +56,9 @@ async fn serve(config: &Config, databases: &Databases) -> Result<()> {
     let access = users::access(config.users_file.as_deref())?;
     let tls = config.tls.as_ref().map(listen::tls).transpose()?;
     reread_at_hangup(access.clone(), config.users_file.clone(), tls.clone())?;
+    if tls.is_none() && !config.listener.is_loopback() {
+        tracing::warn!("tokens and data travel in the clear: set listener.tls_cert and tls_key");
+    }
     let (socket, address) = listen::bind(&config.listener, "--listen HOST:PORT")?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let replication = Replication::start(config, databases, format!("{scheme}://{address}")).await?;

@@ -329,6 +329,7 @@ fn files_that_are_wrong_on_the_side_of_a_client_are_named_with_status_2() {
 fn a_token_that_leaves_this_machine_in_the_clear_is_warned_of() {
     let sandbox = Sandbox::new();
     let server = sandbox.serve(&["--data-dir", "data", "--listen", "127.0.0.1:0"]);
+    assert!(!server.log().contains("in the clear"));
     let list = |host: &str, token: &str| {
         let list =
             sandbox.command(&["--server", &format!("http://{host}:{}", port(&server)), "database", "list"]);
@@ -340,4 +341,6 @@ fn a_token_that_leaves_this_machine_in_the_clear_is_warned_of() {
     assert_eq!(list("0.0.0.0", "secret"), 1);
     assert_eq!(list("0.0.0.0", ""), 0);
     assert_eq!(list("127.0.0.1", "secret"), 0);
+    let open = sandbox.serve(&["--data-dir", "open", "--listen", "0.0.0.0:0", "--insecure"]);
+    assert!(open.log().contains("in the clear"), "{}", open.log());
 }
