@@ -7,6 +7,8 @@
 //! A token is kept as its BLAKE3 hash. Tokens are 32 random bytes, so that one hash is enough, and a caller who guesses learns nothing
 //! from how long an answer takes: what is compared is the hash.
 
+mod guard;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +24,8 @@ use crate::error::Error;
 use crate::refs::{HEADS, TAGS, matches};
 use crate::remote::RemoteUrl;
 use crate::tls::ClientTls;
+
+pub use guard::Guarded;
 
 /// The header that carries a token, `Bearer TOKEN`.
 const HEADER: &str = "authorization";
@@ -59,6 +63,11 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Whether it gives what `other` gives, and for the same patterns.
+    fn includes(&self, other: &Grant) -> bool {
+        self.right >= other.right && self.database == other.database && self.refs == other.refs
+    }
+
     fn holds(&self, right: Right, database: &str) -> bool {
         self.right >= right && matches(self.database.as_bytes(), database.as_bytes())
     }
@@ -94,7 +103,8 @@ impl Access {
         access
     }
 
-    /// Puts other users in the place of those that there were. Calls that were let in go on.
+    /// Puts other users in the place of those that there were. Calls that were let in go on if their users are there with what they were
+    /// granted; else they end at their next message.
     pub fn replace(&self, users: Vec<User>) {
         *self.0.write() = Some(users.into_iter().map(|user| (user.token_hash, Arc::new(user))).collect());
     }
@@ -114,13 +124,24 @@ impl Access {
         let user = user.ok_or_else(|| Status::unauthenticated("the token is none of this server's users"))?;
         Ok(Caller(Some(user.clone())))
     }
-}
 
-/// Put before a service, it lets no message of a call be read that has no token of a user.
-impl Interceptor for Access {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        self.caller(request.metadata())?;
-        Ok(request)
+    /// Who calls now, of somebody who was let in before.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` if the user is gone, `PERMISSION_DENIED` if it has lost a grant.
+    fn again(&self, caller: &Caller) -> Result<Caller, Status> {
+        let access = self.0.read();
+        let Some(users) = access.as_ref() else { return Ok(caller.clone()) };
+        let was = caller.0.as_ref().ok_or_else(|| Status::unauthenticated("this server has users now"))?;
+        let is = users.get(&was.token_hash).ok_or_else(|| {
+            Status::unauthenticated(format!("user `{}` is no user of this server any more", was.name))
+        })?;
+        let keeps = |old: &Grant| is.grants.iter().any(|new| new.includes(old));
+        if !Arc::ptr_eq(was, is) && !was.grants.iter().all(keeps) {
+            let lost = format!("user `{}` has lost a grant that it had when this call began", was.name);
+            return Err(Status::permission_denied(lost));
+        }
+        Ok(Caller(Some(is.clone())))
     }
 }
 
@@ -370,6 +391,26 @@ mod tests {
         assert!(call(&access, Some(token)).is_err());
         let caller = call(&access, Some(stranger)).unwrap();
         assert!(!caller.may_some(Right::Read, "shop"), "no grant, no access");
+    }
+
+    #[test]
+    fn who_was_let_in_stays_with_what_was_granted() {
+        let (read, write) = (grant("shop", "*", Right::Read), grant("shop", "main", Right::Write));
+        let users = |grants: &[Grant]| vec![user(1, grants).1, user(2, &[]).1];
+        let access = Access::of(users(&[read.clone(), write.clone()]));
+        let caller = call(&access, Some(user(1, &[]).0)).unwrap();
+        let again = |users| {
+            access.replace(users);
+            access.again(&caller).map_err(|status| status.code())
+        };
+        assert!(again(users(&[write.clone(), read.clone()])).is_ok());
+        let more = grant("shop", "*", Right::Admin);
+        assert!(again(users(&[write.clone(), more])).unwrap().may_all(Right::Admin, "shop"));
+        assert_eq!(again(users(&[read])).unwrap_err(), tonic::Code::PermissionDenied);
+        assert_eq!(again(users(&[write])).unwrap_err(), tonic::Code::PermissionDenied);
+        assert_eq!(again(vec![user(2, &[]).1]).unwrap_err(), tonic::Code::Unauthenticated);
+        let anybody = Caller::default();
+        assert!(Access::open().again(&anybody).is_ok() && access.again(&anybody).is_err());
     }
 
     #[test]

@@ -32,7 +32,7 @@ mod server;
 mod tls;
 mod transfer;
 
-pub use access::{Access, Bearer, Caller, Credential, Credentials, Grant, Right, Token, User};
+pub use access::{Access, Bearer, Caller, Credential, Credentials, Grant, Guarded, Right, Token, User};
 pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push};
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;

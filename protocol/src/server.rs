@@ -24,11 +24,10 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::push::Answers;
-use crate::access::{Access, Right};
+use crate::access::{Access, Guarded, Right};
 use crate::databases::Databases;
 use crate::error::Error;
 use crate::limits::{
@@ -86,12 +85,12 @@ impl SyncService {
     }
 
     /// The service for a tonic router, with its limits set. It reads no message of a call that has no access.
-    pub fn into_server(self) -> InterceptedService<SyncServer<SyncService>, Access> {
+    pub fn into_server(self) -> Guarded<SyncServer<SyncService>> {
         let access = self.access.clone();
         let server = SyncServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        InterceptedService::new(server, access)
+        access.guard(server)
     }
 }
 

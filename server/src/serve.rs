@@ -12,7 +12,6 @@ use std::time::Duration;
 use pleach_engine::{Durability, Options};
 use pleach_protocol::{Access, Databases, Incoming, ServerTls, SyncService};
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::service::interceptor::InterceptedService;
 
 use crate::config::{Config, Store};
 use crate::error::{Failure, Result};
@@ -95,7 +94,7 @@ async fn listen(
     let data = DataServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let data = InterceptedService::new(data, access.clone());
+    let data = access.guard(data);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let incoming = incoming()?;
     let server = pleach_protocol::transport()
