@@ -131,6 +131,20 @@ async fn certificates_of_each_kind_of_key_are_shown_and_accepted() {
 }
 
 #[tokio::test]
+async fn a_certificate_can_be_for_an_address() {
+    let authority = Authority::new("ours");
+    for address in ["127.0.0.1", "::1"] {
+        let Ok(listener) = TcpListener::bind((address, 0)).await else { continue };
+        let at = listener.local_addr().unwrap();
+        let tls = ServerTls::read(authority.issue("server", address), None).unwrap();
+        let _incoming = Incoming::new(listener, Some(tls));
+        let url = RemoteUrl::parse(&format!("https://{at}/shop")).unwrap();
+        let credential = Credential { token: None, tls: authority.trusted() };
+        Remote::connect(&url.with_credential(credential)).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_who_it_should_be_is_named_so() {
     let (authority, stranger) = (Authority::new("ours"), Authority::new("a stranger"));
     let at = |identity| async move { serve(Some(ServerTls::read(identity, None).unwrap())).await };

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -22,7 +23,7 @@ use tokio_rustls::rustls::sign::SingleCertAndKey;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::{Connected, TcpConnectInfo, TcpIncoming};
+use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::{HTTP2, Identity, TlsError, VERSIONS, provider, read_authorities, wrong_file};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
@@ -77,24 +78,14 @@ fn config(identity: &Identity, client_ca: Option<&PathBuf>) -> Result<ServerConf
 }
 
 /// The connections of a listener, for tonic's `serve_with_incoming`: with TCP_NODELAY, and by TLS if so said. Dropped, it accepts no more.
-pub struct Incoming(Source);
-
-enum Source {
-    Plain(TcpIncoming),
-    Tls(ReceiverStream<io::Result<Connection>>),
-}
+pub struct Incoming(ReceiverStream<io::Result<Connection>>);
 
 impl Incoming {
     /// Accepts on `listener`, on the runtime that this is called on.
     pub fn new(listener: TcpListener, tls: Option<ServerTls>) -> Incoming {
-        Incoming(match tls {
-            None => Source::Plain(TcpIncoming::from(listener).with_nodelay(Some(true))),
-            Some(tls) => {
-                let (ready, connections) = mpsc::channel(1);
-                tokio::spawn(accept(listener, tls, ready, HANDSHAKES_MAX));
-                Source::Tls(ReceiverStream::new(connections))
-            }
-        })
+        let (ready, connections) = mpsc::channel(1);
+        tokio::spawn(accept(listener, tls, ready));
+        Incoming(ReceiverStream::new(connections))
     }
 }
 
@@ -102,25 +93,15 @@ impl Stream for Incoming {
     type Item = io::Result<Connection>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        match &mut self.0 {
-            Source::Plain(incoming) => {
-                let plain = |tcp: io::Result<TcpStream>| tcp.map(|tcp| Connection(Link::Plain(tcp)));
-                Pin::new(incoming).poll_next(context).map(|next| next.map(plain))
-            }
-            Source::Tls(incoming) => Pin::new(incoming).poll_next(context),
-        }
+        Pin::new(&mut self.0).poll_next(context)
     }
 }
 
+type Ready = mpsc::Sender<io::Result<Connection>>;
+
 /// Accepts until nobody takes connections any more. Then the handshakes end too.
-async fn accept(
-    listener: TcpListener,
-    tls: ServerTls,
-    ready: mpsc::Sender<io::Result<Connection>>,
-    handshakes_max: usize,
-) {
-    let mut handshakes = JoinSet::new();
-    let mut oldest_first = VecDeque::new();
+async fn accept(listener: TcpListener, tls: Option<ServerTls>, ready: Ready) {
+    let mut handshakes = Handshakes::default();
     loop {
         let accepted = tokio::select! {
             () = ready.closed() => return,
@@ -128,33 +109,56 @@ async fn accept(
         };
         let (tcp, peer) = match accepted {
             Ok(accepted) => accepted,
+            // Whoever it was is gone.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 tracing::warn!("a connection could not be accepted: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        while handshakes.try_join_next().is_some() {}
-        oldest_first.retain(|handshake: &tokio::task::AbortHandle| !handshake.is_finished());
-        if oldest_first.len() >= handshakes_max
-            && let Some(oldest) = oldest_first.pop_front()
+        // A connection for which this fails is one that reading from fails too.
+        let _ = tcp.set_nodelay(true);
+        match &tls {
+            None => drop(ready.send(Ok(Connection(Link::Plain(tcp)))).await),
+            Some(tls) => {
+                handshakes.begin(shake_hands(tcp, peer, tls.0.config.load_full(), ready.clone()));
+            }
+        }
+    }
+}
+
+/// Handshakes on their way.
+#[derive(Default)]
+struct Handshakes {
+    tasks: JoinSet<()>,
+    oldest_first: VecDeque<AbortHandle>,
+}
+
+impl Handshakes {
+    /// Begins one, in place of the oldest if there are as many as there may be.
+    fn begin(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
+        while self.tasks.try_join_next().is_some() {}
+        self.oldest_first.retain(|handshake| !handshake.is_finished());
+        if self.oldest_first.len() >= HANDSHAKES_MAX
+            && let Some(oldest) = self.oldest_first.pop_front()
         {
             oldest.abort();
         }
-        let (config, ready) = (tls.0.config.load_full(), ready.clone());
-        oldest_first.push_back(handshakes.spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, config)).await {
-                // Who does not take it is gone.
-                Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
-                Ok(Err(error)) => tracing::debug!(%peer, "a TLS handshake failed: {error}"),
-                Err(_) => tracing::debug!(%peer, "a TLS handshake took longer than {HANDSHAKE_TIMEOUT:?}"),
-            }
-        }));
+        self.oldest_first.push_back(self.tasks.spawn(handshake));
+    }
+}
+
+async fn shake_hands(tcp: TcpStream, peer: SocketAddr, config: Arc<ServerConfig>, ready: Ready) {
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, config)).await {
+        // Who does not take it is gone.
+        Ok(Ok(connection)) => drop(ready.send(Ok(connection)).await),
+        Ok(Err(error)) => tracing::debug!(%peer, "a TLS handshake failed: {error}"),
+        Err(_) => tracing::debug!(%peer, "a TLS handshake took longer than {HANDSHAKE_TIMEOUT:?}"),
     }
 }
 
 async fn handshake(tcp: TcpStream, config: Arc<ServerConfig>) -> io::Result<Connection> {
-    tcp.set_nodelay(true)?;
     let mut first = [0];
     tcp.peek(&mut first).await?;
     // HTTP/2 in the clear begins with `PRI`, TLS with a byte that is no letter.
