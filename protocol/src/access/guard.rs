@@ -1,8 +1,8 @@
 //! Calls that last, held against the users of the moment: the service in front of a service that asks who calls, and goes on asking.
 //!
 //! A call is let in once, before anything of it is read. When users are replaced it may go on as long as its user is there and has
-//! every grant that it had; else it ends at its next message, in either direction. What is one message and one answer goes on to its
-//! end, so that nobody is refused who was served. Put around services by `server`, and by whoever has services of their own.
+//! every grant that it had; else it ends at its next message, in either direction. The first message of an answer is let through: where
+//! it is the only one it says what was done, and nobody is refused who was served. Put around services by `server`, and by whoever has services of their own.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -58,7 +58,9 @@ where
         let mut pass = Pass { access: self.access.clone(), caller };
         let watch = |pass: &Pass, side| {
             let pass = pass.clone();
-            move |body| Body::new(Watched { body, pass, side, is_begun: false, is_ended: false })
+            move |body| {
+                Body::new(Watched { body, pass, side, is_next_free: side == Side::Response, is_ended: false })
+            }
         };
         let served = self.service.call(request.map(watch(&pass, Side::Request)));
         Box::pin(async move {
@@ -99,12 +101,12 @@ struct Watched {
     body: Body,
     pass: Pass,
     side: Side,
-    /// Its first message is there; all that follow are held against the users of the moment.
-    is_begun: bool,
+    /// Whether the next message is let through whatever the users of the moment are.
+    is_next_free: bool,
     is_ended: bool,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Side {
     Request,
     Response,
@@ -127,7 +129,7 @@ impl http_body::Body for Watched {
         };
         let is_asked = match frame.trailers_ref() {
             Some(trailers) => is_error(trailers),
-            None => std::mem::replace(&mut self.is_begun, true),
+            None => !std::mem::replace(&mut self.is_next_free, false),
         };
         let Err(status) = (if is_asked { self.pass.check() } else { Ok(()) }) else {
             return Poll::Ready(Some(Ok(frame)));
@@ -249,7 +251,7 @@ mod tests {
         let service = service_fn(move |request: Request<Body>| {
             users.replace(Vec::new());
             async move {
-                assert_eq!(read(request.into_body()).await, (vec!["a".into()], Code::Unauthenticated));
+                assert_eq!(read(request.into_body()).await, (vec![], Code::Unauthenticated));
                 Ok::<_, Infallible>(Status::cancelled("cut").into_http::<Body>())
             }
         });
