@@ -3,10 +3,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pleach_engine::Options;
-use pleach_protocol::limits::HANDSHAKES_MAX;
+use pleach_protocol::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
 use pleach_protocol::{
     ClientTls, Credential, Databases, Error, ErrorKind, Identity, Incoming, RefPatterns, Remote, RemoteUrl,
     ServerTls, SyncService, TlsError, fetch, transport,
@@ -18,6 +18,7 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 
 /// A directory with an authority, whose certificate is the file `ca.pem`, and what it issues.
 struct Authority {
@@ -247,14 +248,29 @@ async fn who_connects_and_says_nothing_makes_room_for_who_speaks() {
     for _ in 0..HANDSHAKES_MAX + 10 {
         silent.push(TcpStream::connect(address).await.unwrap());
     }
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     call("https", address, &authority.trusted()).await.unwrap();
-    assert!(started.elapsed() < Duration::from_secs(8), "it waited for the handshakes of others to time out");
+    assert!(started.elapsed() < HANDSHAKE_TIMEOUT, "it waited for the handshakes of others to time out");
     // There is a bound: the first had to go. The last is still waited for.
     let mut byte = [0];
     let ended = tokio::time::timeout(Duration::from_secs(8), silent[0].read(&mut byte)).await;
     assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
     assert!(silent.last().unwrap().try_read(&mut byte).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_speaks_gets_in() {
+    let authority = Authority::new("ours");
+    let server = ServerTls::read(authority.issue("good", "localhost"), None).unwrap();
+    let address = serve(Some(server)).await;
+    let mut crowd = JoinSet::new();
+    for _ in 0..HANDSHAKES_MAX + 50 {
+        let tls = authority.trusted();
+        crowd.spawn(async move { connect("https", address, &tls).await.map(|_| ()) });
+    }
+    while let Some(connected) = crowd.join_next().await {
+        connected.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

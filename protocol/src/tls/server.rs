@@ -1,7 +1,8 @@
 //! The side that is connected to: what it shows and whom it lets in, and the stream of connections for a tonic server.
 //!
 //! A handshake is no business of the loop that accepts: each has a task of its own, and a time. There are never more than
-//! [`HANDSHAKES_MAX`]; one more ends that which has taken longest, so that who connects and says nothing keeps nobody else out.
+//! [`HANDSHAKES_MAX`]. While there are as many the time is short, so that who connects and says nothing makes room for others, and long
+//! enough for all of a crowd that speaks.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -26,7 +28,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::{HTTP2, Identity, TlsError, VERSIONS, provider, read_authorities, wrong_file};
-use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
+use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, HANDSHAKE_TIMEOUT_CROWDED, HANDSHAKES_MAX};
 
 /// What a listener shows, and whom it asks for a certificate. Cheap to clone; all clones are one, which can be read again while it serves.
 #[derive(Clone)]
@@ -122,6 +124,7 @@ async fn accept(listener: TcpListener, tls: Option<ServerTls>, ready: Ready) {
         match &tls {
             None => drop(ready.send(Ok(Connection(Link::Plain(tcp)))).await),
             Some(tls) => {
+                handshakes.room().await;
                 handshakes.begin(shake_hands(tcp, peer, tls.0.config.load_full(), ready.clone()));
             }
         }
@@ -132,20 +135,32 @@ async fn accept(listener: TcpListener, tls: Option<ServerTls>, ready: Ready) {
 #[derive(Default)]
 struct Handshakes {
     tasks: JoinSet<()>,
-    oldest_first: VecDeque<AbortHandle>,
+    oldest_first: VecDeque<(Instant, AbortHandle)>,
 }
 
 impl Handshakes {
-    /// Begins one, in place of the oldest if there are as many as there may be.
-    fn begin(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
-        while self.tasks.try_join_next().is_some() {}
-        self.oldest_first.retain(|handshake| !handshake.is_finished());
-        if self.oldest_first.len() >= HANDSHAKES_MAX
-            && let Some(oldest) = self.oldest_first.pop_front()
-        {
-            oldest.abort();
+    /// Waits until there may be one more.
+    async fn room(&mut self) {
+        loop {
+            while self.tasks.try_join_next().is_some() {}
+            self.oldest_first.retain(|(_, handshake)| !handshake.is_finished());
+            if self.tasks.len() < HANDSHAKES_MAX {
+                return;
+            }
+            let oldest_begun = self.oldest_first.front().map_or_else(Instant::now, |(begun, _)| *begun);
+            let ended =
+                tokio::time::timeout_at(oldest_begun + HANDSHAKE_TIMEOUT_CROWDED, self.tasks.join_next());
+            if ended.await.is_err()
+                && let Some((_, oldest)) = self.oldest_first.pop_front()
+            {
+                oldest.abort();
+                self.tasks.join_next().await;
+            }
         }
-        self.oldest_first.push_back(self.tasks.spawn(handshake));
+    }
+
+    fn begin(&mut self, handshake: impl Future<Output = ()> + Send + 'static) {
+        self.oldest_first.push_back((Instant::now(), self.tasks.spawn(handshake)));
     }
 }
 
