@@ -7,6 +7,8 @@
 //! A token is kept as its BLAKE3 hash. Tokens are 32 random bytes, so that one hash is enough, and a caller who guesses learns nothing
 //! from how long an answer takes: what is compared is the hash.
 
+mod guard;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +23,9 @@ use tonic::{Request, Status};
 use crate::error::Error;
 use crate::refs::{HEADS, TAGS, matches};
 use crate::remote::RemoteUrl;
+use crate::tls::ClientTls;
+
+pub use guard::Guarded;
 
 /// The header that carries a token, `Bearer TOKEN`.
 const HEADER: &str = "authorization";
@@ -58,6 +63,11 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Whether it gives what `other` gives, and for the same patterns.
+    fn includes(&self, other: &Grant) -> bool {
+        self.right >= other.right && self.database == other.database && self.refs == other.refs
+    }
+
     fn holds(&self, right: Right, database: &str) -> bool {
         self.right >= right && matches(self.database.as_bytes(), database.as_bytes())
     }
@@ -93,7 +103,8 @@ impl Access {
         access
     }
 
-    /// Puts other users in the place of those that there were. Calls that were let in go on.
+    /// Puts other users in the place of those that there were. Calls that were let in go on if their users are there with what they were
+    /// granted; else they end at their next message.
     pub fn replace(&self, users: Vec<User>) {
         *self.0.write() = Some(users.into_iter().map(|user| (user.token_hash, Arc::new(user))).collect());
     }
@@ -113,13 +124,24 @@ impl Access {
         let user = user.ok_or_else(|| Status::unauthenticated("the token is none of this server's users"))?;
         Ok(Caller(Some(user.clone())))
     }
-}
 
-/// Put before a service, it lets no message of a call be read that has no token of a user.
-impl Interceptor for Access {
-    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        self.caller(request.metadata())?;
-        Ok(request)
+    /// Who calls now, of somebody who was let in before.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` if the user is gone, `PERMISSION_DENIED` if it has lost a grant.
+    fn again(&self, caller: &Caller) -> Result<Caller, Status> {
+        let access = self.0.read();
+        let Some(users) = access.as_ref() else { return Ok(caller.clone()) };
+        let was = caller.0.as_ref().ok_or_else(|| Status::unauthenticated("this server has users now"))?;
+        let is = users.get(&was.token_hash).ok_or_else(|| {
+            Status::unauthenticated(format!("user `{}` is no user of this server any more", was.name))
+        })?;
+        let keeps = |old: &Grant| is.grants.iter().any(|new| new.includes(old));
+        if !Arc::ptr_eq(was, is) && !was.grants.iter().all(keeps) {
+            let lost = format!("user `{}` has lost a grant that it had when this call began", was.name);
+            return Err(Status::permission_denied(lost));
+        }
+        Ok(Caller(Some(is.clone())))
     }
 }
 
@@ -234,21 +256,46 @@ impl fmt::Debug for Token {
     }
 }
 
-/// Tokens to show to servers, by `HOST:PORT` as their URLs have it. Each is shown to its own server alone.
+/// What is shown to one server, and whom to trust when it says who it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Credentials(HashMap<String, Token>);
+pub struct Credential {
+    /// Says who calls.
+    pub token: Option<Token>,
+    /// For a server whose URL begins with `https`.
+    pub tls: ClientTls,
+}
+
+/// What to show to servers, by `HOST:PORT` as their URLs have it. Each is shown to its own server alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Credentials {
+    by_host: HashMap<String, Credential>,
+    tls: ClientTls,
+}
 
 impl Credentials {
-    /// These tokens.
-    pub fn new(tokens: impl IntoIterator<Item = (String, Token)>) -> Credentials {
-        Credentials(tokens.into_iter().collect())
+    /// These.
+    pub fn new(by_host: impl IntoIterator<Item = (String, Credential)>) -> Credentials {
+        Credentials { by_host: by_host.into_iter().collect(), tls: ClientTls::default() }
     }
 
-    /// The URL, with the token for its server if there is one.
+    /// The same, with what `tls` says for every host in place of what is said for it.
+    #[must_use]
+    pub fn with_tls(self, tls: ClientTls) -> Credentials {
+        Credentials { tls, ..self }
+    }
+
+    /// What is for this host.
+    pub fn of(&self, host: &str) -> Credential {
+        let Credential { token, tls } = self.by_host.get(host).cloned().unwrap_or_default();
+        let ClientTls { ca, identity } = self.tls.clone();
+        Credential { token, tls: ClientTls { ca: ca.or(tls.ca), identity: identity.or(tls.identity) } }
+    }
+
+    /// The URL, with what is for its server, if it is one.
     #[must_use]
     pub fn authorize(&self, url: RemoteUrl) -> RemoteUrl {
-        let token = url.host().and_then(|host| self.0.get(host)).cloned();
-        url.with_token(token)
+        let credential = url.host().map(|host| self.of(host));
+        url.with_credential(credential.unwrap_or_default())
     }
 }
 
@@ -347,6 +394,26 @@ mod tests {
     }
 
     #[test]
+    fn who_was_let_in_stays_with_what_was_granted() {
+        let (read, write) = (grant("shop", "*", Right::Read), grant("shop", "main", Right::Write));
+        let users = |grants: &[Grant]| vec![user(1, grants).1, user(2, &[]).1];
+        let access = Access::of(users(&[read.clone(), write.clone()]));
+        let caller = call(&access, Some(user(1, &[]).0)).unwrap();
+        let again = |users| {
+            access.replace(users);
+            access.again(&caller).map_err(|status| status.code())
+        };
+        assert!(again(users(&[write.clone(), read.clone()])).is_ok());
+        let more = grant("shop", "*", Right::Admin);
+        assert!(again(users(&[write.clone(), more])).unwrap().may_all(Right::Admin, "shop"));
+        assert_eq!(again(users(&[read])).unwrap_err(), tonic::Code::PermissionDenied);
+        assert_eq!(again(users(&[write])).unwrap_err(), tonic::Code::PermissionDenied);
+        assert_eq!(again(vec![user(2, &[]).1]).unwrap_err(), tonic::Code::Unauthenticated);
+        let anybody = Caller::default();
+        assert!(Access::open().again(&anybody).is_ok() && access.again(&anybody).is_err());
+    }
+
+    #[test]
     fn without_users_everything_is_allowed() {
         let caller = call(&Access::open(), None).unwrap();
         assert!(caller.may_everywhere(Right::Admin) && caller.may(Right::Write, "shop", "main"));
@@ -356,14 +423,28 @@ mod tests {
     #[test]
     fn a_token_is_for_one_server() {
         let token = Token::from_random([7; 32]);
-        let credentials = Credentials::new([("here:7420".to_owned(), token.clone())]);
+        let credential = Credential { token: Some(token), ..Credential::default() };
+        let credentials = Credentials::new([("here:7420".to_owned(), credential.clone())]);
         let authorized = |url: &str| credentials.authorize(url.parse().unwrap());
         let plain = |url: &str| url.parse::<RemoteUrl>().unwrap();
-        assert_eq!(authorized("http://here:7420/a"), plain("http://here:7420/a").with_token(Some(token)));
+        assert_eq!(authorized("http://here:7420/a"), plain("http://here:7420/a").with_credential(credential));
         for url in ["http://here:7421/a", "http://there:7420/a", "file:///here:7420/a", "s3://here/7420"] {
             assert_eq!(authorized(url), plain(url), "{url}");
         }
         assert!(!format!("{:?}", authorized("http://here:7420/a")).contains("07"));
+    }
+
+    #[test]
+    fn what_is_said_for_every_host_wins_over_what_is_said_for_one() {
+        let ca = |name: &str| ClientTls { ca: Some(name.into()), identity: None };
+        let token = Some(Token::from_random([7; 32]));
+        let entry = Credential { token, tls: ca("theirs") };
+        let credentials = Credentials::new([("here".to_owned(), entry.clone())]);
+        assert_eq!(credentials.of("here"), entry);
+        assert_eq!(credentials.of("there"), Credential::default());
+        let credentials = credentials.with_tls(ca("ours"));
+        assert_eq!(credentials.of("here"), Credential { tls: ca("ours"), ..entry });
+        assert_eq!(credentials.of("there").tls, ca("ours"));
     }
 
     #[test]

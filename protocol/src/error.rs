@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use pleach_engine::Hash;
 
+use crate::tls::TlsError;
+
 /// The result of an operation of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -31,7 +33,7 @@ pub enum ErrorKind {
 pub enum Error {
     /// A URL that is no remote.
     #[error(
-        "`{url}` is no remote: {what}; supported: http://HOST:PORT/DATABASE, file:///DIRECTORY, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX"
+        "`{url}` is no remote: {what}; supported: http://HOST:PORT/DATABASE, https://HOST:PORT/DATABASE, file:///DIRECTORY, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX"
     )]
     BadUrl {
         /// The URL as given.
@@ -153,6 +155,14 @@ pub enum Error {
         url: String,
         /// What the transport said.
         what: String,
+    },
+    /// There is no connection by TLS: a file that is wrong here, a peer that is not who it should be, or that does not want us.
+    #[error("{url}: {error}")]
+    Tls {
+        /// URL of the remote.
+        url: String,
+        /// What is wrong.
+        error: TlsError,
     },
     /// The server refuses writes, or the caller may not do this.
     #[error("{url}: {what}")]
@@ -290,6 +300,7 @@ impl Error {
     /// What the caller can do.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Error::Tls { error, .. } if error.is_input() => ErrorKind::Input,
             Error::BadUrl { .. }
             | Error::BadDatabaseName { .. }
             | Error::BadRef { .. }
@@ -302,6 +313,7 @@ impl Error {
             | Error::NothingThere { .. }
             | Error::NoPlace { .. } => ErrorKind::NotFound,
             Error::Unreachable { .. }
+            | Error::Tls { .. }
             | Error::Cut { .. }
             | Error::Moved { .. }
             | Error::Busy { .. }

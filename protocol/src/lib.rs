@@ -32,9 +32,10 @@ mod remote;
 mod sender;
 mod server;
 pub mod testing;
+mod tls;
 mod transfer;
 
-pub use access::{Access, Bearer, Caller, Credentials, Grant, Right, Token, User};
+pub use access::{Access, Bearer, Caller, Credential, Credentials, Grant, Guarded, Right, Token, User};
 pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push};
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;
@@ -44,9 +45,10 @@ pub use packs::{Compacted, collect_remote, compact_remote, forget_remote};
 pub use reached::{Place, Reached};
 pub use receiver::{Received, Receiver};
 pub use refs::{HEADS, RefPatterns, TAGS, refs_digest};
-pub use remote::{Remote, RemoteUrl, endpoint, root_cause};
+pub use remote::{Remote, RemoteUrl, connect, endpoint, root_cause};
 pub use sender::Sender;
 pub use server::{PushGate, PushPermit, SyncService, transport};
+pub use tls::{ClientTls, Connection, Identity, Incoming, ServerTls, TlsError};
 pub use transfer::{RefResult, RefStatus, Transfer};
 
 /// The formats that two sides must share to compute the same chunks from the same rows; whole chunks travel regardless.

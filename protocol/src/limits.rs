@@ -1,5 +1,5 @@
 //! Every limit of the exchange, in one file. What a peer sends is held against these before anything is allocated for it, so
-//! that no peer can make this process use more memory or time than they say. Read by `record`, `receiver`, `server`, `remote`.
+//! that no peer can make this process use more memory or time than they say. Read by `record`, `receiver`, `server`, `remote`, `tls`.
 
 use std::time::Duration;
 
@@ -157,3 +157,18 @@ pub const PUSH_ATTEMPTS: usize = 64;
 pub const BUCKET_TRIES: usize = 4;
 /// See [`BUCKET_TRIES`].
 pub const BUCKET_PATIENCE: Duration = Duration::from_secs(30);
+
+/// TLS handshakes of callers at the same time; more wait to be accepted.
+pub const HANDSHAKES_MAX: usize = 256;
+
+/// How long the TLS handshake of a caller may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it may take if others wait.
+pub const HANDSHAKE_TIMEOUT_CROWDED: Duration = Duration::from_secs(2);
+
+/// How long a listener waits when the system gives it no connection, for want of file descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Largest file of certificates or keys, in bytes: that of a system's authorities takes about 256 KiB.
+pub const PEM_BYTES_MAX: u64 = 4 << 20;

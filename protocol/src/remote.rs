@@ -1,15 +1,16 @@
 //! A remote: where another copy of a database is, and an open connection to it, or the place where its objects lie. Called by `client` and by whoever replicates.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use crate::access::{Bearer, Token};
+use crate::access::{Bearer, Credential};
 use crate::databases::check_database_name;
 use crate::error::{Error, Result};
 use crate::limits::{
@@ -18,11 +19,13 @@ use crate::limits::{
 use crate::objects::{Directory, Objects};
 use crate::packs::Place;
 use crate::proto::sync_client::SyncClient;
+use crate::tls::TlsError;
 
 /// The URL of a remote. Displays as it was written, without a slash at the end.
 ///
 /// ```text
-/// http://HOST:PORT/DATABASE      a server
+/// https://HOST:PORT/DATABASE     a server, by TLS
+/// http://HOST:PORT/DATABASE      a server, in the clear
 /// file:///DIRECTORY              a directory, by its absolute path, as it is and without `..`
 /// s3://BUCKET/PREFIX             a bucket of S3 or a server that speaks as it does; PREFIX may be left out
 /// gs://BUCKET/PREFIX             of Google Cloud Storage
@@ -33,7 +36,7 @@ pub struct RemoteUrl {
     text: String,
     kind: Kind,
     /// What is shown to the server, and never as part of the URL.
-    token: Option<Token>,
+    credential: Credential,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +71,7 @@ impl RemoteUrl {
     pub fn parse(url: &str) -> Result<RemoteUrl> {
         let text = url.strip_suffix('/').unwrap_or(url);
         let kind = match text.split_once("://") {
-            Some(("http", rest)) => server(rest),
+            Some((scheme @ ("https" | "http"), rest)) => server(scheme, rest),
             Some(("file", rest)) => directory(rest),
             Some(("s3", rest)) => bucket(Cloud::S3, rest),
             Some(("gs", rest)) => bucket(Cloud::Google, rest),
@@ -77,13 +80,13 @@ impl RemoteUrl {
             None => Err("it has no scheme".to_owned()),
         };
         let kind = kind.map_err(|what| Error::BadUrl { url: url.to_owned(), what })?;
-        Ok(RemoteUrl { text: text.to_owned(), kind, token: None })
+        Ok(RemoteUrl { text: text.to_owned(), kind, credential: Credential::default() })
     }
 
-    /// The same, with a token to show to the server.
+    /// The same, with what to show to the server.
     #[must_use]
-    pub fn with_token(self, token: Option<Token>) -> RemoteUrl {
-        RemoteUrl { token, ..self }
+    pub fn with_credential(self, credential: Credential) -> RemoteUrl {
+        RemoteUrl { credential, ..self }
     }
 
     /// The server's `HOST:PORT`, or `HOST`; `None` if it is no server.
@@ -105,14 +108,14 @@ impl RemoteUrl {
 
 type OrWhy<T> = std::result::Result<T, String>;
 
-fn server(rest: &str) -> OrWhy<Kind> {
+fn server(scheme: &str, rest: &str) -> OrWhy<Kind> {
     let (authority, database) = rest.split_once('/').ok_or("it names no database")?;
     check_database_name(database).map_err(|error| error.to_string())?;
-    let server = format!("http://{authority}");
+    let server = format!("{scheme}://{authority}");
     let good = tonic::transport::Uri::from_str(&server)
         .is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
     if !good || authority.contains('@') {
-        return Err("expected HOST or HOST:PORT after http://".to_owned());
+        return Err(format!("expected HOST or HOST:PORT after {scheme}://"));
     }
     Ok(Kind::Server { server, database: database.to_owned() })
 }
@@ -174,12 +177,14 @@ impl Remote {
     /// Connects to a server. A directory or bucket is only looked at by the first transfer.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] if nobody answers within [`CONNECT_TIMEOUT`]; [`Error::BadUrl`] for a bucket, if this was built without the
+    /// [`Error::Unreachable`] if nobody answers within [`CONNECT_TIMEOUT`]; [`Error::Tls`]; [`Error::BadUrl`] for a bucket, if this was built without the
     /// feature `object-stores`.
     pub async fn connect(url: &RemoteUrl) -> Result<Remote> {
         match &url.kind {
             Kind::Server { server, .. } => {
-                let link = Link::Server(connect(url, server).await?);
+                let text = url.to_string();
+                let endpoint = endpoint(server).map_err(|error| unreachable(&text, &error))?;
+                let link = Link::Server(connect(&text, &endpoint, &url.credential).await?);
                 Ok(Remote { url: url.clone(), link })
             }
             Kind::Directory(path) => Ok(Remote::at(url, Arc::new(Directory::new(path)))),
@@ -209,7 +214,7 @@ impl Remote {
 
     /// A client of the server that it is.
     pub(crate) fn client(&self) -> Result<SyncClient<InterceptedService<Channel, Bearer>>> {
-        let bearer = Bearer::new(self.url.token.clone());
+        let bearer = Bearer::new(self.url.credential.token.clone());
         match &self.link {
             Link::Server(channel) => Ok(SyncClient::with_interceptor(channel.clone(), bearer)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -223,7 +228,7 @@ impl Remote {
         let url = self.url.to_string();
         if let Some(cause) = std::error::Error::source(&status) {
             // No answer of the server, but of the transport below.
-            return Error::Unreachable { url, what: root_cause(cause) };
+            return unreachable(&url, cause);
         }
         let what = status.message().to_owned();
         match status.code() {
@@ -236,14 +241,38 @@ impl Remote {
     }
 }
 
-async fn connect(url: &RemoteUrl, server: &str) -> Result<Channel> {
-    let unreachable =
-        |error: &dyn std::error::Error| Error::Unreachable { url: url.to_string(), what: root_cause(error) };
-    let endpoint = endpoint(server).map_err(|error| unreachable(&error))?;
-    endpoint.connect().await.map_err(|error| unreachable(&error))
+/// Connects to the server at `endpoint`; `url` is what it is called in messages.
+///
+/// # Errors
+/// [`Error::Unreachable`] if nobody answers within [`CONNECT_TIMEOUT`]; [`Error::Tls`].
+pub async fn connect(url: &str, endpoint: &Endpoint, credential: &Credential) -> Result<Channel> {
+    if credential.token.is_some() && is_in_the_clear(endpoint) {
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            tracing::warn!("the token for {url} travels in the clear: whoever sees it can use it; have the server serve https://");
+        });
+    }
+    credential.tls.connect(endpoint).await.map_err(|error| unreachable(url, &error))
 }
 
-/// Where to connect to the server `http://HOST:PORT`, with the windows and time limits that the exchange needs.
+/// Whether others on the way can read what is sent there.
+fn is_in_the_clear(endpoint: &Endpoint) -> bool {
+    let uri = endpoint.uri();
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse().is_ok_and(|host: IpAddr| host.is_loopback());
+    uri.scheme_str() != Some("https") && !is_here
+}
+
+/// What kept us from the server at `url`.
+fn unreachable(url: &str, error: &(dyn std::error::Error + 'static)) -> Error {
+    let url = url.to_owned();
+    match TlsError::behind(error) {
+        Some(error) => Error::Tls { url, error },
+        None => Error::Unreachable { url, what: root_cause(error) },
+    }
+}
+
+/// Where to connect to the server `http://HOST:PORT` or `https://HOST:PORT`, with the windows and time limits that the exchange needs.
 ///
 /// # Errors
 /// If it is no such URL.
@@ -290,6 +319,24 @@ mod tests {
         let kind = Kind::Server { server: "http://127.0.0.1:7420".into(), database: "shop".into() };
         assert_eq!((&url.kind, url.database()), (&kind, "shop"));
         assert_eq!(url.to_string(), "http://127.0.0.1:7420/shop");
+        let url = RemoteUrl::parse("https://db.example/shop").unwrap();
+        let kind = Kind::Server { server: "https://db.example".into(), database: "shop".into() };
+        assert_eq!((&url.kind, url.host()), (&kind, Some("db.example")));
+    }
+
+    #[test]
+    fn what_leaves_this_machine_by_http_is_in_the_clear() {
+        for (url, expected) in [
+            ("http://db.example:1", true),
+            ("http://10.0.0.1:1", true),
+            ("http://[2001:db8::1]:1", true),
+            ("https://db.example:1", false),
+            ("http://localhost:1", false),
+            ("http://127.0.0.2:1", false),
+            ("http://[::1]:1", false),
+        ] {
+            assert_eq!(is_in_the_clear(&endpoint(url).unwrap()), expected, "{url}");
+        }
     }
 
     #[test]
@@ -325,6 +372,7 @@ mod tests {
             "http://host/",
             "http://h/A",
             "http://u@h/a",
+            "https://host:1",
         ] {
             let error = RemoteUrl::parse(url).unwrap_err();
             assert!(error.to_string().contains("supported: http://HOST:PORT/DATABASE"), "{url}: {error}");

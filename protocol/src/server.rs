@@ -6,12 +6,12 @@
 //!
 //! ```no_run
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
-//! use pleach_protocol::{Databases, SyncService, transport};
-//! use tonic::transport::server::TcpIncoming;
+//! use pleach_protocol::{Databases, Identity, Incoming, ServerTls, SyncService, transport};
+//! use tokio::net::TcpListener;
 //!
 //! let databases = Databases::new("data".as_ref(), pleach_engine::Options::default())?;
-//! // Without nodelay on the accepted sockets, pushes are more than ten times slower.
-//! let incoming = TcpIncoming::bind("127.0.0.1:7420".parse()?)?.with_nodelay(Some(true));
+//! let tls = ServerTls::read(Identity { cert: "chain.pem".into(), key: "key.pem".into() }, None)?;
+//! let incoming = Incoming::new(TcpListener::bind("127.0.0.1:7420").await?, Some(tls));
 //! transport().add_service(SyncService::new(databases).into_server()).serve_with_incoming(incoming).await?;
 //! # Ok(())
 //! # }
@@ -24,11 +24,10 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::service::interceptor::InterceptedService;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::push::{Answers, Pushes};
-use crate::access::{Access, Right};
+use crate::access::{Access, Guarded, Right};
 use crate::databases::Databases;
 use crate::error::Error;
 use crate::limits::{
@@ -88,17 +87,18 @@ impl SyncService {
     }
 
     /// The service for a tonic router, with its limits set. It reads no message of a call that has no access.
-    pub fn into_server(self) -> InterceptedService<SyncServer<SyncService>, Access> {
+    pub fn into_server(self) -> Guarded<SyncServer<SyncService>> {
         let access = self.access.clone();
         let server = SyncServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
-        InterceptedService::new(server, access)
+        access.guard(server)
     }
 }
 
-/// A transport with the windows and limits that the exchange needs. The listener must set TCP_NODELAY on what it accepts
-/// (`TcpIncoming::with_nodelay(Some(true))`): the setting of this builder has no effect on a listener that is given to it.
+/// A transport with the windows and limits that the exchange needs, for the connections of an [`Incoming`](crate::Incoming). Any other
+/// listener must set TCP_NODELAY on what it accepts: the setting of this builder has no effect on it, and without, pushes are more than
+/// ten times slower.
 pub fn transport() -> tonic::transport::Server {
     tonic::transport::Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

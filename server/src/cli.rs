@@ -8,7 +8,9 @@ use std::path::Path;
 
 use clap::Parser;
 use pleach_engine::{Database, Error, Options, StoreError};
+use pleach_protocol::Credentials;
 
+use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::ops::Session;
 use args::{Cli, Command, Global};
@@ -128,7 +130,7 @@ impl Context {
             return Err(Failure::usage("--server needs --database NAME[@REF]")
                 .hint(format!("`pleach database list --server {url}` shows the databases there")));
         };
-        Ok(Backend::Remote(Box::new(Remote::connect(url, database, tokens::token(&self.global)?)?)))
+        Ok(Backend::Remote(Box::new(self.connect(url, database)?)))
     }
 
     /// The server, for commands that are about no database of it.
@@ -138,7 +140,19 @@ impl Context {
                 .hint("for example --server http://127.0.0.1:7420"));
         };
         let database = self.global.database.as_deref().unwrap_or_default();
-        Remote::connect(url, database, tokens::token(&self.global)?)
+        self.connect(url, database)
+    }
+
+    fn connect(&self, url: &str, database: &str) -> Result<Remote> {
+        // Nothing is shown to a server that gets plain text, but the token that is meant for it.
+        let credentials =
+            if url.starts_with("https://") { self.credentials()? } else { Credentials::default() };
+        Remote::connect(url, database, tokens::token(&self.global)?, &credentials)
+    }
+
+    /// What is shown to servers.
+    fn credentials(&self) -> Result<Credentials> {
+        Ok(credentials::read()?.with_tls(tokens::tls(&self.global)?))
     }
 
     /// The local database, for commands that run on one only.

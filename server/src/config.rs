@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pleach_engine::Compression;
+use pleach_protocol::Identity;
 
 use crate::error::{Failure, Result};
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the data API, fetch and push are served.
     pub listener: Address,
+    /// What the listener shows; none, and it serves in the clear.
+    pub tls: Option<Tls>,
     /// Who has access; everybody without it.
     pub users_file: Option<PathBuf>,
     /// How databases are opened.
@@ -58,6 +61,15 @@ impl std::fmt::Display for Address {
             write!(f, "{}:{}", self.host, self.port)
         }
     }
+}
+
+/// The files for TLS of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// Its certificate and key.
+    pub identity: Identity,
+    /// The authorities one of which must have issued a client's certificate; none, and clients need none.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// How a server opens its databases.
@@ -156,6 +168,11 @@ impl Config {
         let beside = |relative: &Path| path.parent().unwrap_or(Path::new("")).join(relative);
         let data_dir = flags.data_dir.clone().unwrap_or_else(|| beside(&file.data_dir));
         let users_file = file.users_file.as_deref().map(beside);
+        let tls = tls(&file.listener, beside).map_err(|what| {
+            wrong(what).hint(
+                "a listener by TLS has tls_cert and tls_key, and tls_client_ca if clients need certificates",
+            )
+        })?;
         let store = store(&file.store).map_err(wrong)?;
         let replication = file.replication.map(replication).transpose().map_err(wrong)?;
         let cluster = file.cluster.map(cluster).transpose().map_err(wrong)?;
@@ -176,7 +193,7 @@ impl Config {
             ))
             .hint("for example file:///share/"));
         }
-        Ok(Config { data_dir, listener, users_file, store, remotes_allowed, replication, cluster })
+        Ok(Config { data_dir, listener, tls, users_file, store, remotes_allowed, replication, cluster })
     }
 }
 
@@ -206,6 +223,32 @@ fn port(key: &str, value: i64, zero: bool) -> Checked<u16> {
     match u16::try_from(value) {
         Ok(port) if port > 0 || zero => Ok(port),
         _ => Err(format!("{key}: expected a port from {} to 65535, found {value}", u8::from(!zero))),
+    }
+}
+
+fn tls(listener: &file::Listener, beside: impl Fn(&Path) -> PathBuf) -> Checked<Option<Tls>> {
+    let [cert, key, client_ca] = [&listener.tls_cert, &listener.tls_key, &listener.tls_client_ca]
+        .map(|file| file.as_deref().map(&beside));
+    match identity(cert, key) {
+        Ok(Some(identity)) => Ok(Some(Tls { identity, client_ca })),
+        Ok(None) if client_ca.is_some() => {
+            Err("listener: expected tls_cert and tls_key beside tls_client_ca, found neither".into())
+        }
+        Ok(None) => Ok(None),
+        Err(missing) => Err(format!("listener: expected {missing} too, found none")),
+    }
+}
+
+/// A certificate and its key, or neither; else the one that is missing.
+pub(crate) fn identity(
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+) -> std::result::Result<Option<Identity>, &'static str> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(Identity { cert, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err("tls_key"),
+        (None, Some(_)) => Err("tls_cert"),
     }
 }
 
@@ -335,6 +378,17 @@ mod tests {
             (config.data_dir.to_str().unwrap(), config.listener.to_string().as_str()),
             ("here", "[::1]:0")
         );
+    }
+
+    #[test]
+    fn a_listener_by_tls_has_a_certificate_and_its_key() {
+        let tls = parse("listener: {tls_cert: a.pem, tls_key: /k.pem, tls_client_ca: ca.pem}").unwrap().tls;
+        let identity = Identity { cert: "/etc/pleach/a.pem".into(), key: "/k.pem".into() };
+        assert_eq!(tls, Some(Tls { identity, client_ca: Some("/etc/pleach/ca.pem".into()) }));
+        assert_eq!(parse("").unwrap().tls, None);
+        assert!(message("listener: {tls_cert: a.pem}").contains("expected tls_key too"));
+        assert!(message("listener: {tls_key: a.pem}").contains("expected tls_cert too"));
+        assert!(message("listener: {tls_client_ca: a.pem}").contains("expected tls_cert and tls_key"));
     }
 
     #[test]

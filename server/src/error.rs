@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io;
 
+use pleach_protocol::TlsError;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
 
@@ -180,6 +181,9 @@ impl Failure {
 
     /// The failure that a server answered, or that kept us from its answer.
     pub fn from_status(status: &Status) -> Failure {
+        if let Some(error) = TlsError::behind(status) {
+            return error.into();
+        }
         let metadata = status.metadata();
         let kind = metadata.get("pleach-kind").and_then(|kind| kind.to_str().ok()).and_then(Kind::from_name);
         let hint = metadata.get_bin("pleach-hint-bin").and_then(|hint| hint.to_bytes().ok());

@@ -4,6 +4,7 @@
 //! flags have names.
 
 use pleach_engine::{Error as EngineError, ErrorKind, StoreError};
+use pleach_protocol::TlsError;
 
 use crate::error::{Failure, Kind};
 use crate::tabular::TabularError;
@@ -129,12 +130,34 @@ impl From<pleach_engine::row::Error> for Failure {
     }
 }
 
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Failure {
+        let kind = if error.is_input() { Kind::Usage } else { Kind::Remote };
+        let failure = split(kind, &error.to_string());
+        match error {
+            TlsError::NoAuthorities { .. } | TlsError::UnknownAuthority => failure.hint(
+                "correct the address, or name the file of the authority to trust: --tls-ca, PLEACH_TLS_CA, or tls_ca in credentials.yaml",
+            ),
+            TlsError::CertificateWanted | TlsError::CertificateRefused { .. } => failure.hint(
+                "show a certificate of an authority that the server trusts: --tls-cert and --tls-key, PLEACH_TLS_CERT and \
+                 PLEACH_TLS_KEY, or tls_cert and tls_key in credentials.yaml",
+            ),
+            _ => failure,
+        }
+    }
+}
+
 impl From<pleach_protocol::Error> for Failure {
     fn from(error: pleach_protocol::Error) -> Failure {
         use pleach_protocol::{Error, ErrorKind};
         let message = error.to_string();
         match error {
             Error::Engine(error) => error.into(),
+            Error::Tls { url, error } => {
+                let mut failure = Failure::from(error);
+                failure.message = format!("{url}: {}", failure.message);
+                failure
+            }
             Error::Io { path, source } => Failure::file(path.display(), &source),
             Error::BadUrl { .. } => split(Kind::Usage, &message),
             Error::BadRef { .. } => Failure::usage(message).hint("names follow git's rules"),

@@ -1,10 +1,12 @@
-//! Ports: bound first, listened on when all else is ready.
+//! Ports: bound first, listened on when all else is ready; and what they show to who connects.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::PermissionsExt;
 
+use pleach_protocol::ServerTls;
 use tokio::net::{TcpListener, TcpSocket};
 
-use crate::config::Address;
+use crate::config::{Address, Tls};
 use crate::error::{Failure, Result};
 
 /// Binds a port, without accepting anybody yet; port 0 takes a free one. `setting` is where another one can be chosen.
@@ -35,4 +37,14 @@ pub(crate) fn bind(address: &Address, setting: &str) -> Result<(TcpSocket, Socke
 pub(crate) fn start(socket: tokio::net::TcpSocket) -> Result<TcpListener> {
     const WAITING_MAX: u32 = 1024;
     socket.listen(WAITING_MAX).map_err(|error| Failure::refused(format!("cannot listen: {error}")))
+}
+
+/// Reads the certificates and keys of a listener by TLS, and says so if others can read its key.
+pub(crate) fn tls(files: &Tls) -> Result<ServerTls> {
+    let tls = ServerTls::read(files.identity.clone(), files.client_ca.clone())?;
+    let key = &files.identity.key;
+    if std::fs::metadata(key).is_ok_and(|file| file.permissions().mode() & 0o007 != 0) {
+        tracing::warn!("others may read the key in {}: `chmod o-rwx` it", key.display());
+    }
+    Ok(tls)
 }

@@ -10,10 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_engine::{Durability, Options};
-use pleach_protocol::{Access, Databases, SyncService};
+use pleach_protocol::{Access, Databases, Incoming, ServerTls, SyncService};
 use tokio::signal::unix::{SignalKind, signal};
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::server::TcpIncoming;
 
 use crate::config::{Config, Store};
 use crate::error::{Failure, Result};
@@ -55,20 +53,26 @@ fn options(store: &Store) -> Options {
 async fn serve(config: &Config, databases: &Databases) -> Result<()> {
     let stop = stop_signal()?;
     let access = users::access(config.users_file.as_deref())?;
-    reread_at_hangup(access.clone(), config.users_file.clone())?;
+    let tls = config.tls.as_ref().map(listen::tls).transpose()?;
+    reread_at_hangup(access.clone(), config.users_file.clone(), tls.clone())?;
+    if tls.is_none() && !config.listener.is_loopback() {
+        tracing::warn!("tokens and data travel in the clear: set listener.tls_cert and tls_key");
+    }
     let (socket, address) = listen::bind(&config.listener, "--listen HOST:PORT")?;
-    let replication = Replication::start(config, databases, format!("http://{address}")).await?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let replication = Replication::start(config, databases, format!("{scheme}://{address}")).await?;
     let service = DataService::new(databases.clone(), replication.gate())
         .with_remotes_allowed(&config.remotes_allowed)
         .with_access(access.clone());
-    let served = listen(socket, address, databases, service, access, replication.gate(), stop).await;
+    let incoming = || Ok(Incoming::new(listen::start(socket)?, tls));
+    let served = listen(incoming, address, databases, service, access, replication.gate(), stop).await;
     replication.stop().await;
     served
 }
 
-/// Serves the listener until `stop`.
+/// Serves the connections that `incoming` begins to accept, until `stop`.
 async fn listen(
-    socket: tokio::net::TcpSocket,
+    incoming: impl FnOnce() -> Result<Incoming>,
     address: SocketAddr,
     databases: &Databases,
     service: DataService,
@@ -90,9 +94,9 @@ async fn listen(
     let data = DataServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let data = InterceptedService::new(data, access.clone());
+    let data = access.guard(data);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-    let incoming = TcpIncoming::from(listen::start(socket)?).with_nodelay(Some(true));
+    let incoming = incoming()?;
     let server = pleach_protocol::transport()
         .add_service(data)
         .add_service(sync)
@@ -118,18 +122,23 @@ async fn listen(
     }
 }
 
-/// Reads the users, if there are any, again at each SIGHUP. A file that is wrong changes nothing.
-fn reread_at_hangup(access: Access, file: Option<PathBuf>) -> Result<()> {
+/// Reads the users and the certificates, if there are any, again at each SIGHUP. A file that is wrong changes nothing.
+fn reread_at_hangup(access: Access, users_file: Option<PathBuf>, tls: Option<ServerTls>) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            let Some(file) = &file else { continue };
-            match users::read(file) {
-                Ok(users) => {
+            match users_file.as_deref().map(users::read) {
+                Some(Ok(users)) => {
                     tracing::info!(users = users.len(), "the users were read again");
                     access.replace(users);
                 }
-                Err(failure) => tracing::error!("the users stay as they were: {failure}"),
+                Some(Err(failure)) => tracing::error!("the users stay as they were: {failure}"),
+                None => {}
+            }
+            match tls.as_ref().map(ServerTls::reread) {
+                Some(Ok(())) => tracing::info!("the certificates were read again"),
+                Some(Err(error)) => tracing::error!("the certificates stay as they were: {error}"),
+                None => {}
             }
         }
     });

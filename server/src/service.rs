@@ -14,6 +14,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::gate::Gate;
 use crate::ops::{self, Session, Sink};
@@ -405,7 +406,7 @@ calls! {
             if request.repair_from.contains("://") {
                 service.allow(&request.repair_from)?;
             }
-            ops::upkeep::fsck(&session, &request, &silent)
+            ops::upkeep::fsck(&session, &request, &silent, &credentials::read)
         })
         .await
     }

@@ -150,6 +150,9 @@ impl Sandbox {
             .current_dir(self.dir.path())
             .env("PLEACH_AUTHOR", "Tester <test@example.org>")
             .env_remove("PLEACH_TOKEN")
+            .env_remove("PLEACH_TLS_CA")
+            .env_remove("PLEACH_TLS_CERT")
+            .env_remove("PLEACH_TLS_KEY")
             .env("XDG_CONFIG_HOME", self.path("config"))
             .stdin(Stdio::null());
         command

@@ -38,7 +38,7 @@ pub(crate) struct Global {
     /// The database directory [default: the nearest one at or above the current directory]
     #[arg(short = 'C', value_name = "DIR", global = true)]
     pub(crate) directory: Option<PathBuf>,
-    /// Run the command on a server, http://HOST:PORT
+    /// Run the command on a server, http://HOST:PORT or https://HOST:PORT
     #[arg(long, value_name = "URL", global = true, conflicts_with = "directory")]
     pub(crate) server: Option<String>,
     /// The server's database, and a branch, tag or hash in it [default REF: main]
@@ -47,6 +47,15 @@ pub(crate) struct Global {
     /// The file that holds the token for --server [default: the environment's PLEACH_TOKEN]
     #[arg(long, value_name = "FILE", global = true)]
     pub(crate) token_file: Option<PathBuf>,
+    /// The authorities to trust by https://, a PEM file [default: the environment's PLEACH_TLS_CA, then the system's]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// The certificate to show to a server that asks for one, a PEM file [default: the environment's PLEACH_TLS_CERT]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's key, a PEM file [default: the environment's PLEACH_TLS_KEY]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Print JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,

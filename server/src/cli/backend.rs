@@ -4,7 +4,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use pleach_protocol::{Bearer, Token, endpoint, root_cause};
+use pleach_protocol::{Bearer, Credential, Credentials, Error, Token, endpoint};
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
@@ -32,13 +32,18 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
-    /// Connects to the server at `url`; `database` is `NAME[@REF]`.
-    pub(crate) fn connect(url: &str, database: &str, token: Option<Token>) -> Result<Remote> {
+    /// Connects to the server at `url`; `database` is `NAME[@REF]`. Of `credentials`, which are for remotes, it takes what is for TLS.
+    pub(crate) fn connect(
+        url: &str,
+        database: &str,
+        token: Option<Token>,
+        credentials: &Credentials,
+    ) -> Result<Remote> {
         let (database, reference) = database.split_once('@').unwrap_or((database, ""));
         let target =
             Target { database: database.to_owned(), reference: reference.to_owned(), after: String::new() };
         let runtime = runtime()?;
-        let channel = runtime.block_on(connect(url))?;
+        let channel = runtime.block_on(connect(url, token.clone(), credentials))?;
         let client = DataClient::with_interceptor(channel, Bearer::new(token))
             .max_decoding_message_size(crate::service::MESSAGE_BYTES_MAX)
             .max_encoding_message_size(crate::service::MESSAGE_BYTES_MAX);
@@ -54,17 +59,22 @@ pub(crate) fn runtime() -> Result<Runtime> {
         .map_err(|error| Failure::refused(format!("cannot start the network: {error}")))
 }
 
-async fn connect(url: &str) -> Result<Channel> {
-    let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+async fn connect(url: &str, token: Option<Token>, credentials: &Credentials) -> Result<Channel> {
+    let server = url.trim_end_matches('/');
+    let authority = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://"));
     let Some(authority) = authority.filter(|rest| !rest.is_empty() && !rest.contains('/')) else {
-        return Err(Failure::usage(format!("--server: expected http://HOST:PORT, found `{url}`"))
-            .hint("name the database with --database NAME, not in the URL; only http:// is supported"));
+        return Err(Failure::usage(format!(
+            "--server: expected http://HOST:PORT or https://HOST:PORT, found `{url}`"
+        ))
+        .hint("name the database with --database NAME, not in the URL"));
     };
-    let endpoint = endpoint(&format!("http://{authority}"))
+    let endpoint = endpoint(server)
         .map_err(|error| Failure::usage(format!("--server: `{url}` is not a URL: {error}")))?;
-    endpoint.connect().await.map_err(|error| {
-        Failure::remote(format!("cannot reach the server {url}: {}", root_cause(&error)))
-            .hint("check the address, and that `pleach serve` runs there")
+    let credential = Credential { token, tls: credentials.of(authority).tls };
+    pleach_protocol::connect(url, &endpoint, &credential).await.map_err(|error| match error {
+        Error::Unreachable { what, .. } => Failure::remote(format!("cannot reach the server {url}: {what}"))
+            .hint("check the address, and that `pleach serve` runs there"),
+        error => error.into(),
     })
 }
 

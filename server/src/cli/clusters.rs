@@ -14,11 +14,17 @@ pub(super) fn serve(context: &mut Context, arguments: Serve) -> Result<()> {
             .hint("it serves every database of a directory: name that with --data-dir DIR"));
     }
     context.refuse_server("serve")?;
+    let global = &context.global;
+    if global.tls_ca.is_some() || global.tls_cert.is_some() || global.tls_key.is_some() {
+        return Err(Failure::usage("serve takes no --tls-ca, --tls-cert or --tls-key: they are for clients")
+            .hint("what a server shows stands in config.yaml, under `listener`"));
+    }
     let flags =
         Flags { data_dir: arguments.data_dir, listen: arguments.listen, insecure: arguments.insecure };
     let config = Config::read(arguments.config.as_deref(), &flags)?;
     if arguments.check {
         crate::users::access(config.users_file.as_deref())?;
+        config.tls.as_ref().map(crate::listen::tls).transpose()?;
         context.output.note("the configuration is valid");
         return Ok(());
     }

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::args::{Clone, Push, Remote};
 use super::{Context, backend, merge, print};
-use crate::credentials;
 use crate::error::{Failure, Result};
 
 pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
@@ -45,7 +44,7 @@ pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
             remotes.iter().try_for_each(|(name, url)| context.output.line(format!("{name}\t{url}")))
         }
         Remote::Remove { name } => {
-            url_of(&database, &name)?;
+            known_url(&database, &name)?;
             forget_remote(&database, &name)?;
             database.set_setting(&url_key(&name), None)?;
             if context.output.json {
@@ -61,7 +60,7 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
         return Err(Failure::usage("clone makes a local database: --server is not possible")
             .hint("leave --server out: the URL names the server"));
     }
-    let url = credentials::read()?.authorize(parse(&arguments.url)?);
+    let url = context.credentials()?.authorize(parse(&arguments.url)?);
     let given = arguments.directory.or_else(|| context.global.directory.clone());
     let directory = given.unwrap_or_else(|| PathBuf::from(url.database()));
     let runtime = backend::runtime()?;
@@ -78,7 +77,7 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
 pub(super) fn fetch(context: &mut Context, name: &str) -> Result<()> {
     let database = context.local("fetch")?;
     let runtime = backend::runtime()?;
-    let url = url_of(&database, name)?;
+    let url = url_of(context, &database, name)?;
     let progress = context.output.progress(format!("fetching from {url}"));
     let transfer = runtime.block_on(async {
         let remote = Connection::connect(&url).await?;
@@ -92,7 +91,7 @@ pub(super) fn fetch(context: &mut Context, name: &str) -> Result<()> {
 pub(super) fn pull(context: &mut Context, name: &str, branch: Option<String>) -> Result<()> {
     let database = context.local("pull")?;
     let runtime = backend::runtime()?;
-    let url = url_of(&database, name)?;
+    let url = url_of(context, &database, name)?;
     let current = database.current_branch()?;
     let theirs = branch.unwrap_or_else(|| current.clone());
     let options = MergeOptions {
@@ -119,7 +118,7 @@ pub(super) fn pull(context: &mut Context, name: &str, branch: Option<String>) ->
 pub(super) fn push(context: &mut Context, arguments: Push) -> Result<()> {
     let database = context.local("push")?;
     let runtime = backend::runtime()?;
-    let url = url_of(&database, &arguments.remote)?;
+    let url = url_of(context, &database, &arguments.remote)?;
     let updates = updates(&database, &arguments)?;
     let force = if arguments.force { Force::Yes } else { Force::No };
     let progress = context.output.progress(format!("pushing to {url}"));
@@ -267,11 +266,16 @@ fn url_key(name: &str) -> String {
     format!("remote.{name}.url")
 }
 
-fn url_of(database: &Database, name: &str) -> Result<RemoteUrl> {
+/// The URL of a remote, with what is for its server.
+fn url_of(context: &Context, database: &Database, name: &str) -> Result<RemoteUrl> {
+    Ok(context.credentials()?.authorize(known_url(database, name)?))
+}
+
+fn known_url(database: &Database, name: &str) -> Result<RemoteUrl> {
     match database.setting(&url_key(name))? {
-        Some(url) => Ok(credentials::read()?.authorize(parse(&url)?)),
+        Some(url) => parse(&url),
         None => Err(Failure::not_found(format!("no remote `{name}`"))
-            .hint(format!("add it: `pleach remote add {name} URL`, for example http://HOST:PORT/DATABASE or file:///DIRECTORY"))),
+            .hint(format!("add it: `pleach remote add {name} URL`, for example https://HOST:PORT/DATABASE or file:///DIRECTORY"))),
     }
 }
 

@@ -1,12 +1,13 @@
-//! Tokens: made for users of a server, and found for the calls of a client.
+//! Tokens: made for users of a server, and found for the calls of a client, as are the files for TLS.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use pleach_protocol::Token;
+use pleach_protocol::{ClientTls, Token};
 use serde_json::json;
 
 use super::Context;
 use super::args::Global;
+use crate::config;
 use crate::error::{Failure, Result};
 use crate::users;
 
@@ -24,6 +25,22 @@ pub(super) fn token(global: &Global) -> Result<Option<Token>> {
         Ok(text) => parse(&text, VARIABLE).map(Some),
         Err(std::env::VarError::NotUnicode(_)) => Err(no_token(VARIABLE)),
     }
+}
+
+/// The files for TLS that are named by flags, else by the environment.
+pub(super) fn tls(global: &Global) -> Result<ClientTls> {
+    let file = |flag: &Option<PathBuf>, variable: &str| {
+        let given = || std::env::var_os(variable).filter(|file| !file.is_empty()).map(PathBuf::from);
+        flag.clone().or_else(given)
+    };
+    let cert = file(&global.tls_cert, "PLEACH_TLS_CERT");
+    let key = file(&global.tls_key, "PLEACH_TLS_KEY");
+    let identity = config::identity(cert, key).map_err(|missing| {
+        let (flag, variable) = (missing.replace('_', "-"), missing.to_uppercase());
+        Failure::usage(format!("expected --{flag} or PLEACH_{variable} too, found neither"))
+            .hint("a certificate is shown with its key: name both")
+    })?;
+    Ok(ClientTls { ca: file(&global.tls_ca, "PLEACH_TLS_CA"), identity })
 }
 
 fn read(file: &Path) -> Result<Token> {

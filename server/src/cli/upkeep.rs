@@ -25,7 +25,10 @@ pub(super) fn fsck(context: &mut Context, repair_from: Option<String>) -> Result
     let request = FsckRequest { target: backend.target(), repair_from: repair_from.unwrap_or_default() };
     let progress = context.output.progress("checking");
     let report = match &mut backend {
-        Backend::Local(session) => ops::fsck(session, &request, &|done, total| progress.at(done, total)),
+        Backend::Local(session) => {
+            let credentials = || context.credentials();
+            ops::fsck(session, &request, &|done, total| progress.at(done, total), &credentials)
+        }
         Backend::Remote(remote) => call!(*remote, fsck, request.clone()),
     }?;
     drop(progress);

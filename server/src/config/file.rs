@@ -37,11 +37,14 @@ impl Default for File {
 pub(super) struct Listener {
     pub(super) host: String,
     pub(super) port: i64,
+    pub(super) tls_key: Option<PathBuf>,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_client_ca: Option<PathBuf>,
 }
 
 impl Default for Listener {
     fn default() -> Listener {
-        Listener { host: "127.0.0.1".into(), port: 7420 }
+        Listener { host: "127.0.0.1".into(), port: 7420, tls_key: None, tls_cert: None, tls_client_ca: None }
     }
 }
 

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use pleach_engine::backup::{Backup, Point};
 use pleach_engine::fsck::{Damage, Progress, Report};
 use pleach_engine::{Batch, Database, KINDS, Options, Outcome, RefUpdate, Store, StoreError};
-use pleach_protocol::{RemoteUrl, clone_database};
+use pleach_protocol::{Credentials, RemoteUrl, clone_database};
 
 use super::Session;
-use crate::credentials;
 use crate::error::{Failure, Kind, Result};
 use crate::proto::{self, *};
 
@@ -35,14 +34,19 @@ pub fn directory(url: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
-/// Checks every chunk; with `repair_from`, brings back what is damaged and checks again.
-pub fn fsck(session: &Session, request: &FsckRequest, progress: Progress<'_>) -> Result<FsckResponse> {
+/// Checks every chunk; with `repair_from`, brings back what is damaged and checks again. `credentials` finds what to show to a remote.
+pub fn fsck(
+    session: &Session,
+    request: &FsckRequest,
+    progress: Progress<'_>,
+    credentials: &dyn Fn() -> Result<Credentials>,
+) -> Result<FsckResponse> {
     let database = &session.database;
     let report = database.fsck(progress)?;
     if request.repair_from.is_empty() || report.damages.is_empty() {
         return Ok(to_message(report, 0));
     }
-    let source = RepairSource::open(database, &request.repair_from)?;
+    let source = RepairSource::open(database, &request.repair_from, credentials)?;
     let repaired = database.repair(&report, &|hash| source.store().get(hash))?;
     Ok(to_message(database.fsck(progress)?, repaired.chunks))
 }
@@ -55,7 +59,11 @@ enum RepairSource {
 }
 
 impl RepairSource {
-    fn open(database: &Database, from: &str) -> Result<RepairSource> {
+    fn open(
+        database: &Database,
+        from: &str,
+        credentials: &dyn Fn() -> Result<Credentials>,
+    ) -> Result<RepairSource> {
         let url = match from.contains("://") {
             true => from.to_owned(),
             false => database.setting(&format!("remote.{from}.url"))?.ok_or_else(|| {
@@ -72,7 +80,7 @@ impl RepairSource {
             }
         }
         // What its branches and tags reach: uncommitted work is in no clone.
-        let url: RemoteUrl = credentials::read()?.authorize(url.parse()?);
+        let url: RemoteUrl = credentials()?.authorize(url.parse()?);
         let dir = tempfile::tempdir().map_err(|error| Failure::file("the temporary directory", &error))?;
         let runtime = crate::cli::runtime()?;
         let clone = dir.path().join("clone");

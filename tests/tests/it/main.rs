@@ -23,5 +23,6 @@ mod scale;
 mod server;
 mod syscalls;
 mod tables;
+mod tls;
 mod tour;
 mod users;

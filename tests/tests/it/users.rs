@@ -1,6 +1,8 @@
 //! A server with users: who gets in, and what each may do there.
 
+use std::io::Write;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use pleach_tests::{Run, Sandbox, Server, eventually};
 
@@ -238,6 +240,38 @@ fn e5_users_are_read_again_at_a_hangup() {
     guarded.server.signal("HUP");
     eventually("the reader is out", || (read("reader") == 5).then_some(()));
     assert_eq!(read("writer"), 0);
+}
+
+#[test]
+fn e5_a_call_that_goes_on_ends_when_its_user_is_gone() {
+    let guarded = Guarded::new();
+    let users = std::fs::read_to_string(guarded.sandbox.path("users.yaml")).unwrap();
+    let mut imports = ["writer", "admin"].map(|user| {
+        let mut args = guarded.server.args("shop", &["import", user, "-", "--key", "k", "--token-file"]);
+        args.push(guarded.token(user).display().to_string());
+        let mut command = guarded.sandbox.command(&args);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // More than is kept on the way: the server has begun.
+        let rows: String = (0..400_000).map(|row| format!("{row}\n")).collect();
+        child.stdin.as_mut().unwrap().write_all(format!("k\n{rows}").as_bytes()).unwrap();
+        child
+    });
+    let without: String =
+        users.lines().filter(|line| !line.contains("writer")).map(|line| format!("{line}\n")).collect();
+    guarded.sandbox.write("users.yaml", &without);
+    guarded.server.signal("HUP");
+    eventually("the users were read", || guarded.server.log().contains("read again").then_some(()));
+    for child in &mut imports {
+        // Who was refused may be gone already.
+        let _ = child.stdin.take().unwrap().write_all(b"last\n");
+    }
+    let [writer, admin] = imports.map(|child| pleach_tests::finish(child.wait_with_output().unwrap()));
+    let refused = writer.fails(5);
+    assert!(refused.contains("`writer` is no user of this server any more"), "{refused}");
+    admin.ok();
+    guarded.run("admin", "shop", &["get", "writer", "1"]).fails(1);
+    assert_eq!(guarded.run("admin", "shop", &["get", "admin", "last"]).ok(), "last\n");
 }
 
 #[test]

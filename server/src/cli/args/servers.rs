@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Remote {
-    /// Add a remote: http://HOST:PORT/DATABASE, file:///DIRECTORY, s3://BUCKET/PREFIX, gs://…, az://…
+    /// Add a remote: http[s]://HOST:PORT/DATABASE, file:///DIRECTORY, s3://BUCKET/PREFIX, gs://…, az://…
     Add {
         /// Its name
         name: String,
@@ -24,7 +24,7 @@ pub(crate) enum Remote {
 
 #[derive(Debug, Args)]
 pub(crate) struct Clone {
-    /// The remote: http://HOST:PORT/DATABASE, file:///DIRECTORY, s3://BUCKET/PREFIX, gs://…, az://…
+    /// The remote: http[s]://HOST:PORT/DATABASE, file:///DIRECTORY, s3://BUCKET/PREFIX, gs://…, az://…
     pub(crate) url: String,
     /// The new directory [default: the last part of the URL]
     pub(crate) directory: Option<PathBuf>,
