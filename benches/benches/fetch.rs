@@ -53,10 +53,10 @@ impl Pair {
         let service = SyncService::new(databases).into_server();
         tokio::spawn(transport().add_service(service).serve_with_incoming(incoming));
         let url = RemoteUrl::parse(&url).unwrap();
-        let (clone, transfer) =
-            clone_database(&url, &directory.join("clone"), Options::default(), &[]).await.unwrap();
-        eprintln!("clone: {} chunks, {} bytes", transfer.chunks, transfer.bytes_received);
         let remote = Remote::connect(&url).await.unwrap();
+        let (clone, transfer) =
+            clone_database(&remote, &directory.join("clone"), Options::default(), &[]).await.unwrap();
+        eprintln!("clone: {} chunks, {} bytes", transfer.chunks, transfer.bytes_received);
         Pair { rows, served, clone, remote, random: SplitMix64::new(4), version: 0 }
     }
 

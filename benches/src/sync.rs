@@ -147,6 +147,14 @@ fn messages_bytes(transfer: &Transfer) -> f64 {
 }
 
 impl Bench<'_> {
+    fn clone(&self, server: &Server, path: &Path, options: Options) -> Result<(Database, Transfer)> {
+        let url = url(server.address)?;
+        Ok(self.runtime.block_on(async {
+            let remote = Remote::connect(&url).await?;
+            clone_database(&remote, path, options, &[]).await
+        })?)
+    }
+
     /// Clones: bytes beside what a compressor makes of all rows at once, and CPU of both ends.
     fn clones(&self, show: &mut dyn FnMut(Figure)) -> Result<()> {
         let incompressible = |i: u64| {
@@ -171,8 +179,9 @@ impl Bench<'_> {
             let (cpu, since) = (cpu_nanos(), Instant::now());
             let (peak, stop) = peak_memory();
             let path = directory.join("copy");
-            let (copy, transfer) =
-                self.runtime.block_on(clone_database(&url(server.address)?, &path, options(), &[]))?;
+            // Compaction comes later, in the background; it is measured by itself.
+            let copy_options = Options { background: false, compression, ..options() };
+            let (copy, transfer) = self.clone(&server, &path, copy_options)?;
             let gigabytes = (self.count * ROW_BYTES) as f64 / 1e9;
             figure("cpu_s_per_GB", (cpu_nanos() - cpu) as f64 / 1e9 / gigabytes);
             figure("s_per_GB", since.elapsed().as_secs_f64() / gigabytes);
@@ -192,6 +201,9 @@ impl Bench<'_> {
                 figure("of_zstd3_of_each_node", messages_bytes(&transfer) / nodes as f64);
             }
             ensure!(copy.root()? == database.root()?, "the clone is not the same");
+            let cpu = cpu_nanos();
+            copy.store().compact()?;
+            figure("compaction_cpu_s_per_GB", (cpu_nanos() - cpu) as f64 / 1e9 / gigabytes);
             copy.close()?;
             server.databases.close()?;
             std::fs::remove_dir_all(&directory)?;
@@ -206,8 +218,7 @@ impl Bench<'_> {
         let there = server.databases.create(NAME)?;
         put(&there, (0..self.count).map(|i| (i, value(i, 0))))?;
         let path = directory.join("copy");
-        let (here, _) =
-            self.runtime.block_on(clone_database(&url(server.address)?, &path, options(), &[]))?;
+        let (here, _) = self.clone(&server, &path, options())?;
         let proxy = self.runtime.block_on(Proxy::start(server.address, delay, || None))?;
         let remote = self.runtime.block_on(Remote::connect(&url(proxy.address())?))?;
         let fetch = || {
@@ -275,8 +286,7 @@ impl Bench<'_> {
         let there = server.databases.create(NAME)?;
         put(&there, (0..self.count).map(|i| (i, value(i, 0))))?;
         let path = directory.join("copy");
-        let (here, _) =
-            self.runtime.block_on(clone_database(&url(server.address)?, &path, options(), &[]))?;
+        let (here, _) = self.clone(&server, &path, options())?;
         let remote = self.runtime.block_on(Remote::connect(&url(server.address)?))?;
         let mut pulls = Vec::new();
         for version in 1..=REPEATS as u64 {

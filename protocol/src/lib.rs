@@ -18,6 +18,7 @@ mod databases;
 mod edits;
 mod encoding;
 mod error;
+mod flow;
 mod haves;
 pub mod limits;
 mod objects;
@@ -40,6 +41,7 @@ pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;
 pub use error::{Error, ErrorKind, Result};
+pub use flow::{Flow, Passed};
 pub use objects::Objects;
 pub use packs::{Compacted, collect_remote, compact_remote, forget_remote};
 pub use reached::{Place, Reached};

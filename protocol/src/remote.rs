@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 use crate::access::{Bearer, Credential};
 use crate::databases::check_database_name;
 use crate::error::{Error, Result};
+use crate::flow::Flow;
 use crate::limits::{
     CONNECT_TIMEOUT, CONNECTION_WINDOW_BYTES, KEEP_ALIVE, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES,
 };
@@ -165,6 +166,7 @@ impl fmt::Display for RemoteUrl {
 pub struct Remote {
     url: RemoteUrl,
     link: Link,
+    flow: Flow,
 }
 
 #[derive(Debug, Clone)]
@@ -185,7 +187,7 @@ impl Remote {
                 let text = url.to_string();
                 let endpoint = endpoint(server).map_err(|error| unreachable(&text, &error))?;
                 let link = Link::Server(connect(&text, &endpoint, &url.credential).await?);
-                Ok(Remote { url: url.clone(), link })
+                Ok(Remote { url: url.clone(), link, flow: Flow::default() })
             }
             Kind::Directory(path) => Ok(Remote::at(url, Arc::new(Directory::new(path)))),
             Kind::Bucket { cloud, bucket, prefix } => {
@@ -196,7 +198,23 @@ impl Remote {
 
     /// A remote in a place of the caller's own, whatever `url`, which is for messages, says.
     pub fn at(url: &RemoteUrl, objects: Arc<dyn Objects>) -> Remote {
-        Remote { url: url.clone(), link: Link::Place(Place { url: url.to_string(), objects }) }
+        let link = Link::Place(Place { url: url.to_string(), objects });
+        Remote { url: url.clone(), link, flow: Flow::default() }
+    }
+
+    /// The same connection, for transfers that are watched and limited as `flow` says.
+    #[must_use]
+    pub fn with_flow(self, flow: Flow) -> Remote {
+        let link = match self.link {
+            Link::Place(place) => Link::Place(Place { objects: flow.over(place.objects), ..place }),
+            server @ Link::Server(_) => server,
+        };
+        Remote { link, flow, ..self }
+    }
+
+    /// How its transfers are watched and limited.
+    pub(crate) fn flow(&self) -> &Flow {
+        &self.flow
     }
 
     /// Where it is.

@@ -83,6 +83,10 @@ fn url(address: SocketAddr) -> RemoteUrl {
     RemoteUrl::parse(&format!("http://{address}/shop")).unwrap()
 }
 
+async fn connected(url: &RemoteUrl) -> Remote {
+    Remote::connect(url).await.unwrap()
+}
+
 fn random(seed: u64, from: u64, to: u64) -> impl FnMut() -> u64 + Send + 'static {
     let mut state = seed;
     move || {
@@ -92,12 +96,14 @@ fn random(seed: u64, from: u64, to: u64) -> impl FnMut() -> u64 + Send + 'static
 }
 
 async fn clone(address: SocketAddr, dir: &TempDir, name: &str) -> (Database, Transfer) {
-    clone_database(&url(address), &dir.path().join(name), Options::default(), &[]).await.unwrap()
+    clone_database(&connected(&url(address)).await, &dir.path().join(name), Options::default(), &[])
+        .await
+        .unwrap()
 }
 
 fn assert_whole(db: &Database, like: &Database) {
     assert_eq!(db.root().unwrap(), like.root().unwrap());
-    assert_eq!(db.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(db.fsck().unwrap().damages, []);
 }
 
 /// What is sent again after a cut: the chunks that lead to where the transfer goes on.
@@ -274,7 +280,7 @@ async fn a_transfer_goes_on_at_a_server_that_was_restarted_and_beside_collection
     collecting.join().unwrap();
     assert_eq!(cutting.counts().cuts, 4);
     assert_eq!(db.get_ref("remotes/origin/main"), there.get_ref("heads/main"));
-    assert_eq!(db.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(db.fsck().unwrap().damages, []);
 }
 
 #[tokio::test]
@@ -352,10 +358,16 @@ async fn a_clone_that_failed_goes_on_when_it_is_made_again() {
         })
         .await;
     let path = dir.path().join("cut");
-    let error = clone_database(&url(proxy.address()), &path, Options::default(), &[]).await.err().unwrap();
+    let error = clone_database(&connected(&url(proxy.address())).await, &path, Options::default(), &[])
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     // What was begun is no place for another clone.
-    let other = clone_database(&url(server.address), &path, Options::default(), &[]).await.err().unwrap();
+    let other = clone_database(&connected(&url(server.address)).await, &path, Options::default(), &[])
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(other, Error::Exists { .. }), "{other}");
 
     let direct = Proxy::start(server.address, Duration::ZERO, || None).await.unwrap();
@@ -374,5 +386,5 @@ async fn clone_again(path: &std::path::Path, address: SocketAddr) -> (Database, 
     let begun = Database::open(path, Options::default()).unwrap();
     begun.set_setting("cloning", Some(&format!("{} ", url(address)))).unwrap();
     begun.close().unwrap();
-    clone_database(&url(address), path, Options::default(), &[]).await.unwrap()
+    clone_database(&connected(&url(address)).await, path, Options::default(), &[]).await.unwrap()
 }

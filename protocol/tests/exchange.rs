@@ -44,10 +44,16 @@ impl Server {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("copy");
         let (db, transfer) =
-            clone_database(&self.url(database), &path, Options::default(), &[]).await.unwrap();
+            clone_database(&connected(&self.url(database)).await, &path, Options::default(), &[])
+                .await
+                .unwrap();
         let remote = Remote::connect(&self.url(database)).await.unwrap();
         Copy { db, transfer, remote, _dir: dir }
     }
+}
+
+async fn connected(url: &RemoteUrl) -> Remote {
+    Remote::connect(url).await.unwrap()
 }
 
 /// A clone, with an open connection to where it came from.
@@ -357,14 +363,23 @@ async fn only_the_branches_asked_for_are_cloned() {
     commit(&db, "feature/a", "on a");
     let dir = TempDir::new().unwrap();
     let only = ["feature/*".to_owned()];
-    let (copy, _) =
-        clone_database(&server.url("shop"), &dir.path().join("c"), Options::default(), &only).await.unwrap();
+    let (copy, _) = clone_database(
+        &connected(&server.url("shop")).await,
+        &dir.path().join("c"),
+        Options::default(),
+        &only,
+    )
+    .await
+    .unwrap();
     let branches: Vec<String> = copy.branches().unwrap().into_iter().map(|branch| branch.name).collect();
     assert_eq!(branches, ["feature/a"]);
     assert_eq!(copy.current_branch().unwrap(), "feature/a");
     let none = ["nothing".to_owned()];
     let path = dir.path().join("d");
-    let error = clone_database(&server.url("shop"), &path, Options::default(), &none).await.err().unwrap();
+    let error = clone_database(&connected(&server.url("shop")).await, &path, Options::default(), &none)
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, Error::UnknownBranch { .. }), "{error}");
     assert!(!path.exists());
 }
@@ -411,7 +426,10 @@ async fn what_is_not_there_is_said_clearly_and_leaves_nothing_behind() {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("copy");
-    let error = clone_database(&server.url("absent"), &path, Options::default(), &[]).await.err().unwrap();
+    let error = clone_database(&connected(&server.url("absent")).await, &path, Options::default(), &[])
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, Error::UnknownDatabase { .. }), "{error}");
     assert!(!path.exists());
     // A port that was just free.
@@ -422,7 +440,10 @@ async fn what_is_not_there_is_said_clearly_and_leaves_nothing_behind() {
     // A directory with something in it is not touched.
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("mine"), b"x").unwrap();
-    let error = clone_database(&server.url("absent"), &path, Options::default(), &[]).await.err().unwrap();
+    let error = clone_database(&connected(&server.url("absent")).await, &path, Options::default(), &[])
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, Error::Exists { .. }), "{error}");
     assert!(path.join("mine").exists());
 }

@@ -8,7 +8,7 @@ use super::blocking;
 use super::fetch::{RemoteRefs, fetch_and, tracking};
 use crate::error::{Error, Result};
 use crate::refs::{HEADS, RefPatterns};
-use crate::remote::{Remote, RemoteUrl};
+use crate::remote::Remote;
 use crate::transfer::Transfer;
 
 /// The setting of a clone that is not complete: of what it is one.
@@ -16,7 +16,7 @@ const CLONING: &str = "cloning";
 /// The name that a clone gives to where it came from.
 const ORIGIN: &str = "origin";
 
-/// Makes a database in `dir` with the branches and tags at `url`; of the branches only those in `branches` (patterns, `*` for any
+/// Makes a database in `dir` with the branches and tags of `remote`; of the branches only those in `branches` (patterns, `*` for any
 /// characters) unless there are none in it. Every branch is made here with its work, and the remote's default branch is current.
 /// `dir` is made; if it exists it must be empty, or hold the beginning of a clone of the same URL and branches, which then goes on. If the remote cannot
 /// be reached any more, or the process ends, what has arrived stays for that; if anything else fails, nothing is left there.
@@ -24,15 +24,14 @@ const ORIGIN: &str = "origin";
 /// # Errors
 /// [`Error::Exists`], [`Error::UnknownBranch`] if no branch matches; those of a fetch.
 pub async fn clone_database(
-    url: &RemoteUrl,
+    remote: &Remote,
     dir: &Path,
     options: Options,
     branches: &[String],
 ) -> Result<(Database, Transfer)> {
     let patterns = RefPatterns::branches(branches)?;
-    let remote = Remote::connect(url).await?;
     let (path, existed) = (dir.to_owned(), dir.exists());
-    let what = format!("{url} {}", branches.join(" "));
+    let what = format!("{} {}", remote.url(), branches.join(" "));
     let database = blocking(move || {
         if std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
             return begun(&path, options, &what);
@@ -42,7 +41,7 @@ pub async fn clone_database(
         Ok(database)
     })
     .await?;
-    match fill(&database, &remote, &patterns, branches).await {
+    match fill(&database, remote, &patterns, branches).await {
         Ok(transfer) => Ok((database, transfer)),
         Err(error) => {
             let path = dir.to_owned();

@@ -25,7 +25,7 @@ use crate::refs::{
     HEADS, RefPatterns, check_name, hash_from, hashes_to_bytes, local_name, refs_digest, settled,
 };
 use crate::remote::Remote;
-use crate::transfer::{RefResult, RefStatus, Transfer};
+use crate::transfer::{RefResult, RefStatus, Transfer, framed};
 use crate::{FEATURE_EDITS, check_format, format_digest};
 
 /// The remote's refs that were asked for, as its plan says, by name.
@@ -298,6 +298,7 @@ async fn pump(
 ) -> Result<()> {
     while let Some(response) = stream.message().await.map_err(|status| remote.error(status))? {
         transfer.received(&response);
+        remote.flow().received(framed(&response)).await;
         let Some(message) = response.message else { return Err(Error::protocol("an empty answer")) };
         if messages.send(message).await.is_err() {
             // The thread found an error and says so itself.

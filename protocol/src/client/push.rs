@@ -15,6 +15,7 @@ use tonic::Code;
 
 use super::blocking;
 use crate::error::{Error, Result};
+use crate::flow::Flow;
 use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS};
 use crate::packs;
 use crate::proto::{
@@ -250,7 +251,7 @@ impl Attempt {
             let (database, answered) = (database.clone(), answered.clone());
             let begin = Begin { resuming: self.was_cut, ..self.begin.clone() };
             let (targets, bases, pins) = (self.targets.clone(), self.bases.clone(), self.pins.clone());
-            let known = self.reached.clone();
+            let (known, flow) = (self.reached.clone(), remote.flow().clone());
             tokio::task::spawn_blocking(move || {
                 let produced =
                     produce(&database, begin, &targets, &bases, known, &told, &messages, &answered);
@@ -331,6 +332,7 @@ fn produce(
     bases: &[Hash],
     known: Reached,
     told: &std::sync::mpsc::Receiver<Reached>,
+    flow: &Flow,
     messages: &mpsc::Sender<PushRequest>,
     answered: &AtomicBool,
 ) -> Result<Produced> {
@@ -340,6 +342,7 @@ fn produce(
         let len = framed(&request);
         let taken = messages.blocking_send(request).is_ok() && !answered.load(Ordering::Relaxed);
         bytes += len;
+        flow.sent_blocking(len);
         taken
     };
     let (edits, resuming) = (begin.features & FEATURE_EDITS != 0, begin.resuming);

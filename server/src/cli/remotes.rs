@@ -65,8 +65,10 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
     let directory = given.unwrap_or_else(|| PathBuf::from(url.database()));
     let runtime = backend::runtime()?;
     let progress = context.output.progress(format!("cloning {url}"));
-    let cloned = runtime.block_on(clone_database(&url, &directory, Options::default(), &arguments.branch));
-    let (database, transfer) = cloned?;
+    let (database, transfer) = runtime.block_on(async {
+        let remote = Connection::connect(&url).await?;
+        clone_database(&remote, &directory, Options::default(), &arguments.branch).await
+    })?;
     drop(progress);
     let branch = database.current_branch()?;
     database.close()?;

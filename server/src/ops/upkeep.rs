@@ -84,8 +84,11 @@ impl RepairSource {
         let dir = tempfile::tempdir().map_err(|error| Failure::file("the temporary directory", &error))?;
         let runtime = crate::cli::runtime()?;
         let clone = dir.path().join("clone");
-        let cloned = clone_database(&url, &clone, Options::default(), &[]);
-        Ok(RepairSource::Clone(runtime.block_on(cloned)?.0, dir))
+        let cloned = runtime.block_on(async {
+            let remote = Remote::connect(&url).await?;
+            clone_database(&remote, &clone, Options::default(), &[]).await
+        })?;
+        Ok(RepairSource::Clone(cloned.0, dir))
     }
 
     fn store(&self) -> &Store {
