@@ -9,7 +9,7 @@
 
 use std::collections::HashSet;
 
-use pleach_chunkstore::{Chunk, Hash, Store};
+use pleach_chunkstore::{Chunk, Hash, Lease, Store};
 
 use crate::{
     catalogue,
@@ -23,6 +23,9 @@ use crate::{
 
 /// Most earlier versions that are compared with a node; more would cost more than they spare.
 const CANDIDATES_MAX: usize = 16;
+/// What a commit that is still to come, and a chunk that was sent, take in memory.
+const TOP_BYTES: usize = 128;
+const SENT_BYTES: usize = 64;
 
 /// The earlier version from which a chunk's delta is likely small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,8 @@ pub struct Difference {
     tops: Vec<Top>,
     stack: Vec<Open>,
     sent: HashSet<Hash>,
+    /// What the tops and the hashes of what was sent take: they cannot do with less.
+    lease: Lease,
 }
 
 struct Top {
@@ -99,7 +104,10 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
         }
     }
     let mut tops = Vec::new();
-    for hash in history::missing(&store, &target_commits, &base_commits)? {
+    let mut meter = store.meter("searching", "commits", None);
+    let missing = history::missing(&store, &target_commits, &base_commits, || meter.add(1))?;
+    meter.end();
+    for hash in missing {
         let parents = history::load(&store, &hash)?.parents;
         tops.push(Top { hash, candidates: parents });
     }
@@ -112,7 +120,8 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
         }
     }
     tops.reverse();
-    Ok(Difference { store, _pins: pins, tops, stack: Vec::new(), sent: HashSet::new() })
+    let (stack, sent, lease) = (Vec::new(), HashSet::new(), store.lease());
+    Ok(Difference { store, _pins: pins, tops, stack, sent, lease })
 }
 
 impl Difference {
@@ -144,6 +153,7 @@ impl Difference {
 
     fn send(&mut self, chunk: Chunk, top: bool, base: Option<Base>, candidates: Vec<Chunk>) -> Result<Sent> {
         self.sent.insert(*chunk.hash());
+        self.lease.take((self.tops.len() * TOP_BYTES + self.sent.len() * SENT_BYTES) as u64);
         let held: HashSet<Hash> =
             candidates.iter().flat_map(|chunk| chunk.children().chain([*chunk.hash()])).collect();
         let mut follow = Vec::new();

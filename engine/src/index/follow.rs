@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use pleach_chunkstore::Hash;
+use pleach_chunkstore::{Hash, Lease};
 
 use super::IndexDefinition;
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     map::{
         self,
         config::KEY_BYTES_MAX,
-        diff::{Diff, Range},
+        diff::{self, Diff, Range},
         edit::{self, Edit},
         node::{Tag, Value},
     },
@@ -63,8 +63,10 @@ pub(crate) fn follow<'a>(
     if indexes.is_empty() || from == Some(to) {
         return Ok(());
     }
-    let walk = Walk { table, from, to, bytes_max: writer.store().options().edit_bytes };
-    if walk.collect(writer, &mut indexes, Part::All)? {
+    let mut walk = Walk { table, from, to, lease: writer.store().lease() };
+    // Two walks from an empty map would be one that finds nothing to take, and one that finds all.
+    let first = if from.is_none() { Part::Given } else { Part::All };
+    if walk.collect(writer, &mut indexes, first)? {
         return indexes.iter_mut().try_for_each(|(changes, entry)| changes.apply(writer, table, entry));
     }
     for part in [Part::Taken, Part::Given] {
@@ -90,30 +92,28 @@ struct Walk<'a> {
     table: Indexed<'a>,
     from: Option<Hash>,
     to: Hash,
-    /// How many bytes of entries may be in memory.
-    bytes_max: u64,
+    /// The right to hold entries in memory.
+    lease: Lease,
 }
 
 impl Walk<'_> {
     /// Collects entries; false, and none are there, if [`Part::All`] are too many.
     fn collect(
-        &self,
+        &mut self,
         writer: &mut Writer,
         indexes: &mut [(Changes<'_>, &mut IndexEntry)],
         part: Part,
     ) -> Result<bool> {
-        let Walk { table, from, to, bytes_max } = *self;
-        if part == Part::Taken && from.is_none() {
-            return Ok(true);
-        }
+        let Walk { table, from, to, .. } = *self;
+        let mut meter = Some(diff::meter(writer.store(), [from, Some(to)], &Range::default())?);
         let mut bytes = 0;
         let mut after = None;
         loop {
             let reader: &Writer = writer;
             let range = Range { after: after.take(), until: None };
             let sides = (from.map(|from| (reader, from)), Some((reader, to)));
-            for change in Diff::between(sides.0, sides.1, &range)? {
-                let change = change?;
+            let mut changed = Diff::between(sides.0, sides.1, &range)?.metered(meter.take());
+            while let Some(change) = changed.next_change()? {
                 let load = |side: &Option<Value>| {
                     side.as_ref().map(|value| resolve::load(reader, value)).transpose()
                 };
@@ -121,11 +121,12 @@ impl Walk<'_> {
                 for (changes, _) in indexes.iter_mut() {
                     bytes += changes.row(table, &change.key, old.as_deref(), new.as_deref(), part)?;
                 }
-                if bytes > bytes_max {
+                if !self.lease.reach(bytes) {
                     after = Some(change.key);
                     break;
                 }
             }
+            meter = changed.into_meter();
             if after.is_none() {
                 return Ok(true);
             }
@@ -134,6 +135,7 @@ impl Walk<'_> {
                 return Ok(false);
             }
             indexes.iter_mut().try_for_each(|(changes, entry)| changes.apply(writer, table, entry))?;
+            self.lease.release();
             bytes = 0;
         }
     }
@@ -227,9 +229,9 @@ impl Changes<'_> {
     }
 }
 
-/// What an entry is taken to need in memory.
+/// What an entry is taken to need in memory, also as the edit that it becomes.
 fn entry_bytes(entry: &[u8], row: &[u8]) -> u64 {
-    (entry.len() + row.len() + 64) as u64
+    (entry.len() + row.len() + 256) as u64
 }
 
 /// The key of a row, for people.
