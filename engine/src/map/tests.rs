@@ -352,6 +352,21 @@ fn check_merge_in(fixture: &Fixture, base: &Model, ours: &Edits, theirs: &Edits)
 }
 
 #[test]
+fn a_merge_in_parts_keeps_what_was_decided() {
+    let base = numbered(600);
+    // Each side changes the same row of each leaf, and theirs one behind it.
+    let (mut ours, mut theirs) = (Edits::new(), Edits::new());
+    for leaf in Fixture::new().leaf_keys(&base) {
+        ours.insert(leaf[0].clone(), Some(b"ours".to_vec()));
+        theirs.insert(leaf[0].clone(), Some(b"theirs".to_vec()));
+        theirs.insert(leaf[leaf.len() - 1].clone(), Some(b"theirs".to_vec()));
+    }
+    // After each row a part.
+    let none = Fixture { store: Store::memory(Options { work_bytes: 0, ..Options::default() }) };
+    check_merge_in(&none, &base, &ours, &theirs);
+}
+
+#[test]
 fn many_edits_are_applied_in_parts_and_make_the_built_root() {
     let fixture = Fixture::tight();
     let base = numbered(9000);
