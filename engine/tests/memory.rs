@@ -4,7 +4,7 @@
 //! has. `PLEACH_SOAK=1` does so with the budgets and the numbers of rows of `docs/decisions/0008-one-memory-budget.md`, and prints the peaks (`--nocapture`).
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::{
     fs,
