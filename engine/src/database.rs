@@ -203,7 +203,7 @@ impl Database {
     /// | `searching` | commits that a holder lacks | not known |
     /// | `marking` | chunks found in use by a collection | not known |
     /// | `compacting` | chunks written by a compaction or a collection | known |
-    /// | `checking` | chunks read by an fsck | known |
+    /// | `checking` | chunks read by an fsck; rows compared with an index | known |
     ///
     /// ```
     /// use std::sync::atomic::{AtomicU64, Ordering};

@@ -98,11 +98,6 @@ impl<R: Read> Diff<R> {
         Diff { meter, ..self }
     }
 
-    /// The meter, if it was stopped before the end.
-    pub(crate) fn into_meter(self) -> Option<Meter> {
-        self.meter
-    }
-
     fn count(&mut self, rows: u64) {
         if let Some(meter) = &mut self.meter {
             meter.add(rows);

@@ -34,6 +34,8 @@ pub(crate) struct Sorter {
     held_max: usize,
     /// The right to hold as much.
     lease: Lease,
+    /// Of several rows with one key, the last one stays; else all.
+    dedup: bool,
     held: Held,
     runs: Vec<Run>,
     /// The file of all runs, and where it ends.
@@ -67,7 +69,12 @@ impl Sorter {
     pub(crate) fn new(store: &Store, held_max: usize) -> Sorter {
         let held_max = held_max.clamp(PIECE_MIN, u32::MAX as usize);
         let (lease, held) = (store.lease(), Held::default());
-        Sorter { store: store.clone(), held_max, lease, held, runs: Vec::new(), file: None }
+        Sorter { store: store.clone(), held_max, lease, dedup: true, held, runs: Vec::new(), file: None }
+    }
+
+    /// A sorter that gives all rows: those with one key in the order in which they came.
+    pub(crate) fn of_all(store: &Store) -> Sorter {
+        Sorter { dedup: false, ..Sorter::new(store, usize::MAX) }
     }
 
     /// Adds a row, whose value is stored inline or elsewhere already.
@@ -88,7 +95,7 @@ impl Sorter {
         if self.held.places.is_empty() {
             return Ok(());
         }
-        self.held.sort();
+        self.held.sort(self.dedup);
         let mut run = RunWriter::new(&self.store, &mut self.file)?;
         self.held.rows().try_for_each(|row| run.push(row))?;
         self.runs.push(run.end()?);
@@ -97,10 +104,10 @@ impl Sorter {
         Ok(())
     }
 
-    /// Calls `f` with each row, in ascending order of keys, each key once.
+    /// Calls `f` with each row, in ascending order of keys.
     pub(crate) fn finish(mut self, mut f: impl FnMut(&[u8], Stored<'_>) -> Result<()>) -> Result<()> {
         if self.runs.is_empty() {
-            self.held.sort();
+            self.held.sort(self.dedup);
             return self.held.rows().try_for_each(|row| give(row, &mut f));
         }
         self.spill()?;
@@ -114,12 +121,12 @@ impl Sorter {
                 let Some((file, _)) = &self.file else { return Ok(()) };
                 let file = file.clone();
                 let mut run = RunWriter::new(&self.store, &mut self.file)?;
-                merge(&self.store, &file, some, bytes, |row| run.push(row))?;
+                merge(&self.store, &file, some, bytes, self.dedup, |row| run.push(row))?;
                 self.runs.push(run.end()?);
             }
         }
         let Some((file, _)) = &self.file else { return Ok(()) };
-        merge(&self.store, file, &self.runs, bytes, |row| give(row, &mut f))
+        merge(&self.store, file, &self.runs, bytes, self.dedup, |row| give(row, &mut f))
     }
 }
 
@@ -163,12 +170,13 @@ impl<'a> RunWriter<'a> {
     }
 }
 
-/// Calls `f` with each row of these runs, in ascending order of keys; of those with one key that of the last run. Holds about so many bytes.
+/// Calls `f` with each row of these runs, in ascending order of keys; of those with one key, if `dedup`, that of the last run. Holds about so many bytes.
 fn merge(
     store: &Store,
     file: &Arc<Scratch>,
     runs: &[Run],
     bytes: usize,
+    dedup: bool,
     mut f: impl FnMut(&[u8]) -> Result<()>,
 ) -> Result<()> {
     let mut meter = store.meter("sorting", "rows", Some(runs.iter().map(|run| run.rows).sum()));
@@ -184,7 +192,7 @@ fn merge(
     let mut next: Vec<u8> = Vec::new();
     while let Some(mut top) = heads.peek_mut() {
         let Reverse(head) = &mut *top;
-        if !next.is_empty() && key_of(head.row()) != key_of(&next) {
+        if !next.is_empty() && (!dedup || key_of(head.row()) != key_of(&next)) {
             f(&next)?;
         }
         next.clear();
@@ -220,13 +228,16 @@ impl Held {
         self.bytes.extend_from_slice(value.bytes);
     }
 
-    /// Sorts by key, and those with one key in the order in which they came; of these only the last stays.
-    fn sort(&mut self) {
+    /// Sorts by key, and those with one key in the order in which they came; of these, if `dedup`, only the last stays.
+    fn sort(&mut self, dedup: bool) {
         let bytes = &self.bytes;
         let key = |place: &Place| key_of(&bytes[place.at as usize..]);
         self.places.sort_unstable_by(|a, b| {
             a.word.cmp(&b.word).then_with(|| key(a).cmp(key(b))).then_with(|| a.at.cmp(&b.at))
         });
+        if !dedup {
+            return;
+        }
         self.places.dedup_by(|later, kept| {
             let same = later.word == kept.word && key(later) == key(kept);
             if same {
