@@ -58,6 +58,7 @@ impl Lease {
     }
 
     /// Bytes that may be held.
+    #[inline]
     pub fn bytes(&self) -> u64 {
         self.bytes + self.budget.least
     }
@@ -69,10 +70,12 @@ impl Lease {
     }
 
     /// Whether `bytes` may be held in all; if not, the lease is as it was.
+    #[inline]
     pub fn reach(&mut self, bytes: u64) -> bool {
-        if bytes <= self.bytes() {
-            return true;
-        }
+        bytes <= self.bytes() || self.grow(bytes)
+    }
+
+    fn grow(&mut self, bytes: u64) -> bool {
         let wanted = self.wanted(bytes);
         let more = wanted - self.bytes;
         let grant = |leased: u64| {

@@ -1,13 +1,13 @@
 //! Progress: how far calls that take long are, told while they run.
 //!
 //! One idea: a handle of the store may have an observer, and whatever takes long on that handle counts what it does in a [`Meter`], which now and then tells
-//! the observer. Beside [`Cancel`](crate::Cancel), and carried as that is. A handle without one counts, and looks at no clock.
+//! the observer. Beside [`Cancel`](crate::Cancel), and carried as that is. A handle without one counts nothing, and looks at no clock.
 //!
 //! Invariants (tests here, and `progress_tests.rs` of the engine):
 //! 1. What is told was done: counts only grow, and never pass the total.
 //! 2. A total is known, not guessed; else there is none.
-//! 3. An observer is called by the thread that made the call, at most once an interval and at the end of a task it was told of, and never under a lock of the
-//!    store.
+//! 3. An observer is called by the thread that made the call, at most once an interval and at the end of a task it was told of, and never under a lock that
+//!    readers or appends wait for.
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub struct Observer {
 
 impl Observer {
     /// An observer that calls `tell` about every 10 ms while something takes longer than that. It is called in the middle of the call that it tells of,
-    /// which waits for it, and which may have the order of writing: it must not change the database.
+    /// which waits for it, and which may have the order of writing, or the turn to compact: it may read, and must not change the database, compact or collect.
     pub fn new(tell: impl Fn(Progress) + Send + Sync + 'static) -> Observer {
         Observer::every(Duration::from_millis(10), tell)
     }
@@ -87,7 +87,14 @@ impl Meter {
     }
 
     /// So many more are done. Never are more than all.
+    #[inline]
     pub fn add(&mut self, count: u64) {
+        if self.watch.is_some() {
+            self.count(count);
+        }
+    }
+
+    fn count(&mut self, count: u64) {
         /// Looking at the clock costs as much as a row or two.
         const LOOK_EVERY: u32 = 64;
         self.note(count);

@@ -185,14 +185,14 @@ impl Database {
     }
 
     /// This database, by a handle whose calls tell `observer` how far they are, while they run, and so do those of all that is made from the handle:
-    /// snapshots, iterators, transactions. A call may be several tasks, one after the other; what takes no time is not told. Who has no observer pays
+    /// snapshots, iterators, transactions. A call may be several tasks, one after the other; what takes less than 10 ms is not told. Iterators tell while they are walked. Who has no observer pays
     /// nothing for it.
     ///
     /// | task | what is counted | total |
     /// |---|---|---|
     /// | `loading` | rows given to [`Transaction::load`] | not known |
     /// | `sorting` | rows merged, of those that came in any order | known |
-    /// | `storing` | bytes of a value from a source | not known |
+    /// | `storing` | bytes of a long value | known, unless it comes from a source |
     /// | `applying` | changed rows written into a table or an index: in commits, merges and when edits are written ahead | known |
     /// | `admitting` | changed rows compared with what others changed meanwhile | known |
     /// | `comparing` | rows of both sides passed, read or not: differences, patches, indexes made or brought along | known, but for parts of a difference |
@@ -203,6 +203,7 @@ impl Database {
     /// | `searching` | commits that a holder lacks | not known |
     /// | `marking` | chunks found in use by a collection | not known |
     /// | `compacting` | chunks written by a compaction or a collection | known |
+    /// | `copying` | chunks copied by a backup | not known |
     /// | `checking` | chunks read by an fsck; rows compared with an index | known |
     ///
     /// ```

@@ -49,12 +49,12 @@ pub(crate) fn build<K: AsRef<[u8]>, V: AsRef<[u8]>>(
     let mut meter = store.meter("loading", "rows", None);
     leaves::build(writer, config, options.threads, |builder| {
         if !options.unsorted {
-            for (key, value) in rows {
+            rows.into_iter().try_for_each(|(key, value)| {
                 meter.add(1);
                 with_stored(builder, config, value.as_ref(), |builder, value| {
                     builder.push(key.as_ref(), value)
-                })?;
-            }
+                })
+            })?;
             meter.end();
             return Ok(());
         }

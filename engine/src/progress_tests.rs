@@ -175,8 +175,10 @@ fn indexes_blobs_and_upkeep_are_told() {
     let value: Vec<u8> = (0..8_u32 << 20).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     transaction.put_from("t", b"k", &mut value.as_slice()).unwrap();
     assert_eq!(told.ends()["storing"], [(value.len() as u64, None)]);
+    transaction.put("t", b"whole", &value[1..]).unwrap();
     transaction.commit().unwrap();
-    told.ends();
+    let bytes = value.len() as u64 - 1;
+    assert_eq!(told.ends()["storing"], [(bytes, Some(bytes))]);
     let report = database.fsck().unwrap();
     assert_eq!(told.ends()["checking"], [(report.chunks, Some(report.chunks))]);
     database.store().compact().unwrap();
