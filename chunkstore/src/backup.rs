@@ -23,10 +23,11 @@ use std::sync::Arc;
 use crate::batch::Batch;
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
-use crate::fsck::{self, Check, Progress};
+use crate::fsck::{self, Check};
 use crate::hash::Hash;
 use crate::io::Io;
 use crate::io::disk::Disk;
+use crate::progress::{Meter, Observer};
 use crate::refs::RefUpdate;
 use crate::store::{Options, Outcome, Store};
 
@@ -180,13 +181,7 @@ impl Backup {
     ///
     /// # Errors
     /// [`Error::OtherSource`]; those of both stores. No point is added then, and what was copied is not copied again.
-    pub fn sync(
-        &self,
-        source: &Store,
-        time: &str,
-        kinds: Kinds<'_>,
-        progress: Progress<'_>,
-    ) -> Result<Synced> {
+    pub fn sync(&self, source: &Store, time: &str, kinds: Kinds<'_>) -> Result<Synced> {
         let before = self.store.stats().bytes_written;
         self.claim(source)?;
         let (refs, _pins) = pinned_refs(source)?;
@@ -194,11 +189,11 @@ impl Backup {
         let base = last.as_ref().map(|(name, root)| self.point(name, root)).transpose()?;
         let hold = self.store.hold();
         let started = self.store.stats().bytes_written;
-        let mut copy = Copy::new(source, &self.store, self.batch_bytes, kinds, progress);
+        let mut copy = Copy::new(source, &self.store, self.batch_bytes, kinds, copying(source));
         for (name, root) in &refs {
             copy.tree(root, base.as_ref().and_then(|point| point.refs.get(name)))?;
         }
-        copy.flush()?;
+        let chunks = copy.end()?;
         let bytes = self.store.stats().bytes_written - started;
         let (point, batch) = self.encode(&refs, source.id(), bytes, last.map(|(_, root)| root))?;
         set_refs(&self.store, batch, &[(format!("{POINTS}{time}"), point)])?;
@@ -207,9 +202,15 @@ impl Backup {
         while self.store.maintain().unwrap_or(false) {}
         Ok(Synced {
             point: Point { time: time.to_owned(), refs, source: source.id(), bytes },
-            chunks: copy.chunks,
+            chunks,
             bytes_written: self.store.stats().bytes_written - before,
         })
+    }
+
+    /// This backup, whose [`Backup::restore`] and [`Backup::verify`] tell `observer` how many chunks they copied or checked. [`Backup::sync`] tells the
+    /// observer of its source.
+    pub fn observed(self, observer: &Observer) -> Backup {
+        Backup { store: self.store.observed(observer), ..self }
     }
 
     /// Makes sure that this is a backup of `source`.
@@ -260,13 +261,7 @@ impl Backup {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] if it has refs; those of both stores. It has no refs then.
-    pub fn restore(
-        &self,
-        point: &Point,
-        target: &Store,
-        kinds: Kinds<'_>,
-        progress: Progress<'_>,
-    ) -> Result<Restored> {
+    pub fn restore(&self, point: &Point, target: &Store, kinds: Kinds<'_>) -> Result<Restored> {
         if !target.appended_refs("").is_empty() {
             return Err(Error::AlreadyExists { dir: target.dir() });
         }
@@ -274,15 +269,15 @@ impl Backup {
         // Written first: a store that was restored, and then used, must find its backup open to it.
         self.note_source(target)?;
         let hold = target.hold();
-        let mut copy = Copy::new(&self.store, target, self.batch_bytes, kinds, progress);
+        let mut copy = Copy::new(&self.store, target, self.batch_bytes, kinds, copying(&self.store));
         for root in point.refs.values() {
             copy.tree(root, None)?;
         }
-        copy.flush()?;
+        let chunks = copy.end()?;
         let refs: Vec<(String, Hash)> = point.refs.clone().into_iter().collect();
         set_refs(target, Batch::default(), &refs)?;
         drop(hold);
-        Ok(Restored { chunks: copy.chunks, bytes_written: target.stats().bytes_written - before })
+        Ok(Restored { chunks, bytes_written: target.stats().bytes_written - before })
     }
 
     /// Makes the directory `dir` a store as the source was at `point`. It is made beside it and renamed into place, so that it is there whole
@@ -291,18 +286,11 @@ impl Backup {
     /// # Errors
     /// [`Error::AlreadyExists`] without `force`, [`Error::NotEmpty`] if something else is there, [`Error::Locked`] if it is in use; those of
     /// [`Backup::restore`].
-    pub fn restore_dir(
-        &self,
-        point: &Point,
-        dir: &Path,
-        force: bool,
-        kinds: Kinds<'_>,
-        progress: Progress<'_>,
-    ) -> Result<Restored> {
+    pub fn restore_dir(&self, point: &Point, dir: &Path, force: bool, kinds: Kinds<'_>) -> Result<Restored> {
         let places = Places::of(dir)?;
         let there = places.look(force)?;
         let target = places.unfinished()?;
-        let restored = self.restore(point, &target, kinds, progress)?;
+        let restored = self.restore(point, &target, kinds)?;
         target.close()?;
         places.replace(there)?;
         Ok(restored)
@@ -312,10 +300,14 @@ impl Backup {
     ///
     /// # Errors
     /// None of what is damaged, which the report says.
-    pub fn verify(&self, kinds: Kinds<'_>, progress: Progress<'_>) -> Result<fsck::Report> {
+    pub fn verify(&self, kinds: Kinds<'_>) -> Result<fsck::Report> {
         let check = |chunk: &Chunk| if chunk.kind() == KIND { check(chunk) } else { (kinds.check)(chunk) };
-        fsck::check(&self.store, &check, progress)
+        fsck::check(&self.store, &check)
     }
+}
+
+fn copying(from: &Store) -> Meter {
+    from.meter("copying", "chunks", None)
 }
 
 fn options() -> Options {

@@ -393,7 +393,7 @@ fn maintenance(io: Arc<dyn Io>) -> Kept {
         last = Some(new);
     }
     let whole = |store: &Store| -> Kept {
-        let report = fsck::check(store, &|_| Ok(()), &|_, _| {}).map_err(text)?;
+        let report = fsck::check(store, &|_| Ok(())).map_err(text)?;
         equal("damages", report.damages, Vec::new())?;
         equal("the ref", store.get_ref("chain"), last)
     };

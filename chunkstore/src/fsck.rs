@@ -17,6 +17,7 @@ use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::Uniformly;
+use crate::progress::Meter;
 use crate::store::{Outcome, Store};
 
 /// Chunks that a thread takes at a time.
@@ -31,9 +32,6 @@ const BATCH_BYTES: usize = 8 << 20;
 
 /// Whether a chunk is what its kind says, and lists exactly its references; the error says what is wrong.
 pub type Check<'a> = &'a (dyn Fn(&Chunk) -> Result<(), String> + Sync);
-
-/// Told how many chunks of how many are done, now and then, from several threads.
-pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
 /// What is wrong with a chunk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,11 +72,11 @@ pub struct Repaired {
     pub lacking: Vec<Hash>,
 }
 
-/// Checks every chunk that `store` has now.
+/// Checks every chunk that `store` has now. Its observer is told of chunks.
 ///
 /// # Errors
 /// None of what is damaged, which the report says; the store's, if it was closed; [`Error::Cancelled`].
-pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<Report> {
+pub fn check(store: &Store, check: Check<'_>) -> Result<Report> {
     let (refs, _pins) = pinned_refs(store)?;
     let mut hashes = store.hashes()?;
     // In the order in which they lie, so that the disk is read forwards.
@@ -89,7 +87,9 @@ pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<
     };
     let (next, done, bytes) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let total = hashes.len() as u64;
-    let work = || {
+    let mut meter = store.meter("checking", "chunks", Some(total));
+    // Only the caller's thread tells.
+    let work = |mut meter: Option<&mut Meter>| {
         loop {
             let from = next.fetch_add(SHARE, Ordering::Relaxed);
             let Some(share) = hashes.get(from..hashes.len().min(from + SHARE)).filter(|s| !s.is_empty())
@@ -102,15 +102,20 @@ pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<
             let read = share.iter().map(|hash| check_one(store, hash, check, &note)).sum();
             bytes.fetch_add(read, Ordering::Relaxed);
             let share = share.len() as u64;
-            progress(done.fetch_add(share, Ordering::Relaxed) + share, total);
+            let done = done.fetch_add(share, Ordering::Relaxed) + share;
+            if let Some(meter) = &mut meter {
+                meter.reach(done);
+            }
         }
     };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
     thread::scope(|scope| {
-        (1..threads).for_each(|_| drop(scope.spawn(work)));
-        work();
+        (1..threads).for_each(|_| drop(scope.spawn(|| work(None))));
+        work(Some(&mut meter));
     });
     store.check_cancelled()?;
+    meter.reach(total);
+    meter.end();
     for (name, root) in &refs {
         if !store.contains(root) {
             let what = format!("the ref {name} names it, and it is missing");
@@ -125,7 +130,7 @@ pub fn check(store: &Store, check: Check<'_>, progress: Progress<'_>) -> Result<
     };
     if !damages.iter().all(still) {
         // A collection took a child, and its parent just after that was looked at. Another parent may miss it still.
-        return self::check(store, check, progress);
+        return self::check(store, check);
     }
     damages.sort_by(|a, b| (&a.file, a.offset, &a.hash).cmp(&(&b.file, b.offset, &b.hash)));
     trace(store, &refs, &mut damages);

@@ -37,6 +37,7 @@ compile_error!(
 
 pub mod backup;
 mod batch;
+mod budget;
 mod bytes;
 mod cancel;
 pub mod chunk;
@@ -51,6 +52,7 @@ mod journal;
 mod lock;
 mod manifest;
 pub mod patch;
+mod progress;
 mod refs;
 mod stats;
 mod store;
@@ -60,10 +62,12 @@ pub mod testing;
 mod watermark;
 
 pub use batch::Batch;
+pub use budget::Lease;
 pub use cancel::Cancel;
 pub use chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError};
 pub use error::{Error, ErrorKind, Result};
 pub use hash::{Hash, ParseHashError};
+pub use progress::{Meter, Observer, Progress};
 pub use refs::{NAME_BYTES_MAX, RefUpdate};
 pub use stats::Stats;
 pub use store::{

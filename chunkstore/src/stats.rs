@@ -46,6 +46,10 @@ pub struct Stats {
     pub chunk_loads: u64,
     /// Bytes of chunks held in the cache.
     pub cache_bytes: u64,
+    /// Bytes that work under way has leased.
+    pub leased_bytes: u64,
+    /// The most that it ever had, since the store was opened.
+    pub leased_bytes_most: u64,
     /// Roots that a handle keeps from collection.
     pub pinned_roots: u64,
     /// Holds that keep from collection what is appended.

@@ -34,6 +34,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use crate::budget::Budget;
 use crate::cancel::Cancel;
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
@@ -44,6 +45,7 @@ use crate::io::disk::Disk;
 use crate::io::memory::Memory;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
+use crate::progress::{Meter, Observer};
 use crate::refs;
 use crate::stats::{Counters, Stats, count};
 use crate::testing::Plant;
@@ -126,9 +128,10 @@ pub struct Collected {
 pub struct Options {
     /// Bytes of chunks to keep in memory.
     pub cache_bytes: u64,
-    /// Bytes of edits that those who write through this store may keep in memory, all together: what they have beyond is to be written
-    /// ahead. The store itself keeps none; with the cache, this is what it and its users take.
-    pub edit_bytes: u64,
+    /// Bytes that those who work through this store may hold in memory beside the cache, all together: edits of transactions, rows being sorted, entries of
+    /// indexes on their way, what a merge plans to do. Each leases what it holds ([`Store::lease`]), gets no more than it leaves free, and writes or applies what it has
+    /// when it gets no more.
+    pub work_bytes: u64,
     /// When an append is acknowledged.
     pub durability: Durability,
     /// Whether chunks are kept as their difference from an earlier version where that is shorter.
@@ -150,7 +153,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             cache_bytes: 256 << 20,
-            edit_bytes: 256 << 20,
+            work_bytes: 256 << 20,
             durability: Durability::Full,
             delta: true,
             journal_bytes: 64 << 20,
@@ -163,15 +166,18 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The options with which a store, and all who write through it, keep about `bytes` in memory: three quarters for chunks, one for edits.
+    /// The options with which a store, and all who work through it, keep about `bytes` in memory: half for chunks that were read, three eighths for work under
+    /// way ([`Options::work_bytes`]), and one eighth for what is on its way to the disk or to a peer: batches and messages, which are bounded one by one.
+    ///
+    /// Not in it is what grows with the data: where each chunk lies, 12 bytes a chunk in tables and about 100 in journals, the refs, and what a compaction or a
+    /// collection notes of each chunk while it runs.
     ///
     /// ```
     /// let options = pleach_chunkstore::Options::with_memory(64 << 20);
-    /// assert_eq!((options.cache_bytes, options.edit_bytes), (48 << 20, 16 << 20));
+    /// assert_eq!((options.cache_bytes, options.work_bytes), (32 << 20, 24 << 20));
     /// ```
     pub fn with_memory(bytes: u64) -> Options {
-        let edit_bytes = bytes / 4;
-        Options { cache_bytes: bytes - edit_bytes, edit_bytes, ..Options::default() }
+        Options { cache_bytes: bytes / 2, work_bytes: bytes / 8 * 3, ..Options::default() }
     }
 }
 
@@ -183,6 +189,8 @@ pub struct Store {
     _pin: Option<Arc<pins::Pin>>,
     /// What ends the calls of this handle.
     cancel: Option<Cancel>,
+    /// Who is told how far they are.
+    observer: Option<Observer>,
 }
 
 /// Called with the sequence of the last durable root record.
@@ -194,6 +202,7 @@ struct Shared {
     options: Options,
     index: Index,
     cache: Cache<Hash, Chunk, ByBytes, Uniformly>,
+    budget: Arc<Budget>,
     view: ArcSwap<View>,
     manifest: Mutex<Manifest>,
     /// One more whenever what a group was prepared by no longer holds. Changed under the appender's lock.
@@ -295,6 +304,27 @@ impl Store {
         self.cancel.as_ref().map_or(Ok(()), Cancel::check)
     }
 
+    /// This store, by a handle whose calls tell `observer` how far they are, and so do those of all handles made from it. It takes the place of the one
+    /// that this handle has.
+    pub fn observed(&self, observer: &Observer) -> Store {
+        Store { observer: Some(observer.clone()), ..self.clone() }
+    }
+
+    /// Whether this handle tells anybody how far its calls are.
+    pub fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    /// This store, by a handle that tells nobody.
+    pub fn unobserved(&self) -> Store {
+        Store { observer: None, ..self.clone() }
+    }
+
+    /// A meter of a task of this handle's: what it does and what it counts, and how many there are, if that is known.
+    pub fn meter(&self, task: &'static str, unit: &'static str, total: Option<u64>) -> Meter {
+        Meter::new(self.observer.as_ref(), task, unit, total)
+    }
+
     /// The chunk with this hash; `None` if the store does not have it.
     pub fn get(&self, hash: &Hash) -> Result<Option<Chunk>> {
         self.check_cancelled()?;
@@ -364,6 +394,7 @@ impl Store {
         stats.chunks = shared.index.len() + view.lookup.len();
         stats.cache_bytes = shared.cache.weight();
         stats.sequence = self.sequence();
+        [stats.leased_bytes, stats.leased_bytes_most] = shared.budget.leased();
         shared.pins.lock().count(&mut stats);
         let manifest = shared.manifest.lock();
         let active = shared.appender.lock().end;
@@ -376,6 +407,10 @@ impl Store {
         stats.lookup_bytes = view.lookup.bytes();
         stats.table_bytes = manifest.tables.iter().map(|table| table.len).sum();
         stats
+    }
+
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.shared.budget
     }
 
     /// How it was opened.

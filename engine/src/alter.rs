@@ -10,7 +10,7 @@ use crate::{
     blob,
     error::{Error, Result},
     index::{INDEX_COLUMNS_MAX, IndexDefinition},
-    map::{config::MapConfig, cursor::Rows},
+    map::{self, config::MapConfig, cursor::Rows},
     names,
     row::{self, Type, Value},
     transaction::Transaction,
@@ -60,7 +60,9 @@ impl Transaction {
         let store = self.database().store().clone();
         let mut rows = Rows::new(&store, &root, Bound::Unbounded, Bound::Unbounded)?;
         let mut again = 0;
+        let mut meter = store.meter("rewriting", "rows", Some(map::size(&store, &root)?.0));
         while let Some((key, value)) = rows.next_row()? {
+            meter.add(1);
             let value = blob::load(&store, value)?;
             if schema.has_dropped_cells(&value)? {
                 let (_, value) = schema.encode_row(&schema.decode_row(key, &value)?)?;
@@ -68,6 +70,7 @@ impl Transaction {
                 again += 1;
             }
         }
+        meter.end();
         Ok(again)
     }
 

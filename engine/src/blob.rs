@@ -46,9 +46,12 @@ pub(crate) fn store(writer: &mut Writer, inline_bytes: u16, value: &[u8]) -> Res
         return Err(Error::ValueTooLong { found: value.len(), max: VALUE_BYTES_MAX });
     }
     let mut pieces = Vec::new();
+    let mut meter = writer.store().meter("storing", "bytes", Some(value.len() as u64));
     for cut in fastcdc::v2020::FastCDC::new(value, PIECE_MIN, PIECE_MEAN, PIECE_MAX) {
         pieces.push(put_piece(writer, &value[cut.offset..cut.offset + cut.length], None)?);
+        meter.add(cut.length as u64);
     }
+    meter.end();
     put_list(writer, &pieces, None)
 }
 

@@ -6,6 +6,7 @@ use std::{
     ops::Bound,
     sync::{Mutex, mpsc},
     thread,
+    time::Duration,
 };
 
 use crate::*;
@@ -96,7 +97,28 @@ fn long_reads_end_when_they_are_cancelled() {
             }
         }
     });
-    cancelled(&database, |database, under_way| database.fsck(&|_, _| under_way()));
+    // An observer outlives the call that it is told of.
+    let database_of = |database: &Database, under_way: &(dyn Fn() + Sync)| {
+        let (tell, told) = mpsc::channel();
+        let (answer, answered) = mpsc::channel::<()>();
+        let answered = Mutex::new(answered);
+        let observer = Observer::every(Duration::ZERO, move |_| {
+            if tell.send(()).is_ok() {
+                let _ = answered.lock().unwrap().recv();
+            }
+        });
+        thread::scope(|scope| {
+            let handle = database.observed(&observer);
+            let checked = scope.spawn(move || handle.fsck());
+            drop(observer);
+            told.recv().unwrap();
+            drop(told);
+            under_way();
+            drop(answer);
+            checked.join().unwrap()
+        })
+    };
+    cancelled(&database, database_of);
     cancelled(&database, |database, under_way| {
         let heads: Vec<_> = database.refs("heads/").into_iter().map(|(_, head)| head).collect();
         for sent in difference(database, &heads, &[])? {

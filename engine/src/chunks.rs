@@ -15,8 +15,10 @@ use crate::{
     map::build,
 };
 
-/// A writer hands its batch to the store when it holds this many bytes.
+/// A writer hands its batch to the store when it holds this many bytes at most, or such a part of the memory for work.
 const BATCH_BYTES_MAX: usize = 2 << 20;
+const BATCH_BYTES_MIN: usize = 256 << 10;
+const BATCH_SHARE: u64 = 16;
 
 /// A source of chunks.
 pub(crate) trait Read {
@@ -77,12 +79,15 @@ pub(crate) fn append(store: &Store, hold: &Hold, batch: Batch, updates: &[RefUpd
 pub(crate) struct Writer {
     store: Store,
     batch: Batch,
+    batch_bytes: usize,
     hold: Hold,
 }
 
 impl Writer {
     pub(crate) fn new(store: &Store) -> Writer {
-        Writer { store: store.clone(), batch: Batch::default(), hold: store.hold() }
+        let share = (store.options().work_bytes / BATCH_SHARE) as usize;
+        let batch_bytes = share.clamp(BATCH_BYTES_MIN, BATCH_BYTES_MAX);
+        Writer { store: store.clone(), batch: Batch::default(), batch_bytes, hold: store.hold() }
     }
 
     /// A writer that goes on with a batch, whose chunks stand in it children first.
@@ -128,7 +133,12 @@ impl Writer {
     }
 
     fn hand_over(&mut self) -> Result<()> {
-        if self.batch.bytes() > BATCH_BYTES_MAX {
+        if self.batch.bytes() > self.batch_bytes { self.flush() } else { Ok(()) }
+    }
+
+    /// Hands all over to the store, where others can read it.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        if !self.batch.is_empty() {
             match self.store.append(std::mem::take(&mut self.batch), &[])? {
                 Outcome::Appended(_) => {}
                 Outcome::Moved { name, .. } => return Err(Error::Moved { name }),

@@ -27,7 +27,7 @@ use crate::{
         config::MapConfig,
         cursor::Rows,
         delete,
-        diff::{Diff, Range},
+        diff::{self, Diff, Range},
         edit::{self, Edit},
         merge,
         node::{Stored, Tag, Value},
@@ -92,7 +92,7 @@ impl Database {
         let waiting = Arc::new(Waiting { request, reply: Mutex::new(None) });
         self.queue().0.lock().push(waiting.clone());
         match self.order() {
-            Ok(_order) if waiting.reply.lock().is_none() => self.plain().run_queue(),
+            Ok(_order) if waiting.reply.lock().is_none() => self.plain().run_queue(&waiting),
             Ok(_) => {}
             Err(cancelled) if self.queue().leave(&waiting) => return Err(cancelled),
             // Whoever took it out of the queue answers it before giving the order up.
@@ -115,7 +115,7 @@ impl Database {
     }
 
     /// Answers everybody in the queue. The order of writing is held.
-    fn run_queue(&self) {
+    fn run_queue(&self, own: &Arc<Waiting>) {
         let mut group = std::mem::take(&mut *self.queue().0.lock());
         let is_cancelled =
             |waiting: &mut Arc<Waiting>| waiting.request.lock().store.check_cancelled().is_err();
@@ -124,15 +124,17 @@ impl Database {
         }
         let is_alone = |waiting: &Arc<Waiting>| waiting.request.lock().is_spilled();
         let groups = group.chunk_by(|one, next| !is_alone(one) && !is_alone(next));
-        groups.for_each(|group| self.run_group(group));
+        groups.for_each(|group| self.run_group(group, own));
     }
 
-    fn run_group(&self, group: &[Arc<Waiting>]) {
+    fn run_group(&self, group: &[Arc<Waiting>], own: &Arc<Waiting>) {
         // Only who is alone may be cancelled without harm to another.
         let tried = match group {
             [only] => {
                 let store = only.request.lock().store.clone();
-                self.by(store).try_group(group)
+                // Who is told of progress is told by his own thread.
+                let is_own = Arc::ptr_eq(only, own);
+                self.by(if is_own { store } else { store.unobserved() }).try_group(group)
             }
             _ => self.try_group(group),
         };
@@ -144,7 +146,7 @@ impl Database {
             }
             (Err(error), [only]) => *only.reply.lock() = Some(Err(error)),
             // Whose fault it was shows when each is tried alone.
-            (Err(_), _) => group.chunks(1).for_each(|alone| self.run_group(alone)),
+            (Err(_), _) => group.chunks(1).for_each(|alone| self.run_group(alone, own)),
         }
     }
 
@@ -300,7 +302,7 @@ impl<'a> TableState<'a> {
     /// What stands against the edits of a transaction that saw `seen`: a row (`Some(Some(key))`) or the table (`Some(None)`).
     fn refuses(
         &self,
-        reader: &impl Read,
+        reader: &Writer,
         seen: Option<TableEntry>,
         edits: &TableEdits,
     ) -> Result<Option<Option<Vec<u8>>>> {
@@ -313,7 +315,9 @@ impl<'a> TableState<'a> {
         if self.restructured || now.definition != seen.definition {
             return Ok(Some(None));
         }
+        let mut meter = reader.store().meter("admitting", "rows", Some(edits.rows.len() as u64));
         for key in edits.rows.keys() {
+            meter.add(1);
             let written_in_group = self.rows.contains_key(key.as_slice());
             let deleted_in_group =
                 || Ok::<_, Error>(self.deleted.contains(key) && map::get(reader, &now.rows, key)?.is_some());
@@ -323,6 +327,7 @@ impl<'a> TableState<'a> {
                 return Ok(Some(Some(key.to_vec())));
             }
         }
+        meter.end();
         if let Some(spilled) = &edits.spilled {
             return self.refuses_spilled(reader, &now.rows, spilled);
         }
@@ -339,12 +344,13 @@ impl<'a> TableState<'a> {
     /// What stands against edits that were written ahead, in a group of their own.
     fn refuses_spilled(
         &self,
-        reader: &impl Read,
+        reader: &Writer,
         now: &Hash,
         spilled: &Spilled,
     ) -> Result<Option<Option<Vec<u8>>>> {
         let [seen, rows] = [&spilled.base, now].map(|root| Some((reader, *root)));
-        for change in Diff::between(seen, rows, &Range::default())? {
+        let meter = diff::meter(reader.store(), [Some(spilled.base), Some(*now)], &Range::default())?;
+        for change in Diff::between(seen, rows, &Range::default())?.metered(Some(meter)) {
             let key = change?.key;
             if map::get(reader, &spilled.edited, &key)?.is_some() {
                 return Ok(Some(Some(key)));
@@ -408,7 +414,7 @@ impl<'a> TableState<'a> {
             let store = writer.store().clone();
             // Admitted, so no row was changed on both sides.
             let conflict = &mut |_: &mut Writer, _: &merge::RowConflict| Ok(merge::Decision::Conflict);
-            (entry.rows, _) = merge::merge(&store, writer, &config, Some(base), &entry.rows, rows, conflict)?;
+            entry.rows = merge::merge(&store, writer, &config, Some(base), &entry.rows, rows, conflict)?;
         }
         edits.deleted.iter().for_each(|range| drop(self.deleted.insert(range)));
         // The second of two sets comes out sorted, and is taken whole.

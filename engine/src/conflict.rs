@@ -89,25 +89,36 @@ fn decode(key: &[u8], mut bytes: &[u8]) -> Option<RowConflict> {
     (presence & !7 == 0 && bytes.is_empty()).then(|| RowConflict { key: key.to_vec(), base, ours, theirs })
 }
 
-/// Writes a table's conflicts, which come in key order; returns the root of their map.
-pub(crate) fn write(writer: &mut Writer, conflicts: &[RowConflict]) -> Result<Hash> {
-    let mut builder = TreeBuilder::new(catalogue::CONFIG);
-    for conflict in conflicts {
-        let value = blob::store(writer, catalogue::CONFIG.inline_bytes, &encode(conflict))?;
-        builder.push(writer, &conflict.key, Stored { tag: value.tag, bytes: &value.bytes })?;
-    }
-    builder.finish(writer)
+/// A table's conflicts, which are written as they are found, in key order.
+#[derive(Default)]
+pub(crate) struct Conflicts {
+    map: Option<TreeBuilder>,
+    count: usize,
 }
 
-fn read(reader: &impl Read, root: &Hash) -> Result<Vec<RowConflict>> {
-    let mut rows = Rows::new(reader, root, Bound::Unbounded, Bound::Unbounded)?;
-    let mut conflicts = Vec::new();
-    while let Some((key, value)) = rows.next_row()? {
-        let decoded = decode(key, &blob::load(reader, value)?);
-        conflicts
-            .push(decoded.ok_or_else(|| Error::malformed(root, "expected a conflict's three versions"))?);
+impl Conflicts {
+    pub(crate) fn push(&mut self, writer: &mut Writer, conflict: &RowConflict) -> Result<()> {
+        let map = self.map.get_or_insert_with(|| TreeBuilder::new(catalogue::CONFIG));
+        let value = blob::store(writer, catalogue::CONFIG.inline_bytes, &encode(conflict))?;
+        self.count += 1;
+        map.push(writer, &conflict.key, Stored { tag: value.tag, bytes: &value.bytes })
     }
-    Ok(conflicts)
+
+    /// How many there are, and the root of their map, if there are any.
+    pub(crate) fn finish(self, writer: &mut Writer) -> Result<(usize, Option<Hash>)> {
+        let root = self.map.map(|map| map.finish(writer)).transpose()?;
+        Ok((self.count, root))
+    }
+}
+
+/// Calls `f` with each conflict, in key order.
+fn read<R: Read>(reader: R, root: &Hash, mut f: impl FnMut(RowConflict) -> Result<()>) -> Result<()> {
+    let mut rows = Rows::new(&reader, root, Bound::Unbounded, Bound::Unbounded)?;
+    while let Some((key, value)) = rows.next_row()? {
+        let decoded = decode(key, &blob::load(&reader, value)?);
+        f(decoded.ok_or_else(|| Error::malformed(root, "expected a conflict's three versions"))?)?;
+    }
+    Ok(())
 }
 
 impl Database {
@@ -125,10 +136,11 @@ impl Database {
         let load = |value: Option<Value>| value.map(|value| load_value(self.store(), value)).transpose();
         let mut conflicts = Vec::new();
         for (table, root) in catalogue::conflicts(self.store(), &work.root())? {
-            for row in read(self.store(), &root)? {
+            read(self.store(), &root, |row| {
                 let (base, ours, theirs) = (load(row.base)?, load(row.ours)?, load(row.theirs)?);
                 conflicts.push(Conflict { table: table.clone(), key: row.key, base, ours, theirs });
-            }
+                Ok(())
+            })?;
         }
         Ok(conflicts)
     }
@@ -155,12 +167,11 @@ impl Database {
             let mut changes = Vec::new();
             let mut count = 0;
             for (table, root) in catalogue::conflicts(self.store(), &work)? {
-                let conflicts = read(self.store(), &root)?;
-                count += conflicts.len();
+                count += map::size(self.store(), &root)?.0 as usize;
                 let entry = catalogue::table(self.store(), &work, &table)?
                     .ok_or_else(|| Error::UnknownTable { name: table.clone() })?;
                 let definition = Definition::decode(&writer.chunk(&entry.definition)?)?;
-                let rows = take_side(writer, &table, &definition, &entry.rows, conflicts, side)?;
+                let rows = take_side(writer, &table, &definition, entry.rows, &root, side)?;
                 changes.push((Name::Table(table.clone()), Some(Entry::Table(TableEntry { rows, ..entry }))));
                 if let Some(schema) = &definition.schema {
                     let mut indexes = catalogue::indexes(self.store(), &work, &table)?;
@@ -179,26 +190,40 @@ impl Database {
     }
 }
 
-/// Decides rows in conflict for one side; returns the table's new root.
+/// Decides the rows in conflict that the map at `conflicts` has for one side; returns the table's new root.
 fn take_side(
     writer: &mut Writer,
     table: &str,
     definition: &Definition,
-    rows: &Hash,
-    conflicts: Vec<RowConflict>,
+    mut rows: Hash,
+    conflicts: &Hash,
     side: Side,
 ) -> Result<Hash> {
+    /// What an edit is taken to need in memory beside its bytes.
+    const EDIT_BYTES: usize = 192;
     let decider = Decider::of_side(table, definition, side);
-    let mut edits = Vec::with_capacity(conflicts.len());
-    for conflict in conflicts {
-        if side == Side::Ours && map::get(writer, rows, &conflict.key)? != conflict.ours {
-            continue;
+    let store = writer.store().clone();
+    let mut lease = store.lease();
+    let (mut edits, mut bytes) = (Vec::new(), 0);
+    let mut meter = store.meter("deciding", "rows", Some(map::size(&store, conflicts)?.0));
+    read(&store, conflicts, |conflict| {
+        meter.add(1);
+        if side == Side::Ours && map::get(writer, &rows, &conflict.key)? != conflict.ours {
+            return Ok(());
         }
         if let Decision::Row(new) = decider.decide(writer, &conflict)? {
+            bytes += conflict.key.len() + new.as_ref().map_or(0, |new| new.bytes.len()) + EDIT_BYTES;
             edits.push(Edit { key: conflict.key, new });
         }
-    }
-    edit::apply(writer, &definition.config, *rows, &edits)
+        if !lease.reach(bytes as u64) {
+            rows = edit::apply(writer, &definition.config, rows, &std::mem::take(&mut edits))?;
+            (bytes, edits) = (0, Vec::new());
+            lease.release();
+        }
+        Ok(())
+    })?;
+    meter.end();
+    edit::apply(writer, &definition.config, rows, &edits)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use pleach_chunkstore::{Batch, Cancel, Hash, Options, Outcome, RefUpdate, Store};
+use pleach_chunkstore::{Batch, Cancel, Hash, Observer, Options, Outcome, RefUpdate, Store};
 
 use crate::{
     branches::Branch,
@@ -51,14 +51,8 @@ struct Inner {
     /// Held while a change is planned and appended; not while it becomes durable.
     writing: Mutex<()>,
     queue: Queue,
-    /// Each transaction that has edits has a clone.
-    editing: EditShare,
     epoch: AtomicU64,
 }
-
-/// A right to keep edits in memory: as much as everybody else who has one.
-#[derive(Clone, Default)]
-pub(crate) struct EditShare(Arc<()>);
 
 /// What a version commit is made with.
 #[derive(Debug, Clone, Default)]
@@ -145,7 +139,6 @@ impl Database {
                 store: store.clone(),
                 writing: Mutex::new(()),
                 queue: Queue::default(),
-                editing: EditShare::default(),
                 epoch: AtomicU64::new(0),
             }),
             store,
@@ -191,6 +184,48 @@ impl Database {
         self.by(self.store.cancellable(cancel))
     }
 
+    /// This database, by a handle whose calls tell `observer` how far they are, while they run, and so do those of all that is made from the handle:
+    /// snapshots, iterators, transactions. A call may be several tasks, one after the other; what takes less than 10 ms is not told. Iterators tell while they are walked. Who has no observer pays
+    /// nothing for it.
+    ///
+    /// | task | what is counted | total |
+    /// |---|---|---|
+    /// | `loading` | rows given to [`Transaction::load`] | not known |
+    /// | `sorting` | rows merged, of those that came in any order | known |
+    /// | `storing` | bytes of a long value | known, unless it comes from a source |
+    /// | `applying` | changed rows written into a table or an index: in commits, merges and when edits are written ahead | known |
+    /// | `admitting` | changed rows compared with what others changed meanwhile | known |
+    /// | `comparing` | rows of both sides passed, read or not: differences, patches, indexes made or brought along | known, but for parts of a difference |
+    /// | `merging` | rows of both sides passed, read or not | known |
+    /// | `deciding` | rows in conflict | known |
+    /// | `patching` | changed rows of a patch applied | not known |
+    /// | `rewriting` | rows of a table written again | known |
+    /// | `searching` | commits that a holder lacks | not known |
+    /// | `marking` | chunks found in use by a collection | not known |
+    /// | `compacting` | chunks written by a compaction or a collection | known |
+    /// | `copying` | chunks copied by a backup | not known |
+    /// | `checking` | chunks read by an fsck; rows compared with an index | known |
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicU64, Ordering};
+    /// use std::sync::Arc;
+    /// use pleach_engine::{Database, Observer};
+    ///
+    /// # fn main() -> Result<(), pleach_engine::Error> {
+    /// let loaded = Arc::new(AtomicU64::new(0));
+    /// let shown = loaded.clone();
+    /// let observer = Observer::new(move |progress| shown.store(progress.done, Ordering::Relaxed));
+    /// let mut transaction = Database::memory()?.observed(&observer).begin("main")?;
+    /// transaction.create_table("fruit", None)?;
+    /// transaction.load("fruit", (0..1000_u32).map(|n| (n.to_be_bytes(), b"a row")))?;
+    /// transaction.commit()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn observed(&self, observer: &Observer) -> Database {
+        self.by(self.store.observed(observer))
+    }
+
     /// Closes the store, so that the next opening has nothing to recover. Other clones keep it open until they go.
     ///
     /// # Errors
@@ -204,17 +239,6 @@ impl Database {
 
     pub(crate) fn queue(&self) -> &Queue {
         &self.inner.queue
-    }
-
-    /// A share of the memory for edits.
-    pub(crate) fn edit_share(&self) -> EditShare {
-        self.inner.editing.clone()
-    }
-
-    /// How many bytes of edits whoever has a share may keep in memory.
-    pub(crate) fn edit_bytes(&self) -> u64 {
-        let shares = Arc::strong_count(&self.inner.editing.0) as u64 - 1;
-        self.store().options().edit_bytes / shares.max(1)
     }
 
     /// This database, by a handle that nobody cancels.

@@ -423,7 +423,7 @@ fn transfer(from: &Database, to: &Database, targets: &[Hash], bases: &[Hash]) ->
     let mut index = 0;
     let mut batch = Batch::default();
     while index < sent.len() {
-        assert!(sent[index].top);
+        assert!(sent[index].child.is_none());
         receive(to, &sent, &mut index, None, &mut batch);
     }
     assert!(matches!(to.update_refs(batch, &[]).unwrap(), Outcome::Appended(_)));
@@ -447,7 +447,7 @@ fn receive(to: &Database, sent: &[Sent], index: &mut usize, parent_base: Option<
     for (i, child) in chunk.children().enumerate() {
         if follow.contains(&(i as u32)) {
             assert_eq!(*sent[*index].chunk.hash(), child);
-            assert!(!sent[*index].top);
+            assert!(sent[*index].child.is_some());
             receive(to, sent, index, base.as_ref(), batch);
         } else {
             assert!(
@@ -659,7 +659,7 @@ fn a_branch_without_a_commit_needs_no_empty_map_in_the_store() {
 /// Collects, and checks that what is left is whole. Gives how many chunks went.
 fn collect(database: &Database) -> u64 {
     let collected = database.store().collect(false).unwrap();
-    assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(database.fsck().unwrap().damages, []);
     collected.dead_chunks
 }
 
@@ -786,7 +786,7 @@ fn writers_readers_and_collections_at_once_lose_nothing() {
         let checker = scope.spawn(|| {
             let mut checks = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) || checks < 3 {
-                assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+                assert_eq!(database.fsck().unwrap().damages, []);
                 checks += 1;
             }
             checks
@@ -834,6 +834,6 @@ fn writers_readers_and_collections_at_once_lose_nothing() {
     collect(&database);
     drop(database);
     let database = Database::open(&dir.path().join("db"), Options::default()).unwrap();
-    assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(database.fsck().unwrap().damages, []);
     assert_eq!(get(&database, "b0", "t", "k").as_deref(), Some("59"));
 }

@@ -7,13 +7,14 @@
 //!
 //! The cost is the nodes that differ, on both sides: a candidate is opened only where its range holds something new.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, vec};
 
-use pleach_chunkstore::{Chunk, Hash, Store};
+use pleach_chunkstore::{Chunk, Hash, Lease, Store};
 
 use crate::{
     catalogue,
     chunks::{self, Read},
+    commit::Commit,
     database::Database,
     error::Result,
     history,
@@ -23,6 +24,8 @@ use crate::{
 
 /// Most earlier versions that are compared with a node; more would cost more than they spare.
 const CANDIDATES_MAX: usize = 16;
+/// What a chunk that was sent takes in memory.
+const SENT_BYTES: usize = 64;
 
 /// The earlier version from which a chunk's delta is likely small.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,14 +55,17 @@ pub struct Difference {
     store: Store,
     /// Handles that keep the targets and bases as long as the walk lasts.
     _pins: Vec<Store>,
-    /// Tops that are still to come, the next last.
-    tops: Vec<Top>,
+    /// Commits that are still to come, and then roots.
+    commits: vec::IntoIter<Hash>,
+    roots: vec::IntoIter<Root>,
     stack: Vec<Open>,
     /// Whether the chunk that was given last is the last of the stack.
     opened: bool,
     /// Where a piece goes on of which the holder has the beginning.
     resumed: Option<Resumed>,
     sent: HashSet<Hash>,
+    /// What the hashes of the commits and of what was sent take: there is no doing with less.
+    lease: Lease,
 }
 
 /// The way down to where a piece goes on.
@@ -71,7 +77,8 @@ struct Resumed {
     given: usize,
 }
 
-struct Top {
+/// A catalogue root that was asked for by itself.
+struct Root {
     hash: Hash,
     candidates: Vec<Hash>,
 }
@@ -103,7 +110,7 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
         }
         Ok::<_, crate::Error>((commits, roots))
     };
-    let (mut target_commits, target_roots) = split(targets)?;
+    let (mut target_commits, mut target_roots) = split(targets)?;
     let (mut base_commits, mut held_roots) = split(bases)?;
     // Work in the middle of a merge reaches the commit that is merged, with all its ancestors.
     for (roots, commits) in [(&target_roots, &mut target_commits), (&held_roots, &mut base_commits)] {
@@ -111,29 +118,18 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
             commits.extend(catalogue::merging(&store, root)?);
         }
     }
-    let mut tops = Vec::new();
-    for hash in history::missing(&store, &target_commits, &base_commits)? {
-        let parents = history::load(&store, &hash)?.parents;
-        tops.push(Top { hash, candidates: parents });
-    }
+    let mut meter = store.meter("searching", "commits", None);
+    let commits = history::missing(&store, &target_commits, &base_commits, || meter.add(1))?.into_iter();
+    meter.end();
     for commit in base_commits.iter().chain(&target_commits) {
         held_roots.push(history::load(&store, commit)?.root);
     }
-    for hash in target_roots {
-        if !held_roots.contains(&hash) {
-            tops.push(Top { hash, candidates: held_roots.iter().copied().take(CANDIDATES_MAX).collect() });
-        }
-    }
-    tops.reverse();
-    Ok(Difference {
-        store,
-        _pins: pins,
-        tops,
-        stack: Vec::new(),
-        opened: false,
-        resumed: None,
-        sent: HashSet::new(),
-    })
+    target_roots.retain(|hash| !held_roots.contains(hash));
+    held_roots.truncate(CANDIDATES_MAX);
+    let roots = target_roots.into_iter().map(|hash| Root { hash, candidates: held_roots.clone() });
+    let roots = roots.collect::<Vec<_>>().into_iter();
+    let (stack, sent, lease) = (Vec::new(), HashSet::new(), store.lease());
+    Ok(Difference { store, _pins: pins, commits, roots, stack, opened: false, resumed: None, sent, lease })
 }
 
 impl Difference {
@@ -192,17 +188,26 @@ impl Difference {
             let base = pairs.base.filter(|_| open.based).map(Base::Child);
             return self.send(chunk, Some(index), base, pairs.candidates).map(Some);
         }
-        while let Some(Top { hash, candidates }) = self.tops.pop() {
-            if self.sent.contains(&hash) {
-                continue;
+        while let Some(hash) = self.commits.next() {
+            if !self.sent.contains(&hash) {
+                let chunk = self.store.chunk(&hash)?;
+                let parents = Commit::decode(&chunk)?.parents;
+                return self.send_top(chunk, &parents).map(Some);
             }
-            let chunk = self.store.chunk(&hash)?;
-            let candidates: Vec<Chunk> =
-                candidates.iter().map(|hash| self.store.chunk(hash)).collect::<Result<_>>()?;
-            let base = candidates.first().map(|chunk| Base::Hash(*chunk.hash()));
-            return self.send(chunk, None, base, candidates).map(Some);
+        }
+        while let Some(Root { hash, candidates }) = self.roots.next() {
+            if !self.sent.contains(&hash) {
+                return self.send_top(self.store.chunk(&hash)?, &candidates).map(Some);
+            }
         }
         Ok(None)
+    }
+
+    fn send_top(&mut self, chunk: Chunk, candidates: &[Hash]) -> Result<Sent> {
+        let candidates: Vec<Chunk> =
+            candidates.iter().map(|hash| self.store.chunk(hash)).collect::<Result<_>>()?;
+        let base = candidates.first().map(|chunk| Base::Hash(*chunk.hash()));
+        self.send(chunk, None, base, candidates)
     }
 
     fn send(
@@ -213,6 +218,7 @@ impl Difference {
         candidates: Vec<Chunk>,
     ) -> Result<Sent> {
         self.sent.insert(*chunk.hash());
+        self.lease.take((self.commits.len() * Hash::LEN + self.sent.len() * SENT_BYTES) as u64);
         let held: HashSet<Hash> =
             candidates.iter().flat_map(|chunk| chunk.children().chain([*chunk.hash()])).collect();
         let first = self.place(chunk.hash(), child) as usize;

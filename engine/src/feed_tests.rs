@@ -246,7 +246,7 @@ fn a_named_feed_outlives_the_process_and_collections() {
     database.store().collect(false).unwrap();
     let gone = database.resume_changes(&position);
     assert!(matches!(gone, Err(Error::Missing { .. })), "nothing holds it any longer");
-    assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(database.fsck().unwrap().damages, []);
 }
 
 #[test]

@@ -242,8 +242,13 @@ fn steps_apart(
     }
 }
 
-/// The commits that `targets` reach and `bases` do not, parents before children.
-pub(crate) fn missing(reader: &impl Read, targets: &[Hash], bases: &[Hash]) -> Result<Vec<Hash>> {
+/// The commits that `targets` reach and `bases` do not, parents before children. Calls `found` for each.
+pub(crate) fn missing(
+    reader: &impl Read,
+    targets: &[Hash],
+    bases: &[Hash],
+    mut found: impl FnMut(),
+) -> Result<Vec<Hash>> {
     let (mut wanted, mut held) = (Open::at(reader, targets)?, Open::at(reader, bases)?);
     let mut missing = Vec::new();
     while let Some((&(generation, Reverse(hash)), _)) = wanted.newest() {
@@ -255,6 +260,7 @@ pub(crate) fn missing(reader: &impl Read, targets: &[Hash], bases: &[Hash]) -> R
             wanted.commits.pop_last();
         } else {
             missing.push(hash);
+            found();
             // By its parents, one by one, as all of them are asked for.
             wanted.pass_newest(generation)?;
         }

@@ -180,7 +180,7 @@ fn what_a_holder_lacks_is_found_without_reading_what_else_it_has() {
     let held = graph.chain(Some(trunk[500]), COMMITS);
     let wanted = graph.chain(Some(trunk[999]), 3);
     let (found, reads) =
-        graph.counted(|graph| missing(graph, &wanted[2..], &[trunk[998], *held.last().unwrap()]));
+        graph.counted(|graph| missing(graph, &wanted[2..], &[trunk[998], *held.last().unwrap()], || {}));
     assert_eq!(found, [&trunk[999..], &wanted].concat());
     assert!(reads <= FEW, "{reads}");
 }
@@ -359,7 +359,7 @@ proptest! {
             let (targets, bases) = (pick(&targets), pick(&bases));
             let hashes = |set: &[usize]| set.iter().map(|&n| graph.hashes[n]).collect::<Vec<_>>();
             let found: Vec<usize> =
-                missing(&graph, &hashes(&targets), &hashes(&bases)).unwrap().iter().map(|hash| number[hash]).collect();
+                missing(&graph, &hashes(&targets), &hashes(&bases), || {}).unwrap().iter().map(|hash| number[hash]).collect();
             let reached = |set: &[usize]| set.iter().flat_map(|&n| model.ancestors[n].clone()).collect::<BTreeSet<_>>();
             let expected: BTreeSet<usize> = reached(&targets).difference(&reached(&bases)).copied().collect();
             prop_assert_eq!(found.iter().copied().collect::<BTreeSet<_>>(), expected);

@@ -45,6 +45,8 @@ mod merge;
 mod names;
 pub mod patch;
 mod pins;
+#[cfg(test)]
+mod progress_tests;
 mod resolve;
 mod revision;
 pub mod row;
@@ -77,8 +79,8 @@ pub use merge::{MergeOptions, MergeOutcome};
 pub use names::check_ref as check_ref_name;
 pub use pins::Pins;
 pub use pleach_chunkstore::{
-    Batch, CHUNK_BYTES_MAX, Cancel, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Options,
-    Outcome, RefUpdate, Stats, Store, Ticket,
+    Batch, CHUNK_BYTES_MAX, Cancel, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Observer,
+    Options, Outcome, Progress, RefUpdate, Stats, Store, Ticket,
 };
 pub use pleach_chunkstore::{Compression, backup, fsck};
 pub use resolve::{Resolution, Resolver};

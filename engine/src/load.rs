@@ -22,7 +22,8 @@ pub struct LoadOptions {
     /// Whether rows may come in any order, and more than one with the same key, of which the last one then counts, as if each had been
     /// put. Else they come in strictly ascending order of keys.
     pub unsorted: bool,
-    /// About how many bytes of unsorted rows are held in memory, 8 KiB to 4 GiB. What is more is sorted in parts, in a file
+    /// About how many bytes of unsorted rows are held in memory at most, 8 KiB to 4 GiB, and not more than there are left of
+    /// [`Options::work_bytes`](crate::Options::work_bytes). What is more is sorted in parts, in a file
     /// that has no name in the store's directory and about the size of the rows; a store in memory keeps that in memory, too.
     pub sort_bytes: usize,
     /// How many threads make nodes, the caller's included; `None`: as many as run at once. More than 4 are no faster, and not used. The
@@ -45,18 +46,24 @@ pub(crate) fn build<K: AsRef<[u8]>, V: AsRef<[u8]>>(
     rows: impl IntoIterator<Item = (K, V)>,
     options: &LoadOptions,
 ) -> Result<Hash> {
+    let mut meter = store.meter("loading", "rows", None);
     leaves::build(writer, config, options.threads, |builder| {
         if !options.unsorted {
-            return rows.into_iter().try_for_each(|(key, value)| {
+            rows.into_iter().try_for_each(|(key, value)| {
+                meter.add(1);
                 with_stored(builder, config, value.as_ref(), |builder, value| {
                     builder.push(key.as_ref(), value)
                 })
-            });
+            })?;
+            meter.end();
+            return Ok(());
         }
         let mut sorter = Sorter::new(store, options.sort_bytes);
         for (key, value) in rows {
+            meter.add(1);
             with_stored(builder, config, value.as_ref(), |_, value| sorter.push(key.as_ref(), value))?;
         }
+        meter.end();
         sorter.finish(|key, value| builder.push(key, value))
     })
 }

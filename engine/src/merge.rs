@@ -14,14 +14,14 @@ use crate::{
     branches::Branch,
     catalogue::{self, Entry, IndexEntry, Name, TableEntry},
     chunks::{Read, Writer},
-    conflict::{self, Side},
+    conflict::{Conflicts, Side},
     database::{Database, NewCommit},
     definition::Definition,
     error::{Error, Result},
     history,
     index::{self, Indexed},
     map::{
-        diff::{Diff, Range},
+        diff::{self, Diff, Range},
         merge as rows,
     },
     names,
@@ -203,14 +203,21 @@ impl Database {
         let definition =
             self.merge_definitions(table, from_base, ours.entry, theirs.entry, options.prefer)?;
         let decider = Decider::new(table, &definition, options)?;
-        let (rows, conflicts) = rows::merge(
+        let mut conflicts = Conflicts::default();
+        let rows = rows::merge(
             self.store(),
             writer,
             &definition.config,
             from_base.map(|base| base.rows).as_ref(),
             &ours.entry.rows,
             &theirs.entry.rows,
-            &mut |writer, conflict| decider.decide(writer, conflict),
+            &mut |writer, conflict| {
+                let decision = decider.decide(writer, conflict)?;
+                if decision == rows::Decision::Conflict {
+                    conflicts.push(writer, conflict)?;
+                }
+                Ok(decision)
+            },
         )?;
         let chunk = definition.encode();
         let entry = TableEntry { definition: *chunk.hash(), rows };
@@ -224,11 +231,11 @@ impl Database {
             let indexes = index::merge(writer, Indexed { table, schema }, &base, sides, rows)?;
             changes.extend(index_changes(table, Some(&ours), indexes));
         }
-        if !conflicts.is_empty() {
-            let root = conflict::write(writer, &conflicts)?;
+        let (count, root) = conflicts.finish(writer)?;
+        if let Some(root) = root {
             changes.push((Name::Conflicts(table.to_owned()), Some(Entry::Conflicts(root))));
         }
-        Ok((changes, conflicts.len()))
+        Ok((changes, count))
     }
 
     /// The tables that theirs changed since the base and that differ from ours.
@@ -316,7 +323,9 @@ impl Database {
             return Ok(None);
         }
         let [from, to] = [from, to].map(|root| Some((self.store(), *root)));
-        for change in Diff::between(from, to, &Range::default())? {
+        let meter =
+            diff::meter(self.store(), [from, to].map(|side| side.map(|(_, root)| root)), &Range::default())?;
+        for change in Diff::between(from, to, &Range::default())?.metered(Some(meter)) {
             let change = change?;
             let (Some(old), Some(new)) = (&change.old, &change.new) else { continue };
             let (old, new) = (resolve::load(self.store(), old)?, resolve::load(self.store(), new)?);

@@ -415,7 +415,15 @@ impl TableDiff {
     fn changes_within(&self, range: &diff::Range) -> Result<Changes> {
         let (from, to) = self.sides();
         let values = [&from, &to].map(|side| side.as_ref().map(|(store, _)| store.clone()));
-        Ok(Changes { values, diff: Diff::between(from, to, range)? })
+        let observed = [&from, &to].into_iter().flatten().find(|(store, _)| store.is_observed());
+        let meter = match observed {
+            Some((store, _)) => {
+                let roots = [&from, &to].map(|side| side.as_ref().map(|(_, root)| *root));
+                Some(diff::meter(store, roots, range)?)
+            }
+            None => None,
+        };
+        Ok(Changes { values, diff: Diff::between(from, to, range)?.metered(meter) })
     }
 
     /// How many rows were inserted, updated and deleted. Reads no value that is out of line, and no leaf whose rows one side alone has, its

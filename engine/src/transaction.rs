@@ -17,7 +17,7 @@ use std::{
     str::FromStr,
 };
 
-use pleach_chunkstore::{Hash, Hold};
+use pleach_chunkstore::{Hash, Hold, Lease};
 
 use edits::Edits;
 pub use edits::Savepoint;
@@ -27,7 +27,7 @@ pub(crate) use crate::committer::Queue;
 use crate::{
     blob::{self, VALUE_BYTES_MAX, ValueReader},
     chunks::{self, Writer},
-    database::{Database, EditShare},
+    database::Database,
     definition::Definition,
     error::{Error, Result},
     index::IndexDefinition,
@@ -114,7 +114,7 @@ enum Written {
 
 /// A transaction on a branch's work. Dropped without [`Transaction::commit`], it leaves no trace.
 ///
-/// It may be larger than memory: edits beyond its share of [`Options::edit_bytes`](pleach_chunkstore::Options::edit_bytes) are written ahead, where its reads find
+/// It may be larger than memory: edits beyond what it gets of [`Options::work_bytes`](pleach_chunkstore::Options::work_bytes) are written ahead, where its reads find
 /// them, and none of what it promises changes by that. What stays in memory then are the ranges that it deleted.
 pub struct Transaction {
     database: Database,
@@ -124,14 +124,14 @@ pub struct Transaction {
     edits: Edits,
     /// Keeps what was written ahead of the commit.
     ahead: Option<Hold>,
-    /// Its share of the memory for edits, once it has some.
-    share: Option<EditShare>,
+    /// The right to keep edits in memory, once it has some.
+    lease: Option<Lease>,
 }
 
 impl Transaction {
     pub(crate) fn new(database: &Database, branch: String, snapshot: Snapshot) -> Transaction {
         let (tables, edits) = (BTreeMap::new(), Edits::default());
-        Transaction { database: database.clone(), branch, snapshot, tables, edits, ahead: None, share: None }
+        Transaction { database: database.clone(), branch, snapshot, tables, edits, ahead: None, lease: None }
     }
 
     /// The branch.
@@ -466,11 +466,14 @@ impl Transaction {
             root = self.write_ahead(|writer| {
                 let mut rows = Rows::new(&store, &root, Bound::Unbounded, Bound::Unbounded)?;
                 let mut builder = TreeBuilder::new(definition.config);
+                let mut meter = store.meter("rewriting", "rows", Some(map::size(&store, &root)?.0));
                 while let Some((key, value)) = rows.next_row()? {
+                    meter.add(1);
                     let value = blob::load(&store, value)?;
                     let value = blob::store(writer, definition.config.inline_bytes, &value)?;
                     builder.push(writer, key, Stored { tag: value.tag, bytes: &value.bytes })?;
                 }
+                meter.end();
                 builder.finish(writer)
             })?;
         }
@@ -573,9 +576,9 @@ impl Transaction {
         if self.edits.has_spilled() {
             self.spill()?;
         }
-        let Transaction { database, branch, snapshot, edits, ahead, .. } = self;
+        let Transaction { database, branch, snapshot, edits, ahead, lease, .. } = self;
         let outcome = database.commit_edits(branch, snapshot.root(), edits.into_tables());
-        drop((snapshot, ahead));
+        drop((snapshot, ahead, lease));
         outcome
     }
 }

@@ -3,7 +3,7 @@
 use pleach_chunkstore::{
     Chunk, Hash,
     backup::Kinds,
-    fsck::{self, Progress, Repaired, Report},
+    fsck::{self, Repaired, Report},
 };
 
 use crate::{
@@ -30,7 +30,7 @@ impl Database {
     ///
     /// # Errors
     /// None of what is damaged, which the report says.
-    pub fn fsck(&self, progress: Progress<'_>) -> Result<Report> {
+    pub fn fsck(&self) -> Result<Report> {
         let check = |chunk: &Chunk| {
             checked(chunk)?;
             match check_lineage(chunk, |parent| Ok(self.store().get(parent)?)) {
@@ -39,7 +39,7 @@ impl Database {
                 _ => Ok(()),
             }
         };
-        Ok(fsck::check(self.store(), &check, progress)?)
+        Ok(fsck::check(self.store(), &check)?)
     }
 
     /// Writes anew what `report` says is damaged or missing, as far as `source` has it.

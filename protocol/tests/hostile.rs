@@ -585,7 +585,7 @@ fn collections_while_a_transfer_arrives_take_nothing_of_it_and_all_of_it_when_it
         }
         drop(hold);
         collect();
-        assert_eq!(here.fsck(&|_, _| {}).unwrap().damages, []);
+        assert_eq!(here.fsck().unwrap().damages, []);
         assert_eq!(here.store().contains(&commits[1]), !given_up);
         assert_eq!(here.store().stats().chunks > before, !given_up);
     }

@@ -128,5 +128,5 @@ fn value(i: u64) -> String {
 
 /// Everything that the refs of a database reach is there.
 fn check_whole(db: &Database) {
-    assert_eq!(db.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(db.fsck().unwrap().damages, []);
 }

@@ -219,9 +219,6 @@ fn everywhere(caller: &Caller) -> Result<()> {
     }
 }
 
-/// Nobody sees how far an operation on a server has come.
-fn silent(_done: u64, _total: u64) {}
-
 fn no_database(name: &str) -> Failure {
     Failure::not_found(format!("no database `{name}` on this server"))
         .hint("`pleach database list --server URL` shows those that exist")
@@ -406,7 +403,7 @@ calls! {
             if request.repair_from.contains("://") {
                 service.allow(&request.repair_from)?;
             }
-            ops::upkeep::fsck(&session, &request, &silent, &credentials::read)
+            ops::upkeep::fsck(&session, &request, &credentials::read)
         })
         .await
     }
@@ -427,7 +424,7 @@ calls! {
             // A backup may be that of any database.
             everywhere(&caller)?;
             service.allow(&request.url)?;
-            ops::upkeep::backup_sync(&service.admin(&request.target(), caller)?, &request, &silent)
+            ops::upkeep::backup_sync(&service.admin(&request.target(), caller)?, &request)
         })
         .await
     }
@@ -449,7 +446,7 @@ calls! {
             let request = request.into_inner();
             everywhere(&caller)?;
             service.allow(&request.url)?;
-            ops::upkeep::backup_verify(&request, &silent)
+            ops::upkeep::backup_verify(&request, None)
         })
         .await
     }
@@ -464,7 +461,7 @@ calls! {
             let name = request.target().database;
             let mut restored = Ok(BackupRestoreResponse::default());
             let made = service.databases.create_with(&name, |dir, _| {
-                restored = ops::upkeep::backup_restore(&request, dir, false, &silent);
+                restored = ops::upkeep::backup_restore(&request, dir, false, None);
                 match &restored {
                     Ok(_) => Ok(()),
                     Err(failure) => Err(pleach_protocol::Error::Lost { what: failure.to_string() }),

@@ -10,9 +10,9 @@ use super::Kinds;
 use crate::batch::Batch;
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
-use crate::fsck::Progress;
 use crate::hash::Hash;
 use crate::index::Uniformly;
+use crate::progress::Meter;
 use crate::store::{Outcome, Store};
 
 /// Copies what one store lacks of another, children before parents.
@@ -20,10 +20,10 @@ pub(super) struct Copy<'a> {
     from: &'a Store,
     to: &'a Store,
     kinds: Kinds<'a>,
-    progress: Progress<'a>,
+    meter: Meter,
     batch: Batch,
     batch_bytes: usize,
-    pub(super) chunks: u64,
+    chunks: u64,
 }
 
 /// A chunk whose children are being copied.
@@ -36,15 +36,15 @@ struct Open {
 }
 
 impl<'a> Copy<'a> {
-    /// Copying from one store to another, which is given batches of about `batch_bytes`.
+    /// Copying from one store to another, which is given batches of about `batch_bytes`; `meter` counts chunks.
     pub(super) fn new(
         from: &'a Store,
         to: &'a Store,
         batch_bytes: usize,
         kinds: Kinds<'a>,
-        progress: Progress<'a>,
+        meter: Meter,
     ) -> Copy<'a> {
-        Copy { from, to, kinds, progress, batch: Batch::default(), batch_bytes, chunks: 0 }
+        Copy { from, to, kinds, meter, batch: Batch::default(), batch_bytes, chunks: 0 }
     }
 
     /// A chunk of the source, from its file and hashed now: rot must not be copied.
@@ -124,13 +124,18 @@ impl<'a> Copy<'a> {
         }
         self.batch.put(chunk, base);
         self.chunks += 1;
-        if self.chunks.is_multiple_of(256) {
-            (self.progress)(self.chunks, 0);
-        }
+        self.meter.add(1);
         if self.batch.bytes() > self.batch_bytes { self.flush() } else { Ok(()) }
     }
 
-    pub(super) fn flush(&mut self) -> Result<()> {
+    /// Hands over what is left; gives the number of chunks that were copied.
+    pub(super) fn end(mut self) -> Result<u64> {
+        self.flush()?;
+        self.meter.end();
+        Ok(self.chunks)
+    }
+
+    fn flush(&mut self) -> Result<()> {
         match self.to.append(std::mem::take(&mut self.batch), &[])? {
             Outcome::Appended(_) => Ok(()),
             Outcome::Moved { .. } => unreachable!("no ref is moved"),

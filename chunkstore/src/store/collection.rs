@@ -31,6 +31,7 @@ use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::hash::Hash;
 use crate::index::Uniformly;
+use crate::progress::{Meter, Observer};
 use crate::refs::RefUpdate;
 use crate::table;
 use crate::table::hidden::{self, Bits, HiddenChunks};
@@ -123,7 +124,7 @@ impl Store {
         // So that all that is there now lies in journals that can be rewritten.
         let collected = shared.rotate(true).and_then(|()| {
             shared.await_holds();
-            shared.collect(dry_run)
+            shared.collect(dry_run, self.observer.as_ref())
         });
         shared.end_collecting();
         shared.renew_spare();
@@ -229,28 +230,31 @@ impl Shared {
         self.marked.notify_all();
     }
 
-    fn collect(&self, dry_run: bool) -> Result<Collected> {
+    fn collect(&self, dry_run: bool, observer: Option<&Observer>) -> Result<Collected> {
+        // How many there are to be marked is what marking finds out.
+        let mut meter = Meter::new(observer, "marking", "chunks", None);
         let mut marks = self.begin_marking()?;
-        self.mark(&mut marks)?;
+        self.mark(&mut marks, &mut meter)?;
         let mut rounds = 0;
         let marks = loop {
-            let (mut more, mut queue) = match self.begin_sweeping(marks)? {
+            let (mut more, mut queue) = match self.begin_sweeping(marks, &mut meter)? {
                 Ok(marks) => break marks,
                 Err(more) => more,
             };
             rounds += 1;
             let waiting = self.take_waiting(rounds >= ROUNDS_MAX);
-            self.mark_waiting(&mut more, waiting, &mut queue)?;
-            self.drain(&mut more, &mut queue)?;
+            self.mark_waiting(&mut more, waiting, &mut queue, &mut meter)?;
+            self.drain(&mut more, &mut queue, &mut meter)?;
             marks = more;
         };
+        meter.end();
         let plan = self.plan(&marks)?;
         let mut collected = plan.found;
         if dry_run {
             return Ok(collected);
         }
         self.remove_strays()?;
-        self.sweep(&marks, &plan)?;
+        self.sweep(&marks, &plan, observer)?;
         collected.bytes_after = self.bytes();
         Ok(collected)
     }
@@ -327,21 +331,21 @@ impl Shared {
     }
 
     /// Marks all that roots lead to, and, as far as that goes, what writers append meanwhile.
-    fn mark(&self, marks: &mut Marks) -> Result<()> {
+    fn mark(&self, marks: &mut Marks, meter: &mut Meter) -> Result<()> {
         let mut pace = Pace::background();
         let (mut roots, mut new) = (Vec::new(), Vec::new());
         let waiting = self.take_waiting(false);
-        self.mark_waiting(marks, waiting, &mut roots)?;
+        self.mark_waiting(marks, waiting, &mut roots, meter)?;
         while !roots.is_empty() {
             // What came during the last slices comes first: it would pile up. The rest gets as much time, so that it comes to an end.
             let started = Instant::now();
             let waiting = self.take_waiting(false);
-            self.mark_waiting(marks, waiting, &mut new)?;
-            self.drain(marks, &mut new)?;
+            self.mark_waiting(marks, waiting, &mut new, meter)?;
+            self.drain(marks, &mut new, meter)?;
             let until = Instant::now() + started.elapsed();
             pace.begin_slice();
             while let Some(hash) = roots.pop() {
-                self.mark_chunk(marks, &hash, &mut roots)?;
+                meter.add(self.mark_chunk(marks, &hash, &mut roots)?);
                 if pace.step() && Instant::now() >= until {
                     break;
                 }
@@ -350,16 +354,22 @@ impl Shared {
         Ok(())
     }
 
-    fn drain(&self, marks: &mut Marks, queue: &mut Vec<Hash>) -> Result<()> {
+    fn drain(&self, marks: &mut Marks, queue: &mut Vec<Hash>, meter: &mut Meter) -> Result<()> {
         while let Some(hash) = queue.pop() {
             self.maintenance.check()?;
-            self.mark_chunk(marks, &hash, queue)?;
+            meter.add(self.mark_chunk(marks, &hash, queue)?);
         }
         Ok(())
     }
 
     /// Marks what was appended, and puts into the queue what is to be marked for it.
-    fn mark_waiting(&self, marks: &mut Marks, waiting: Waiting, queue: &mut Vec<Hash>) -> Result<()> {
+    fn mark_waiting(
+        &self,
+        marks: &mut Marks,
+        waiting: Waiting,
+        queue: &mut Vec<Hash>,
+        meter: &mut Meter,
+    ) -> Result<()> {
         self.maintenance.check()?;
         for Appended { chunk, base } in waiting.appended {
             let is_new = match self.locate(chunk.hash())? {
@@ -370,6 +380,7 @@ impl Shared {
             if !is_new {
                 continue;
             }
+            meter.note(1);
             // What is marked has all its children marked, or in the queue.
             let known = match base {
                 Some((hash, Some(chunk))) if self.is_marked(marks, &hash)? => Some(chunk),
@@ -393,11 +404,12 @@ impl Shared {
             }))
     }
 
-    /// Marks a chunk, and puts its children into the queue.
-    fn mark_chunk(&self, marks: &mut Marks, hash: &Hash, queue: &mut Vec<Hash>) -> Result<()> {
+    /// Marks a chunk, and puts its children into the queue. Gives how many were not marked before: one or none.
+    fn mark_chunk(&self, marks: &mut Marks, hash: &Hash, queue: &mut Vec<Hash>) -> Result<u64> {
         // A root may name a chunk that is not there: that is fsck's to tell, and no reason to keep garbage.
-        let Some((found, _)) = self.locate(hash)? else { return Ok(()) };
-        if marks.mark(hash, &found) && !found.place.leaf {
+        let Some((found, _)) = self.locate(hash)? else { return Ok(0) };
+        let is_new = marks.mark(hash, &found);
+        if is_new && !found.place.leaf {
             let chunk = match self.cache.peek(hash) {
                 Some(chunk) => Some(chunk),
                 // Hashed, whenever that was done last: an address that rotted would leave what it led to unmarked.
@@ -405,22 +417,26 @@ impl Shared {
             };
             queue.extend(chunk.iter().flat_map(|chunk| chunk.children()));
         }
-        Ok(())
+        Ok(u64::from(is_new))
     }
 
     /// Begins to sweep, unless there is more to mark than can be while everyone waits: then it gives that.
-    fn begin_sweeping(&self, mut marks: Marks) -> Result<Result<Arc<Marks>, Unfinished>, Error> {
+    fn begin_sweeping(
+        &self,
+        mut marks: Marks,
+        meter: &mut Meter,
+    ) -> Result<Result<Arc<Marks>, Unfinished>, Error> {
         let _appender = self.appender.lock();
         let mut collecting = self.collecting.lock();
         let mut queue = Vec::new();
         if let Some(Collecting { phase: Phase::Marking(waiting) }) = collecting.as_mut() {
             let is_closed = waiting.is_closed;
             let waiting = std::mem::replace(waiting, Waiting { is_closed, ..Waiting::default() });
-            self.mark_waiting(&mut marks, waiting, &mut queue)?;
+            self.mark_waiting(&mut marks, waiting, &mut queue, meter)?;
         }
         for _ in 0..LAST_MARKS_MAX {
             let Some(hash) = queue.pop() else { break };
-            self.mark_chunk(&mut marks, &hash, &mut queue)?;
+            meter.note(self.mark_chunk(&mut marks, &hash, &mut queue)?);
         }
         if !queue.is_empty() {
             return Ok(Err((marks, queue)));
@@ -491,7 +507,7 @@ impl Shared {
     }
 
     /// Hides what is dead and rewrites files, one by one.
-    fn sweep(&self, marks: &Marks, plan: &Plan) -> Result<()> {
+    fn sweep(&self, marks: &Marks, plan: &Plan, observer: Option<&Observer>) -> Result<()> {
         let survives = |hash: &Hash| {
             // What cannot be looked up is kept: reading it will tell why.
             self.locate(hash)
@@ -505,7 +521,7 @@ impl Shared {
         let journals = Inputs { journals: plan.journals.clone(), tables: BTreeSet::new() };
         let rewrite = match journals.is_empty() {
             true => Rewrite { tables: Vec::new(), chunks: 0 },
-            false => self.rewrite(&journals, 0, None, Pace::background(), &survives)?,
+            false => self.rewrite(&journals, 0, None, Pace::background(), &survives, observer)?,
         };
         let (store, number) = {
             let mut manifest = self.manifest.lock();
@@ -528,8 +544,8 @@ impl Shared {
             let inputs = Inputs { journals: BTreeSet::new(), tables: BTreeSet::from([*table]) };
             let listed = self.manifest.lock().tables.iter().find(|listed| listed.number == *table).copied();
             let Some(listed) = listed else { continue };
-            let rewrite =
-                self.rewrite(&inputs, listed.tier, Some(listed.run), Pace::background(), &survives)?;
+            let (tier, run) = (listed.tier, Some(listed.run));
+            let rewrite = self.rewrite(&inputs, tier, run, Pace::background(), &survives, observer)?;
             self.replace(&inputs, rewrite, None)?;
         }
         Ok(())

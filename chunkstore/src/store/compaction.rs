@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::Compression;
 use super::view::View;
+use crate::budget::{Budget, Lease};
 use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::frame::{self, Dictionary, Encoding, FrameHeader, Location, STEPS_MAX};
@@ -23,6 +24,7 @@ use crate::io::Io;
 use crate::journal::StoreId;
 use crate::manifest::Listed;
 use crate::patch::{self, Kept};
+use crate::progress::{Meter, Observer};
 use crate::table;
 use crate::table::write::Writer;
 use crate::testing::Plant;
@@ -36,6 +38,8 @@ const SAMPLES_MAX: usize = 800;
 /// Fewer leaves make no dictionary worth its bytes.
 const SAMPLES_MIN: usize = 64;
 const DICTIONARY_BYTES: usize = 16 << 10;
+/// What a chunk takes in memory while it is rewritten: its item, and its place in two tables.
+const ITEM_BYTES: u64 = 200;
 /// No item: the end of a list.
 const NONE: u32 = u32::MAX;
 
@@ -106,6 +110,10 @@ pub(super) struct Job<'a> {
     pub(super) table_bytes_max: u64,
     pub(super) take_number: &'a dyn Fn() -> u32,
     pub(super) plant: Option<Plant>,
+    /// Whose memory is taken.
+    pub(super) budget: &'a Arc<Budget>,
+    /// Told of chunks that are written.
+    pub(super) observer: Option<&'a Observer>,
     /// Fails if it is to give up.
     pub(super) check: &'a dyn Fn() -> Result<()>,
 }
@@ -146,18 +154,24 @@ impl Job<'_> {
         pace: Pace,
     ) -> Result<Rewrite> {
         let mut items = self.gather(journals, tables, keep)?;
+        let mut lease = Lease::new(self.budget.clone());
+        lease.take(items.len() as u64 * ITEM_BYTES);
         self.link(&mut items)?;
         let dictionary = self.dictionary(&items, tables)?;
         let mut output = Output {
             job: self,
             dictionary,
             pace,
+            meter: Meter::new(self.observer, "compacting", "chunks", Some(items.len() as u64)),
             writer: None,
             done: Rewrite { tables: Vec::new(), chunks: 0 },
         };
         let written = self.write(&mut items, &mut output).and_then(|()| output.end_table());
         match written {
-            Ok(()) => Ok(output.done),
+            Ok(()) => {
+                output.meter.end();
+                Ok(output.done)
+            }
             Err(error) => {
                 if let Some(writer) = &output.writer {
                     let _ = self.io.remove(&table::file_name(writer.number()));
@@ -405,6 +419,7 @@ struct Output<'a> {
     job: &'a Job<'a>,
     dictionary: Option<Arc<Dictionary>>,
     pace: Pace,
+    meter: Meter,
     writer: Option<Writer>,
     done: Rewrite,
 }
@@ -414,6 +429,7 @@ impl Output<'_> {
     fn put(&mut self, item: &Item, chunk: &Chunk, newer: Option<&Version>) -> Result<Location> {
         (self.job.check)()?;
         self.pace.step();
+        self.meter.add(1);
         let leaf = chunk.child_count() == 0;
         let header = |encoding, step, payload: &[u8]| FrameHeader {
             encoding,
@@ -607,6 +623,8 @@ mod tests {
             table_bytes_max: TABLE_BYTES_MAX,
             take_number: &take_number,
             check: &|| Ok(()),
+            budget: &shared.budget,
+            observer: None,
             plant: None,
         };
         let inputs = Inputs { journals: [1].into(), tables: BTreeSet::new() };

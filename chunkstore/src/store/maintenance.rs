@@ -19,6 +19,7 @@ use super::{Compacted, Shared, Store, scratch};
 use crate::cancel::Cancel;
 use crate::error::{Error, Result};
 use crate::manifest::{Hidden, Listed, Manifest};
+use crate::progress::Observer;
 use crate::table::hidden::HiddenChunks;
 use crate::table::{self, Table};
 use crate::testing::Plant;
@@ -118,7 +119,7 @@ impl Store {
 
     /// Compacts what is due, once, at the pace of the store's own thread; whether there was anything. For stores without that thread.
     pub fn maintain(&self) -> Result<bool> {
-        self.shared.maintain(self.cancel())
+        self.shared.maintain(self.cancel(), self.observer.as_ref())
     }
 
     /// Rewrites all files in the order of their trees, newest versions whole and older ones as differences, now and at full speed. Readers
@@ -134,7 +135,7 @@ impl Store {
             let tables = manifest.tables.iter().filter(|table| !table.held);
             Inputs { journals: sealed(&manifest), tables: tables.map(|table| table.number).collect() }
         };
-        shared.compact(&inputs, Pace::full())
+        shared.compact(&inputs, Pace::full(), self.observer.as_ref())
     }
 }
 
@@ -186,7 +187,7 @@ impl Shared {
     }
 
     /// Compacts what is due, once; whether there was anything.
-    fn maintain(&self, cancel: Option<&Cancel>) -> Result<bool> {
+    fn maintain(&self, cancel: Option<&Cancel>, observer: Option<&Observer>) -> Result<bool> {
         let _turn = self.take_maintenance(cancel)?;
         let inputs = {
             let manifest = self.manifest.lock();
@@ -199,12 +200,12 @@ impl Shared {
         if inputs.is_empty() {
             return Ok(false);
         }
-        self.compact(&inputs, Pace::background())?;
+        self.compact(&inputs, Pace::background(), observer)?;
         Ok(true)
     }
 
     /// Rewrites `inputs` with all their chunks.
-    fn compact(&self, inputs: &Inputs, pace: Pace) -> Result<Compacted> {
+    fn compact(&self, inputs: &Inputs, pace: Pace, observer: Option<&Observer>) -> Result<Compacted> {
         let before = self.bytes_of(inputs);
         let tier = {
             let manifest = self.manifest.lock();
@@ -213,7 +214,7 @@ impl Shared {
         };
         self.remove_strays()?;
         self.release_spare();
-        let rewritten = self.rewrite(inputs, tier, None, pace, &|_| true).and_then(|rewrite| {
+        let rewritten = self.rewrite(inputs, tier, None, pace, &|_| true, observer).and_then(|rewrite| {
             let done = Compacted {
                 files_before: inputs.len(),
                 files_after: rewrite.tables.len() as u64,
@@ -244,6 +245,7 @@ impl Shared {
         run: Option<u32>,
         pace: Pace,
         keep: &dyn Fn(&crate::hash::Hash) -> bool,
+        observer: Option<&Observer>,
     ) -> Result<Rewrite> {
         let (store, newest) = {
             let manifest = self.manifest.lock();
@@ -264,6 +266,8 @@ impl Shared {
             table_bytes_max: table::TABLE_BYTES_MAX,
             take_number: &take_number,
             plant: self.options.plant,
+            budget: &self.budget,
+            observer,
             check: &|| match self.poison.get() {
                 Some(_) => Err(Error::Closed),
                 None => self.maintenance.check(),
@@ -455,7 +459,7 @@ impl Shared {
 fn maintain(shared: &Weak<Shared>) {
     while let Some(shared) = shared.upgrade() {
         shared.maintenance.worker.lock().is_wanted = false;
-        let outcome = shared.maintain(None);
+        let outcome = shared.maintain(None, None);
         let was_due = matches!(outcome, Ok(true));
         if let Err(error) = &outcome
             && !matches!(error, Error::Closed)

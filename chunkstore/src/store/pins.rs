@@ -113,8 +113,7 @@ impl Store {
         // First pinned, then looked for: a collection that begins in between knows of it.
         *shared.pins.lock().roots.entry(*root).or_default() += 1;
         let pin = Arc::new(Pin { shared: shared.clone(), root: *root });
-        let cancel = self.cancel.clone();
-        Ok(shared.reuse(root)?.map(|_| Store { shared: shared.clone(), _pin: Some(pin), cancel }))
+        Ok(shared.reuse(root)?.map(|_| Store { _pin: Some(pin), ..self.clone() }))
     }
 
     /// Keeps from collection whatever is appended from now on, as long as the hold lives.

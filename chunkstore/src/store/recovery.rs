@@ -20,6 +20,7 @@ use super::reader::Follower;
 use super::sync::{Turn, sync_every};
 use super::view::View;
 use super::{ByBytes, Durability, Durable, Options, Shared, Store};
+use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::frame::Location;
 use crate::hash::Hash;
@@ -353,6 +354,7 @@ impl Opening {
         );
         let shared = Arc::new(Shared {
             io: self.io,
+            budget: Arc::new(Budget::new(self.options.work_bytes)),
             options: self.options,
             index: self.index,
             cache,
@@ -380,7 +382,7 @@ impl Opening {
             sync_every(interval, Arc::downgrade(&shared), shared.closing.clone())
                 .map_err(Error::io("start the syncing thread of", "the store"))?;
         }
-        Ok(Store { shared, _pin: None, cancel: None })
+        Ok(Store { shared, _pin: None, cancel: None, observer: None })
     }
 }
 

@@ -20,8 +20,6 @@ fn earlier(chunk: &Chunk) -> Option<usize> {
     (chunk.kind() == VERSION && chunk.child_count() > 1).then_some(1)
 }
 
-fn silent(_: u64, _: u64) {}
-
 const KINDS: Kinds<'static> = Kinds { check: &fine, earlier: &earlier };
 
 fn parent(kind: u8, children: &[Hash], text: &str) -> Chunk {
@@ -138,7 +136,7 @@ fn small_batches(disk: &Memory) -> Result<Backup, Error> {
 }
 
 fn sound(backup: &Backup) {
-    assert_eq!(backup.verify(KINDS, &silent).unwrap().damages, []);
+    assert_eq!(backup.verify(KINDS).unwrap().damages, []);
 }
 
 #[test]
@@ -150,19 +148,19 @@ fn the_first_point_costs_what_the_history_holds_and_each_next_one_what_changed()
     let held = source.store.stats().journal_bytes;
     let disk = Memory::default();
     let backup = backup_at(&disk);
-    let first = backup.sync(&source.store, &time(1), KINDS, &silent).unwrap();
+    let first = backup.sync(&source.store, &time(1), KINDS).unwrap();
     println!("source {held} bytes; first point {} bytes, {} chunks", first.bytes_written, first.chunks);
     assert!(first.bytes_written < held + held / 10, "versions are kept as differences from the one before");
     assert_eq!(first.chunks, source.store.stats().chunks);
     source.version();
-    let second = backup.sync(&source.store, &time(2), KINDS, &silent).unwrap();
+    let second = backup.sync(&source.store, &time(2), KINDS).unwrap();
     println!(
         "one row: {} bytes, of which {} are chunks of the source",
         second.bytes_written, second.point.bytes
     );
     assert_eq!(second.chunks, 4, "leaf, node, root, version");
     assert!(second.bytes_written < 1500, "{}", second.bytes_written);
-    let third = backup.sync(&source.store, &time(3), KINDS, &silent).unwrap();
+    let third = backup.sync(&source.store, &time(3), KINDS).unwrap();
     println!("nothing: {} bytes", third.bytes_written);
     assert_eq!((third.chunks, third.point.bytes), (0, 0));
     assert!(third.bytes_written < 600, "{}", third.bytes_written);
@@ -176,9 +174,9 @@ fn a_ref_more_costs_the_same_among_thousands() {
     let source = Source::new(8);
     (0..3000).for_each(|number| source.set(&format!("heads/branch-{number:04}"), source.head));
     let backup = backup_at(&Memory::default());
-    backup.sync(&source.store, &time(1), KINDS, &silent).unwrap();
+    backup.sync(&source.store, &time(1), KINDS).unwrap();
     source.set("heads/one-more", source.head);
-    let second = backup.sync(&source.store, &time(2), KINDS, &silent).unwrap();
+    let second = backup.sync(&source.store, &time(2), KINDS).unwrap();
     println!("one ref among 3000: {} bytes", second.bytes_written);
     assert!(second.bytes_written < 4000, "{}", second.bytes_written);
 }
@@ -192,20 +190,20 @@ fn every_point_is_restored_with_exactly_its_refs() {
         source.version();
         source.set("tags/last", source.head);
         source.set("recovery/old", (number % 2 == 0).then_some(source.head).flatten());
-        backup.sync(&source.store, &time(number), KINDS, &silent).unwrap();
+        backup.sync(&source.store, &time(number), KINDS).unwrap();
         states.push(source.refs());
     }
     let points = backup.points().unwrap();
     assert_eq!(points.len(), 4);
     for (point, refs) in points.iter().zip(&states) {
         let target = Store::memory(Options::default());
-        let restored = backup.restore(point, &target, KINDS, &silent).unwrap();
+        let restored = backup.restore(point, &target, KINDS).unwrap();
         let found: BTreeMap<String, Hash> = target.refs("").into_iter().collect();
         assert_eq!((&found, digest(&found)), (refs, point.digest()));
         assert_eq!(restored.chunks, target.stats().chunks);
-        let report = pleach_chunkstore::fsck::check(&target, &fine, &silent).unwrap();
+        let report = pleach_chunkstore::fsck::check(&target, &fine).unwrap();
         assert_eq!(report.damages, []);
-        let again = backup.restore(point, &target, KINDS, &silent);
+        let again = backup.restore(point, &target, KINDS);
         assert!(matches!(again, Err(Error::AlreadyExists { .. })), "it has refs");
     }
 }
@@ -215,17 +213,17 @@ fn a_backup_takes_one_store_and_those_restored_from_it() {
     let (source, other) = (Source::new(8), Source::new(9));
     let disk = Memory::default();
     let backup = backup_at(&disk);
-    backup.sync(&source.store, &time(1), KINDS, &silent).unwrap();
-    let refused = backup.sync(&other.store, &time(2), KINDS, &silent);
+    backup.sync(&source.store, &time(1), KINDS).unwrap();
+    let refused = backup.sync(&other.store, &time(2), KINDS);
     assert!(matches!(refused, Err(Error::OtherSource { .. })), "{refused:?}");
     let restored = Store::memory(Options::default());
-    backup.restore(&backup.points().unwrap()[0], &restored, KINDS, &silent).unwrap();
-    backup.sync(&restored, &time(2), KINDS, &silent).unwrap();
+    backup.restore(&backup.points().unwrap()[0], &restored, KINDS).unwrap();
+    backup.sync(&restored, &time(2), KINDS).unwrap();
     let busy = Backup::open_with_io(Arc::new(disk.clone()));
     assert!(matches!(busy, Err(Error::Locked { ref pid, .. }) if *pid == std::process::id().to_string()));
     let points: Vec<String> = backup.points().unwrap().into_iter().map(|point| point.time).collect();
     assert_eq!(points, [time(1), time(2)]);
-    let again = backup.sync(&source.store, &time(2), KINDS, &silent);
+    let again = backup.sync(&source.store, &time(2), KINDS);
     assert!(matches!(again, Err(Error::RefExists { .. })));
 }
 
@@ -269,12 +267,11 @@ fn a_writer_meanwhile_is_in_the_point_whole_or_not_at_all() {
         earlier(chunk)
     };
     let backup = backup_at(&Memory::default());
-    let synced =
-        backup.sync(&source.store, &time(1), Kinds { check: &fine, earlier: &meddle }, &silent).unwrap();
+    let synced = backup.sync(&source.store, &time(1), Kinds { check: &fine, earlier: &meddle }).unwrap();
     assert!(calls.load(Ordering::Relaxed) > 500);
     assert_eq!(synced.point.refs["a"], synced.point.refs["b"]);
     assert_eq!(synced.point.refs["heads/main"], root.unwrap(), "as it was when the sync began");
-    let next = backup.sync(&source.store, &time(2), KINDS, &silent).unwrap();
+    let next = backup.sync(&source.store, &time(2), KINDS).unwrap();
     assert_eq!(next.point.refs["a"], source.store.get_ref("a").unwrap());
     sound(&backup);
 }
@@ -284,16 +281,16 @@ fn damage_in_a_backup_is_found_with_its_place_and_point() {
     let mut source = Source::new(100);
     let disk = Memory::default();
     let backup = backup_at(&disk);
-    backup.sync(&source.store, &time(1), KINDS, &silent).unwrap();
+    backup.sync(&source.store, &time(1), KINDS).unwrap();
     source.version();
-    backup.sync(&source.store, &time(2), KINDS, &silent).unwrap();
+    backup.sync(&source.store, &time(2), KINDS).unwrap();
     sound(&backup);
     let (name, bytes) = disk.files().into_iter().find(|(name, _)| name.starts_with("journal")).unwrap();
     let needle = b"row 99.3 says 0";
     let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
     use pleach_chunkstore::io::Io;
     disk.open(&name).unwrap().write_at(b"X", at as u64).unwrap();
-    let report = backup.verify(KINDS, &silent).unwrap();
+    let report = backup.verify(KINDS).unwrap();
     assert_eq!(report.damages.len(), 1, "{report:?}");
     let damage = &report.damages[0];
     assert!(damage.file == name && damage.offset < at as u64 && at as u64 - damage.offset < 2000);
@@ -311,15 +308,14 @@ fn a_sync_that_is_cut_between_batches_leaves_closed_subtrees_and_the_next_one_co
     for cut in 1.. {
         let disk = Memory::simulated();
         disk.with_faults(|faults| faults.power_cut_at = Some(cut));
-        let done =
-            small_batches(&disk).and_then(|backup| backup.sync(&source.store, &time(1), KINDS, &silent));
+        let done = small_batches(&disk).and_then(|backup| backup.sync(&source.store, &time(1), KINDS));
         let backup = backup_at(&Memory::holding(disk.after_power_cut(|| true)));
         let there = backup.store().stats().chunks;
         sound(&backup);
         if done.is_ok() {
             break;
         }
-        let next = backup.sync(&source.store, &time(2), KINDS, &silent).unwrap();
+        let next = backup.sync(&source.store, &time(2), KINDS).unwrap();
         assert!(next.chunks <= total - there.saturating_sub(3), "{} of {total} again", next.chunks);
         resumed += u64::from((20..total).contains(&next.chunks));
     }
@@ -365,9 +361,9 @@ fn a_power_cut_at_any_effect_of_a_sync_leaves_whole_points_and_the_next_sync_goe
     let mut source = Source::new(70);
     let first = Store::memory(Options::default());
     let seed_backup = backup_at(&Memory::default());
-    seed_backup.sync(&source.store, &time(0), KINDS, &silent).unwrap();
+    seed_backup.sync(&source.store, &time(0), KINDS).unwrap();
     // The same store as it was, so that both points can be made again and again: one restored from a backup of it.
-    seed_backup.restore(&seed_backup.points().unwrap()[0], &first, KINDS, &silent).unwrap();
+    seed_backup.restore(&seed_backup.points().unwrap()[0], &first, KINDS).unwrap();
     source.version();
     let whole = |point: &Point| match point.time == time(1) {
         true => digest(&first.refs("").into_iter().collect()),
@@ -376,7 +372,7 @@ fn a_power_cut_at_any_effect_of_a_sync_leaves_whole_points_and_the_next_sync_goe
     // One source whose refs move would be another at each run: the backup is told that both are one.
     let sync_both = |disk: &Memory| -> u64 {
         let Ok(backup) = small_batches(disk) else { return 0 };
-        if backup.sync(&first, &time(1), KINDS, &silent).is_err() {
+        if backup.sync(&first, &time(1), KINDS).is_err() {
             return 0;
         }
         1
@@ -389,11 +385,11 @@ fn a_power_cut_at_any_effect_of_a_sync_leaves_whole_points_and_the_next_sync_goe
         points.iter().for_each(|point| assert_eq!(point.digest(), whole(point)));
         sound(&backup);
         if points.is_empty() {
-            backup.sync(&first, &time(1), KINDS, &silent).unwrap();
+            backup.sync(&first, &time(1), KINDS).unwrap();
         }
         sound(&backup);
         let target = Store::memory(Options::default());
-        backup.restore(&backup.points().unwrap()[0], &target, KINDS, &silent).unwrap();
+        backup.restore(&backup.points().unwrap()[0], &target, KINDS).unwrap();
         assert_eq!(target.refs(""), first.refs(""));
     });
     println!("{images} states after power cuts in a first sync");
@@ -405,7 +401,7 @@ fn a_power_cut_at_any_effect_of_a_later_sync_keeps_the_points_before() {
     let mut source = Source::new(70);
     let disk = Memory::default();
     let backup = backup_at(&disk);
-    backup.sync(&source.store, &time(1), KINDS, &silent).unwrap();
+    backup.sync(&source.store, &time(1), KINDS).unwrap();
     let before = digest(&source.refs());
     drop(backup);
     let image = disk.files();
@@ -415,9 +411,8 @@ fn a_power_cut_at_any_effect_of_a_later_sync_keeps_the_points_before() {
     for cut in 1.. {
         let disk = Memory::holding(image.clone());
         disk.with_faults(|faults| faults.power_cut_at = Some(cut));
-        let done = small_batches(&disk)
-            .and_then(|backup| backup.sync(&source.store, &time(2), KINDS, &silent))
-            .is_ok();
+        let done =
+            small_batches(&disk).and_then(|backup| backup.sync(&source.store, &time(2), KINDS)).is_ok();
         for seed in 0..6 {
             let left = disk.after_power_cut(choices(seed + if seed > 1 { cut * 6 } else { 0 }));
             let backup = backup_at(&Memory::holding(left));
@@ -425,7 +420,7 @@ fn a_power_cut_at_any_effect_of_a_later_sync_keeps_the_points_before() {
             let whole = [&[before][..], &[before, after]];
             assert!(whole[usize::from(done)..].contains(&&digests[..]), "cut at {cut}, seed {seed}");
             sound(&backup);
-            let last = backup.sync(&source.store, &time(3), KINDS, &silent).unwrap();
+            let last = backup.sync(&source.store, &time(3), KINDS).unwrap();
             assert_eq!(last.point.digest(), after);
             sound(&backup);
             images += 1;
@@ -454,13 +449,13 @@ fn what_a_sync_filled_is_compacted_when_its_point_is_there() {
     let source = Source::new(300);
     let disk = Memory::default();
     let backup = short_journals(&disk).unwrap();
-    backup.sync(&source.store, &time(1), KINDS, &silent).unwrap();
+    backup.sync(&source.store, &time(1), KINDS).unwrap();
     let stats = backup.store().stats();
     assert!(stats.tables > 0 && stats.journals < 4, "{stats:?}");
     sound(&backup);
     let weight = |disk: &Memory| disk.files().values().map(Vec::len).sum::<usize>();
     let raw = Memory::default();
-    backup_at(&raw).sync(&source.store, &time(1), KINDS, &silent).unwrap();
+    backup_at(&raw).sync(&source.store, &time(1), KINDS).unwrap();
     println!("{} bytes in tables, {} in a journal", weight(&disk), weight(&raw));
     assert!(weight(&disk) < weight(&raw));
 }
@@ -470,8 +465,7 @@ fn a_power_cut_at_any_effect_of_a_sync_that_seals_and_compacts_leaves_whole_poin
     let source = Source::new(60);
     let state = digest(&source.refs());
     let sync = |disk: &Memory| -> u64 {
-        let synced =
-            short_journals(disk).and_then(|backup| backup.sync(&source.store, &time(1), KINDS, &silent));
+        let synced = short_journals(disk).and_then(|backup| backup.sync(&source.store, &time(1), KINDS));
         u64::from(synced.is_ok())
     };
     let images = explore(sync, |image, done| {
@@ -479,7 +473,7 @@ fn a_power_cut_at_any_effect_of_a_sync_that_seals_and_compacts_leaves_whole_poin
         let digests: Vec<Hash> = backup.points().unwrap().iter().map(Point::digest).collect();
         assert!(digests == [state] || digests.is_empty() && done == 0);
         sound(&backup);
-        let last = backup.sync(&source.store, &time(2), KINDS, &silent).unwrap();
+        let last = backup.sync(&source.store, &time(2), KINDS).unwrap();
         assert_eq!(last.point.digest(), state);
         sound(&backup);
     });
@@ -492,7 +486,7 @@ fn a_power_cut_at_any_effect_of_a_restore_leaves_all_refs_or_none_and_it_is_gone
     let mut source = Source::new(70);
     source.version();
     let backup = small_batches(&Memory::default()).unwrap();
-    let point = backup.sync(&source.store, &time(1), KINDS, &silent).unwrap().point;
+    let point = backup.sync(&source.store, &time(1), KINDS).unwrap().point;
     let open = |disk: &Memory| {
         let io = Arc::new(disk.clone());
         match Store::open_with_io(io.clone(), Options::default()) {
@@ -501,7 +495,7 @@ fn a_power_cut_at_any_effect_of_a_restore_leaves_all_refs_or_none_and_it_is_gone
         }
     };
     let restore = |disk: &Memory| -> u64 {
-        let restored = open(disk).and_then(|store| backup.restore(&point, &store, KINDS, &silent));
+        let restored = open(disk).and_then(|store| backup.restore(&point, &store, KINDS));
         u64::from(restored.is_ok())
     };
     let images = explore(restore, |image, done| {
@@ -509,10 +503,10 @@ fn a_power_cut_at_any_effect_of_a_restore_leaves_all_refs_or_none_and_it_is_gone
         let refs: BTreeMap<String, Hash> = store.refs("").into_iter().collect();
         assert!(refs.is_empty() && done == 0 || refs == point.refs);
         if refs.is_empty() {
-            backup.restore(&point, &store, KINDS, &silent).unwrap();
+            backup.restore(&point, &store, KINDS).unwrap();
         }
         assert_eq!(digest(&store.refs("").into_iter().collect()), point.digest());
-        assert_eq!(pleach_chunkstore::fsck::check(&store, &fine, &silent).unwrap().damages, []);
+        assert_eq!(pleach_chunkstore::fsck::check(&store, &fine).unwrap().damages, []);
     });
     println!("{images} states after power cuts in a restore");
     assert!(images > 30);
@@ -531,13 +525,13 @@ fn a_directory_is_restored_whole_and_what_is_there_stays_until_then() {
     let at = dir.path().join("db");
     let mut source = Source::new(70);
     let backup = Backup::open_or_create(&dir.path().join("backup")).unwrap();
-    let first = backup.sync(&source.store, &time(1), KINDS, &silent).unwrap().point;
+    let first = backup.sync(&source.store, &time(1), KINDS).unwrap().point;
     source.version();
-    let second = backup.sync(&source.store, &time(2), KINDS, &silent).unwrap().point;
+    let second = backup.sync(&source.store, &time(2), KINDS).unwrap().point;
     let refs = |dir: &Path| -> BTreeMap<String, Hash> {
         Store::open(dir, Options::default()).unwrap().refs("").into_iter().collect()
     };
-    let restore = |point: &Point, force| backup.restore_dir(point, &at, force, KINDS, &silent);
+    let restore = |point: &Point, force| backup.restore_dir(point, &at, force, KINDS);
     restore(&first, false).unwrap();
     assert_eq!(refs(&at), first.refs);
     assert!(matches!(restore(&second, false), Err(Error::AlreadyExists { .. })));
@@ -549,7 +543,7 @@ fn a_directory_is_restored_whole_and_what_is_there_stays_until_then() {
     // A restore that fails leaves what was there: here the source of the chunks is damaged.
     let broken = Kinds { earlier: &|_: &Chunk| None, ..KINDS };
     let absent = Point { refs: [("x".to_owned(), Hash::of(b"absent"))].into(), ..second.clone() };
-    assert!(matches!(backup.restore_dir(&absent, &at, true, broken, &silent), Err(Error::Missing { .. })));
+    assert!(matches!(backup.restore_dir(&absent, &at, true, broken), Err(Error::Missing { .. })));
     assert_eq!(refs(&at), first.refs);
     assert_eq!(names(dir.path()), [".db.restoring", "backup", "db"], "what was copied is not copied again");
 
@@ -564,11 +558,11 @@ fn a_directory_is_restored_whole_and_what_is_there_stays_until_then() {
     let full = dir.path().join("full");
     std::fs::create_dir(&full).unwrap();
     std::fs::write(full.join("thesis.txt"), b"years of work").unwrap();
-    let refused = backup.restore_dir(&first, &full, true, KINDS, &silent);
+    let refused = backup.restore_dir(&first, &full, true, KINDS);
     assert!(matches!(refused, Err(Error::NotEmpty { .. })));
     assert_eq!(names(&full), ["thesis.txt"]);
     std::fs::create_dir(dir.path().join("empty")).unwrap();
-    backup.restore_dir(&first, &dir.path().join("empty"), false, KINDS, &silent).unwrap();
+    backup.restore_dir(&first, &dir.path().join("empty"), false, KINDS).unwrap();
 }
 
 #[test]
@@ -577,12 +571,12 @@ fn a_crash_between_the_two_renames_is_mended_by_the_next_restore() {
     let at = dir.path().join("db");
     let source = Source::new(20);
     let backup = Backup::open_or_create(&dir.path().join("backup")).unwrap();
-    let point = backup.sync(&source.store, &time(1), KINDS, &silent).unwrap().point;
-    backup.restore_dir(&point, &at, false, KINDS, &silent).unwrap();
+    let point = backup.sync(&source.store, &time(1), KINDS).unwrap().point;
+    backup.restore_dir(&point, &at, false, KINDS).unwrap();
     std::fs::rename(&at, dir.path().join(".db.replaced")).unwrap();
     let new = Store::create(&dir.path().join(".db.restoring"), Options::default()).unwrap();
-    backup.restore(&point, &new, KINDS, &silent).unwrap();
+    backup.restore(&point, &new, KINDS).unwrap();
     drop(new);
-    backup.restore_dir(&point, &at, false, KINDS, &silent).unwrap();
+    backup.restore_dir(&point, &at, false, KINDS).unwrap();
     assert_eq!(names(dir.path()), ["backup", "db"]);
 }

@@ -142,7 +142,7 @@ fn is_found(
         Err(Error::Damaged { .. }) => {}
         Err(error) => panic!("{}: {error}", what()),
     }
-    let report = fsck::check(store, &|_| Ok(()), &|_, _| {}).unwrap();
+    let report = fsck::check(store, &|_| Ok(())).unwrap();
     let told: BTreeSet<Hash> = report.damages.iter().map(|damage| damage.hash).collect();
     for hash in chunks.keys() {
         assert_eq!(told.contains(hash), !read.contains_key(hash), "{}: {hash}", what());

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use pleach_chunkstore::fsck::{self, Damage};
 use pleach_chunkstore::io::Io;
 use pleach_chunkstore::io::memory::Memory;
-use pleach_chunkstore::{Chunk, Hash, Options, Store};
+use pleach_chunkstore::{Chunk, Hash, Observer, Options, Store};
 
 use crate::basics::{append, leaf, update};
 
@@ -58,21 +59,22 @@ fn damage(disk: &Memory, number: usize) -> String {
 }
 
 fn check(store: &Store) -> fsck::Report {
-    fsck::check(store, &fine, &|_, _| {}).unwrap()
+    fsck::check(store, &fine).unwrap()
 }
 
 #[test]
 fn a_sound_store_is_read_to_its_last_chunk() {
     let store = fill(&Memory::default());
-    let seen = AtomicU64::new(0);
-    let progress = |done, total| {
-        assert!(done <= total);
-        seen.fetch_max(done, Ordering::Relaxed);
-    };
-    let report = fsck::check(&store, &fine, &progress).unwrap();
+    let seen = Arc::new(AtomicU64::new(0));
+    let into = seen.clone();
+    let observer = Observer::every(Duration::ZERO, move |progress| {
+        assert!(progress.total.is_some_and(|total| progress.done <= total));
+        into.fetch_max(progress.done, Ordering::Relaxed);
+    });
+    let report = fsck::check(&store.observed(&observer), &fine).unwrap();
     let chunks = LEAVES as u64 + 3;
     assert_eq!((report.chunks, report.refs, report.damages.len()), (chunks, 3, 0));
-    assert_eq!(seen.into_inner(), chunks);
+    assert_eq!(seen.load(Ordering::Relaxed), chunks);
     assert_eq!(store.stats().pinned_roots, 0);
 }
 
@@ -146,7 +148,7 @@ fn what_breaks_a_rule_of_its_kind_is_damage() {
     let store = fill(&Memory::default());
     let bad = *text(5).hash();
     let rule = |chunk: &Chunk| if *chunk.hash() == bad { Err("a rule".to_owned()) } else { Ok(()) };
-    let report = fsck::check(&store, &rule, &|_, _| {}).unwrap();
+    let report = fsck::check(&store, &rule).unwrap();
     let found: Vec<_> = report.damages.iter().map(|damage| (damage.hash, damage.what.as_str())).collect();
     assert_eq!(found, [(bad, "a rule")]);
 }

@@ -678,8 +678,8 @@ fn a_backup_does_not_take_what_rotted_after_its_first_load() {
         overwrite(&disk, &table, at, b"XXXX");
         let backup = Backup::open_or_create_with_io(Arc::new(Memory::default())).unwrap();
         let kinds = Kinds { check: &|_| Ok(()), earlier: &|_| None };
-        let sync = |time: &str| backup.sync(&store, time, kinds, &|_, _| {});
-        let damages = || backup.verify(kinds, &|_, _| {}).unwrap().damages;
+        let sync = |time: &str| backup.sync(&store, time, kinds);
+        let damages = || backup.verify(kinds).unwrap().damages;
         if let Err(error) = sync("2026-01-01T00:00:00Z") {
             assert!(error.to_string().contains(&table), "{error}");
         }

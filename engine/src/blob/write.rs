@@ -14,6 +14,7 @@ pub(crate) fn write(writer: &mut Writer, inline_bytes: u16, source: &mut dyn io:
     let mut window = Vec::with_capacity(PIECE_MAX);
     let mut pieces: Vec<Piece> = Vec::new();
     let mut len = 0;
+    let mut meter = writer.store().meter("storing", "bytes", None);
     loop {
         let found = fill(&mut window, source)?;
         len += found;
@@ -24,10 +25,12 @@ pub(crate) fn write(writer: &mut Writer, inline_bytes: u16, source: &mut dyn io:
             return store(writer, inline_bytes, &window);
         }
         if window.is_empty() {
+            meter.end();
             return put_list(writer, &pieces, None);
         }
         let cut = first_cut(&window);
         pieces.push(put_piece(writer, &window[..cut], None)?);
+        meter.add(cut as u64);
         window.drain(..cut);
     }
 }

@@ -3,17 +3,22 @@
 //! What this engine writes is. What a peer sent was checked chunk by chunk, which does not tell: an index of it may leave rows
 //! out, or name others. Making the index anew (drop it, make it) mends that.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::ops::Bound;
 
 use crate::{
     error::Result,
-    map::{cursor::Rows, node::Tag},
+    map::{
+        config::KEY_BYTES_MAX,
+        cursor::Rows,
+        node::{Stored, Tag},
+        sort::Sorter,
+    },
     snapshot::Table,
 };
 
 impl Table {
-    /// The names of the indexes that are not what the rows give; none, if nobody sent wrong ones. All rows are read, and the entries of one
-    /// index at a time are in memory.
+    /// The names of the indexes that are not what the rows give; none, if nobody sent wrong ones. All rows are read, and the entries
+    /// that they give are sorted, in bounded memory, one index at a time.
     ///
     /// # Errors
     /// [`Error::Row`](crate::Error::Row) if a row is no row of the table; the store's.
@@ -22,23 +27,33 @@ impl Table {
         let mut wrong = Vec::new();
         for (name, index) in self.indexes()? {
             let definition = index.definition();
-            let (mut expected, mut is_right) = (BTreeMap::new(), true);
+            let mut expected = Sorter::new(self.store(), usize::MAX);
+            let (mut is_right, mut entries) = (true, 0_u64);
+            let mut meter = self.store().meter("checking", "rows", Some(self.rows()?));
             for row in self.scan(Bound::Unbounded, Bound::Unbounded)? {
                 let (key, value) = row?;
-                if let Some(entry) = definition.entry(schema, &key, &value)? {
-                    let value = if definition.unique { key } else { Vec::new() };
-                    is_right &= expected.insert(entry, value).is_none();
+                meter.add(1);
+                match definition.entry(schema, &key, &value)? {
+                    // Who made the index could not have made this entry.
+                    Some(entry) if entry.len() > KEY_BYTES_MAX => is_right = false,
+                    Some(entry) => {
+                        let bytes: &[u8] = if definition.unique { &key } else { &[] };
+                        expected.push(&entry, Stored { tag: Tag::Inline, bytes })?;
+                        entries += 1;
+                    }
+                    None => {}
                 }
             }
-            let mut expected = expected.into_iter();
+            meter.end();
             let mut found = Rows::new(self.store(), &index.root(), Bound::Unbounded, Bound::Unbounded)?;
-            while let Some((entry, value)) = found.next_row()? {
-                let same = |(key, row): (Vec<u8>, Vec<u8>)| {
-                    key == entry && value.tag == Tag::Inline && row == value.bytes
-                };
-                is_right &= expected.next().is_some_and(same);
-            }
-            if !is_right || expected.next().is_some() {
+            expected.finish(|entry, row| {
+                entries -= 1;
+                let same = found.next_row()?.is_some_and(|(key, value)| key == entry && value == row);
+                is_right &= same;
+                Ok(())
+            })?;
+            // Of rows with one entry only one came out of the sorter.
+            if !is_right || entries > 0 || found.next_row()?.is_some() {
                 wrong.push(name);
             }
         }

@@ -1,12 +1,10 @@
 //! Bringing indexes along with the rows of their table.
 //!
 //! The changed rows between the roots before and after are read once; each takes an entry from an index, or gives it one, or
-//! both. An index that is new is brought along from the empty map: so building and following are one thing. Of more entries than may be in memory
-//! those that go are taken out first, in parts, and then those that come put in, so that a value may move from row to row.
+//! both. These are sorted, in parts if they are many, and applied in the order of the index: so each of its leaves is written once, however many they are, and a
+//! value may move from row to row. An index that is new is brought along from the empty map: building and following are one thing.
 
-use std::collections::BTreeMap;
-
-use pleach_chunkstore::Hash;
+use pleach_chunkstore::{Hash, Lease};
 
 use super::IndexDefinition;
 use crate::{
@@ -15,10 +13,11 @@ use crate::{
     error::{Error, Result},
     map::{
         self,
-        config::KEY_BYTES_MAX,
-        diff::{Diff, Range},
+        config::{KEY_BYTES_MAX, MapConfig},
+        diff::{self, Diff, Range},
         edit::{self, Edit},
-        node::{Tag, Value},
+        node::{Stored, Tag, Value},
+        sort::Sorter,
     },
     resolve,
     row::Schema,
@@ -31,15 +30,19 @@ pub(crate) struct Indexed<'a> {
     pub(crate) schema: &'a Schema,
 }
 
-/// An index on its way: its name and definition, and the entries that rows take from it and give it, by key.
+/// An index on its way: its name and definition, and the entries that rows take from it and give it.
 struct Changes<'a> {
     name: &'a str,
     definition: IndexDefinition,
-    /// The rows that had the entries.
-    taken: BTreeMap<Vec<u8>, Vec<u8>>,
-    /// The rows that have them.
-    given: BTreeMap<Vec<u8>, Vec<u8>>,
+    /// By entry, in the order of rows: whether it is given, and the row's key.
+    entries: Sorter,
 }
+
+/// What an edit is taken to need in memory beside its bytes.
+const EDIT_BYTES: usize = 128;
+/// In the sorter, before a row's key.
+const TAKEN: u8 = 0;
+const GIVEN: u8 = 1;
 
 /// Brings indexes from the rows at `from` (`None`: no rows) to those at `to`.
 ///
@@ -56,124 +59,45 @@ pub(crate) fn follow<'a>(
         .into_iter()
         .map(|(name, entry)| {
             let definition = IndexDefinition::decode(&writer.chunk(&entry.definition)?)?;
-            let (taken, given) = (BTreeMap::new(), BTreeMap::new());
-            Ok((Changes { name, definition, taken, given }, entry))
+            let entries = Sorter::of_all(writer.store());
+            Ok((Changes { name, definition, entries }, entry))
         })
         .collect::<Result<_>>()?;
     if indexes.is_empty() || from == Some(to) {
         return Ok(());
     }
-    let walk = Walk { table, from, to, bytes_max: writer.store().options().edit_bytes };
-    if walk.collect(writer, &mut indexes, Part::All)? {
-        return indexes.iter_mut().try_for_each(|(changes, entry)| changes.apply(writer, table, entry));
-    }
-    for part in [Part::Taken, Part::Given] {
-        walk.collect(writer, &mut indexes, part)?;
-        indexes.iter_mut().try_for_each(|(changes, entry)| changes.apply(writer, table, entry))?;
-    }
-    Ok(())
-}
-
-/// Which entries are collected.
-#[derive(Clone, Copy, PartialEq)]
-enum Part {
-    /// All, if they fit in memory.
-    All,
-    /// Those that rows give up; when there are many they are applied.
-    Taken,
-    /// Those that rows come to have; when there are many they are applied.
-    Given,
-}
-
-/// The changed rows between two roots.
-struct Walk<'a> {
-    table: Indexed<'a>,
-    from: Option<Hash>,
-    to: Hash,
-    /// How many bytes of entries may be in memory.
-    bytes_max: u64,
-}
-
-impl Walk<'_> {
-    /// Collects entries; false, and none are there, if [`Part::All`] are too many.
-    fn collect(
-        &self,
-        writer: &mut Writer,
-        indexes: &mut [(Changes<'_>, &mut IndexEntry)],
-        part: Part,
-    ) -> Result<bool> {
-        let Walk { table, from, to, bytes_max } = *self;
-        if part == Part::Taken && from.is_none() {
-            return Ok(true);
-        }
-        let mut bytes = 0;
-        let mut after = None;
-        loop {
-            let reader: &Writer = writer;
-            let range = Range { after: after.take(), until: None };
-            let sides = (from.map(|from| (reader, from)), Some((reader, to)));
-            for change in Diff::between(sides.0, sides.1, &range)? {
-                let change = change?;
-                let load = |side: &Option<Value>| {
-                    side.as_ref().map(|value| resolve::load(reader, value)).transpose()
-                };
-                let (old, new) = (load(&change.old)?, load(&change.new)?);
-                for (changes, _) in indexes.iter_mut() {
-                    bytes += changes.row(table, &change.key, old.as_deref(), new.as_deref(), part)?;
-                }
-                if bytes > bytes_max {
-                    after = Some(change.key);
-                    break;
-                }
-            }
-            if after.is_none() {
-                return Ok(true);
-            }
-            if part == Part::All {
-                indexes.iter_mut().for_each(|(changes, _)| changes.clear());
-                return Ok(false);
-            }
-            indexes.iter_mut().try_for_each(|(changes, entry)| changes.apply(writer, table, entry))?;
-            bytes = 0;
+    let reader: &Writer = writer;
+    let meter = diff::meter(reader.store(), [from, Some(to)], &Range::default())?;
+    let sides = (from.map(|from| (reader, from)), Some((reader, to)));
+    for change in Diff::between(sides.0, sides.1, &Range::default())?.metered(Some(meter)) {
+        let change = change?;
+        let load = |side: &Option<Value>| side.as_ref().map(|value| resolve::load(reader, value)).transpose();
+        let (old, new) = (load(&change.old)?, load(&change.new)?);
+        for (changes, _) in &mut indexes {
+            changes.row(table, &change.key, old.as_deref(), new.as_deref())?;
         }
     }
+    indexes.into_iter().try_for_each(|(changes, entry)| changes.apply(writer, table, entry))
 }
 
 impl Changes<'_> {
-    /// Takes up a changed row; returns the bytes that it takes here.
-    fn row(
-        &mut self,
-        table: Indexed<'_>,
-        key: &[u8],
-        old: Option<&[u8]>,
-        new: Option<&[u8]>,
-        part: Part,
-    ) -> Result<u64> {
+    /// Takes up a changed row.
+    fn row(&mut self, table: Indexed<'_>, key: &[u8], old: Option<&[u8]>, new: Option<&[u8]>) -> Result<()> {
         let entry = |value: Option<&[u8]>| match value {
             Some(value) => self.entry(table, key, value),
             None => Ok(None),
         };
         let (old, new) = (entry(old)?, entry(new)?);
         if old == new {
-            return Ok(0);
+            return Ok(());
         }
-        let mut bytes = 0;
-        if let Some(old) = old.filter(|_| part != Part::Given) {
-            bytes += entry_bytes(&old, key);
-            self.taken.insert(old, key.to_vec());
-        }
-        if let Some(new) = new.filter(|_| part != Part::Taken) {
-            bytes += entry_bytes(&new, key);
-            if let Some(other) = self.given.insert(new.clone(), key.to_vec()) {
-                return Err(self.violation(table, &new, &other, key));
+        for (entry, kind) in [(old, TAKEN), (new, GIVEN)] {
+            if let Some(entry) = entry {
+                let row = [&[kind], key].concat();
+                self.entries.push(&entry, Stored { tag: Tag::Inline, bytes: &row })?;
             }
         }
-        Ok(bytes)
-    }
-
-    fn clear(&mut self) {
-        self.taken.clear();
-        self.given.clear();
+        Ok(())
     }
 
     /// The key of a row's entry; `None` if it has none.
@@ -191,45 +115,110 @@ impl Changes<'_> {
     }
 
     /// Applies what was taken up to the index.
-    fn apply(&mut self, writer: &mut Writer, table: Indexed<'_>, index: &mut IndexEntry) -> Result<()> {
-        let root = index.root;
-        let is_empty = map::size(writer, &root)?.0 == 0;
-        if self.definition.unique && !is_empty {
-            for (entry, row) in &self.given {
-                // Whoever had an entry that is given anew either gave it up or has it still.
-                if !self.taken.contains_key(entry)
-                    && let Some(holder) = map::get(writer, &root, entry)?
-                {
-                    return Err(self.violation(table, entry, &holder.bytes, row));
+    fn apply(self, writer: &mut Writer, table: Indexed<'_>, index: &mut IndexEntry) -> Result<()> {
+        let Changes { name, definition, entries } = self;
+        let was = index.root;
+        let mut edits = Edits {
+            config: definition.config,
+            index,
+            edits: Vec::new(),
+            bytes: 0,
+            lease: writer.store().lease(),
+        };
+        let is_empty = map::size(writer, &was)?.0 == 0;
+        let mut group = Group::default();
+        let unique = definition.unique;
+        let violation =
+            |entry: &[u8], one: &[u8], other: &[u8]| violation(table, name, &definition, entry, one, other);
+        let mut end = |writer: &mut Writer, group: &mut Group| {
+            let Group { entry, is_taken, given } = std::mem::take(group);
+            // Whoever had an entry that is given anew either gave it up or has it still.
+            if let (Some(row), false, true, false) = (&given, is_taken, unique, is_empty)
+                && let Some(holder) = map::get(writer, &was, &entry)?
+            {
+                return Err(violation(&entry, &holder.bytes, row));
+            }
+            let value = |row| Value { tag: Tag::Inline, bytes: if unique { row } else { Vec::new() } };
+            edits.push(writer, entry, given.map(value))
+        };
+        entries.finish(|entry, row| {
+            let Some((kind, row)) = row.bytes.split_first() else { return Ok(()) };
+            if group.is_begun() && group.entry != entry {
+                end(writer, &mut group)?;
+            }
+            group.entry = entry.to_vec();
+            match *kind {
+                TAKEN => group.is_taken = true,
+                _ => {
+                    if let Some(other) = group.given.replace(row.to_vec()) {
+                        return Err(violation(entry, &other, row));
+                    }
                 }
             }
+            Ok(())
+        })?;
+        if group.is_begun() {
+            end(writer, &mut group)?;
         }
-        let mut edits: BTreeMap<Vec<u8>, Option<Value>> =
-            std::mem::take(&mut self.taken).into_keys().map(|entry| (entry, None)).collect();
-        let unique = self.definition.unique;
-        let value = |row| Value { tag: Tag::Inline, bytes: if unique { row } else { Vec::new() } };
-        let given = std::mem::take(&mut self.given).into_iter();
-        edits.extend(given.map(|(entry, row)| (entry, Some(value(row)))));
-        let edits: Vec<_> = edits.into_iter().map(|(key, new)| Edit { key, new }).collect();
-        index.root = edit::apply(writer, &self.definition.config, root, &edits)?;
-        Ok(())
-    }
-
-    fn violation(&self, table: Indexed<'_>, entry: &[u8], one: &[u8], other: &[u8]) -> Error {
-        let columns = &self.definition.columns;
-        let values = table.schema.decode_values(columns, entry).map(|(values, _)| values);
-        Error::UniqueViolation {
-            table: table.table.to_owned(),
-            index: self.name.to_owned(),
-            key: table.schema.describe(columns, &values.unwrap_or_default()),
-            rows: [describe_row(table, one), describe_row(table, other)],
-        }
+        edits.apply(writer)
     }
 }
 
-/// What an entry is taken to need in memory.
-fn entry_bytes(entry: &[u8], row: &[u8]) -> u64 {
-    (entry.len() + row.len() + 64) as u64
+/// What rows do to one entry.
+#[derive(Default)]
+struct Group {
+    entry: Vec<u8>,
+    is_taken: bool,
+    /// The row that comes to have it.
+    given: Option<Vec<u8>>,
+}
+
+impl Group {
+    fn is_begun(&self) -> bool {
+        self.is_taken || self.given.is_some()
+    }
+}
+
+/// Edits of an index, in order, which are applied when there are as many as may be held.
+struct Edits<'a> {
+    config: MapConfig,
+    index: &'a mut IndexEntry,
+    edits: Vec<Edit<Value>>,
+    bytes: u64,
+    lease: Lease,
+}
+
+impl Edits<'_> {
+    fn push(&mut self, writer: &mut Writer, key: Vec<u8>, new: Option<Value>) -> Result<()> {
+        self.bytes += (key.len() + new.as_ref().map_or(0, |new| new.bytes.len()) + EDIT_BYTES) as u64;
+        self.edits.push(Edit { key, new });
+        if self.lease.reach(self.bytes) { Ok(()) } else { self.apply(writer) }
+    }
+
+    fn apply(&mut self, writer: &mut Writer) -> Result<()> {
+        self.index.root = edit::apply(writer, &self.config, self.index.root, &self.edits)?;
+        self.edits.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+fn violation(
+    table: Indexed<'_>,
+    index: &str,
+    definition: &IndexDefinition,
+    entry: &[u8],
+    one: &[u8],
+    other: &[u8],
+) -> Error {
+    let columns = &definition.columns;
+    let values = table.schema.decode_values(columns, entry).map(|(values, _)| values);
+    Error::UniqueViolation {
+        table: table.table.to_owned(),
+        index: index.to_owned(),
+        key: table.schema.describe(columns, &values.unwrap_or_default()),
+        rows: [describe_row(table, one), describe_row(table, other)],
+    }
 }
 
 /// The key of a row, for people.

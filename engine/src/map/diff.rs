@@ -6,7 +6,7 @@
 
 use std::{cmp::Ordering, ops::Bound};
 
-use pleach_chunkstore::Hash;
+use pleach_chunkstore::{Hash, Meter, Store};
 
 use super::{
     align::{self, Stretch},
@@ -51,6 +51,8 @@ pub(crate) struct Diff<R> {
     /// Of how many rows, from where both cursors stand, the keys are known to be the same.
     alike: usize,
     key: Vec<u8>,
+    /// Counts the rows of both maps that were passed.
+    meter: Option<Meter>,
 }
 
 /// What two cursors stand on.
@@ -88,7 +90,18 @@ impl<R: Read> Diff<R> {
     }
 
     fn of(from: Option<Cursor<R>>, to: Option<Cursor<R>>, until: Option<Vec<u8>>) -> Diff<R> {
-        Diff { from, to, until, found: Found::Nothing, alike: 0, key: Vec::new() }
+        Diff { from, to, until, found: Found::Nothing, alike: 0, key: Vec::new(), meter: None }
+    }
+
+    /// This difference, which counts in `meter` the rows of both maps that it passes, read or not.
+    pub(crate) fn metered(self, meter: Option<Meter>) -> Diff<R> {
+        Diff { meter, ..self }
+    }
+
+    fn count(&mut self, rows: u64) {
+        if let Some(meter) = &mut self.meter {
+            meter.add(rows);
+        }
     }
 
     /// The next changed row.
@@ -144,25 +157,35 @@ impl<R: Read> Diff<R> {
 
     /// Moves to the next change: a row, or, if `whole`, maybe a subtree that one side alone has. False at the end.
     fn advance(&mut self, whole: bool) -> Result<bool> {
+        let mut passed = 0;
         if let Some(from) = self.from.as_mut().filter(|_| matches!(self.found, Found::Old | Found::Both)) {
+            passed += from.rows();
             from.skip();
         }
         if let Some(to) = self.to.as_mut().filter(|_| matches!(self.found, Found::New | Found::Both)) {
+            passed += to.rows();
             to.skip();
         }
+        self.count(passed);
         // Beside a row that one side alone has, none are.
         self.alike = self.alike.saturating_sub(1);
         self.found = Found::Nothing;
         while self.found == Found::Nothing {
             if self.is_over() {
+                self.meter.take().into_iter().for_each(Meter::end);
                 return Ok(false);
             }
             let from = self.from.as_mut().filter(|cursor| cursor.level().is_some());
             let to = self.to.as_mut().filter(|cursor| cursor.level().is_some());
             let (rest, found) = match (from, to) {
-                (None, None) => return Ok(false),
+                (None, None) => {
+                    self.meter.take().into_iter().for_each(Meter::end);
+                    return Ok(false);
+                }
                 (Some(from), Some(to)) => {
-                    self.found = step(from, to, &mut self.alike, whole)?;
+                    let mut passed = 0;
+                    self.found = step(from, to, &mut self.alike, &mut passed, whole)?;
+                    self.count(passed);
                     continue;
                 }
                 (Some(from), None) => (from, Found::Old),
@@ -191,6 +214,16 @@ impl<R: Read> Iterator for Diff<R> {
     fn next(&mut self) -> Option<Result<RowChange>> {
         self.next_change().transpose()
     }
+}
+
+/// A meter of the difference between two maps. What is passed of a part of them is not known beforehand.
+pub(crate) fn meter(store: &Store, roots: [Option<Hash>; 2], range: &Range) -> Result<Meter> {
+    let size = |root: &Hash| Ok(super::size(store, root)?.0);
+    let total = match *range == Range::default() && store.is_observed() {
+        true => Some(roots.iter().flatten().map(size).sum::<Result<u64>>()?),
+        false => None,
+    };
+    Ok(store.meter("comparing", "rows", total))
 }
 
 /// Ranges of keys, at most `parts` of them, that together hold all that differs between two maps, each about as much of it: as far as inner
@@ -251,7 +284,14 @@ impl Differing {
 }
 
 /// Moves both cursors past or into their items, unless they stand on a change.
-fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>, alike: &mut usize, whole: bool) -> Result<Found> {
+/// Adds to `passed` how many rows they were moved past.
+fn step<R: Read>(
+    from: &mut Cursor<R>,
+    to: &mut Cursor<R>,
+    alike: &mut usize,
+    passed: &mut u64,
+    whole: bool,
+) -> Result<Found> {
     let (Some((a, i)), Some((b, j))) = (from.item(), to.item()) else { return Ok(Found::Nothing) };
     match a.level().cmp(&b.level()) {
         // All of a subtree lies before a row if its last key does.
@@ -265,6 +305,7 @@ fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>, alike: &mut usize, wh
         Ordering::Less => to.descend()?,
         Ordering::Equal if !a.is_leaf() => {
             if a.child_hash(i) == b.child_hash(j) {
+                *passed += from.rows() + to.rows();
                 from.skip();
                 to.skip();
             } else {
@@ -289,6 +330,7 @@ fn step<R: Read>(from: &mut Cursor<R>, to: &mut Cursor<R>, alike: &mut usize, wh
                 same => same.max(1),
             };
             *alike -= same;
+            *passed += 2 * same as u64;
             from.skip_rows(same);
             to.skip_rows(same);
         }

@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 
-use pleach_chunkstore::Hash;
+use pleach_chunkstore::{Hash, Meter};
 
 use super::{
     build::{self, Closed, LevelBuilder, TreeBuilder},
@@ -24,6 +24,12 @@ use crate::{
     chunks::Writer,
     error::{Error, Result},
 };
+
+/// What became of a node is taken to need so many bytes of memory, until the level above has it. Each edit may change another node, so that of many edits as
+/// many are applied at once as make such a part of the memory for work.
+const CHANGE_BYTES: usize = 384;
+const CHANGE_SHARE: usize = 4;
+const CHANGES_MIN: usize = 4096;
 
 /// A change of one key: its new payload, or none to delete it.
 pub(crate) struct Edit<P, K = Vec<u8>> {
@@ -88,11 +94,12 @@ pub(crate) fn apply<P: Payload, K: AsRef<[u8]>>(
     root: Hash,
     edits: &[Edit<P, K>],
 ) -> Result<Hash> {
-    let Some(unsorted) = edits.windows(2).position(|pair| pair[0].key.as_ref() >= pair[1].key.as_ref())
-    else {
-        return apply_sorted(writer, config, root, edits);
-    };
-    Err(Error::Unsorted { entry: unsorted as u64 + 1 })
+    if let Some(unsorted) = edits.windows(2).position(|pair| pair[0].key.as_ref() >= pair[1].key.as_ref()) {
+        return Err(Error::Unsorted { entry: unsorted as u64 + 1 });
+    }
+    let work_bytes = usize::try_from(writer.store().options().work_bytes).unwrap_or(usize::MAX);
+    let part = (work_bytes / CHANGE_SHARE / CHANGE_BYTES).max(CHANGES_MIN);
+    edits.chunks(part).try_fold(root, |root, part| apply_sorted(writer, config, root, part))
 }
 
 fn apply_sorted<P: Payload, K: AsRef<[u8]>>(
@@ -164,13 +171,18 @@ pub(super) fn edit_level<P: Payload, K: AsRef<[u8]>>(
     let mut cursor = LevelCursor::new(root, level);
     let mut changes = Changes::default();
     let mut next = 0;
+    let mut meter = (level == 0).then(|| writer.store().meter("applying", "rows", Some(edits.len() as u64)));
     while next < edits.len() {
         cursor.seek(writer, edits[next].key.as_ref())?;
         next = match replace_payloads(writer, &cursor, &edits[next..], &mut changes)? {
-            Some(replaced) => next + replaced,
-            None => rebuild_run(writer, config, &mut cursor, edits, next, &mut changes)?,
+            Some(replaced) => {
+                meter.iter_mut().for_each(|meter| meter.add(replaced as u64));
+                next + replaced
+            }
+            None => rebuild_run(writer, config, &mut cursor, edits, next, &mut changes, &mut meter)?,
         };
     }
+    meter.into_iter().for_each(Meter::end);
     Ok(changes)
 }
 
@@ -216,6 +228,7 @@ fn rebuild_run<P: Payload, K: AsRef<[u8]>>(
     edits: &[Edit<P, K>],
     mut next: usize,
     changes: &mut Changes,
+    meter: &mut Option<Meter>,
 ) -> Result<usize> {
     let mut builder = LevelBuilder::new(*config, cursor.level);
     let mut last_key: Option<Vec<u8>> = None;
@@ -245,6 +258,7 @@ fn rebuild_run<P: Payload, K: AsRef<[u8]>>(
                 changes.made.extend(builder.add(writer, key, Some(&node), push)?);
             }
             next += 1;
+            meter.iter_mut().for_each(|meter| meter.add(1));
         }
         if is_last {
             changes.made.extend(builder.close(writer)?);

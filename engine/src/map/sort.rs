@@ -13,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use pleach_chunkstore::{Scratch, Store};
+use pleach_chunkstore::{Lease, Scratch, Store};
 
 use super::{
     config::KEY_BYTES_MAX,
@@ -32,6 +32,10 @@ const PIECE_MAX: usize = 1 << 20;
 pub(crate) struct Sorter {
     store: Store,
     held_max: usize,
+    /// The right to hold as much.
+    lease: Lease,
+    /// Of several rows with one key, the last one stays; else all.
+    dedup: bool,
     held: Held,
     runs: Vec<Run>,
     /// The file of all runs, and where it ends.
@@ -53,16 +57,24 @@ struct Place {
 }
 
 /// Sorted rows, from one place in the file to another.
+#[derive(Clone, Copy)]
 struct Run {
     from: u64,
     to: u64,
+    rows: u64,
 }
 
 impl Sorter {
-    /// A sorter that holds about `held_max` bytes of rows in memory.
+    /// A sorter that holds about `held_max` bytes of rows in memory, or what it gets of the store's memory for work.
     pub(crate) fn new(store: &Store, held_max: usize) -> Sorter {
         let held_max = held_max.clamp(PIECE_MIN, u32::MAX as usize);
-        Sorter { store: store.clone(), held_max, held: Held::default(), runs: Vec::new(), file: None }
+        let (lease, held) = (store.lease(), Held::default());
+        Sorter { store: store.clone(), held_max, lease, dedup: true, held, runs: Vec::new(), file: None }
+    }
+
+    /// A sorter that gives all rows: those with one key in the order in which they came.
+    pub(crate) fn of_all(store: &Store) -> Sorter {
+        Sorter { dedup: false, ..Sorter::new(store, usize::MAX) }
     }
 
     /// Adds a row, whose value is stored inline or elsewhere already.
@@ -70,7 +82,8 @@ impl Sorter {
         if key.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLong { found: key.len(), max: KEY_BYTES_MAX });
         }
-        if self.held.weight() + HEADER + key.len() + value.bytes.len() + PLACE > self.held_max {
+        let held = self.held.weight() + HEADER + key.len() + value.bytes.len() + PLACE;
+        if held > self.held_max || !self.lease.reach(held as u64) {
             self.spill()?;
         }
         self.held.push(key, value);
@@ -82,65 +95,119 @@ impl Sorter {
         if self.held.places.is_empty() {
             return Ok(());
         }
-        let (file, end) = match &mut self.file {
-            Some(file) => file,
-            none => none.insert((Arc::new(self.store.scratch()?), 0)),
-        };
-        let from = *end;
-        let mut piece = Vec::with_capacity(PIECE_MAX);
-        let write = |piece: &mut Vec<u8>, end: &mut u64| {
-            file.write_at(piece, *end)?;
-            *end += piece.len() as u64;
-            piece.clear();
-            Ok::<_, Error>(())
-        };
-        self.held.sort();
-        for row in self.held.rows() {
-            if piece.len() + row.len() > PIECE_MAX {
-                write(&mut piece, end)?;
-            }
-            piece.extend_from_slice(row);
-        }
-        write(&mut piece, end)?;
-        self.runs.push(Run { from, to: *end });
+        self.held.sort(self.dedup);
+        let mut run = RunWriter::new(&self.store, &mut self.file)?;
+        self.held.rows().try_for_each(|row| run.push(row))?;
+        self.runs.push(run.end()?);
         self.held.bytes.clear();
         self.held.places.clear();
         Ok(())
     }
 
-    /// Calls `f` with each row, in ascending order of keys, each key once.
+    /// Calls `f` with each row, in ascending order of keys.
     pub(crate) fn finish(mut self, mut f: impl FnMut(&[u8], Stored<'_>) -> Result<()>) -> Result<()> {
         if self.runs.is_empty() {
-            self.held.sort();
+            self.held.sort(self.dedup);
             return self.held.rows().try_for_each(|row| give(row, &mut f));
         }
         self.spill()?;
         self.held = Held::default();
-        let Some((file, _)) = self.file else { return Ok(()) };
-        let piece = (self.held_max / self.runs.len()).clamp(PIECE_MIN, PIECE_MAX);
-        let mut heads = BinaryHeap::with_capacity(self.runs.len());
-        for (number, run) in self.runs.into_iter().enumerate() {
-            let mut head = Head { number, run, file: file.clone(), bytes: Vec::with_capacity(piece), at: 0 };
-            if head.fill()? {
-                heads.push(Reverse(head));
+        // A piece of each run that is merged.
+        let bytes = self.held_max.min(usize::try_from(self.lease.bytes()).unwrap_or(usize::MAX));
+        let runs_max = (bytes / PIECE_MIN).max(2);
+        while self.runs.len() > runs_max {
+            let runs = mem::take(&mut self.runs);
+            for some in runs.chunks(runs_max) {
+                let Some((file, _)) = &self.file else { return Ok(()) };
+                let file = file.clone();
+                let mut run = RunWriter::new(&self.store, &mut self.file)?;
+                merge(&self.store, &file, some, bytes, self.dedup, |row| run.push(row))?;
+                self.runs.push(run.end()?);
             }
         }
-        // The row that is given next, unless one of a later run has its key.
-        let mut next: Vec<u8> = Vec::new();
-        while let Some(mut top) = heads.peek_mut() {
-            let Reverse(head) = &mut *top;
-            if !next.is_empty() && key_of(head.row()) != key_of(&next) {
-                give(&next, &mut f)?;
-            }
-            next.clear();
-            next.extend_from_slice(head.row());
-            head.at += next.len();
-            if !head.fill()? {
-                std::collections::binary_heap::PeekMut::pop(top);
-            }
-        }
-        if next.is_empty() { Ok(()) } else { give(&next, &mut f) }
+        let Some((file, _)) = &self.file else { return Ok(()) };
+        merge(&self.store, file, &self.runs, bytes, self.dedup, |row| give(row, &mut f))
     }
+}
+
+/// Writes a run at the end of the file.
+struct RunWriter<'a> {
+    file: &'a Scratch,
+    end: &'a mut u64,
+    from: u64,
+    rows: u64,
+    piece: Vec<u8>,
+}
+
+impl<'a> RunWriter<'a> {
+    fn new(store: &Store, file: &'a mut Option<(Arc<Scratch>, u64)>) -> Result<RunWriter<'a>> {
+        let (file, end) = match file {
+            Some(file) => file,
+            none => none.insert((Arc::new(store.scratch()?), 0)),
+        };
+        Ok(RunWriter { file, from: *end, end, rows: 0, piece: Vec::with_capacity(PIECE_MAX) })
+    }
+
+    fn push(&mut self, row: &[u8]) -> Result<()> {
+        if self.piece.len() + row.len() > PIECE_MAX {
+            self.write()?;
+        }
+        self.piece.extend_from_slice(row);
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.file.write_at(&self.piece, *self.end)?;
+        *self.end += self.piece.len() as u64;
+        self.piece.clear();
+        Ok(())
+    }
+
+    fn end(mut self) -> Result<Run> {
+        self.write()?;
+        Ok(Run { from: self.from, to: *self.end, rows: self.rows })
+    }
+}
+
+/// Calls `f` with each row of these runs, in ascending order of keys; of those with one key, if `dedup`, that of the last run. Holds about so many bytes.
+fn merge(
+    store: &Store,
+    file: &Arc<Scratch>,
+    runs: &[Run],
+    bytes: usize,
+    dedup: bool,
+    mut f: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut meter = store.meter("sorting", "rows", Some(runs.iter().map(|run| run.rows).sum()));
+    let piece = (bytes / runs.len()).clamp(PIECE_MIN, PIECE_MAX);
+    let mut heads = BinaryHeap::with_capacity(runs.len());
+    for (number, &run) in runs.iter().enumerate() {
+        let mut head = Head { number, run, file: file.clone(), bytes: Vec::with_capacity(piece), at: 0 };
+        if head.fill()? {
+            heads.push(Reverse(head));
+        }
+    }
+    // The row that is given next, unless one of a later run has its key.
+    let mut next: Vec<u8> = Vec::new();
+    while let Some(mut top) = heads.peek_mut() {
+        let Reverse(head) = &mut *top;
+        if !next.is_empty() && (!dedup || key_of(head.row()) != key_of(&next)) {
+            f(&next)?;
+        }
+        next.clear();
+        next.extend_from_slice(head.row());
+        meter.add(1);
+        head.at += next.len();
+        if !head.fill()? {
+            std::collections::binary_heap::PeekMut::pop(top);
+        }
+    }
+    if !next.is_empty() {
+        f(&next)?;
+    }
+    meter.end();
+    Ok(())
 }
 
 impl Held {
@@ -161,13 +228,16 @@ impl Held {
         self.bytes.extend_from_slice(value.bytes);
     }
 
-    /// Sorts by key, and those with one key in the order in which they came; of these only the last stays.
-    fn sort(&mut self) {
+    /// Sorts by key, and those with one key in the order in which they came; of these, if `dedup`, only the last stays.
+    fn sort(&mut self, dedup: bool) {
         let bytes = &self.bytes;
         let key = |place: &Place| key_of(&bytes[place.at as usize..]);
         self.places.sort_unstable_by(|a, b| {
             a.word.cmp(&b.word).then_with(|| key(a).cmp(key(b))).then_with(|| a.at.cmp(&b.at))
         });
+        if !dedup {
+            return;
+        }
         self.places.dedup_by(|later, kept| {
             let same = later.word == kept.word && key(later) == key(kept);
             if same {

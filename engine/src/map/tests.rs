@@ -35,6 +35,11 @@ impl Fixture {
         Fixture { store: Store::memory(Options::default()) }
     }
 
+    /// One where little memory is left for work: a merge is made in parts of some twenty rows.
+    fn tight() -> Fixture {
+        Fixture { store: Store::memory(Options { work_bytes: 8000, ..Options::default() }) }
+    }
+
     fn keep(&self, writer: Writer) {
         let _appended = writer.append(&[]).unwrap();
     }
@@ -82,12 +87,25 @@ impl Fixture {
         stats.cache_hits + stats.cache_misses
     }
 
-    fn merge(&self, [base, ours, theirs]: &[Hash; 3]) -> (Hash, Vec<merge::RowConflict>) {
+    fn merge(&self, roots: &[Hash; 3]) -> (Hash, Vec<merge::RowConflict>) {
+        self.merge_by(roots, |_| merge::Decision::Conflict)
+    }
+
+    /// Merges with this decision about each conflict; gives the root, and the conflicts in the order in which they were asked about.
+    fn merge_by(
+        &self,
+        [base, ours, theirs]: &[Hash; 3],
+        by: impl Fn(&merge::RowConflict) -> merge::Decision,
+    ) -> (Hash, Vec<merge::RowConflict>) {
         let mut writer = Writer::new(&self.store);
-        let decide = &mut |_: &mut Writer, _: &merge::RowConflict| Ok(merge::Decision::Conflict);
+        let mut conflicts = Vec::new();
+        let decide = &mut |_: &mut Writer, conflict: &merge::RowConflict| {
+            conflicts.push(conflict.clone());
+            Ok(by(conflict))
+        };
         let merged = merge::merge(&&self.store, &mut writer, &SMALL, Some(base), ours, theirs, decide);
         self.keep(writer);
-        merged.unwrap()
+        (merged.unwrap(), conflicts)
     }
 
     /// The keys of each leaf of the map of `model`.
@@ -293,7 +311,11 @@ proptest! {
 type Edits = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 fn check_merge(base: &Model, ours: &Edits, theirs: &Edits) {
-    let fixture = Fixture::new();
+    check_merge_in(&Fixture::new(), base, ours, theirs);
+    check_merge_in(&Fixture::tight(), base, ours, theirs);
+}
+
+fn check_merge_in(fixture: &Fixture, base: &Model, ours: &Edits, theirs: &Edits) {
     let (our_model, their_model) = (apply_to_model(base, ours), apply_to_model(base, theirs));
     let roots = [base, &our_model, &their_model].map(|model| fixture.build(model));
     let (merged, conflicts) = fixture.merge(&roots);
@@ -314,7 +336,51 @@ fn check_merge(base: &Model, ours: &Edits, theirs: &Edits) {
     }
     assert_eq!(fixture.rows(&merged), expected);
     assert_eq!(merged, fixture.build(&expected));
-    assert_eq!(conflicts.into_iter().map(|conflict| conflict.key).collect::<Vec<_>>(), expected_conflicts);
+    let keys = |conflicts: Vec<merge::RowConflict>| conflicts.into_iter().map(|conflict| conflict.key);
+    assert_eq!(keys(conflicts).collect::<Vec<_>>(), expected_conflicts);
+    // Decided as the base has it: then ours, where some of it is merged, may be the base again.
+    for key in &expected_conflicts {
+        match base.get(key) {
+            Some(value) => expected.insert(key.clone(), value.clone()),
+            None => expected.remove(key),
+        };
+    }
+    let (merged, conflicts) =
+        fixture.merge_by(&roots, |conflict| merge::Decision::Row(conflict.base.clone()));
+    assert_eq!(merged, fixture.build(&expected));
+    assert_eq!(keys(conflicts).collect::<Vec<_>>(), expected_conflicts);
+}
+
+#[test]
+fn a_merge_in_parts_keeps_what_was_decided() {
+    let base = numbered(600);
+    // Each side changes the same row of each leaf, and theirs one behind it.
+    let (mut ours, mut theirs) = (Edits::new(), Edits::new());
+    for leaf in Fixture::new().leaf_keys(&base) {
+        ours.insert(leaf[0].clone(), Some(b"ours".to_vec()));
+        theirs.insert(leaf[0].clone(), Some(b"theirs".to_vec()));
+        theirs.insert(leaf[leaf.len() - 1].clone(), Some(b"theirs".to_vec()));
+    }
+    // After each row a part.
+    let none = Fixture { store: Store::memory(Options { work_bytes: 0, ..Options::default() }) };
+    check_merge_in(&none, &base, &ours, &theirs);
+}
+
+#[test]
+fn many_edits_are_applied_in_parts_and_make_the_built_root() {
+    let fixture = Fixture::tight();
+    let base = numbered(9000);
+    // Beside each row another one, and every third row goes.
+    let edits: Edits = (0..9000)
+        .flat_map(|n| {
+            [
+                ([number(n), vec![1]].concat(), Some(vec![2; 5])),
+                (number(n), (n % 3 > 0).then(|| vec![n as u8])),
+            ]
+        })
+        .collect();
+    let edited = fixture.edit(fixture.build(&base), &edits);
+    assert_eq!(edited, fixture.build(&apply_to_model(&base, &edits)));
 }
 
 /// All changes between two maps, as the diff tells them whole.

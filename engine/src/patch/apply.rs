@@ -64,7 +64,9 @@ impl Database {
         }
         let mut patch = Application::new(&mut transaction);
         let mut records = RecordReader::new(source)?;
+        let mut meter = self.store().meter("patching", "rows", None);
         while let Some(record) = records.next()? {
+            meter.add(u64::from(!matches!(record, Record::Table { .. })));
             match record {
                 Record::Table { name, kind, before, after, indexes } => {
                     let [before, after] = [before, after].map(|side| side.map(|side| side.definition));
@@ -88,6 +90,7 @@ impl Database {
             }
         }
         let applied = patch.finish()?;
+        meter.end();
         Ok((applied, transaction.commit()?))
     }
 }

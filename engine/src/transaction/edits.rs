@@ -30,8 +30,8 @@ use crate::{
     },
 };
 
-/// What a row or a range is taken to need in memory beside its bytes.
-const ENTRY_BYTES: usize = 64;
+/// What a row or a range is taken to need in memory beside its bytes: its place in the tree of edits, and, while it is committed, in those of its group.
+const ENTRY_BYTES: usize = 192;
 
 /// A row's key: one that is short lies in the tree of edits itself, so that finding its place waits for no memory besides.
 pub(crate) type RowKey = SmallVec<[u8; 24]>;

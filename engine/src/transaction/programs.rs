@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, ops::Bound};
 
+use pleach_chunkstore::Lease;
 use proptest::{collection::vec, prelude::*};
 
 use super::{spill, tests::commit_together};
@@ -291,7 +292,7 @@ proptest! {
     fn a_bound_on_memory_changes_no_outcome(
         programs in programs(), beside in vec(step(), 0..8), bound in 0..3000_u64, apart in any::<bool>(),
     ) {
-        let databases = [bound, u64::MAX].map(|edit_bytes| Database::memory_with(Options { edit_bytes, ..Options::default() }));
+        let databases = [bound, u64::MAX].map(|work_bytes| Database::memory_with(Options { work_bytes, ..Options::default() }));
         let mut model = begin_tables(&databases[0]);
         begin_tables(&databases[1]);
         for program in programs {
@@ -301,8 +302,8 @@ proptest! {
                 for step in &program {
                     run.take(step);
                     // Between two steps there is one row or range more than the bound, and the way back from it.
-                    let share = database.edit_bytes();
-                    prop_assert!(run.transaction.edits.bytes() as u64 <= share.saturating_add(900));
+                    let leased = run.transaction.lease.as_ref().map_or(0, Lease::bytes);
+                    prop_assert!(run.transaction.edits.bytes() as u64 <= leased + 1800);
                 }
                 run.check();
                 beside.iter().for_each(|step| other.take(step));
@@ -361,7 +362,7 @@ fn a_savepoint_costs_what_is_changed_after_it() {
 /// A database that keeps few edits in memory, with a typed table of many rows and an index.
 fn small() -> (tempfile::TempDir, Database, Schema) {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { edit_bytes: 20_000, ..Options::default() };
+    let options = Options { work_bytes: 20_000, ..Options::default() };
     let database = Database::init(&dir.path().join("db"), options).unwrap();
     let mut transaction = database.begin("main").unwrap();
     transaction.create_table("typed", Some(schema())).unwrap();
@@ -408,7 +409,7 @@ fn a_transaction_larger_than_memory_keeps_indexes_in_step_and_survives_a_collect
     let key = schema.encode_key(&[Value::Int(7)]).unwrap();
     let row = |table: &Table| schema.decode_row(&key, &table.get(&key).unwrap().unwrap()).unwrap();
     assert_eq!(row(&now), [Value::Int(7), Value::Int(8)]);
-    assert_eq!(database.fsck(&|_, _| {}).unwrap().damages, []);
+    assert_eq!(database.fsck().unwrap().damages, []);
 
     // The way back is there too, and what was taken back is not written.
     let mut transaction = database.begin("main").unwrap();
@@ -465,14 +466,16 @@ fn one_that_wrote_ahead_commits_among_others_by_row() {
 
 #[test]
 fn transactions_share_the_memory_for_edits() {
-    let database = Database::memory_with(Options { edit_bytes: 30_000, ..Options::default() });
+    let database = Database::memory_with(Options { work_bytes: 30_000, ..Options::default() });
     begin_tables(&database);
     let mut all: Vec<_> = (0..3).map(|_| database.begin("main").unwrap()).collect();
     for n in 0..1000_u16 {
         all.iter_mut().for_each(|one| one.put("raw", &n.to_be_bytes(), &[1; 50]).unwrap());
     }
     let bytes: usize = all.iter().map(|one| one.edits.bytes()).sum();
-    assert!(bytes <= 30_400, "{bytes}");
-    drop(all.split_off(1));
-    assert_eq!(database.edit_bytes(), 30_000);
+    // Each has a least, 468 bytes, and a row beyond what it got.
+    assert!(bytes <= 30_000 + 3 * 800, "{bytes}");
+    assert!((20_000..=30_000).contains(&database.store().stats().leased_bytes_most));
+    drop(all);
+    assert_eq!(database.store().stats().leased_bytes, 0);
 }

@@ -29,12 +29,10 @@ const KEYS: MapConfig = MapConfig { leaf_mean: 192, inner_mean: 192, inline_byte
 static EDITED: NewValue = NewValue::Bytes(Vec::new());
 
 impl Transaction {
-    /// Writes edits ahead if they take more than this transaction's share of memory.
+    /// Writes edits ahead if they take more memory than this transaction gets.
     pub(super) fn make_room(&mut self) -> Result<()> {
-        if self.share.is_none() {
-            self.share = Some(self.database.edit_share());
-        }
-        if self.edits.bytes() as u64 > self.database.edit_bytes() {
+        let lease = self.lease.get_or_insert_with(|| self.database.store().lease());
+        if !lease.reach(self.edits.bytes() as u64) {
             self.spill()?;
         }
         Ok(())
@@ -42,8 +40,14 @@ impl Transaction {
 
     /// Writes all edits of rows ahead, those that lead back to savepoints too.
     pub(super) fn spill(&mut self) -> Result<()> {
-        let Transaction { database, snapshot, edits, ahead, .. } = self;
-        edits.fold(|tables| fold_all(database, snapshot, ahead, tables))
+        let Transaction { database, snapshot, edits, ahead, lease, .. } = self;
+        edits.fold(|tables| fold_all(database, snapshot, ahead, tables))?;
+        // The way back to savepoints may stay.
+        if let Some(lease) = lease {
+            lease.release();
+            lease.take(edits.bytes() as u64);
+        }
+        Ok(())
     }
 }
 

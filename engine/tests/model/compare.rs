@@ -76,7 +76,7 @@ pub(crate) fn everything(database: &Database, world: &World) {
             assert_eq!(database.is_ancestor(&from.hash, &to.hash).unwrap(), base == Some(a));
         }
     }
-    let report = database.fsck(&|_, _| {}).unwrap();
+    let report = database.fsck().unwrap();
     assert!(report.damages.is_empty(), "{report:?}");
 }
 

@@ -247,18 +247,20 @@ impl Attempt {
         let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
         let (tell, told) = std::sync::mpsc::channel();
         let answered = Arc::new(AtomicBool::new(false));
-        let sending = {
-            let (database, answered) = (database.clone(), answered.clone());
-            let begin = Begin { resuming: self.was_cut, ..self.begin.clone() };
-            let (targets, bases, pins) = (self.targets.clone(), self.bases.clone(), self.pins.clone());
-            let (known, flow) = (self.reached.clone(), remote.flow().clone());
-            tokio::task::spawn_blocking(move || {
-                let produced =
-                    produce(&database, begin, &targets, &bases, known, &told, &messages, &answered);
-                drop(pins);
-                produced
-            })
+        let sending = Sending {
+            database: database.clone(),
+            begin: Begin { resuming: self.was_cut, ..self.begin.clone() },
+            targets: self.targets.clone(),
+            bases: self.bases.clone(),
+            known: self.reached.clone(),
+            told,
+            flow: remote.flow().clone(),
+            messages,
+            answered: answered.clone(),
+            bytes: 0,
+            _pins: self.pins.clone(),
         };
+        let sending = tokio::task::spawn_blocking(move || sending.run());
         let answer = self.answer(remote, stream, tell, transfer).await;
         answered.store(true, Ordering::Relaxed);
         let sent = sending.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
@@ -317,59 +319,70 @@ fn goes_on_from(database: &Database, now: Option<Hash>, update: &PushUpdate, for
     }
 }
 
+/// What the thread does that gives the messages of a push, until there is an answer.
+struct Sending {
+    database: Database,
+    begin: Begin,
+    targets: Vec<Hash>,
+    bases: Vec<Hash>,
+    /// What the remote was known to have of a push that was cut, and where it says what it has.
+    known: Reached,
+    told: std::sync::mpsc::Receiver<Reached>,
+    flow: Flow,
+    messages: mpsc::Sender<PushRequest>,
+    answered: Arc<AtomicBool>,
+    bytes: u64,
+    /// Keep targets and bases here.
+    _pins: Pins,
+}
+
+/// What was sent.
 struct Produced {
     bytes: u64,
     records: u64,
 }
 
-/// Gives the messages of a push to `messages`, until there is an answer: of one that was cut what is beyond that which the remote
-/// says that it has, or was known to have.
-#[allow(clippy::too_many_arguments, reason = "the parts of an attempt, on another thread")]
-fn produce(
-    database: &Database,
-    begin: Begin,
-    targets: &[Hash],
-    bases: &[Hash],
-    known: Reached,
-    told: &std::sync::mpsc::Receiver<Reached>,
-    flow: &Flow,
-    messages: &mpsc::Sender<PushRequest>,
-    answered: &AtomicBool,
-) -> Result<Produced> {
-    let mut bytes = 0;
-    let mut emit = |message: push_request::Message| {
-        let request = PushRequest { message: Some(message) };
-        let len = framed(&request);
-        let taken = messages.blocking_send(request).is_ok() && !answered.load(Ordering::Relaxed);
-        bytes += len;
-        flow.sent_blocking(len);
-        taken
-    };
-    let (edits, resuming) = (begin.features & FEATURE_EDITS != 0, begin.resuming);
-    let mut going = emit(push_request::Message::Begin(begin));
-    let reached = match resuming && going {
-        true => told.recv().ok(),
-        false => Some(known),
-    };
-    let Some(Reached { commits, place }) = reached else { return Ok(Produced { bytes, records: 0 }) };
-    // What is whole there counts as held; what it is was said by the remote, which may say anything.
-    let commits = commits.into_iter().filter(|commit| database.commit_object(commit).is_ok());
-    let bases: Vec<Hash> = commits.chain(bases.iter().copied()).collect();
-    let mut difference = difference(database, targets, &bases)?;
-    if let Some(Place { top, path }) = place {
-        difference = difference.resumed(top, path);
-    }
-    let mut sender = Sender::new(database, difference)?.with_edits(edits);
-    while going {
-        match sender.next_message()? {
-            Some(data) => going = emit(push_request::Message::Data(data)),
-            None => {
-                emit(push_request::Message::Finish(Finish { records: sender.records() }));
-                going = false;
+impl Sending {
+    fn run(mut self) -> Result<Produced> {
+        let begin = self.begin.clone();
+        let (edits, resuming) = (begin.features & FEATURE_EDITS != 0, begin.resuming);
+        let mut going = self.emit(push_request::Message::Begin(begin));
+        let reached = match resuming && going {
+            true => self.told.recv().ok(),
+            false => Some(std::mem::take(&mut self.known)),
+        };
+        let Some(Reached { commits, place }) = reached else {
+            return Ok(Produced { bytes: self.bytes, records: 0 });
+        };
+        // What is whole there counts as held; what it is was said by the remote, which may say anything.
+        let commits = commits.into_iter().filter(|commit| self.database.commit_object(commit).is_ok());
+        let bases: Vec<Hash> = commits.chain(self.bases.iter().copied()).collect();
+        let mut difference = difference(&self.database, &self.targets, &bases)?;
+        if let Some(Place { top, path }) = place {
+            difference = difference.resumed(top, path);
+        }
+        let mut sender = Sender::new(&self.database, difference)?.with_edits(edits);
+        while going {
+            match sender.next_message()? {
+                Some(data) => going = self.emit(push_request::Message::Data(data)),
+                None => {
+                    self.emit(push_request::Message::Finish(Finish { records: sender.records() }));
+                    going = false;
+                }
             }
         }
+        Ok(Produced { bytes: self.bytes, records: sender.records() })
     }
-    Ok(Produced { bytes, records: sender.records() })
+
+    /// Whether more is wanted.
+    fn emit(&mut self, message: push_request::Message) -> bool {
+        let request = PushRequest { message: Some(message) };
+        let len = framed(&request);
+        let taken = self.messages.blocking_send(request).is_ok() && !self.answered.load(Ordering::Relaxed);
+        self.bytes += len;
+        self.flow.sent_blocking(len);
+        taken
+    }
 }
 
 fn ref_update(update: &PushUpdate, expected: Option<Hash>, force: Force) -> proto::RefUpdate {

@@ -37,6 +37,7 @@ pub(super) fn import(context: &mut Context, arguments: Import) -> Result<()> {
     };
     let wants_commit = start.commit.is_some();
     let progress = context.output.progress(format!("importing {}", arguments.file.display()));
+    progress.watch(&mut backend);
     let done = backend.import(start, &arguments.file)?;
     drop(progress);
     if !context.output.json {

@@ -147,7 +147,11 @@ pub(super) fn diff(context: &mut Context, arguments: Diff) -> Result<()> {
     let (from, to) = (arguments.from.unwrap_or_default(), arguments.to.unwrap_or_default());
     let table = arguments.table.unwrap_or_default();
     if arguments.stat {
-        for stat in backend.diff_stat(DiffStatRequest { target, from, to, table })?.tables {
+        let progress = context.output.progress("diff");
+        progress.watch(&mut backend);
+        let stats = backend.diff_stat(DiffStatRequest { target, from, to, table })?.tables;
+        drop(progress);
+        for stat in stats {
             if context.output.json {
                 context.output.document(&print::stat_to_json(&stat))?;
             } else {

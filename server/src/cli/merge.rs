@@ -28,7 +28,10 @@ pub(super) fn merge(context: &mut Context, arguments: Merge) -> Result<()> {
         author: super::history::author(arguments.author),
         prefer: side(arguments.prefer).into(),
     };
+    let progress = context.output.progress("merge");
+    progress.watch(&mut backend);
     let response = backend.merge(request)?;
+    drop(progress);
     let line = match response.outcome() {
         merge_response::Outcome::FastForward => format!("fast-forward to {}", response.head),
         merge_response::Outcome::Merged => format!("merged as {}", response.head),

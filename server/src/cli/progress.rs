@@ -2,13 +2,15 @@
 //! away when it is done. Only on a terminal, and never with `--quiet`.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pleach_engine::{self as engine, Observer};
+
+use super::backend::Backend;
 
 /// How long a command runs before anything is shown, and between two looks at the clock.
 const TICK: Duration = Duration::from_secs(1);
@@ -19,12 +21,9 @@ pub(super) struct Progress {
     far: Arc<Far>,
 }
 
-/// How far it is: so many of so many, or of nobody knows how many.
+/// How far it is, as it was last told.
 #[derive(Default)]
-struct Far {
-    done: AtomicU64,
-    total: AtomicU64,
-}
+struct Far(Mutex<Option<engine::Progress>>);
 
 impl Progress {
     pub(super) fn nowhere() -> Progress {
@@ -51,19 +50,29 @@ impl Progress {
         Progress { shown: std::thread::Builder::new().spawn(show).ok().map(|thread| (done, thread)), far }
     }
 
-    /// Notes how far it is; 0 for a `total` that is not known.
-    pub(super) fn at(&self, done: u64, total: u64) {
-        self.far.done.fetch_max(done, Ordering::Relaxed);
-        self.far.total.store(total, Ordering::Relaxed);
+    /// Who is to be told how far it is, if it is shown.
+    pub(super) fn observer(&self) -> Option<Observer> {
+        let far = self.far.clone();
+        self.shown.as_ref().map(|_| Observer::new(move |progress| *far.0.lock() = Some(progress)))
+    }
+
+    /// Shows how far the calls of a local backend are.
+    pub(super) fn watch(&self, backend: &mut Backend) {
+        if let (Backend::Local(session), Some(observer)) = (backend, self.observer()) {
+            session.database = session.database.observed(&observer);
+        }
     }
 }
 
 impl Far {
     fn text(&self) -> String {
-        match (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed)) {
-            (0, _) => String::new(),
-            (done, 0) => format!(" {done} chunks,"),
-            (done, total) => format!(" {done} of {total} chunks, {} %,", done.saturating_mul(100) / total),
+        let Some(engine::Progress { task, unit, done, total }) = *self.0.lock() else { return String::new() };
+        match total {
+            None => format!(" {task}: {done} {unit},"),
+            Some(total) => {
+                let percent = done.saturating_mul(100) / total.max(1);
+                format!(" {task}: {done} of {total} {unit}, {percent} %,")
+            }
         }
     }
 }
@@ -84,11 +93,12 @@ mod tests {
 
     #[test]
     fn how_far_it_is_is_told_with_what_is_known() {
-        let progress = Progress::nowhere();
-        assert_eq!(progress.far.text(), "");
-        progress.at(300, 0);
-        assert_eq!(progress.far.text(), " 300 chunks,");
-        progress.at(200, 600);
-        assert_eq!(progress.far.text(), " 300 of 600 chunks, 50 %,");
+        let far = Far::default();
+        assert_eq!(far.text(), "");
+        let told = engine::Progress { task: "loading", unit: "rows", done: 200, total: None };
+        *far.0.lock() = Some(told);
+        assert_eq!(far.text(), " loading: 200 rows,");
+        *far.0.lock() = Some(engine::Progress { total: Some(600), ..told });
+        assert_eq!(far.text(), " loading: 200 of 600 rows, 33 %,");
     }
 }

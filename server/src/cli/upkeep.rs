@@ -23,11 +23,12 @@ macro_rules! call {
 pub(super) fn fsck(context: &mut Context, repair_from: Option<String>) -> Result<()> {
     let mut backend = context.backend()?;
     let request = FsckRequest { target: backend.target(), repair_from: repair_from.unwrap_or_default() };
-    let progress = context.output.progress("checking");
+    let progress = context.output.progress("fsck");
+    progress.watch(&mut backend);
     let report = match &mut backend {
         Backend::Local(session) => {
             let credentials = || context.credentials();
-            ops::fsck(session, &request, &|done, total| progress.at(done, total), &credentials)
+            ops::fsck(session, &request, &credentials)
         }
         Backend::Remote(remote) => call!(*remote, fsck, request.clone()),
     }?;
@@ -103,7 +104,8 @@ fn report_to_json(report: &FsckResponse) -> Value {
 pub(super) fn gc(context: &mut Context, dry_run: bool, purge: Option<String>) -> Result<()> {
     let mut backend = context.backend()?;
     let request = GcRequest { target: backend.target(), dry_run, purge: purge.unwrap_or_default() };
-    let progress = context.output.progress("collecting");
+    let progress = context.output.progress("gc");
+    progress.watch(&mut backend);
     let done = match &mut backend {
         Backend::Local(session) => ops::gc(session, &request),
         Backend::Remote(remote) => call!(*remote, gc, request.clone()),
@@ -146,11 +148,10 @@ pub(super) fn backup(context: &mut Context, arguments: Backup) -> Result<()> {
 fn sync(context: &mut Context, url: String) -> Result<()> {
     let mut backend = context.backend()?;
     let request = BackupSyncRequest { target: backend.target(), url };
-    let progress = context.output.progress("copying");
+    let progress = context.output.progress("backup");
+    progress.watch(&mut backend);
     let done = match &mut backend {
-        Backend::Local(session) => {
-            ops::backup_sync(session, &request, &|done, total| progress.at(done, total))
-        }
+        Backend::Local(session) => ops::backup_sync(session, &request),
         Backend::Remote(remote) => call!(*remote, backup_sync, request),
     }?;
     drop(progress);
@@ -199,8 +200,8 @@ fn restore(
     let progress = context.output.progress("restoring");
     let (done, place) = match (&context.global.server, directory) {
         (None, Some(directory)) => {
-            let far = |done, total| progress.at(done, total);
-            let done = ops::backup_restore(&request, &directory, force, &far)?;
+            let observer = progress.observer();
+            let done = ops::backup_restore(&request, &directory, force, observer.as_ref())?;
             (done, json!({"directory": directory.display().to_string()}))
         }
         (None, None) => {
@@ -250,7 +251,7 @@ fn verify(context: &mut Context, url: String) -> Result<()> {
     let request = BackupVerifyRequest { url };
     let progress = context.output.progress("verifying");
     let verified = match context.global.server {
-        None => ops::backup_verify(&request, &|done, total| progress.at(done, total)),
+        None => ops::backup_verify(&request, progress.observer().as_ref()),
         Some(_) => call!(context.server()?, backup_verify, request),
     }?;
     drop(progress);

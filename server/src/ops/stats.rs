@@ -47,6 +47,8 @@ fn figures(stats: &pleach_engine::Stats) -> HashMap<String, u64> {
         ("cache_bytes", stats.cache_bytes),
         ("cache_hits", stats.cache_hits),
         ("cache_misses", stats.cache_misses),
+        ("leased_bytes", stats.leased_bytes),
+        ("leased_bytes_most", stats.leased_bytes_most),
         ("pinned_roots", stats.pinned_roots),
         ("holds", stats.holds),
     ];

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use pleach_engine::backup::{Backup, Point};
-use pleach_engine::fsck::{Damage, Progress, Report};
-use pleach_engine::{Batch, Database, KINDS, Options, Outcome, RefUpdate, Store, StoreError};
-use pleach_protocol::{Credentials, RemoteUrl, clone_database};
+use pleach_engine::fsck::{Damage, Report};
+use pleach_engine::{Batch, Database, KINDS, Observer, Options, Outcome, RefUpdate, Store, StoreError};
+use pleach_protocol::{Credentials, Remote, RemoteUrl, clone_database};
 
 use super::Session;
 use crate::error::{Failure, Kind, Result};
@@ -38,17 +38,16 @@ pub fn directory(url: &str) -> Result<PathBuf> {
 pub fn fsck(
     session: &Session,
     request: &FsckRequest,
-    progress: Progress<'_>,
     credentials: &dyn Fn() -> Result<Credentials>,
 ) -> Result<FsckResponse> {
     let database = &session.database;
-    let report = database.fsck(progress)?;
+    let report = database.fsck()?;
     if request.repair_from.is_empty() || report.damages.is_empty() {
         return Ok(to_message(report, 0));
     }
     let source = RepairSource::open(database, &request.repair_from, credentials)?;
     let repaired = database.repair(&report, &|hash| source.store().get(hash))?;
-    Ok(to_message(database.fsck(progress)?, repaired.chunks))
+    Ok(to_message(database.fsck()?, repaired.chunks))
 }
 
 /// Where whole chunks come from.
@@ -174,19 +173,14 @@ fn purge(database: &Database, name: &str) -> Result<String> {
 }
 
 /// Adds a point in time to the backup at the URL, which is made if absent.
-pub fn backup_sync(
-    session: &Session,
-    request: &BackupSyncRequest,
-    progress: Progress<'_>,
-) -> Result<BackupSyncResponse> {
+pub fn backup_sync(session: &Session, request: &BackupSyncRequest) -> Result<BackupSyncResponse> {
     let backup = Backup::open_or_create(&directory(&request.url)?).map_err(of_backup)?;
     let mut time = jiff::Timestamp::now();
     // Another point may have been made within the microsecond.
     while backup.has(&time_text(time)) {
         time = jiff::Timestamp::from_microsecond(time.as_microsecond() + 1).unwrap_or(time);
     }
-    let synced =
-        backup.sync(session.database.store(), &time_text(time), KINDS, progress).map_err(of_backup)?;
+    let synced = backup.sync(session.database.store(), &time_text(time), KINDS).map_err(of_backup)?;
     backup.close().map_err(of_backup)?;
     let point = Some(point_to_message(&synced.point));
     Ok(BackupSyncResponse { point, chunks: synced.chunks, bytes_written: synced.bytes_written })
@@ -203,11 +197,11 @@ pub fn backup_restore(
     request: &BackupRestoreRequest,
     dir: &Path,
     force: bool,
-    progress: Progress<'_>,
+    observer: Option<&Observer>,
 ) -> Result<BackupRestoreResponse> {
-    let backup = open(&request.url)?;
+    let backup = observed(open(&request.url)?, observer);
     let point = point_at(&backup, &request.at)?;
-    let restored = backup.restore_dir(&point, dir, force, KINDS, progress).map_err(|error| match error {
+    let restored = backup.restore_dir(&point, dir, force, KINDS).map_err(|error| match error {
         StoreError::AlreadyExists { dir } => Failure::exists(format!("{dir} holds a database already"))
             .hint("--force replaces it; it is kept until the restored one is in its place"),
         StoreError::NotEmpty { dir } => Failure::exists(format!("{dir} is not empty, and holds no database"))
@@ -223,7 +217,10 @@ pub fn backup_restore(
 }
 
 /// Checks every chunk of the backup at the URL, and every point.
-pub fn backup_verify(request: &BackupVerifyRequest, progress: Progress<'_>) -> Result<BackupVerifyResponse> {
+pub fn backup_verify(
+    request: &BackupVerifyRequest,
+    observer: Option<&Observer>,
+) -> Result<BackupVerifyResponse> {
     let backup = match Backup::open(&directory(&request.url)?) {
         // Damage that keeps it from opening is damage that was found.
         Err(StoreError::Damaged { file, offset, hash, what }) => {
@@ -232,11 +229,18 @@ pub fn backup_verify(request: &BackupVerifyRequest, progress: Progress<'_>) -> R
             let report = FsckResponse { damages: vec![damage], ..FsckResponse::default() };
             return Ok(BackupVerifyResponse { points: 0, report: Some(report) });
         }
-        opened => opened.map_err(of_backup)?,
+        opened => observed(opened.map_err(of_backup)?, observer),
     };
-    let report = backup.verify(KINDS, progress).map_err(of_backup)?;
+    let report = backup.verify(KINDS).map_err(of_backup)?;
     let points = backup.store().refs("backups/").len() as u64;
     Ok(BackupVerifyResponse { points, report: Some(to_message(report, 0)) })
+}
+
+fn observed(backup: Backup, observer: Option<&Observer>) -> Backup {
+    match observer {
+        Some(observer) => backup.observed(observer),
+        None => backup,
+    }
 }
 
 fn open(url: &str) -> Result<Backup> {
