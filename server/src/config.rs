@@ -14,7 +14,7 @@ use pleach_protocol::Identity;
 use crate::error::{Failure, Result};
 
 mod file;
-mod units;
+pub(crate) mod units;
 
 /// Everything that `pleach serve` goes by.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod servers;
 
-pub(crate) use servers::{Clone, Cluster, Database, Push, Remote, Role, Serve, Token};
+pub(crate) use servers::{Clone, Cluster, Database, Limit, Push, Remote, Role, Serve, Token};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -163,6 +163,8 @@ pub(crate) enum Command {
         /// The remote
         #[arg(default_value = "origin")]
         remote: String,
+        #[command(flatten)]
+        limit: Limit,
     },
     /// Fetch, and merge the remote's branch into the current one
     Pull {
@@ -171,6 +173,8 @@ pub(crate) enum Command {
         remote: String,
         /// The branch there [default: the current one's name]
         branch: Option<String>,
+        #[command(flatten)]
+        limit: Limit,
     },
     /// Send commits to a remote and move its branches
     Push(Push),

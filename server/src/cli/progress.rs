@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pleach_engine::{self as engine, Observer};
+use pleach_protocol::{Flow, Passed};
 
+use super::args::Limit;
 use super::backend::Backend;
 
 /// How long a command runs before anything is shown, and between two looks at the clock.
@@ -54,6 +56,21 @@ impl Progress {
     pub(super) fn observer(&self) -> Option<Observer> {
         let far = self.far.clone();
         self.shown.as_ref().map(|_| Observer::new(move |progress| *far.0.lock() = Some(progress)))
+    }
+
+    /// What tells how much of a transfer has passed, if it is shown, and holds it to a rate.
+    pub(super) fn flow(&self, limit: Limit) -> Flow {
+        let far = self.far.clone();
+        let tell = self.shown.as_ref().map(|_| {
+            move |passed: &Passed| {
+                let done = passed.bytes_sent + passed.bytes_received;
+                *far.0.lock() = Some(engine::Progress { task: "transfer", unit: "bytes", done, total: None });
+            }
+        });
+        match (limit.limit_rate, &tell) {
+            (None, None) => Flow::default(),
+            (rate, _) => Flow::new(rate, tell),
+        }
     }
 
     /// Shows how far the calls of a local backend are.

@@ -9,7 +9,7 @@ use pleach_protocol::{
 };
 use serde_json::{Value, json};
 
-use super::args::{Clone, Push, Remote};
+use super::args::{Clone, Limit, Push, Remote};
 use super::{Context, backend, merge, print};
 use crate::error::{Failure, Result};
 
@@ -66,7 +66,7 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
     let runtime = backend::runtime()?;
     let progress = context.output.progress(format!("cloning {url}"));
     let (database, transfer) = runtime.block_on(async {
-        let remote = Connection::connect(&url).await?;
+        let remote = Connection::connect(&url).await?.with_flow(progress.flow(arguments.limit));
         clone_database(&remote, &directory, Options::default(), &arguments.branch).await
     })?;
     drop(progress);
@@ -76,13 +76,13 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
     report(context, &transfer, None)
 }
 
-pub(super) fn fetch(context: &mut Context, name: &str) -> Result<()> {
+pub(super) fn fetch(context: &mut Context, name: &str, limit: Limit) -> Result<()> {
     let database = context.local("fetch")?;
     let runtime = backend::runtime()?;
     let url = url_of(context, &database, name)?;
     let progress = context.output.progress(format!("fetching from {url}"));
     let transfer = runtime.block_on(async {
-        let remote = Connection::connect(&url).await?;
+        let remote = Connection::connect(&url).await?.with_flow(progress.flow(limit));
         pleach_protocol::fetch(&database, &remote, name, &RefPatterns::all()).await
     })?;
     drop(progress);
@@ -90,7 +90,7 @@ pub(super) fn fetch(context: &mut Context, name: &str) -> Result<()> {
     refuse_rejected(&transfer)
 }
 
-pub(super) fn pull(context: &mut Context, name: &str, branch: Option<String>) -> Result<()> {
+pub(super) fn pull(context: &mut Context, name: &str, branch: Option<String>, limit: Limit) -> Result<()> {
     let database = context.local("pull")?;
     let runtime = backend::runtime()?;
     let url = url_of(context, &database, name)?;
@@ -103,7 +103,7 @@ pub(super) fn pull(context: &mut Context, name: &str, branch: Option<String>) ->
     };
     let progress = context.output.progress(format!("pulling from {url}"));
     let (transfer, outcome) = runtime.block_on(async {
-        let remote = Connection::connect(&url).await?;
+        let remote = Connection::connect(&url).await?.with_flow(progress.flow(limit));
         pleach_protocol::pull(&database, &remote, name, &theirs, &current, options).await
     })?;
     drop(progress);
@@ -125,7 +125,7 @@ pub(super) fn push(context: &mut Context, arguments: Push) -> Result<()> {
     let force = if arguments.force { Force::Yes } else { Force::No };
     let progress = context.output.progress(format!("pushing to {url}"));
     let transfer = runtime.block_on(async {
-        let remote = Connection::connect(&url).await?;
+        let remote = Connection::connect(&url).await?.with_flow(progress.flow(arguments.limit));
         pleach_protocol::push(&database, &remote, &arguments.remote, &updates, force).await
     })?;
     drop(progress);

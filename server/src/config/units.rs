@@ -20,7 +20,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A number and a unit: B, KiB, MiB, GiB or TiB.
-pub(super) fn bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text);
     let scale: u64 = match unit {
         "B" | "" => 1,

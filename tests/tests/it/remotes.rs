@@ -1,6 +1,6 @@
 //! Clone, fetch, push and pull between a local database and a server.
 
-use pleach_tests::{Sandbox, Server};
+use pleach_tests::{Sandbox, Server, eventually};
 use serde_json::{Value, json};
 
 /// A server with database `db`, on which `rows` rows of table `t` are committed.
@@ -134,4 +134,70 @@ fn remotes_are_added_listed_and_removed() {
     sandbox.run(&["remote", "remove", "origin"]).ok();
     sandbox.run(&["fetch"]).fails(1);
     assert_eq!(sandbox.run(&["remote", "add", "x", "ftp://host/db"]).status, 2);
+}
+
+/// Some MiB of rows that hardly compress, committed on the server.
+fn served_noise(sandbox: &Sandbox) -> Server {
+    let server = served(sandbox, 10);
+    let mut state = 1u64;
+    let mut noise = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        format!("{:016x}", state ^ state >> 31)
+    };
+    let lines: Vec<String> =
+        (0..120_000).map(|n| format!("{n},{}{}{}{}", noise(), noise(), noise(), noise())).collect();
+    sandbox.write("noise.csv", &format!("k,v\n{}\n", lines.join("\n")));
+    let import = ["import", "noise", "noise.csv", "--key", "k", "--commit", "noise"];
+    sandbox.run(&server.args("db", &import)).ok();
+    server
+}
+
+#[test]
+fn e7_a_clone_that_was_killed_goes_on_when_it_is_made_again() {
+    let sandbox = Sandbox::new();
+    let mut server = served_noise(&sandbox);
+    let url = server.database("db");
+    let whole = sandbox.run(&["clone", &url, "whole", "--json"]).json();
+    let mut clone = sandbox.command(&["clone", &url, "copy", "--limit-rate", "512KiB"]);
+    let mut child =
+        clone.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    // What has arrived is noted each time that some MiB are stored, at most once a second.
+    eventually("some of the clone is stored", || {
+        let journal = std::fs::read_dir(sandbox.path("copy")).ok()?.flatten();
+        let bytes: u64 =
+            journal.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
+        (bytes > 4_250_000).then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // It is no database to work with, and no place for another clone.
+    sandbox.run(&["clone", &format!("{url}2"), "copy"]).fails(1);
+    server.kill();
+    let error = sandbox.run(&["clone", &url, "copy"]).fails(4);
+    assert!(error.contains("try again"), "{error}");
+
+    let listen = url.trim_start_matches("http://").trim_end_matches("/db").to_owned();
+    let _server = sandbox.serve(&["--data-dir", "data", "--listen", &listen]);
+    let rest = sandbox.run(&["clone", &url, "copy", "--json"]).json();
+    let bytes = |transfer: &Value| transfer["bytes_received"].as_u64().unwrap();
+    assert!(bytes(&rest) < bytes(&whole) * 3 / 4, "{rest} of {whole}");
+    for dir in ["whole", "copy"] {
+        sandbox.run(&["-C", dir, "fsck"]).ok();
+    }
+    let rows = sandbox.run(&["-C", "copy", "export", "noise"]).ok();
+    assert_eq!(rows, sandbox.run(&["-C", "whole", "export", "noise"]).ok());
+    sandbox.run(&["clone", &url, "copy"]).fails(1);
+}
+
+#[test]
+fn a_transfer_keeps_to_its_rate() {
+    let sandbox = Sandbox::new();
+    let server = served_noise(&sandbox);
+    let started = std::time::Instant::now();
+    let cloned =
+        sandbox.run(&["clone", &server.database("db"), "copy", "--limit-rate", "2MiB", "--json"]).json();
+    let seconds = cloned["bytes_received"].as_u64().unwrap() as f64 / f64::from(2 << 20);
+    let took = started.elapsed().as_secs_f64();
+    assert!(took > seconds * 0.9, "{seconds} s would be right, it took {took}: {cloned}");
+    sandbox.run(&["clone", &server.database("db"), "other", "--limit-rate", "fast"]).fails(2);
 }

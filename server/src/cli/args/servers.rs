@@ -22,6 +22,14 @@ pub(crate) enum Remote {
     },
 }
 
+/// How fast a transfer may be.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Limit {
+    /// Bytes a second, sent and received together, for example 5MiB [default: as many as can be]
+    #[arg(long, value_name = "BYTES", value_parser = crate::config::units::bytes)]
+    pub(crate) limit_rate: Option<u64>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Clone {
     /// The remote: http[s]://HOST:PORT/DATABASE, file:///DIRECTORY, s3://BUCKET/PREFIX, gs://…, az://…
@@ -31,6 +39,8 @@ pub(crate) struct Clone {
     /// Only this branch; may be repeated
     #[arg(long, value_name = "B")]
     pub(crate) branch: Vec<String>,
+    #[command(flatten)]
+    pub(crate) limit: Limit,
 }
 
 #[derive(Debug, Args)]
@@ -53,6 +63,8 @@ pub(crate) struct Push {
     /// Delete a branch or tag there; may be repeated
     #[arg(long, value_name = "REF")]
     pub(crate) delete: Vec<String>,
+    #[command(flatten)]
+    pub(crate) limit: Limit,
 }
 
 #[derive(Debug, Subcommand)]
