@@ -287,6 +287,7 @@ struct Odd {
 impl sync_server::Sync for Odd {
     type FetchStream = ReceiverStream<Result<proto::FetchResponse, Status>>;
     type PushStream = ReceiverStream<Result<proto::PushResponse, Status>>;
+    type WatchStream = ReceiverStream<Result<proto::WatchResponse, Status>>;
 
     async fn fetch(
         &self,
@@ -332,6 +333,13 @@ impl sync_server::Sync for Odd {
         let (messages, stream) = tokio::sync::mpsc::channel(1);
         messages.send(Ok(proto::PushResponse { message: Some(answer) })).await.unwrap();
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get(&self, _: Request<proto::GetRequest>) -> Result<Response<proto::GetResponse>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 }
 
