@@ -270,8 +270,7 @@ async fn each_answer_is_for_who_may_read_it_then() {
     access.replace(vec![]);
     assert!(matches!(next(&mut all).await, Err(Error::NotAUser { .. })));
     // Neither is let in again.
-    let code =
-        async |remote| watch(remote, &RefPatterns::all(), &[]).await.err().map(|error| error.kind());
+    let code = async |remote| watch(remote, &RefPatterns::all(), &[]).await.err().map(|error| error.kind());
     assert_eq!(code(&ours).await, Some(pleach_protocol::ErrorKind::NotAllowed));
 }
 
