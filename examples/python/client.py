@@ -14,7 +14,7 @@ import blake3
 import grpc
 from pleach.sync.v1 import sync_pb2, sync_pb2_grpc
 
-# docs/protocol.md, "Limits": more than gRPC takes unless it is told to.
+# docs/protocol.md, "Connecting": more than gRPC takes unless it is told to.
 MESSAGE_BYTES_MAX = 5 << 20
 # docs/format.md, "What the chunks hold".
 KINDS = {1: "node", 2: "blob", 3: "table", 4: "commit", 5: "index"}
