@@ -189,8 +189,8 @@ impl proto::sync_server::Sync for SyncService {
         let caller = self.access.caller(request.metadata())?;
         caller.require(Right::Read, &request.get_ref().database).map_err(|error| status(&error))?;
         let place = self.watches.place()?;
-        // One answer waits for the caller; the next is made when that is read.
-        let (answers, stream) = mpsc::channel(1);
+        // One answer waits for the caller, the next is made when that is read; and there is room for the end.
+        let (answers, stream) = mpsc::channel(2);
         let (metadata, _, request) = request.into_parts();
         let (watches, access) = (self.watches.clone(), self.access.clone());
         let watch = Watch { watches, access, metadata, caller, request };

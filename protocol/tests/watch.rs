@@ -184,18 +184,38 @@ async fn who_knows_the_refs_is_told_so_and_who_watches_some_hears_of_no_others()
     assert_eq!(first, WatchResponse { unchanged: true, ..WatchResponse::default() });
 }
 
+/// A reader for whom more waits than fits between it and the server, and the names of the branches, of 200 bytes, that this takes.
+async fn slow_reader(server: &Server, db: &Database, head: Hash) -> (Vec<String>, Streaming<WatchResponse>) {
+    let names: Vec<String> = (0..6000).map(|i| format!("heads/{i:0200}")).collect();
+    set(db, &names.iter().map(|name| (name.as_str(), Some(head))).collect::<Vec<_>>());
+    let mut client = server.connect(65_535).await;
+    let request = WatchRequest { database: "shop".into(), ..WatchRequest::default() };
+    (names, client.watch(request).await.unwrap().into_inner())
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_told_why_its_watch_ends() {
+    let (server, db, [one, _]) = shop(Access::open()).await;
+    let (_, mut stream) = slow_reader(&server, &db, one).await;
+    answer(&mut stream).await.unwrap();
+    tokio::time::sleep(A_WHILE).await;
+    server.service.end_watches();
+    let why = loop {
+        if let Err(why) = answer(&mut stream).await {
+            break why;
+        }
+    };
+    assert_eq!(why.code(), Code::Unavailable);
+}
+
 #[tokio::test]
 async fn a_slow_reader_is_told_less_often_and_at_last_of_the_newest() {
     let (server, db, [one, two]) = shop(Access::open()).await;
-    // What waits for the reader is more than fits between it and the server.
-    let names: Vec<String> = (0..6000).map(|i| format!("heads/{i:0200}")).collect();
-    let all = |hash| names.iter().map(|name| (name.as_str(), hash)).collect::<Vec<_>>();
-    set(&db, &all(Some(one)));
-    let mut client = server.connect(65_535).await;
-    let request = WatchRequest { database: "shop".into(), ..WatchRequest::default() };
-    let mut stream = client.watch(request).await.unwrap().into_inner();
+    let (names, mut stream) = slow_reader(&server, &db, one).await;
     let mut refs = Refs::default();
-    refs.take(answer(&mut stream).await.unwrap());
+    let first = answer(&mut stream).await.unwrap();
+    assert!(first.whole && first.more && first.refs.len() <= 2000, "{}", first.refs.len());
+    refs.take(first);
     for round in 0..100 {
         set(&db, &[("heads/moving", Some([one, two][round % 2])), ("tags/moving", Some(one))]);
         set(&db, &[("tags/moving", None), (&names[round], None)]);

@@ -315,14 +315,15 @@ type Answers = mpsc::Sender<Result<WatchResponse, Status>>;
 impl Watch {
     /// Answers until the caller is gone, or there is nothing more to watch.
     pub(super) async fn serve(self, answers: Answers) {
+        // Room for the reason why it ends, however slowly the caller reads.
+        let Ok(end) = answers.clone().reserve_owned().await else { return };
         let mut ending = self.watches.ending.subscribe();
         let why = tokio::select! {
             why = self.tell(&answers) => why.err(),
             () = answers.closed() => None,
             _ = ending.wait_for(|ending| *ending) => Some(Status::unavailable("the server stops; watch again")),
         };
-        // Who does not read sees the stream end.
-        why.map(|why| answers.try_send(Err(why)));
+        why.map(|why| end.send(Err(why)));
     }
 
     async fn tell(&self, answers: &Answers) -> Result<Infallible, Status> {
@@ -387,4 +388,92 @@ impl Watch {
 
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
     tokio::task::spawn_blocking(f).await.map_err(|_| Status::unavailable("the server stops; watch again"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    /// Numbers that look random, and are the same each time.
+    struct Random(u64);
+
+    impl Random {
+        fn below(&mut self, end: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % end
+        }
+    }
+
+    /// Somebody who watches the refs whose number can be divided by `every`.
+    struct Watcher {
+        every: usize,
+        told: Option<Told>,
+        refs: BTreeMap<String, Vec<u8>>,
+    }
+
+    #[test]
+    fn whoever_was_told_everything_knows_the_refs_of_one_moment() {
+        let mut random = Random(1);
+        // Long enough that they do not fit into one answer.
+        let names: Vec<String> = (0..700).map(|number| format!("heads/{number:01000}")).collect();
+        let number = |name: &str| name[name.len() - 4..].parse::<usize>().unwrap();
+        let mut now: BTreeMap<String, Hash> = BTreeMap::new();
+        let mut refs = Refs::default();
+        let watcher = |every| Watcher { every, told: None, refs: BTreeMap::new() };
+        let mut watchers: Vec<Watcher> = [1, 1, 2, 7].map(watcher).into();
+        let (mut complete, mut split) = (0, 0);
+        for round in 0..1_000 {
+            let changes = if random.below(20) == 0 { 400 } else { random.below(3) };
+            for _ in 0..changes {
+                let name = names[random.below(names.len() as u64) as usize].clone();
+                match random.below(3) {
+                    0 => drop(now.remove(&name)),
+                    _ => drop(now.insert(name, Hash::of(&random.below(9).to_le_bytes()))),
+                }
+            }
+            refs.update(now.clone().into_iter().collect());
+            if random.below(50) == 0 {
+                // As if there had been more of them than are remembered.
+                while let Some(gone) = refs.gone.pop_first() {
+                    refs.by_change.remove(&gone);
+                    refs.by_name.remove(&gone.1);
+                    refs.forgotten = gone.0;
+                }
+            }
+            let which = random.below(watchers.len() as u64) as usize;
+            let watcher = &mut watchers[which];
+            let every = watcher.every;
+            let is_wanted = |name: &str| number(name).is_multiple_of(every);
+            let answer = match &mut watcher.told {
+                Some(told) => refs.next(told, &is_wanted),
+                told => {
+                    let (begun, answer) = refs.begin(&[], &is_wanted);
+                    *told = Some(begun);
+                    answer
+                }
+            };
+            let is_complete = answer.as_ref().is_none_or(|answer| !answer.more);
+            if let Some(answer) = answer {
+                assert!(answer.refs.len() <= MESSAGE_BYTES / 1000 + 1);
+                split += u32::from(answer.more);
+                if answer.whole {
+                    watcher.refs.clear();
+                }
+                for one in answer.refs {
+                    match one.hash.is_empty() {
+                        true => drop(watcher.refs.remove(&one.name)),
+                        false => drop(watcher.refs.insert(one.name, one.hash.to_vec())),
+                    }
+                }
+            }
+            if is_complete {
+                complete += 1;
+                let wanted = now.iter().filter(|(name, _)| is_wanted(name));
+                let wanted = wanted.map(|(name, hash)| (name.clone(), hash.as_bytes().to_vec()));
+                assert!(watcher.refs == wanted.collect::<BTreeMap<_, _>>(), "round {round}");
+            }
+        }
+        assert!(complete > 250 && split > 50, "{complete} complete, {split} split");
+    }
 }
