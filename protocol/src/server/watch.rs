@@ -413,6 +413,20 @@ mod tests {
     }
 
     #[test]
+    fn who_was_told_that_more_follows_is_told_when_it_does_not() {
+        let mut refs = Refs::default();
+        // Each takes a 250th of an answer and some more, so that the last fills it.
+        let names = (0..251).map(|number| format!("heads/{number:01000}"));
+        refs.update(names.map(|name| (name, Hash::of(b"commit"))).collect());
+        let (mut told, first) = refs.begin(&[], &|_| true);
+        let first = first.unwrap();
+        assert!(first.whole && first.more && first.refs.len() == 251);
+        let last = refs.next(&mut told, &|_| true).unwrap();
+        assert_eq!(last, WatchResponse::default());
+        assert_eq!(refs.next(&mut told, &|_| true), None);
+    }
+
+    #[test]
     fn whoever_was_told_everything_knows_the_refs_of_one_moment() {
         let mut random = Random(1);
         // Long enough that they do not fit into one answer.
