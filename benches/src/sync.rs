@@ -402,6 +402,7 @@ struct Echo;
 impl sync_server::Sync for Echo {
     type FetchStream = ReceiverStream<Result<proto::FetchResponse, Status>>;
     type PushStream = ReceiverStream<Result<proto::PushResponse, Status>>;
+    type WatchStream = ReceiverStream<Result<proto::WatchResponse, Status>>;
 
     async fn fetch(&self, _: Request<proto::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let (messages, stream) = tokio::sync::mpsc::channel(1);
@@ -415,6 +416,14 @@ impl sync_server::Sync for Echo {
         &self,
         _: Request<Streaming<proto::PushRequest>>,
     ) -> Result<Response<Self::PushStream>, Status> {
+        Err(Status::unimplemented("an echo"))
+    }
+
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("an echo"))
+    }
+
+    async fn get(&self, _: Request<proto::GetRequest>) -> Result<Response<proto::GetResponse>, Status> {
         Err(Status::unimplemented("an echo"))
     }
 }

@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use pleach_engine::{Database, Hash};
+use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 use tonic::metadata::errors::InvalidMetadataValue;
 use tonic::service::Interceptor;
@@ -86,9 +86,9 @@ pub struct User {
 
 /// Who has access: everybody, or users by their tokens. Cheap to clone; all clones are one, whose users can be replaced while it serves.
 #[derive(Clone, Default)]
-pub struct Access(Arc<RwLock<Option<ByToken>>>);
+pub struct Access(Arc<watch::Sender<Option<ByToken>>>);
 
-type ByToken = HashMap<Hash, Arc<User>>;
+pub(crate) type ByToken = HashMap<Hash, Arc<User>>;
 
 impl Access {
     /// Everybody may do everything.
@@ -104,9 +104,15 @@ impl Access {
     }
 
     /// Puts other users in the place of those that there were. Calls that were let in go on if their users are there with what they were
-    /// granted; else they end at their next message.
+    /// granted; else they end at their next message. Watches are asked again who calls.
     pub fn replace(&self, users: Vec<User>) {
-        *self.0.write() = Some(users.into_iter().map(|user| (user.token_hash, Arc::new(user))).collect());
+        let users = users.into_iter().map(|user| (user.token_hash, Arc::new(user))).collect();
+        self.0.send_replace(Some(users));
+    }
+
+    /// Says when the users are replaced.
+    pub(crate) fn replacements(&self) -> watch::Receiver<Option<ByToken>> {
+        self.0.subscribe()
     }
 
     /// Who calls, by the token in the call's metadata.
@@ -114,7 +120,7 @@ impl Access {
     /// # Errors
     /// `UNAUTHENTICATED` if users are asked for, and it has no token of one of them.
     pub fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let access = self.0.read();
+        let access = self.0.borrow();
         let Some(users) = access.as_ref() else { return Ok(Caller(None)) };
         let Some(header) = metadata.get(HEADER) else {
             return Err(Status::unauthenticated("this server has users, and the call has no token"));
@@ -130,7 +136,7 @@ impl Access {
     /// # Errors
     /// `UNAUTHENTICATED` if the user is gone, `PERMISSION_DENIED` if it has lost a grant.
     fn again(&self, caller: &Caller) -> Result<Caller, Status> {
-        let access = self.0.read();
+        let access = self.0.borrow();
         let Some(users) = access.as_ref() else { return Ok(caller.clone()) };
         let was = caller.0.as_ref().ok_or_else(|| Status::unauthenticated("this server has users now"))?;
         let is = users.get(&was.token_hash).ok_or_else(|| {
@@ -146,7 +152,7 @@ impl Access {
 }
 
 /// Somebody who calls, and what that is allowed to do: by default, anybody and everything.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller(Option<Arc<User>>);
 
 impl Caller {

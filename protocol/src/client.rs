@@ -1,16 +1,20 @@
 //! The asking side: fetch, push, pull and clone of a local database, from and to a server; what a remote is that is none, `packs` does
-//! instead. Async at the edge; chunks are read and written on a blocking
+//! instead. Watch and get need no local database. Async at the edge; chunks are read and written on a blocking
 //! thread for each transfer, with a channel of [`MESSAGES_AHEAD`](crate::limits::MESSAGES_AHEAD) messages between.
 
 mod clone;
 mod fetch;
+mod get;
 mod pull;
 mod push;
+mod watch;
 
 pub use self::clone::clone_database;
 pub use self::fetch::fetch;
+pub use self::get::{ChunkPath, get, get_below};
 pub use self::pull::pull;
 pub use self::push::{Force, HELD_BACK, PushUpdate, push};
+pub use self::watch::{RefChange, Watching, watch};
 
 pub(crate) use self::fetch::{RemoteRefs, Settle, move_refs};
 pub(crate) use self::push::remember;

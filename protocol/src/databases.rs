@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pleach_engine::{Database, Options, StoreError};
+use tokio::sync::watch;
 
 use crate::error::{Error, Result};
 
@@ -27,6 +28,8 @@ struct Inner {
     /// One slot per name that was asked for. The lock of a slot is held while its database is opened, made or dropped, so that
     /// this happens once; the lock of the map never is.
     slots: Mutex<HashMap<String, Arc<Mutex<Option<Database>>>>>,
+    /// Told whenever some were closed or dropped.
+    losses: watch::Sender<()>,
 }
 
 impl Databases {
@@ -39,7 +42,12 @@ impl Databases {
                 std::fs::remove_dir_all(&path).map_err(|source| io(&path, source))?;
             }
         }
-        let inner = Inner { data_dir: data_dir.to_owned(), options, slots: Mutex::default() };
+        let inner = Inner {
+            data_dir: data_dir.to_owned(),
+            options,
+            slots: Mutex::default(),
+            losses: watch::Sender::default(),
+        };
         Ok(Databases { inner: Arc::new(inner) })
     }
 
@@ -59,6 +67,23 @@ impl Databases {
             *open = self.inner.open(name)?;
         }
         Ok(open.clone())
+    }
+
+    /// The database called `name`, if it is open.
+    pub(crate) fn opened(&self, name: &str) -> Option<Database> {
+        let slot = self.inner.slots.lock().get(name)?.clone();
+        let open = slot.lock();
+        open.clone()
+    }
+
+    /// Whether there is a database called `name`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        check_database_name(name).is_ok() && self.inner.path(name).is_dir()
+    }
+
+    /// Says when databases were closed or dropped.
+    pub(crate) fn losses(&self) -> watch::Receiver<()> {
+        self.inner.losses.subscribe()
     }
 
     /// Makes an empty database called `name`.
@@ -113,6 +138,7 @@ impl Databases {
             // It is gone already; an error of its last write concerns nobody.
             let _ = database.close();
         }
+        self.inner.losses.send_replace(());
         std::fs::remove_dir_all(&unfinished).map_err(|source| io(&unfinished, source))?;
         Ok(true)
     }
@@ -141,6 +167,7 @@ impl Databases {
                 first = first.and(database.close().map_err(Error::from));
             }
         }
+        self.inner.losses.send_replace(());
         first
     }
 }

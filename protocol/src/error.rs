@@ -140,6 +140,22 @@ pub enum Error {
         /// URL of the remote.
         url: String,
     },
+    /// Something that only a server does.
+    #[error("{url} is no server: {instead}")]
+    NoServer {
+        /// URL of the remote.
+        url: String,
+        /// Why not, and what to do.
+        instead: &'static str,
+    },
+    /// A server gave no chunk, or has no such database.
+    #[error("{url}: {what}")]
+    NoChunk {
+        /// URL of the remote.
+        url: String,
+        /// The server's reason.
+        what: String,
+    },
     /// A remote has no such branch.
     #[error("remote `{remote}` has no branch `{branch}`")]
     UnknownBranch {
@@ -307,9 +323,11 @@ impl Error {
             | Error::NotARemote { .. }
             | Error::NotFetched { .. }
             | Error::NoUpkeep { .. }
+            | Error::NoServer { .. }
             | Error::Exists { .. } => ErrorKind::Input,
             Error::UnknownDatabase { .. }
             | Error::UnknownBranch { .. }
+            | Error::NoChunk { .. }
             | Error::NothingThere { .. }
             | Error::NoPlace { .. } => ErrorKind::NotFound,
             Error::Unreachable { .. }

@@ -10,6 +10,8 @@
 //! → the refs move by one compare-and-set → the engine merges. A push is the same from the other side. At a remote that is no server,
 //! `packs` reads and writes the same records as objects.
 //!
+//! Beside these, [`watch`] tells when a server's refs move, and [`get`] and [`get_below`] ask it for single chunks.
+//!
 //! What is not here: roles, epochs and acknowledgements (replication), arguments and environment (the server).
 
 mod access;
@@ -37,7 +39,10 @@ mod tls;
 mod transfer;
 
 pub use access::{Access, Bearer, Caller, Credential, Credentials, Grant, Guarded, Right, Token, User};
-pub use client::{Force, HELD_BACK, PushUpdate, clone_database, fetch, pull, push};
+pub use client::{
+    ChunkPath, Force, HELD_BACK, PushUpdate, RefChange, Watching, clone_database, fetch, get, get_below,
+    pull, push, watch,
+};
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;
 pub use error::{Error, ErrorKind, Result};

@@ -172,3 +172,21 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Largest file of certificates or keys, in bytes: that of a system's authorities takes about 256 KiB.
 pub const PEM_BYTES_MAX: u64 = 4 << 20;
+
+/// Watches that one server keeps at the same time. They take no turns of transfers.
+pub const WATCHES_MAX: usize = 1024;
+
+/// Refs that are gone which a server remembers for watches that were not told yet, per database.
+pub const WATCH_GONE_MAX: usize = 1 << 12;
+
+/// A server that looked for the refs that changed rests for this many times as long as that took, so that a stream of changes costs no more
+/// than a tenth of a core, and at least for [`WATCH_REST_MIN`].
+pub const WATCH_REST_TIMES: u32 = 10;
+/// See [`WATCH_REST_TIMES`].
+pub const WATCH_REST_MIN: Duration = Duration::from_millis(1);
+
+/// Chunks in one get.
+pub const GET_CHUNKS_MAX: usize = 1024;
+
+/// Bytes of chunks in the answer to one get, unless the first alone has more.
+pub const GET_BYTES: usize = 1 << 20;

@@ -18,7 +18,9 @@
 //! ```
 
 mod fetch;
+mod get;
 mod push;
+mod watch;
 
 use std::sync::{Arc, Weak};
 
@@ -27,6 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::push::{Answers, Pushes};
+use self::watch::{Watch, Watches};
 use crate::access::{Access, Guarded, Right};
 use crate::databases::Databases;
 use crate::error::Error;
@@ -52,7 +55,7 @@ impl<F: Fn(&str) -> Result<PushPermit, String> + Send + Sync + 'static> PushGate
     }
 }
 
-/// Answers Fetch and Push.
+/// Answers Fetch, Push, Watch and Get.
 #[derive(Clone)]
 pub struct SyncService {
     databases: Databases,
@@ -61,13 +64,16 @@ pub struct SyncService {
     answers: Arc<Answers>,
     pushes: Arc<Pushes>,
     turns: Arc<Semaphore>,
+    watches: Arc<Watches>,
 }
 
 impl SyncService {
     /// A service over `databases` that takes pushes.
     pub fn new(databases: Databases) -> SyncService {
+        let watches = Arc::new(Watches::new(databases.clone()));
         SyncService {
             databases,
+            watches,
             gate: Arc::new(|_: &str| Ok(Box::new(()) as PushPermit)),
             access: Access::open(),
             answers: Arc::default(),
@@ -84,6 +90,11 @@ impl SyncService {
     /// The same service, for those alone who have access.
     pub fn with_access(self, access: Access) -> SyncService {
         SyncService { access, ..self }
+    }
+
+    /// Ends all watches, which otherwise last as long as their callers wish, and takes no more: call it on a clone when the server is to stop.
+    pub fn end_watches(&self) {
+        self.watches.end();
     }
 
     /// The service for a tonic router, with its limits set. It reads no message of a call that has no access.
@@ -113,6 +124,7 @@ pub fn transport() -> tonic::transport::Server {
 impl proto::sync_server::Sync for SyncService {
     type FetchStream = ReceiverStream<Result<proto::FetchResponse, Status>>;
     type PushStream = ReceiverStream<Result<proto::PushResponse, Status>>;
+    type WatchStream = ReceiverStream<Result<proto::WatchResponse, Status>>;
 
     async fn fetch(
         &self,
@@ -169,6 +181,38 @@ impl proto::sync_server::Sync for SyncService {
         tokio::spawn(pump(request.into_inner(), messages, stop));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
+
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = self.access.caller(request.metadata())?;
+        caller.require(Right::Read, &request.get_ref().database).map_err(|error| status(&error))?;
+        let place = self.watches.place()?;
+        // One answer waits for the caller, the next is made when that is read; and there is room for the end.
+        let (answers, stream) = mpsc::channel(2);
+        let (metadata, _, request) = request.into_parts();
+        let (watches, access) = (self.watches.clone(), self.access.clone());
+        let watch = Watch { watches, access, metadata, caller, request };
+        tokio::spawn(async move {
+            watch.serve(answers).await;
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn get(&self, request: Request<proto::GetRequest>) -> Result<Response<proto::GetResponse>, Status> {
+        let caller = self.access.caller(request.metadata())?;
+        caller.require(Right::Read, &request.get_ref().database).map_err(|error| status(&error))?;
+        let stopping = || Status::unavailable("shutting down");
+        let turn = self.turns.clone().acquire_owned().await.map_err(|_| stopping())?;
+        let databases = self.databases.clone();
+        let answered = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            get::serve(&databases, &caller, request.get_ref()).map_err(|error| status(&error))
+        });
+        answered.await.map_err(|_| stopping())?.map(Response::new)
+    }
 }
 
 /// Lets go of pushes that were cut, and that nobody has taken up by then.
@@ -205,6 +249,7 @@ fn status(error: &Error) -> Status {
     let code = match error {
         Error::UnknownDatabase { .. } | Error::BadDatabaseName { .. } => Code::NotFound,
         Error::NotAllowed { what, .. } => return Status::permission_denied(what),
+        Error::NoChunk { what, .. } => return Status::not_found(what),
         Error::Limit { .. } => Code::ResourceExhausted,
         Error::Moved { .. } => Code::Aborted,
         Error::Cut { .. } => Code::Cancelled,

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pleach_engine::row::{Column, Type, Value};
-use pleach_engine::{Database, Hash, NewCommit, Schema, Transaction, TransactionOutcome, difference};
+use pleach_engine::{
+    Database, Definition, Hash, NewCommit, Schema, Transaction, TransactionOutcome, difference,
+};
 use pleach_protocol::proto::{self, fetch_response, push_request, push_response, sync_server};
 use pleach_protocol::record::Record;
 use pleach_protocol::{
@@ -127,6 +129,22 @@ fn what_is_no_small_change_of_rows_travels_as_nodes() {
     // What stands out of line already, and does not change, is in nobody's way.
     let after = set(&db, [17], 2);
     assert_eq!(sizes(&messages(&db, Some(long), after, true)).last().unwrap().0, Encoding::Edits);
+}
+
+#[test]
+fn a_table_that_is_cut_into_nodes_in_another_way_travels_as_nodes() {
+    let db = Database::memory().unwrap();
+    let first = set(&db, 0..5000, 0);
+    let salted = change(&db, |t| {
+        t.drop_table("t").unwrap();
+        t.create_table_with("t", Definition::new(None).salted(7)).unwrap();
+        (0..5000).for_each(|i| t.put("t", &i.to_be_bytes(), &value(i, u64::from(i == 9))).unwrap());
+    });
+    let here = Database::memory().unwrap();
+    receive(&here, &messages(&db, None, first, true), first).unwrap();
+    let messages = messages(&db, Some(first), salted, true);
+    assert!(sizes(&messages).iter().all(|(encoding, _)| *encoding != Encoding::Edits));
+    receive(&here, &messages, salted).unwrap();
 }
 
 /// One row of the typed table, or of the raw one.
@@ -287,6 +305,7 @@ struct Odd {
 impl sync_server::Sync for Odd {
     type FetchStream = ReceiverStream<Result<proto::FetchResponse, Status>>;
     type PushStream = ReceiverStream<Result<proto::PushResponse, Status>>;
+    type WatchStream = ReceiverStream<Result<proto::WatchResponse, Status>>;
 
     async fn fetch(
         &self,
@@ -332,6 +351,13 @@ impl sync_server::Sync for Odd {
         let (messages, stream) = tokio::sync::mpsc::channel(1);
         messages.send(Ok(proto::PushResponse { message: Some(answer) })).await.unwrap();
         Ok(Response::new(ReceiverStream::new(stream)))
+    }
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get(&self, _: Request<proto::GetRequest>) -> Result<Response<proto::GetResponse>, Status> {
+        Err(Status::unimplemented("not here"))
     }
 }
 

@@ -368,6 +368,7 @@ struct Canned(Vec<fetch_response::Message>);
 impl sync_server::Sync for Canned {
     type FetchStream = ReceiverStream<Result<proto::FetchResponse, Status>>;
     type PushStream = ReceiverStream<Result<proto::PushResponse, Status>>;
+    type WatchStream = ReceiverStream<Result<proto::WatchResponse, Status>>;
 
     async fn fetch(&self, _: Request<proto::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         let (messages, stream) = tokio::sync::mpsc::channel(self.0.len().max(1));
@@ -381,6 +382,13 @@ impl sync_server::Sync for Canned {
         &self,
         _: Request<Streaming<proto::PushRequest>>,
     ) -> Result<Response<Self::PushStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get(&self, _: Request<proto::GetRequest>) -> Result<Response<proto::GetResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
 }

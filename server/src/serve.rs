@@ -89,8 +89,8 @@ async fn listen(
         .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
     let sync = SyncService::new(databases.clone())
         .with_gate(move |_: &str| gate.writable().map_err(|failure| failure.message))
-        .with_access(access.clone())
-        .into_server();
+        .with_access(access.clone());
+    let watched = sync.clone();
     let data = DataServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -99,7 +99,7 @@ async fn listen(
     let incoming = incoming()?;
     let server = pleach_protocol::transport()
         .add_service(data)
-        .add_service(sync)
+        .add_service(sync.into_server())
         .add_service(health_service)
         .add_service(reflection)
         .serve_with_incoming_shutdown(incoming, async {
@@ -110,6 +110,7 @@ async fn listen(
     announce(address)?;
     let stopped_by = stop.await;
     tracing::info!("stopping");
+    watched.end_watches();
     let _ = stopping.send(());
     match tokio::time::timeout(DRAIN_MAX, server).await {
         Ok(Ok(Ok(()))) => stopped_by,

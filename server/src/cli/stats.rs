@@ -1,9 +1,11 @@
 //! stats and chunk cat.
 
+use pleach_engine::{Chunk, Hash};
+use pleach_protocol::{Credential, Remote, RemoteUrl, get};
 use serde_json::{Value, json};
 
 use super::args::After;
-use super::{Context, print, tables};
+use super::{Context, backend, print, tables, tokens};
 use crate::error::{Failure, Result};
 use crate::proto::StatsRequest;
 
@@ -45,14 +47,36 @@ pub(super) fn stats(context: &mut Context, after: &After) -> Result<()> {
 
 /// Prints the chunk's bytes as they are hashed.
 pub(super) fn chunk_cat(context: &mut Context, hash: &str) -> Result<()> {
-    let address = hash.parse::<pleach_engine::Hash>().map_err(|_| {
+    let address = hash.parse::<Hash>().map_err(|_| {
         Failure::usage(format!("expected 64 hexadecimal digits, found `{hash}`"))
             .hint("`pleach log --json` and `pleach commit --json` print addresses in full")
     })?;
+    if context.global.server.is_some() {
+        let chunk = from_server(context, &address)?;
+        return context.output.bytes(chunk.bytes());
+    }
     let database = context.local("chunk cat")?;
     match database.store().get(&address).map_err(pleach_engine::Error::from)? {
         Some(chunk) => context.output.bytes(chunk.bytes()),
         None => Err(Failure::not_found(format!("no chunk {address} in this database"))
             .hint("it may be in a remote: `pleach fetch`")),
     }
+}
+
+/// The chunk at `address`, as the server gives it to who may read the whole database, and checked.
+fn from_server(context: &Context, address: &Hash) -> Result<Chunk> {
+    let (Some(server), Some(database)) = (&context.global.server, &context.global.database) else {
+        return Err(Failure::usage("--server needs --database NAME"));
+    };
+    let name = database.split_once('@').map_or(database.as_str(), |(name, _)| name);
+    let url = RemoteUrl::parse(&format!("{}/{name}", server.trim_end_matches('/')))?;
+    let tls = url
+        .host()
+        .map(|host| context.credentials().map(|credentials| credentials.of(host).tls))
+        .transpose()?;
+    let token = tokens::token(&context.global)?;
+    let url = url.with_credential(Credential { token, tls: tls.unwrap_or_default() });
+    let asked = async { get(&Remote::connect(&url).await?, &[*address]).await };
+    let chunk = backend::runtime()?.block_on(asked)?.pop();
+    chunk.ok_or_else(|| Failure::not_found(format!("{url}: no chunk {address}")))
 }

@@ -92,6 +92,23 @@ fn e5_a_user_may_do_what_is_granted_and_nothing_else() {
 }
 
 #[test]
+fn e5_a_chunk_is_printed_by_its_hash_to_who_may_read_the_whole_database() {
+    let guarded = Guarded::new();
+    let head = guarded.run("admin", "shop", &["log", "-n", "1", "--json"]).json()["hash"].clone();
+    let head = head.as_str().unwrap();
+    let cat = |user: &str, hash: &str| guarded.run(user, "shop", &["chunk", "cat", hash]);
+    let mut command = guarded.sandbox.command(&guarded.server.args("shop", &["chunk", "cat", head]));
+    let output = command.arg("--token-file").arg(guarded.token("reader")).output().unwrap();
+    assert_eq!(pleach_engine::Hash::of(&output.stdout).to_string(), head);
+    let absent = cat("reader", &"0".repeat(64)).fails(1);
+    // Others are told the same of what is there and what is not.
+    for hash in [head, &"0".repeat(64)] {
+        assert_eq!(cat("publisher", hash).fails(1), absent);
+        cat("nobody", hash).fails(5);
+    }
+}
+
+#[test]
 fn e5_a_grant_for_some_branches_shows_no_others() {
     let guarded = Guarded::new();
     let admin = |args: &[&str]| guarded.run("admin", "shop@secret", args).ok();
