@@ -8,7 +8,7 @@
 //! 1. What is granted is never more than there is: [`Options::work_bytes`](crate::Options::work_bytes). Beside it each lease has the least, 64 KiB, so that everybody comes to an end.
 //! 2. What a lease had is free again when it is dropped.
 //!
-//! Who cannot make do says what it takes ([`Lease::take`]); others then get less. `docs/decisions/0008-one-memory-budget.md` says who asks for what.
+//! Who cannot make do says what it takes ([`Lease::take`]); others then get less, but half of all is theirs whatever it is. `docs/decisions/0008-one-memory-budget.md` says who asks for what.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,11 +50,13 @@ impl Budget {
 pub struct Lease {
     budget: Arc<Budget>,
     bytes: u64,
+    /// What of that others miss: all, but of what was taken without asking at most half of what there is.
+    counted: u64,
 }
 
 impl Lease {
     pub(crate) fn new(budget: Arc<Budget>) -> Lease {
-        Lease { budget, bytes: 0 }
+        Lease { budget, bytes: 0, counted: 0 }
     }
 
     /// Bytes that may be held.
@@ -87,6 +89,7 @@ impl Lease {
             Ok(before) => {
                 self.budget.most.fetch_max(before + more, Ordering::Relaxed);
                 self.bytes = wanted;
+                self.counted += more;
                 true
             }
             Err(_) => false,
@@ -97,14 +100,16 @@ impl Lease {
     pub fn take(&mut self, bytes: u64) {
         if bytes > self.bytes() {
             let more = self.wanted(bytes) - self.bytes;
-            self.budget.add(more);
-            self.bytes += more;
+            let counted = (self.counted + more).min((self.budget.total / 2).max(self.counted));
+            self.budget.add(counted - self.counted);
+            (self.bytes, self.counted) = (self.bytes + more, counted);
         }
     }
 
     /// Gives back all but the least.
     pub fn release(&mut self) {
-        self.budget.leased.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
+        self.bytes = 0;
+        self.budget.leased.fetch_sub(std::mem::take(&mut self.counted), Ordering::Relaxed);
     }
 }
 

@@ -29,8 +29,8 @@ const LONGER: u32 = 2;
 /// A key, and the value that it has now; `None`: its row is gone.
 pub(crate) type Row = (Vec<u8>, Option<Vec<u8>>);
 
-/// The payload that says `edits`.
-pub(crate) fn encode(encoder: &mut Encoder, edits: &[RowEdit]) -> std::io::Result<Vec<u8>> {
+/// The payload that says `edits`; `None` if that would be more than a receiver takes.
+pub(crate) fn encode(encoder: &mut Encoder, edits: &[RowEdit]) -> std::io::Result<Option<Vec<u8>>> {
     let (mut keys, mut values, mut olds) = (Vec::new(), Vec::new(), Vec::new());
     let mut before: &[u8] = &[];
     for RowEdit { key, old, new } in edits {
@@ -48,6 +48,10 @@ pub(crate) fn encode(encoder: &mut Encoder, edits: &[RowEdit]) -> std::io::Resul
         olds.extend_from_slice(old.as_deref().unwrap_or_default());
         before = key;
     }
+    // What stands around the keys counts too.
+    if edits.len() > EDITS_ROWS_MAX || keys.len().max(values.len()).max(olds.len()) > EDITS_BYTES_MAX {
+        return Ok(None);
+    }
     let mut payload = vec![0];
     write_varint(&mut payload, keys.len() as u32);
     let (keys_encoding, encoded) = encoder.encode(&keys, None)?;
@@ -60,7 +64,7 @@ pub(crate) fn encode(encoder: &mut Encoder, edits: &[RowEdit]) -> std::io::Resul
     let (values_encoding, encoded) = encoder.encode(&values, prefix)?;
     payload.extend_from_slice(encoded);
     payload[0] = code(keys_encoding) | code(values_encoding) << 2;
-    Ok(payload)
+    Ok(Some(payload))
 }
 
 fn code(encoding: Encoding) -> u8 {

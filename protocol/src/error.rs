@@ -61,6 +61,14 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory holds the beginning of another clone.
+    #[error("{} holds the beginning of a clone of {of}, or of other branches; go on with that, or give another directory", path.display())]
+    OtherClone {
+        /// The directory.
+        path: PathBuf,
+        /// Of which URL.
+        of: String,
+    },
     /// The server has no such database.
     #[error(
         "{url}: no such database on the server; make it there with `database create`, or correct the URL"
@@ -232,18 +240,15 @@ pub enum Error {
         /// What the bytes hash to.
         found: Hash,
     },
-    /// A table that was sent as the rows that changed came to something else than its parent says.
+    /// A table that was sent as the rows that changed does not come out as its parent says.
     #[error(
-        "record {record}: the rows that changed make the table {found}, expected {expected}: the two sides do not compute alike; \
-         it was not stored"
+        "record {record}: rows that changed do not make the table that was meant: {what}; it was not stored"
     )]
     WrongEdits {
         /// Number of the record in the transfer.
         record: u64,
-        /// What the verified parent says.
-        expected: Hash,
-        /// What the rows come to.
-        found: Hash,
+        /// What is wrong.
+        what: String,
     },
     /// A chunk that nothing asked for.
     #[error("record {record}: a chunk that was not asked for; it was not stored")]
@@ -324,6 +329,7 @@ impl Error {
             | Error::NotFetched { .. }
             | Error::NoUpkeep { .. }
             | Error::NoServer { .. }
+            | Error::OtherClone { .. }
             | Error::Exists { .. } => ErrorKind::Input,
             Error::UnknownDatabase { .. }
             | Error::UnknownBranch { .. }

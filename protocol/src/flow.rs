@@ -10,6 +10,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::error::Result;
+use crate::limits::RATE_MIN;
 use crate::objects::Objects;
 
 /// How a transfer is watched and limited. By default not at all. Clones share the rate and the counts.
@@ -42,11 +43,11 @@ pub struct Passed {
 }
 
 impl Flow {
-    /// At most so many bytes a second (at least 1), sent and received together; `None` is as many as can be. `tell` is called with what has passed,
+    /// At most so many bytes a second (at least [`RATE_MIN`](crate::limits::RATE_MIN)), sent and received together; `None` is as many as can be. `tell` is called with what has passed,
     /// after each message or object, from whatever thread; it must not block.
     pub fn new(rate: Option<u64>, tell: Option<impl Fn(&Passed) + Send + Sync + 'static>) -> Flow {
         let tell = tell.map(|tell| Box::new(tell) as Tell);
-        let rate = rate.map(|rate| rate.max(1));
+        let rate = rate.map(|rate| rate.max(RATE_MIN));
         Flow(Some(Arc::new(Inner { rate, tell, state: Mutex::default() })))
     }
 

@@ -99,6 +99,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle connection with a stream on it is asked for a sign of life, and how long that may take.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// Least rate that a transfer is held to, in bytes a second: the largest message passes before its server gives up waiting.
+pub const RATE_MIN: u64 = 128 << 10;
+
 /// How long a server waits for the next message of a push.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -27,14 +27,17 @@ pub struct Reached {
 impl Reached {
     /// Adds how far an attempt has come that began here. Whether that is any further.
     pub(crate) fn go_on(&mut self, attempt: Reached) -> bool {
-        if attempt == Reached::default() || attempt == *self {
+        if attempt == Reached::default() {
             return false;
         }
         let earlier = std::mem::replace(self, attempt);
-        let known: HashSet<Hash> = self.commits.iter().copied().collect();
-        self.commits.extend(earlier.commits.into_iter().filter(|commit| !known.contains(commit)));
+        let known: HashSet<Hash> = earlier.commits.iter().copied().collect();
+        let further =
+            self.place != earlier.place || self.commits.iter().any(|commit| !known.contains(commit));
+        let now: HashSet<Hash> = self.commits.iter().copied().collect();
+        self.commits.extend(earlier.commits.into_iter().filter(|commit| !now.contains(commit)));
         self.commits.truncate(HAVES_MAX);
-        true
+        further
     }
 }
 
@@ -112,7 +115,9 @@ impl Patience {
         if self.tries >= if self.moved { RESUME_TRIES } else { 2 } {
             return Err(why);
         }
-        tokio::time::sleep((RESUME_WAIT * 2u32.pow(self.tries)).min(RESUME_WAIT_MAX)).await;
+        let wait = (RESUME_WAIT * 2u32.pow(self.tries.saturating_sub(1))).min(RESUME_WAIT_MAX);
+        tracing::info!("the connection was cut, the transfer goes on in {} ms: {why}", wait.as_millis());
+        tokio::time::sleep(wait).await;
         Ok(())
     }
 }
@@ -149,5 +154,8 @@ mod tests {
         assert!(reached.go_on(Reached { commits: vec![hash(3), hash(2)], place: None }));
         assert_eq!(reached.commits, [hash(3), hash(2), hash(1)]);
         assert!(!reached.clone().go_on(reached.clone()));
+        // Less than was known is no progress, and takes nothing away.
+        assert!(!reached.go_on(Reached { commits: vec![hash(3)], place: None }));
+        assert_eq!(reached.commits, [hash(3), hash(2), hash(1)]);
     }
 }

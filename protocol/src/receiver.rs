@@ -191,7 +191,7 @@ impl Receiver {
         let expected = self.expected(record)?;
         let base = self.base(record)?;
         if record.encoding == Encoding::Edits {
-            return self.rebuild(record, expected, offset);
+            return self.rebuild(record, expected);
         }
         let base_bytes = base.as_ref().map_or(&[][..], Chunk::bytes);
         let bytes = self
@@ -215,27 +215,27 @@ impl Receiver {
 
     /// Makes a table of the one before and the rows that changed. What it comes to must be what the parent expects; until then nothing
     /// leads to it.
-    fn rebuild(&mut self, record: &Record<'_>, expected: Hash, offset: usize) -> Result<()> {
-        let number = self.records;
-        let malformed = |what: String| Error::Record { record: number, offset, what };
+    fn rebuild(&mut self, record: &Record<'_>, expected: Hash) -> Result<()> {
+        let record_number = self.records;
+        let wrong = |what: String| Error::WrongEdits { record: record_number, what };
         let (Some(parent), Some(BaseName::Child(of_base))) = (self.path.last(), record.base) else {
-            return Err(malformed("edits of nothing".to_owned()));
+            return Err(wrong("they are of nothing".to_owned()));
         };
-        let Some(base) = &parent.base else { return Err(malformed("edits of nothing".to_owned())) };
+        let Some(base) = &parent.base else { return Err(wrong("they are of nothing".to_owned())) };
         let from = Named { leaf: base, child: of_base };
         let to = Named { leaf: &parent.chunk, child: parent.current };
         let batch = std::mem::take(&mut self.batch);
         let refused = |error: pleach_engine::Error| match error {
             pleach_engine::Error::Store(_) => Error::from(error),
-            other => malformed(other.to_string()),
+            other => wrong(other.to_string()),
         };
         let rebuild = Rebuild::new(self.database.store(), batch, from, to).map_err(refused)?;
         let edits = edits::decode(&mut self.decoder, record.payload, |key| rebuild.old(key));
-        let edits = edits.map_err(refused)?.map_err(malformed)?;
+        let edits = edits.map_err(refused)?.map_err(wrong)?;
         let (root, batch) = rebuild.apply(edits).map_err(refused)?;
         self.batch = batch;
         if *root.hash() != expected {
-            return Err(Error::WrongEdits { record: number, expected, found: *root.hash() });
+            return Err(wrong(format!("they make {}, expected {expected}", root.hash())));
         }
         self.close()
     }

@@ -146,7 +146,7 @@ impl Sender {
         match row_edits(self.database.store(), from, to, limits)? {
             Some(edits) if !edits.is_empty() => {
                 let payload = edits::encode(&mut self.encoder, &edits);
-                payload.map(Some).map_err(|error| Error::Lost { what: error.to_string() })
+                payload.map_err(|error| Error::Lost { what: error.to_string() })
             }
             _ => Ok(None),
         }

@@ -369,11 +369,12 @@ async fn a_clone_that_failed_goes_on_when_it_is_made_again() {
         .await
         .err()
         .unwrap();
-    assert!(matches!(other, Error::Exists { .. }), "{other}");
+    assert!(matches!(other, Error::OtherClone { .. }), "{other}");
 
     let direct = Proxy::start(server.address, Duration::ZERO, || None).await.unwrap();
     drop(proxy);
-    let (copy, transfer) = clone_again(&path, direct.address()).await;
+    let remote = connected(&url(direct.address())).await;
+    let (copy, transfer) = clone_again(&path, direct.address(), &remote).await.unwrap();
     assert_whole(&copy, &db);
     assert!(transfer.bytes_received < whole.bytes_received * 2 / 3, "{transfer:?} {whole:?}");
     assert_eq!(
@@ -382,10 +383,54 @@ async fn a_clone_that_failed_goes_on_when_it_is_made_again() {
     );
 }
 
+#[tokio::test]
+async fn what_somebody_made_in_a_clone_that_was_begun_is_left_alone() {
+    let dir = TempDir::new().unwrap();
+    let server = Server::start(&dir);
+    let db = server.databases.create("shop").unwrap();
+    put(&db, 0..40_000, 0);
+    commit(&db);
+    for work in ["rows", "a commit"] {
+        let proxy = server
+            .cutting(1000, {
+                let mut first = true;
+                move || if std::mem::take(&mut first) { 1_500_000 } else { 0 }
+            })
+            .await;
+        let path = dir.path().join(work);
+        let remote = connected(&url(proxy.address())).await;
+        clone_database(&remote, &path, Options::default(), &[]).await.err().unwrap();
+        let begun = Database::open(&path, Options::default()).unwrap();
+        put(&begun, [7], 7);
+        if work == "a commit" {
+            commit(&begun);
+        }
+        let root = begun.root().unwrap();
+        begun.close().unwrap();
+        std::fs::write(path.join("notes.txt"), "mine").unwrap();
+        // Where clones went on before, this one is refused, or leaves the branch as it is.
+        let moved = connected(&url(server.address)).await;
+        let again = clone_again(&path, server.address, &moved).await;
+        if work == "rows" {
+            assert!(matches!(again.err().unwrap(), Error::Exists { .. }));
+        } else {
+            again.unwrap().0.close().unwrap();
+        }
+        let begun = Database::open(&path, Options::default()).unwrap();
+        assert_eq!(begun.root().unwrap(), root, "{work}");
+        assert!(path.join("notes.txt").exists());
+    }
+}
+
 /// Goes on with a clone that was begun by way of another address.
-async fn clone_again(path: &std::path::Path, address: SocketAddr) -> (Database, Transfer) {
+async fn clone_again(
+    path: &std::path::Path,
+    address: SocketAddr,
+    remote: &Remote,
+) -> Result<(Database, Transfer), Error> {
     let begun = Database::open(path, Options::default()).unwrap();
-    begun.set_setting("cloning", Some(&format!("{} ", url(address)))).unwrap();
+    let hash = Hash::of(format!("{}\n", url(address)).as_bytes());
+    begun.set_setting("cloning", Some(&format!("{hash} {}", url(address)))).unwrap();
     begun.close().unwrap();
-    clone_database(&connected(&url(address)).await, path, Options::default(), &[]).await.unwrap()
+    clone_database(remote, path, Options::default(), &[]).await
 }

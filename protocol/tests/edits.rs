@@ -132,13 +132,26 @@ fn what_is_no_small_change_of_rows_travels_as_nodes() {
 }
 
 #[test]
+fn long_keys_that_together_are_just_too_many_travel_as_nodes() {
+    let db = Database::memory().unwrap();
+    let keys: Vec<Hash> = (0..32_600u32).map(|i| Hash::of(&i.to_le_bytes())).collect();
+    let put = |value: &'static [u8]| {
+        change(&db, |t| keys.iter().for_each(|key| t.put("t", key.as_bytes(), value).unwrap()))
+    };
+    let (first, second) = (put(b"first"), put(b"second"));
+    let here = Database::memory().unwrap();
+    receive(&here, &messages(&db, None, first, true), first).unwrap();
+    receive(&here, &messages(&db, Some(first), second, true), second).unwrap();
+}
+
+#[test]
 fn a_table_that_is_cut_into_nodes_in_another_way_travels_as_nodes() {
     let db = Database::memory().unwrap();
     let first = set(&db, 0..5000, 0);
     let salted = change(&db, |t| {
         t.drop_table("t").unwrap();
         t.create_table_with("t", Definition::new(None).salted(7)).unwrap();
-        (0..5000).for_each(|i| t.put("t", &i.to_be_bytes(), &value(i, u64::from(i == 9))).unwrap());
+        (0..5000u64).for_each(|i| t.put("t", &i.to_be_bytes(), &value(i, u64::from(i == 9))).unwrap());
     });
     let here = Database::memory().unwrap();
     receive(&here, &messages(&db, None, first, true), first).unwrap();

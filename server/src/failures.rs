@@ -163,7 +163,7 @@ impl From<pleach_protocol::Error> for Failure {
             Error::BadRef { .. } => Failure::usage(message).hint("names follow git's rules"),
             Error::BadDatabaseName { .. } => Failure::usage(message)
                 .hint("begin with a small letter, a digit or `_`, and go on with these and `-`"),
-            Error::Exists { .. } => Failure::exists("").reworded(split(Kind::Refused, &message)),
+            Error::Exists { .. } | Error::OtherClone { .. } => Failure::exists("").reworded(split(Kind::Refused, &message)),
             Error::NotARemote { .. } => split(Kind::Refused, &message),
             Error::DamagedRemote { .. } => split(Kind::Damaged, &message),
             Error::NotAllowed { ref what, .. } if what.contains("; ") => split(Kind::NotAllowed, &message),

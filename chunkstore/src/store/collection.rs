@@ -233,6 +233,7 @@ impl Shared {
     fn collect(&self, dry_run: bool, observer: Option<&Observer>) -> Result<Collected> {
         // How many there are to be marked is what marking finds out.
         let mut meter = Meter::new(observer, "marking", "chunks", None);
+        let mut silent = Meter::new(None, "marking", "chunks", None);
         let mut marks = self.begin_marking()?;
         self.mark(&mut marks, &mut meter)?;
         let mut rounds = 0;
@@ -242,9 +243,12 @@ impl Shared {
                 Err(more) => more,
             };
             rounds += 1;
-            let waiting = self.take_waiting(rounds >= ROUNDS_MAX);
-            self.mark_waiting(&mut more, waiting, &mut queue, &mut meter)?;
-            self.drain(&mut more, &mut queue, &mut meter)?;
+            let is_closed = rounds >= ROUNDS_MAX;
+            // While those who append wait, nobody is told: that may take its time.
+            let meter = if is_closed { &mut silent } else { &mut meter };
+            let waiting = self.take_waiting(is_closed);
+            self.mark_waiting(&mut more, waiting, &mut queue, meter)?;
+            self.drain(&mut more, &mut queue, meter)?;
             marks = more;
         };
         meter.end();

@@ -185,7 +185,9 @@ impl<R: Read> Plan<'_, R> {
     /// Merges the rows of these leaves.
     fn merge_rows(&mut self, sides: Sides<'_>) -> Result<()> {
         let reader = self.reader;
-        let leaves = sides.map(|side| Leaves::open(reader, side));
+        // What an earlier part has done is not read again.
+        let is_done = |leaf: &Closed| self.after.as_deref().is_some_and(|after| leaf.key.as_slice() <= after);
+        let leaves = sides.map(|side| Leaves::open(reader, &side[side.partition_point(is_done)..]));
         let [base, ours, theirs] = leaves;
         let (mut base, mut ours, mut theirs) = (base?, ours?, theirs?);
         loop {

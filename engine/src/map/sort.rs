@@ -117,9 +117,9 @@ impl Sorter {
         let runs_max = (bytes / PIECE_MIN).max(2);
         while self.runs.len() > runs_max {
             let runs = mem::take(&mut self.runs);
+            // Each pass writes a file of its own, and the one before goes.
+            let Some((file, _)) = self.file.take() else { return Ok(()) };
             for some in runs.chunks(runs_max) {
-                let Some((file, _)) = &self.file else { return Ok(()) };
-                let file = file.clone();
                 let mut run = RunWriter::new(&self.store, &mut self.file)?;
                 merge(&self.store, &file, some, bytes, self.dedup, |row| run.push(row))?;
                 self.runs.push(run.end()?);

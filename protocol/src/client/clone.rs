@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pleach_engine::{DEFAULT_BRANCH, Database, Options, RefUpdate, StoreError};
+use pleach_engine::{DEFAULT_BRANCH, Database, Hash, Options, RefUpdate, StoreError};
 
 use super::blocking;
 use super::fetch::{RemoteRefs, fetch_and, tracking};
@@ -13,16 +13,18 @@ use crate::transfer::Transfer;
 
 /// The setting of a clone that is not complete: of what it is one.
 const CLONING: &str = "cloning";
+/// Characters of its URL there.
+const URL_SHOWN: usize = 200;
 /// The name that a clone gives to where it came from.
 const ORIGIN: &str = "origin";
 
 /// Makes a database in `dir` with the branches and tags of `remote`; of the branches only those in `branches` (patterns, `*` for any
 /// characters) unless there are none in it. Every branch is made here with its work, and the remote's default branch is current.
-/// `dir` is made; if it exists it must be empty, or hold the beginning of a clone of the same URL and branches, which then goes on. If the remote cannot
-/// be reached any more, or the process ends, what has arrived stays for that; if anything else fails, nothing is left there.
+/// `dir` is made; if it exists it must be empty, or hold the beginning of a clone of the same, on which nobody has worked: that goes on. If
+/// something has arrived when this fails, or the process ends, it stays for that; else nothing is left.
 ///
 /// # Errors
-/// [`Error::Exists`], [`Error::UnknownBranch`] if no branch matches; those of a fetch.
+/// [`Error::Exists`], [`Error::OtherClone`], [`Error::UnknownBranch`] if no branch matches; those of a fetch.
 pub async fn clone_database(
     remote: &Remote,
     dir: &Path,
@@ -31,26 +33,25 @@ pub async fn clone_database(
 ) -> Result<(Database, Transfer)> {
     let patterns = RefPatterns::branches(branches)?;
     let (path, existed) = (dir.to_owned(), dir.exists());
-    let what = format!("{} {}", remote.url(), branches.join(" "));
-    let database = blocking(move || {
+    let what = Cloning::of(&remote.url().to_string(), branches);
+    let (database, is_new) = blocking(move || {
         if std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
-            return begun(&path, options, &what);
+            return Ok((begun(&path, options, &what)?, false));
         }
         let database = Database::init(&path, options)?;
-        database.set_setting(CLONING, Some(&what))?;
-        Ok(database)
+        database.set_setting(CLONING, Some(&what.0))?;
+        Ok((database, true))
     })
     .await?;
     match fill(&database, remote, &patterns, branches).await {
         Ok(transfer) => Ok((database, transfer)),
         Err(error) => {
             let path = dir.to_owned();
-            let goes_on = matches!(error, Error::Unreachable { .. });
             // The error that matters is the first one.
             let _ = blocking(move || {
-                let has_some = !database.settings("fetching.")?.is_empty();
+                let has_some = database.settings("fetching.").map_or(true, |notes| !notes.is_empty());
                 let _ = database.close();
-                if !(goes_on && has_some) {
+                if is_new && !has_some {
                     remove(&path, existed);
                 }
                 Ok(())
@@ -61,20 +62,45 @@ pub async fn clone_database(
     }
 }
 
-/// The database in which a clone of the same was begun.
-fn begun(path: &Path, options: Options, what: &str) -> Result<Database> {
+/// Of what a clone is one, as it stands in a setting: the hash of the URL and the patterns of branches, and the URL, for people.
+struct Cloning(String);
+
+impl Cloning {
+    fn of(url: &str, branches: &[String]) -> Cloning {
+        let hash = Hash::of(format!("{url}\n{}", branches.join("\n")).as_bytes());
+        Cloning(format!("{hash} {}", url.chars().take(URL_SHOWN).collect::<String>()))
+    }
+}
+
+/// The database in which a clone of the same was begun, if nobody has worked there.
+fn begun(path: &Path, options: Options, what: &Cloning) -> Result<Database> {
     let exists = || Error::Exists { path: path.to_owned() };
     let database = Database::open(path, options).map_err(|error| match error {
         // Whoever works on it now may be the clone itself.
         in_use @ pleach_engine::Error::Store(StoreError::Locked { .. }) => Error::from(in_use),
         _ => exists(),
     })?;
-    match database.setting(CLONING)? {
-        Some(begun) if begun == what => Ok(database),
-        _ => {
+    match goes_on(&database, path, what) {
+        Ok(()) => Ok(database),
+        Err(error) => {
             database.close()?;
-            Err(exists())
+            Err(error)
         }
+    }
+}
+
+/// Whether this is the beginning of the same clone, as that left it.
+fn goes_on(database: &Database, path: &Path, what: &Cloning) -> Result<()> {
+    let exists = || Error::Exists { path: path.to_owned() };
+    let begun = database.setting(CLONING)?.ok_or_else(exists)?;
+    if begun != what.0 {
+        let of = begun.split_once(' ').map_or_else(String::new, |(_, url)| url.to_owned());
+        return Err(Error::OtherClone { path: path.to_owned(), of });
+    }
+    // A clone makes its branches all at once, with the last that it does.
+    match database.refs(HEADS).is_empty() && database.status(DEFAULT_BRANCH)?.dirty {
+        true => Err(exists()),
+        false => Ok(()),
     }
 }
 
@@ -85,12 +111,16 @@ async fn fill(
     branches: &[String],
 ) -> Result<Transfer> {
     let (known, wanted) = (patterns.clone(), branches.to_vec());
+    // A clone that ended just before it said so is only brought up to date.
+    let has_branches = !database.refs(HEADS).is_empty();
     let settle = Box::new(move |database: &Database, refs: &RemoteRefs| {
         if !wanted.is_empty() && !refs.keys().any(|name| name.starts_with(HEADS)) {
             return Err(Error::UnknownBranch { remote: ORIGIN.to_owned(), branch: wanted.join(", ") });
         }
         let (mut moves, results) = tracking(database, ORIGIN, &known, refs)?;
-        moves.extend(own_branches(database, refs)?);
+        if !has_branches {
+            moves.extend(own_branches(database, refs)?);
+        }
         Ok((moves, results))
     });
     let (transfer, default_branch) = fetch_and(database, remote, ORIGIN, patterns, settle).await?;
@@ -98,7 +128,7 @@ async fn fill(
     blocking(move || {
         database.set_setting(&format!("remote.{ORIGIN}.url"), Some(&url))?;
         database.set_setting(CLONING, None)?;
-        if !default_branch.is_empty() && default_branch != DEFAULT_BRANCH {
+        if !has_branches && !default_branch.is_empty() && default_branch != DEFAULT_BRANCH {
             database.switch(&default_branch)?;
             // The branch that every new database has is no branch of the remote, unless that says so.
             if database.branch(DEFAULT_BRANCH)?.is_some_and(|branch| branch.head.is_none()) {

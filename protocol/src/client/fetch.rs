@@ -82,8 +82,9 @@ pub(super) async fn fetch_and(
             }
             Ok(Fetched::Cut { why, reached }) => {
                 let further = from.reached.go_on(reached);
-                note.write(&from.reached).await?;
-                tracing::info!(remote = %remote.url(), "the connection was cut, the fetch goes on: {why}");
+                if from.reached != Reached::default() {
+                    note.write(&from.reached).await?;
+                }
                 patience.wait(further, why).await?;
             }
             Err(why @ Error::Unreachable { .. }) => patience.wait(false, why).await?,
@@ -114,6 +115,13 @@ impl Note {
         Note { database: database.clone(), key: format!("fetching.{remote}") }
     }
 
+    fn erase_now(&self) -> Result<()> {
+        match self.database.setting(&self.key)? {
+            None => Ok(()),
+            Some(_) => Ok(self.database.set_setting(&self.key, None)?),
+        }
+    }
+
     async fn read(&self) -> Result<Reached> {
         let note = self.clone();
         let text = blocking(move || Ok(note.database.setting(&note.key)?)).await?;
@@ -131,12 +139,13 @@ impl Note {
 
     async fn erase(&self) -> Result<()> {
         let note = self.clone();
-        blocking(move || match note.database.setting(&note.key)? {
-            None => Ok(()),
-            Some(_) => Ok(note.database.set_setting(&note.key, None)?),
-        })
-        .await
+        blocking(move || note.erase_now()).await
     }
+}
+
+/// Forgets how far a fetch from a remote had come.
+pub(crate) fn forget_note(database: &Database, remote: &str) -> Result<()> {
+    Note::of(database, remote).erase_now()
 }
 
 /// Where a fetch begins.

@@ -61,7 +61,7 @@ pub enum Force {
 /// A refusal is no error: the refs in the result are then `rejected`, and none moved.
 ///
 /// # Errors
-/// The transfer failed, also when it was repeated once because the connection broke. Whether the refs moved is told by pushing again.
+/// The transfer failed, also when it went on after the connection had broken. Whether the refs moved is told by pushing again.
 pub async fn push(
     database: &Database,
     remote: &Remote,
@@ -83,20 +83,21 @@ pub async fn push(
         move || Attempt::first(&database, &remote, &name, &updates, force)
     };
     let mut attempt = blocking(plan).await?;
-    let mut again = true;
+    let (mut again, mut anew) = (true, true);
     let mut patience = Patience::default();
     loop {
+        let went_on = attempt.reached != Reached::default();
         let answer = match attempt.send(database, remote, &mut transfer).await {
-            // The answer may be what was lost: under the same key the remote gives it again. Or it keeps what it has got.
-            Err(why @ Error::Unreachable { .. }) => {
-                tracing::info!(remote = %remote.url(), "the connection was cut, the push goes on: {why}");
+            // The answer may be what was lost: under the same key the remote gives it again. Or it keeps what it has got: also if it heard
+            // nothing for too long.
+            Err(why @ (Error::Unreachable { .. } | Error::Refused { code: Code::Cancelled, .. })) => {
                 attempt.was_cut = true;
                 patience.wait(std::mem::take(&mut attempt.further), why).await?;
                 continue;
             }
             // It does not: it was restarted, and its store was collected.
             Err(Error::Refused { code: Code::InvalidArgument, .. })
-                if attempt.reached != Reached::default() =>
+                if went_on && std::mem::take(&mut anew) =>
             {
                 attempt.reached = Reached::default();
                 continue;

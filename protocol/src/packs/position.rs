@@ -109,6 +109,7 @@ pub fn forget_remote(database: &Database, remote: &str) -> Result<()> {
     {
         return Err(Error::Moved { name });
     }
+    crate::client::forget_note(database, remote)?;
     if database.setting(&setting(remote))?.is_some() {
         database.set_setting(&setting(remote), None)?;
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use pleach_protocol::limits::RATE_MIN;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Remote {
@@ -22,11 +23,20 @@ pub(crate) enum Remote {
     },
 }
 
+fn rate(text: &str) -> Result<u64, String> {
+    match crate::config::units::bytes(text)? {
+        rate if rate < RATE_MIN => {
+            Err(format!("expected at least {}KiB a second, found `{text}`", RATE_MIN >> 10))
+        }
+        rate => Ok(rate),
+    }
+}
+
 /// How fast a transfer may be.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Limit {
     /// Bytes a second, sent and received together, for example 5MiB [default: as many as can be]
-    #[arg(long, value_name = "BYTES", value_parser = crate::config::units::bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = rate)]
     pub(crate) limit_rate: Option<u64>,
 }
 
