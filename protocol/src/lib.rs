@@ -14,6 +14,7 @@
 
 mod access;
 mod client;
+mod codec;
 mod databases;
 mod edits;
 mod encoding;
