@@ -329,7 +329,7 @@ async fn pushes_that_break_the_contract() {
         ),
         ("a message longer than any", with(vec![0; 6 << 20], 1), Cancelled, "cut after 0"),
     ];
-    assert!(cases.len() >= 45);
+    assert!(cases.len() >= 50);
     for (name, messages, code, what) in cases {
         let served = Served::start();
         let before = served.state();
