@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile([CONTRACT], ["proto"])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     std::fs::write(out.join("sync_descriptor.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    let codec = "crate::codec::CountedCodec";
+    tonic_prost_build::configure().bytes(".").codec_path(codec).compile_fds(descriptors)?;
     tonic_prost_build::configure().bytes(".").compile_fds(protox::compile([MANIFEST], ["proto"])?)?;
     Ok(())
 }

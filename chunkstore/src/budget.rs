@@ -173,8 +173,10 @@ mod tests {
         let budget = Arc::new(Budget::new(TOTAL));
         let (mut taken, mut asked) = (Lease::new(budget.clone()), Lease::new(budget.clone()));
         taken.take(2 * TOTAL);
-        assert!(!asked.reach(LEAST + 1) && asked.reach(LEAST));
+        assert_eq!((taken.bytes(), budget.leased()[0]), (2 * TOTAL, TOTAL / 2));
+        assert!(!asked.reach(TOTAL / 2) && asked.reach(TOTAL / 4));
         taken.release();
+        assert_eq!(budget.leased()[0], (TOTAL / 4 - LEAST).next_multiple_of(LEAST));
         assert!(asked.reach(TOTAL / 4));
         assert_eq!(budget.leased()[0], (TOTAL / 4 - LEAST).next_multiple_of(LEAST));
     }

@@ -97,16 +97,23 @@ pub struct Rebuild {
 }
 
 impl Rebuild {
-    /// Of the table `from`, which is in the store or in `batch`, as the one that `to` names is cut into nodes.
+    /// Of the table `from`, which is in the store or in `batch`. The one that `to` names must be cut into nodes in the same way.
     ///
     /// # Errors
-    /// [`Error::Malformed`] if one of the two is no table or index; [`Error::Missing`], and the store's.
+    /// [`Error::Malformed`] if one of the two is no table or index, or they are cut in different ways; [`Error::Missing`], and the store's.
     pub fn new(store: &Store, batch: Batch, from: Named<'_>, to: Named<'_>) -> Result<Rebuild> {
         let writer = Writer::continuing(store, batch);
         let (from_found, to_found) = (find(&writer, from)?, find(&writer, to)?);
-        let (Some((_, root)), Some((config, _))) = (from_found, to_found) else {
+        let (Some((from_config, root)), Some((config, _))) = (from_found, to_found) else {
             return Err(Error::malformed(to.leaf.hash(), "expected the entry of a table or an index"));
         };
+        // Else one row would make every node anew.
+        if from_config != config {
+            return Err(Error::malformed(
+                to.leaf.hash(),
+                "expected a table that is cut into nodes as before",
+            ));
+        }
         Ok(Rebuild { writer, config, root })
     }
 

@@ -10,6 +10,12 @@ use pleach_chunkstore::{patch, testing};
 use pleach_engine::row::{Column, Type, Value};
 use pleach_engine::{Batch, Chunk, Database, Hash, NewCommit, Options, Outcome, RefUpdate, Schema, Store};
 
+#[path = "../fuzz_targets/exchange.rs"]
+mod exchange;
+
+use exchange::Specimen;
+use pleach_protocol::record::Record;
+
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Result<()> {
@@ -22,6 +28,7 @@ fn main() -> Result<()> {
     stores()?;
     patch_files()?;
     maps()?;
+    exchanges()?;
     rows()
 }
 
@@ -258,6 +265,46 @@ fn maps() -> Result<()> {
     }
     write("merge", "apart", &[&[0][..], &rows, &edits, &elsewhere].concat())?;
     write("merge", "one-sided", &[&[0][..], &rows, &[0], &elsewhere].concat())
+}
+
+/// Honest transfers, and what may lie at a remote instead of what was put there.
+fn exchanges() -> Result<()> {
+    let specimen = Specimen::new();
+    let [first, second] = specimen.commits;
+    let message =
+        |how: u8, message: &[u8]| [&[how][..], &(message.len() as u16).to_le_bytes(), message].concat();
+    let rows = specimen.messages(&[first], second, true);
+    write("records", "rows", &message(1, &rows))?;
+    write("records", "nodes", &message(1, &specimen.messages(&[first], second, false)))?;
+    write("records", "whole", &message(0, &specimen.messages(&[], second, false)))?;
+    let mut at = 0;
+    while at < rows.len() {
+        let (record, end) = Record::parse(&rows, at).map_err(|malformed| malformed.what)?;
+        if record.encoding == pleach_protocol::Encoding::Edits {
+            write("edits", "real", &[&[0, 1][..], record.payload].concat())?;
+        }
+        at = end;
+    }
+    // A row that changes, one that goes, one that comes, one that stays as long.
+    let keys = [0, 2, 0, 5, 3, 1, 1, 9, 0, 1, 2, 9, 1, 4, 0, 2, 0, 100, 1];
+    let values = b"xnewas long as it";
+    let payload = [&[0, keys.len() as u8], &keys[..], &[values.len() as u8], values].concat();
+    write("edits", "raw", &[&[0, 1][..], &payload].concat())?;
+    // The same of a tree whose nodes were changed: the number of rows of a child, a key, a value.
+    for (name, which, at) in [("leaf", 6, 40), ("inner", 4, 90), ("catalogue", 1, 60), ("definition", 2, 12)]
+    {
+        write("edits", name, &[&[1, which, at, 0, 1, 1][..], &payload].concat())?;
+    }
+    for (name, changes) in [
+        ("flipped", &[1, 0, 40, 0, 7][..]),
+        ("cut", &[2, 2, 90, 0, 0]),
+        ("replaced", &[1, 4, 0, 0, 2]),
+        ("gone", &[2, 5, 0, 0, 0]),
+        ("both", &[1, 0, 100, 0, 1, 2, 0, 120, 0, 1]),
+    ] {
+        write("packs", name, changes)?;
+    }
+    Ok(())
 }
 
 fn schema() -> Result<Schema> {

@@ -7,7 +7,7 @@
 //! how           1 byte   bits 0-1: the encoding of keys, 0 raw or 1 zstd; bits 2-3: that of values, 0 raw, 1 zstd, 2 delta; others zero
 //! keys_len      varint   length of the keys when decoded, 1 to EDITS_BYTES_MAX
 //! keys_enc_len  varint   their length here; absent if they are raw
-//! keys                   for each row, in key order, at least one and at most EDITS_ROWS_MAX:
+//! keys                   for each row, in key order, at least one and at most EDITS_ROWS_MAX, whose keys have at most EDITS_BYTES_MAX bytes together:
 //!                          varint: how many bytes its key shares with the key before · varint: how many follow · those
 //!                          varint: 0 the row is gone · 1 its new value is as long as the old one · n + 2 it has n bytes
 //! values_len    varint   length of the values when decoded, 0 to EDITS_BYTES_MAX
@@ -166,6 +166,7 @@ fn keys<'a>(decoder: &mut Decoder, payload: &'a [u8]) -> Result<(Rows, Values<'a
 
     let mut bytes = Bytes::new(&decoded);
     let mut rows: Rows = Vec::new();
+    let mut total = 0;
     while bytes.left() > 0 {
         if rows.len() == EDITS_ROWS_MAX {
             return Err(format!("more than {EDITS_ROWS_MAX} rows"));
@@ -177,6 +178,14 @@ fn keys<'a>(decoder: &mut Decoder, payload: &'a [u8]) -> Result<(Rows, Values<'a
             return Err(format!("a key that shares {shared} bytes of {} and has {len} more", before.len()));
         }
         let key = [&before[..shared], bytes.take(len, "key").map_err(what)?].concat();
+        if !rows.is_empty() && key.as_slice() <= before {
+            return Err("keys that do not ascend".to_owned());
+        }
+        // A byte of one key may stand for one in each that comes after it.
+        total += key.len();
+        if total > EDITS_BYTES_MAX {
+            return Err(format!("keys of more than {EDITS_BYTES_MAX} bytes"));
+        }
         rows.push((key, bytes.varint("length of a value").map_err(what)?));
     }
     match rows.is_empty() {

@@ -16,6 +16,7 @@
 
 mod access;
 mod client;
+mod codec;
 mod databases;
 mod edits;
 mod encoding;

@@ -13,6 +13,9 @@ pub const MESSAGE_BYTES: usize = 256 << 10;
 /// Largest gRPC message accepted, in bytes: one chunk that does not compress, its record header and its longest follow list.
 pub const MESSAGE_BYTES_MAX: usize = CHUNK_BYTES_MAX + (1 << 20);
 
+/// Fields of one message: each may take a hundred times its bytes when it is read.
+pub const FIELDS_MAX: usize = REFS_MAX + 64;
+
 /// Messages on their way between the network and the thread that reads or writes chunks, on each side.
 pub const MESSAGES_AHEAD: usize = 8;
 
@@ -22,7 +25,7 @@ pub const CHILDREN_MAX: usize = CHUNK_BYTES_MAX / Hash::LEN;
 /// Rows in one record of edits; what is more travels as nodes. A row costs the receiver its share of a leaf made anew.
 pub const EDITS_ROWS_MAX: usize = 1 << 15;
 
-/// Bytes of keys in one record of edits, of new values, and of the old values beside them.
+/// Bytes of keys in one record of edits, each in full, of new values, and of the old values beside them.
 pub const EDITS_BYTES_MAX: usize = 1 << 20;
 
 /// Deepest path of chunks that are waiting for their children. A commit, a catalogue, a map of 2^64 rows and a blob take fewer.
@@ -102,8 +105,15 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// Least rate that a transfer is held to, in bytes a second: the largest message passes before its server gives up waiting.
 pub const RATE_MIN: u64 = 128 << 10;
 
-/// How long a server waits for the next message of a push.
+/// How long a server waits for its caller: for the next message of a push, or for room for the next one of an answer.
 pub const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes for which a server waits a second more, up to [`MESSAGE_TIMEOUT`] at a time: so a caller that goes on, but more slowly than this, does not
+/// hold its turn for ever.
+pub const BYTES_A_SECOND_MIN: usize = 4 << 10;
+
+/// How often a remote may say how far a push has come: each time stands for [`BATCH_BYTES`] that it stored.
+pub const PROGRESS_MAX: usize = 1 << 17;
 
 /// Transfers that one server works on at the same time; more wait for their turn.
 pub const TRANSFERS_MAX: usize = 64;

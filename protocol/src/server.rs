@@ -19,6 +19,7 @@
 
 mod fetch;
 mod get;
+mod pace;
 mod push;
 mod watch;
 
@@ -28,6 +29,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use self::pace::Pace;
 use self::push::{Answers, Pushes};
 use self::watch::{Watch, Watches};
 use crate::access::{Access, Guarded, Right};
@@ -35,9 +37,10 @@ use crate::databases::Databases;
 use crate::error::Error;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, CUT_PUSH_KEPT, DRAIN_MESSAGES_MAX, KEEP_ALIVE, MESSAGE_BYTES_MAX,
-    MESSAGE_TIMEOUT, MESSAGES_AHEAD, STREAM_WINDOW_BYTES, STREAMS_MAX, TRANSFERS_MAX,
+    MESSAGES_AHEAD, STREAM_WINDOW_BYTES, STREAMS_MAX, TRANSFERS_MAX,
 };
 use crate::proto::{self, sync_server::SyncServer};
+use crate::transfer::framed;
 
 /// Held while a push moves refs, so that who changes a role can wait until it is done.
 pub type PushPermit = Box<dyn Send>;
@@ -135,16 +138,24 @@ impl proto::sync_server::Sync for SyncService {
         caller.require(Right::Read, &request.get_ref().database).map_err(|error| status(&error))?;
         let turn =
             self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
-        let (messages, stream) = mpsc::channel(MESSAGES_AHEAD);
+        let (messages, last, stream) = answers()?;
         let databases = self.databases.clone();
         tokio::task::spawn_blocking(move || {
+            let mut pace = Pace::default();
             let served = fetch::serve(&databases, &caller, &request.into_inner(), &mut |message| {
                 let message = proto::FetchResponse { message: Some(message) };
-                messages.blocking_send(Ok(message)).is_ok()
+                let bytes = framed(&message);
+                let is_taken = pace.send(&messages, Ok(message));
+                pace.moved(bytes);
+                is_taken
             });
-            if let Err(error) = served {
-                // The caller may be gone; then nobody waits for the error.
-                let _ = messages.blocking_send(Err(status(&error)));
+            // The caller may be gone; then nobody waits for what is said.
+            match served {
+                Err(error) => drop(last.send(Err(status(&error)))),
+                Ok(()) if pace.is_over() => drop(last.send(Err(Status::unavailable(
+                    "the answer was not read; fetch again, what has arrived is not sent twice",
+                )))),
+                Ok(()) => {}
             }
             drop(turn);
         });
@@ -162,7 +173,7 @@ impl proto::sync_server::Sync for SyncService {
         let turn =
             self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
         let (messages, mut received) = mpsc::channel(MESSAGES_AHEAD);
-        let (answer, stream) = mpsc::channel(MESSAGES_AHEAD);
+        let (answer, last, stream) = answers()?;
         let service = self.clone();
         let stop = Arc::new(Notify::new());
         let stopping = stop.clone();
@@ -175,7 +186,7 @@ impl proto::sync_server::Sync for SyncService {
             if matches!(answered, Err(Error::Cut { .. })) {
                 tokio::runtime::Handle::current().spawn(forget(Arc::downgrade(&service.pushes)));
             }
-            let _ = answer.blocking_send(answered.map(response).map_err(|error| status(&error)));
+            drop(last.send(answered.map(response).map_err(|error| status(&error))));
             drop(turn);
         });
         tokio::spawn(pump(request.into_inner(), messages, stop));
@@ -215,6 +226,21 @@ impl proto::sync_server::Sync for SyncService {
     }
 }
 
+/// A channel for the messages of an answer, with a place for the last one of all: it is said at once, whether or not anybody reads.
+#[allow(clippy::type_complexity, clippy::result_large_err, reason = "three ends of a channel, used at once")]
+fn answers<T>() -> Result<
+    (
+        mpsc::Sender<Result<T, Status>>,
+        mpsc::OwnedPermit<Result<T, Status>>,
+        mpsc::Receiver<Result<T, Status>>,
+    ),
+    Status,
+> {
+    let (messages, stream) = mpsc::channel(MESSAGES_AHEAD + 1);
+    let last = messages.clone().try_reserve_owned();
+    Ok((messages, last.map_err(|_| Status::internal("a channel without room"))?, stream))
+}
+
 /// Lets go of pushes that were cut, and that nobody has taken up by then.
 async fn forget(pushes: Weak<Pushes>) {
     tokio::time::sleep(CUT_PUSH_KEPT).await;
@@ -231,13 +257,17 @@ async fn pump(
     stop: Arc<Notify>,
 ) {
     let mut dropped = 0;
+    let mut pace = Pace::default();
     while dropped < DRAIN_MESSAGES_MAX {
         let message = tokio::select! {
-            message = tokio::time::timeout(MESSAGE_TIMEOUT, stream.message()) => message,
+            message = pace.wait(stream.message()) => message,
             () = stop.notified() => break,
         };
         match message {
-            Ok(Ok(Some(message))) => dropped += usize::from(messages.send(message).await.is_err()),
+            Some(Ok(Some(message))) => {
+                pace.moved(framed(&message));
+                dropped += usize::from(messages.send(message).await.is_err());
+            }
             // The end, a broken connection, or silence: the thread sees that no more comes.
             _ => break,
         }

@@ -19,6 +19,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+#[path = "hostile/callers.rs"]
+mod callers;
+#[path = "hostile/pushes.rs"]
+mod pushes;
+#[path = "hostile/remotes.rs"]
+mod remotes;
+#[path = "hostile/rows.rs"]
+mod rows;
+#[path = "hostile/slow.rs"]
+mod slow;
+
 /// A database with two commits of a table that has inner nodes.
 fn source() -> (Database, Vec<Hash>) {
     let db = Database::memory().unwrap();
@@ -454,6 +465,68 @@ async fn no_ref_moves_unless_the_server_sends_all_of_it_to_the_end() {
         assert!(error.contains(what), "{what}: {error}");
         assert!(here.refs("remotes/").is_empty(), "{what}");
     }
+}
+
+/// A server with a database `x` that has a commit, until the test ends.
+struct Served {
+    address: SocketAddr,
+    db: Database,
+    _dir: TempDir,
+}
+
+impl Served {
+    fn start() -> Served {
+        let dir = TempDir::new().unwrap();
+        let databases = Databases::new(dir.path(), Options::default()).unwrap();
+        let db = databases.create("x").unwrap();
+        let mut transaction = db.begin("main").unwrap();
+        transaction.create_table("own", None).unwrap();
+        transaction.put("own", b"k", b"v").unwrap();
+        let _ = transaction.commit().unwrap();
+        let new = NewCommit { message: "own".into(), author: "o".into(), ..NewCommit::default() };
+        let head = db.commit("main", new).unwrap().hash;
+        let tag = RefUpdate { name: "tags/v1".into(), old: None, new: Some(head) };
+        let _ = db.update_refs(Batch::default(), &[tag]).unwrap();
+        db.set_setting("some", Some("setting")).unwrap();
+        let (incoming, address) = listen();
+        let service = SyncService::new(databases).into_server();
+        tokio::spawn(transport().add_service(service).serve_with_incoming(incoming));
+        Served { address, db, _dir: dir }
+    }
+
+    async fn client(&self) -> SyncClient<tonic::transport::Channel> {
+        SyncClient::connect(format!("http://{}", self.address)).await.unwrap()
+    }
+
+    /// Sends these messages, and reads to the end: the last answer, or the status.
+    async fn push(
+        &self,
+        messages: impl IntoIterator<Item = push_request::Message>,
+    ) -> Result<proto::push_response::Message, Status> {
+        let requests: Vec<_> =
+            messages.into_iter().map(|message| proto::PushRequest { message: Some(message) }).collect();
+        let mut answers = self.client().await.push(tokio_stream::iter(requests)).await?.into_inner();
+        let mut last = None;
+        while let Some(answer) = answers.message().await? {
+            last = answer.message;
+        }
+        last.ok_or_else(|| Status::unknown("no answer"))
+    }
+
+    fn state(&self) -> State {
+        state(&self.db)
+    }
+}
+
+/// All that must not change: refs, among them that of the settings, and the settings.
+type State = (Vec<(String, Hash)>, Vec<(String, String)>);
+
+fn state(db: &Database) -> State {
+    (db.refs(""), db.settings("").unwrap())
+}
+
+fn assert_sound(db: &Database) {
+    assert_eq!(db.fsck().unwrap().damages, []);
 }
 
 /// Pushes raw messages to a real server; gives its answer or status, and whether its refs stayed.

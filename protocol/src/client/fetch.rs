@@ -180,10 +180,13 @@ async fn attempt(
             asked = ask(database, remote, name, patterns, true, from, transfer).await?;
         }
     }
-    let Asked { mut stream, plan, hold, .. } = asked;
+    let Asked { mut stream, plan, hold, knows_refs, .. } = asked;
     check_format(&remote.url().to_string(), plan.format_digest);
     if plan.unchanged {
-        return Ok(Fetched::Done { default_branch: plan.default_branch });
+        return match knows_refs {
+            true => Ok(Fetched::Done { default_branch: String::new() }),
+            false => Err(Error::protocol("refs that are unchanged, but none were known")),
+        };
     }
     let refs = remote_refs(&plan, patterns)?;
     let (messages, received) = mpsc::channel(MESSAGES_AHEAD);
@@ -226,6 +229,8 @@ struct Asked {
     plan: Plan,
     /// How many commits were offered.
     offered: usize,
+    /// Whether refs of the remote are known here.
+    knows_refs: bool,
     /// Keeps them, since what is sent builds upon them.
     hold: Hold,
 }
@@ -270,6 +275,7 @@ async fn ask(
     .await?;
     transfer.sent(&request);
     transfer.round_trips += 1;
+    let knows_refs = !request.known_refs.is_empty();
     let response = remote.client()?.fetch(request).await.map_err(|status| remote.error(status))?;
     let mut stream = response.into_inner();
     let first = stream.message().await.map_err(|status| remote.error(status))?;
@@ -277,12 +283,12 @@ async fn ask(
         transfer.received(first);
     }
     match first.and_then(|first| first.message) {
-        Some(Message::Plan(plan)) => Ok(Asked { stream, plan, offered, hold }),
+        Some(Message::Plan(plan)) => Ok(Asked { stream, plan, offered, knows_refs, hold }),
         _ => Err(Error::protocol("the answer to a fetch begins with a Plan")),
     }
 }
 
-/// Checks the refs of a plan: names that can be refs, that were asked for, each once.
+/// Checks the refs of a plan: names that can be refs, that were asked for, each once; one of them is the default branch, if there is one.
 fn remote_refs(plan: &Plan, patterns: &RefPatterns) -> Result<RemoteRefs> {
     within("refs in a plan", plan.refs.len(), REFS_MAX)?;
     let mut refs = RemoteRefs::new();
@@ -294,6 +300,10 @@ fn remote_refs(plan: &Plan, patterns: &RefPatterns) -> Result<RemoteRefs> {
         if refs.insert(one.name.clone(), hash_from(&one.hash, "hash")?).is_some() {
             return Err(Error::protocol(format!("{} stands twice in the plan", one.name)));
         }
+    }
+    let branch = &plan.default_branch;
+    if !branch.is_empty() && !refs.contains_key(&format!("{HEADS}{branch}")) {
+        return Err(Error::protocol("the default branch of the plan is none of its refs"));
     }
     Ok(refs)
 }

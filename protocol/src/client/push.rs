@@ -14,9 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::blocking;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, within};
 use crate::flow::Flow;
-use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS};
+use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS, PROGRESS_MAX};
 use crate::packs;
 use crate::proto::{
     self, Begin, Finish, Progress, PushRequest, PushResult, Reason, Rejected, push_request, push_response,
@@ -109,7 +109,7 @@ pub async fn push(
                 return Err(Error::protocol("a push ends with its answer"));
             }
             push_response::Message::Result(result) => {
-                transfer.refs = moved(&result)?;
+                transfer.refs = moved(updates, &result)?;
                 let (database, name, refs) = (database.clone(), name.to_owned(), transfer.refs.clone());
                 blocking(move || remember(&database, &name, &refs)).await?;
                 return Ok(transfer);
@@ -285,6 +285,7 @@ impl Attempt {
         let response =
             client.push(ReceiverStream::new(messages)).await.map_err(|status| remote.error(status))?;
         let mut answers = response.into_inner();
+        let (mut tell, mut told) = (Some(tell), 0);
         loop {
             let answer = answers.message().await.map_err(|status| remote.error(status))?;
             let answer = answer.ok_or_else(|| Error::protocol("a push was not answered"))?;
@@ -294,8 +295,10 @@ impl Attempt {
                     let commits = hashes_from(&commits, "commits", HAVES_MAX)?;
                     let place = place.as_ref().map(Place::from_proto).transpose()?;
                     self.further |= self.reached.go_on(Reached { commits, place });
-                    // Whoever sends needs only the first.
-                    let _ = tell.send(self.reached.clone());
+                    // Whoever sends needs only the first, and may be gone.
+                    let _ = tell.take().map(|tell| tell.send(self.reached.clone()));
+                    told += 1;
+                    within("words on how far a push has come", told, PROGRESS_MAX)?;
                 }
                 answer => return Ok(answer),
             }
@@ -437,8 +440,14 @@ fn refused(updates: &[PushUpdate], rejected: &Rejected) -> Result<Vec<RefResult>
     updates.iter().map(result).collect()
 }
 
-fn moved(result: &PushResult) -> Result<Vec<RefResult>> {
-    let one = |moved: &proto::RefMoved| {
+/// What became of the refs that were pushed: all of them, and no others.
+fn moved(updates: &[PushUpdate], result: &PushResult) -> Result<Vec<RefResult>> {
+    let mut waiting: BTreeMap<&String, Option<Hash>> =
+        updates.iter().map(|update| (&update.name, update.new)).collect();
+    let mut one = |moved: &proto::RefMoved| {
+        if waiting.remove(&moved.name) != Some(optional(&moved.new)?) {
+            return Err(Error::protocol("the answer to a push says that something else moved"));
+        }
         let status = match moved.status() {
             proto::RefStatus::Unchanged => RefStatus::Unchanged,
             proto::RefStatus::New => RefStatus::New,
@@ -453,7 +462,11 @@ fn moved(result: &PushResult) -> Result<Vec<RefResult>> {
             status,
         })
     };
-    result.refs.iter().map(one).collect()
+    let results = result.refs.iter().map(&mut one).collect::<Result<_>>()?;
+    match waiting.is_empty() {
+        true => Ok(results),
+        false => Err(Error::protocol("the answer to a push does not say what became of each ref")),
+    }
 }
 
 /// Moves the tracking refs to what the remote now has.

@@ -48,7 +48,7 @@ struct PushesState {
 
 struct CutPush {
     identity: Hash,
-    since: Instant,
+    since: tokio::time::Instant,
     reached: Reached,
     /// Keeps it from collection.
     hold: Hold,
@@ -95,7 +95,7 @@ pub(super) fn serve(
     let bases = hashes_from(&begin.bases, "bases", HAVES_MAX)?;
     let unknown = || Error::UnknownDatabase { url: begin.database.clone() };
     let database = service.databases.get(&begin.database)?.ok_or_else(unknown)?;
-    let identity = identity(&begin)?;
+    let identity = identity(caller, &begin)?;
     let (_running, cut) = service.pushes.begin(identity, stop);
     if let Some(answer) = service.answers.find(&identity) {
         return Ok(Message::Result(answer));
@@ -121,7 +121,7 @@ pub(super) fn serve(
             reached.go_on(further);
             // The first hold keeps all that arrived since.
             let (reached, hold) = (std::mem::take(reached), kept.unwrap_or(hold));
-            service.pushes.keep(CutPush { identity, since: Instant::now(), reached, hold });
+            service.pushes.keep(CutPush { identity, since: tokio::time::Instant::now(), reached, hold });
             return Err(Error::Cut { records });
         }
         Err(error @ Error::WrongEdits { .. }) => {
@@ -181,14 +181,18 @@ fn updates(begin: &Begin) -> Result<Vec<Update>> {
     Ok(updates)
 }
 
-/// What makes two pushes the same: the key, the database and the updates.
-fn identity(begin: &Begin) -> Result<Hash> {
+/// What makes two pushes the same: who pushes, the key, the database and the updates.
+fn identity(caller: &Caller, begin: &Begin) -> Result<Hash> {
     if begin.idempotency_key.len() != KEY_BYTES {
         let found = begin.idempotency_key.len();
         return Err(Error::protocol(format!("idempotency_key has {found} bytes, expected {KEY_BYTES}")));
     }
     let whole = Begin { bases: Default::default(), resuming: false, ..begin.clone() };
-    Ok(Hash::of(&prost::Message::encode_to_vec(&whole)))
+    let name = caller.name().unwrap_or_default();
+    let mut bytes = (name.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend(prost::Message::encode_to_vec(&whole));
+    Ok(Hash::of(&bytes))
 }
 
 /// Refuses a push before its data arrives, if it can be known that it will be refused.

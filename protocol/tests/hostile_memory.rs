@@ -1,0 +1,237 @@
+//! How much memory a hostile peer can make this process use: each case is held against a ceiling, counted by the allocator. One test, so that nothing
+//! else allocates meanwhile.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use pleach_engine::{Chunk, Database, Hash, NewCommit, Options};
+use pleach_protocol::limits::LOOSE_TOPS_MAX;
+use pleach_protocol::record::{BaseName, Follow, Record};
+use pleach_protocol::{Databases, Encoding, Error, Receiver, SyncService};
+use tonic::codegen::Service;
+use tonic::codegen::http;
+
+struct Counting;
+
+static NOW: AtomicUsize = AtomicUsize::new(0);
+static MOST: AtomicUsize = AtomicUsize::new(0);
+
+fn counted(more: usize) {
+    MOST.fetch_max(NOW.fetch_add(more, Relaxed) + more, Relaxed);
+}
+
+// SAFETY: all is done by the system's allocator; this one counts.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        counted(layout.size());
+        // SAFETY: as the caller says.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        NOW.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: as the caller says.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+const MIB: usize = 1 << 20;
+
+/// Does it, which must take no more memory on the way than `most` bytes beyond what there was.
+fn within<T>(name: &str, most: usize, act: impl FnOnce() -> T) -> T {
+    let before = NOW.load(Relaxed);
+    MOST.store(before, Relaxed);
+    let done = act();
+    let took = MOST.load(Relaxed) - before;
+    println!("{name}: {:.1} MiB", took as f64 / MIB as f64);
+    assert!(took <= most, "{name}: {took} bytes, at most {most} are allowed");
+    done
+}
+
+/// A zstd frame of zeros, without its magic number.
+fn bomb(len: usize) -> Vec<u8> {
+    zstd::bulk::compress(&vec![0; len], 3).unwrap()[4..].to_vec()
+}
+
+fn varint(mut value: usize, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn plain(payload: &[u8], top: Option<Hash>) -> Record<'_> {
+    let raw_len = payload.len();
+    Record { encoding: Encoding::Raw, raw_len, top, base: None, follow: Follow::None, payload }
+}
+
+/// A database with a table of one row, and the catalogue that lists it.
+fn held() -> (Database, Chunk) {
+    let db = Database::memory().unwrap();
+    let mut transaction = db.begin("main").unwrap();
+    transaction.create_table("t", None).unwrap();
+    transaction.put("t", b"key", b"00000000").unwrap();
+    let _ = transaction.commit().unwrap();
+    let head = db.commit("main", NewCommit::default()).unwrap().hash;
+    let root = db.commit_object(&head).unwrap().root;
+    let catalogue = db.store().get(&root).unwrap().unwrap();
+    (db, catalogue)
+}
+
+/// What comes of a payload for the table of the catalogue.
+fn edited(db: &Database, catalogue: &Chunk, payload: &[u8]) -> Error {
+    let mut bytes = catalogue.bytes().to_vec();
+    let table = catalogue.child(1).unwrap();
+    let at = bytes.windows(Hash::LEN).position(|found| found == table.as_bytes()).unwrap();
+    bytes[at..at + Hash::LEN].copy_from_slice(Hash::of(b"something else").as_bytes());
+    let mut message = Vec::new();
+    let (base, follow) = (Some(BaseName::Hash(*catalogue.hash())), Follow::Listed(vec![1]));
+    Record { base, follow, ..plain(&bytes, Some(Hash::of(&bytes))) }.write(&mut message);
+    let base = Some(BaseName::Child(1));
+    Record { encoding: Encoding::Edits, raw_len: 1, base, ..plain(payload, None) }.write(&mut message);
+    Receiver::new(db).unwrap().receive(&message).unwrap_err()
+}
+
+/// The body of a request: one message.
+struct Body(Option<Bytes>);
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(http_body::Frame::data(bytes))))
+    }
+}
+
+/// The status that a server answers to a message, without a network.
+fn called(service: &SyncService, method: &str, message: &[u8]) -> tonic::Code {
+    let mut frame = vec![0];
+    frame.extend((message.len() as u32).to_be_bytes());
+    frame.extend_from_slice(message);
+    let request = http::Request::post(format!("http://server/pleach.sync.v1.Sync/{method}"))
+        .header("content-type", "application/grpc")
+        .body(tonic::body::Body::new(Body(Some(frame.into()))))
+        .unwrap();
+    let mut service = service.clone().into_server();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async move {
+        let response = service.call(request).await.unwrap();
+        let of =
+            |headers: &http::HeaderMap| tonic::Status::from_header_map(headers).map(|status| status.code());
+        if let Some(code) = of(response.headers()) {
+            return code;
+        }
+        let mut body = response.into_body();
+        loop {
+            let frame =
+                std::future::poll_fn(|context| http_body::Body::poll_frame(Pin::new(&mut body), context));
+            let frame = frame.await.expect("a status").unwrap();
+            if let Some(code) = frame.trailers_ref().and_then(of) {
+                return code;
+            }
+        }
+    })
+}
+
+#[test]
+fn no_message_costs_much_more_than_its_bytes() {
+    let (db, catalogue) = held();
+    let zeros = bomb(64 * MIB);
+    let chunk = Record { encoding: Encoding::Zstd, raw_len: 4 * MIB, ..plain(&zeros, Some(Hash::of(b"x"))) };
+    let mut message = Vec::new();
+    chunk.write(&mut message);
+    let error = within("a bomb for a chunk", 10 * MIB, || Receiver::new(&db).unwrap().receive(&message));
+    assert!(matches!(error, Err(Error::Record { .. } | Error::WrongEdits { .. })));
+    let zeros = bomb(4 * MIB);
+    let bombs = |count: usize| {
+        let mut message = Vec::new();
+        for _ in 0..count {
+            let top = Some(Hash::of(&vec![0; 4 * MIB]));
+            Record { encoding: Encoding::Zstd, raw_len: 4 * MIB, ..plain(&zeros, top) }.write(&mut message);
+        }
+        message
+    };
+    let message = bombs(1000);
+    let error = within("a thousand bombs", 10 * MIB, || Receiver::new(&db).unwrap().receive(&message));
+    assert!(matches!(error, Err(Error::Record { .. } | Error::WrongEdits { .. })), "{error:?}");
+
+    let of_keys = |keys_len: usize, keys: &[u8]| {
+        let mut payload = vec![1];
+        varint(keys_len, &mut payload);
+        varint(keys.len(), &mut payload);
+        [&payload[..], keys, &[0]].concat()
+    };
+    let payload = of_keys(MIB, &bomb(64 * MIB));
+    within("a bomb of keys", 8 * MIB, || edited(&db, &catalogue, &payload));
+    let keys = vec![0; 3 << 15];
+    let payload = of_keys(keys.len(), &zstd::bulk::compress(&keys, 3).unwrap()[4..]);
+    within("keys of nothing", 8 * MIB, || edited(&db, &catalogue, &payload));
+    // Each key is the one before, and three bytes more.
+    let mut keys = Vec::new();
+    varint(0, &mut keys);
+    varint(1024, &mut keys);
+    keys.extend([0; 1024]);
+    keys.push(0);
+    for i in 1..1u32 << 15 {
+        varint(1021, &mut keys);
+        keys.push(3);
+        keys.extend(&i.to_be_bytes()[1..]);
+        keys.push(0);
+    }
+    let payload = of_keys(keys.len(), &zstd::bulk::compress(&keys, 3).unwrap()[4..]);
+    let error = within("keys that are long together", 8 * MIB, || edited(&db, &catalogue, &payload));
+    assert!(error.to_string().contains("keys of more than"), "{error}");
+    let mut payload = vec![0b0100, 7, 0, 3, b'k', b'e', b'y'];
+    varint(1002, &mut payload);
+    varint(1000, &mut payload);
+    payload.extend(bomb(64 * MIB));
+    let error = within("a bomb of values", 8 * MIB, || edited(&db, &catalogue, &payload));
+    assert!(error.to_string().contains("zstd"), "{error}");
+
+    // Leaves that nothing names, each another one.
+    let leaf = db.store().get(&catalogue.child(1).unwrap()).unwrap().unwrap();
+    let at = leaf.bytes().windows(8).position(|found| found == b"00000000").unwrap();
+    let mut message = Vec::new();
+    for i in 0..=LOOSE_TOPS_MAX {
+        let mut bytes = leaf.bytes().to_vec();
+        bytes[at..at + 8].copy_from_slice(format!("{i:08}").as_bytes());
+        plain(&bytes, Some(Hash::of(&bytes))).write(&mut message);
+    }
+    let error = within("tops that nothing names", 40 * MIB, || {
+        Receiver::new(&db).unwrap().receive(&message).unwrap_err()
+    });
+    assert!(matches!(error, Error::Limit { what: "commits that nothing names", .. }), "{error}");
+
+    let dir = tempfile::TempDir::new().unwrap();
+    let databases = Databases::new(dir.path(), Options::default()).unwrap();
+    databases.create("x").unwrap();
+    let service = SyncService::new(databases);
+    let repeated = |field: u8, count: usize| [field << 3 | 2, 0].repeat(count);
+    let code =
+        within("two million patterns", 32 * MIB, || called(&service, "Fetch", &repeated(2, 2_500_000)));
+    assert_eq!(code, tonic::Code::ResourceExhausted);
+    let begin = |updates: usize| {
+        let updates = repeated(3, updates);
+        let mut begin = vec![1 << 3 | 2];
+        varint(updates.len(), &mut begin);
+        [begin, updates].concat()
+    };
+    let code = within("two million updates", 32 * MIB, || called(&service, "Push", &begin(2_500_000)));
+    assert_eq!(code, tonic::Code::Cancelled);
+    // As many as there may be are read.
+    let code =
+        within("as many updates as there may be", 80 * MIB, || called(&service, "Push", &begin(1 << 17)));
+    assert_eq!(code, tonic::Code::InvalidArgument);
+}
