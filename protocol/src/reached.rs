@@ -15,6 +15,9 @@ use crate::limits::{DEPTH_MAX, HAVES_MAX, RESUME_TRIES, RESUME_WAIT, RESUME_WAIT
 use crate::proto;
 use crate::refs::hash_from;
 
+/// Commits in a setting, whose length is limited.
+const COMMITS_NOTED: usize = 8;
+
 /// How far a receiver has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reached {
@@ -39,12 +42,7 @@ impl Reached {
         self.commits.truncate(HAVES_MAX);
         further
     }
-}
 
-/// Commits in a setting, whose length is limited.
-const COMMITS_NOTED: usize = 8;
-
-impl Reached {
     /// As a setting of a database, so that it outlives the process: `TOP:INDEX.INDEX… COMMIT COMMIT…`, hashes in hexadecimal, nothing before the colon
     /// between two pieces.
     pub(crate) fn to_setting(&self) -> String {

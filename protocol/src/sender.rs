@@ -1,5 +1,5 @@
 //! Turns a difference into messages: what a peer lacks, as records of about a quarter of a MiB together. Blocking; memory is one
-//! message and the bases on the path, whatever the size of the difference. Called by `server` (fetch), `push`, and by replication.
+//! message, the bases on the path and the rows of one table that changed, as far as they travel so, whatever the size of the difference. Called by `server` (fetch), `push`, and by replication.
 
 use bytes::Bytes;
 use pleach_engine::{Base, Chunk, Database, Difference, Hash, Named, RowEditLimits, Sent, row_edits};
