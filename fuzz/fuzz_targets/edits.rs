@@ -134,8 +134,8 @@ fuzz_target!(|input: &[u8]| {
     let Some(database) = exchange::holding(&message, commit) else { return };
     let child = u32::from(child) % 2;
     let expected = match send(&database, &catalogue, child, Hash::of(b"something else"), payload) {
-        Err(Error::WrongEdits { found, .. }) => found,
-        Err(Error::Record { .. }) => return exchange::check_whole(&database),
+        Err(Error::WrongEdits { found: Some(found), .. }) => found,
+        Err(Error::WrongEdits { found: None, .. }) => return exchange::check_whole(&database),
         other => panic!("{other:?}"),
     };
     let root = send(&database, &catalogue, child, expected, payload).expect("what it makes is taken");

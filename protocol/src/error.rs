@@ -249,6 +249,8 @@ pub enum Error {
         record: u64,
         /// What is wrong.
         what: String,
+        /// The root that they make, if they make one.
+        found: Option<Hash>,
     },
     /// A chunk that nothing asked for.
     #[error("record {record}: a chunk that was not asked for; it was not stored")]

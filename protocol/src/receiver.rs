@@ -217,7 +217,7 @@ impl Receiver {
     /// leads to it.
     fn rebuild(&mut self, record: &Record<'_>, expected: Hash) -> Result<()> {
         let record_number = self.records;
-        let wrong = |what: String| Error::WrongEdits { record: record_number, what };
+        let wrong = |what: String| Error::WrongEdits { record: record_number, what, found: None };
         let (Some(parent), Some(BaseName::Child(of_base))) = (self.path.last(), record.base) else {
             return Err(wrong("they are of nothing".to_owned()));
         };
@@ -235,7 +235,9 @@ impl Receiver {
         let (root, batch) = rebuild.apply(edits).map_err(refused)?;
         self.batch = batch;
         if *root.hash() != expected {
-            return Err(wrong(format!("they make {}, expected {expected}", root.hash())));
+            let found = *root.hash();
+            let what = format!("they make {found}, expected {expected}");
+            return Err(Error::WrongEdits { record: record_number, what, found: Some(found) });
         }
         self.close()
     }

@@ -240,8 +240,8 @@ fn rows_of_what_is_no_table_or_cut_otherwise() {
 
 /// What the rows of a refused payload came to.
 fn came_to(error: &Error) -> Hash {
-    let Error::WrongEdits { what, record: 1 } = error else { panic!("{error}") };
-    what.split_whitespace().nth(2).unwrap().trim_end_matches(',').parse().unwrap()
+    let Error::WrongEdits { found: Some(found), record: 1, .. } = error else { panic!("{error}") };
+    *found
 }
 
 /// The same payload, once what it makes is known, and the table that comes of it.
