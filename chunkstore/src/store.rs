@@ -207,6 +207,8 @@ struct Shared {
     manifest: Mutex<Manifest>,
     /// One more whenever what a group was prepared by no longer holds. Changed under the appender's lock.
     generation: AtomicU64,
+    /// Appends that began anew since files changed beside them; see `append`.
+    outrun: AtomicU64,
     collecting: Mutex<Option<collection::Collecting>>,
     /// Told when a collection has marked some.
     marked: Condvar,

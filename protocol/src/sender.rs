@@ -95,18 +95,13 @@ impl Sender {
         }
         let io = |error: std::io::Error| Error::Lost { what: error.to_string() };
         let base_bytes = base.as_ref().map(Chunk::bytes);
-        // A tree of one node may be smaller as that.
-        let chunk = match edits.is_none() || sent.follow.is_empty() {
-            true => Some(self.encoder.encode(sent.chunk.bytes(), base_bytes).map_err(io)?),
-            false => None,
-        };
-        let (encoding, payload) = match (&edits, chunk) {
-            (Some(edits), None) => (Encoding::Edits, edits.as_slice()),
-            (Some(edits), Some((_, payload))) if edits.len() < payload.len() => {
-                (Encoding::Edits, edits.as_slice())
-            }
-            (_, Some(chunk)) => chunk,
-            (None, None) => (Encoding::Raw, sent.chunk.bytes()),
+        let (encoding, payload) = match &edits {
+            Some(edits) if !sent.follow.is_empty() => (Encoding::Edits, edits.as_slice()),
+            // A tree of one node may be smaller as that.
+            edits => match (edits, self.encoder.encode(sent.chunk.bytes(), base_bytes).map_err(io)?) {
+                (Some(edits), (_, chunk)) if edits.len() < chunk.len() => (Encoding::Edits, edits.as_slice()),
+                (_, chunk) => chunk,
+            },
         };
         let follow = match encoding {
             Encoding::Edits => {

@@ -99,6 +99,7 @@ impl Store {
             updates.iter().filter(|update| update.old != update.new).cloned().collect();
         shared.await_marking();
         let mut prepared = shared.prepare(&batch, &changes)?;
+        let mut outrun = None;
         loop {
             let mut appender = shared.appender.lock();
             shared.check_writable(&appender)?;
@@ -108,6 +109,8 @@ impl Store {
             if prepared.generation != shared.generation.load(Ordering::SeqCst) {
                 // Chunks that were there may be gone, and bases elsewhere.
                 drop(appender);
+                // Collections one after the other would have it begin anew for ever.
+                outrun.get_or_insert_with(|| Outrun::new(shared));
                 prepared = shared.prepare(&batch, &changes)?;
                 continue;
             }
@@ -132,6 +135,22 @@ impl Store {
             }
             return Ok(Outcome::Appended(ticket));
         }
+    }
+}
+
+/// An append that a collection has outrun: the next one lets it end first.
+struct Outrun<'a>(&'a Shared);
+
+impl Outrun<'_> {
+    fn new(shared: &Shared) -> Outrun<'_> {
+        shared.outrun.fetch_add(1, Ordering::SeqCst);
+        Outrun(shared)
+    }
+}
+
+impl Drop for Outrun<'_> {
+    fn drop(&mut self) {
+        self.0.outrun.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

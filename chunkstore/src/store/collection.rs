@@ -47,6 +47,8 @@ const LAST_MARKS_MAX: usize = 256;
 const ROUNDS_MAX: usize = 4;
 /// Most transactions are over in less.
 const HOLDS_END_WITHIN: Duration = Duration::from_millis(500);
+/// How long a collection waits for appends that another one has outrun.
+const OUTRUN_END_WITHIN: Duration = Duration::from_secs(5);
 
 type Set = HashSet<Hash, Uniformly>;
 
@@ -119,6 +121,7 @@ impl Store {
     pub fn collect(&self, dry_run: bool) -> Result<Collected> {
         let shared = &self.shared;
         let _turn = shared.take_maintenance(self.cancel())?;
+        shared.await_outrun();
         // On a full disk this is what the next journal and the first new table are written to.
         shared.release_spare();
         // So that all that is there now lies in journals that can be rewritten.
@@ -268,6 +271,14 @@ impl Shared {
         let active = self.appender.lock().journal.number;
         let until = Instant::now() + HOLDS_END_WITHIN;
         while self.pins.lock().held_since().is_some_and(|since| since < active) && Instant::now() < until {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets appends end that another collection has outrun: a moment, as holds have it.
+    fn await_outrun(&self) {
+        let until = Instant::now() + OUTRUN_END_WITHIN;
+        while self.outrun.load(Ordering::SeqCst) > 0 && Instant::now() < until {
             thread::sleep(Duration::from_millis(1));
         }
     }

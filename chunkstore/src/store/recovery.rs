@@ -361,6 +361,7 @@ impl Opening {
             view: ArcSwap::from_pointee(self.view),
             manifest: Mutex::new(manifest),
             generation: AtomicU64::new(0),
+            outrun: AtomicU64::new(0),
             collecting: Mutex::default(),
             marked: Condvar::new(),
             is_collecting: AtomicBool::new(false),
