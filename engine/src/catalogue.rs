@@ -87,6 +87,19 @@ impl Entry {
     }
 }
 
+/// The table whose rows, index or conflicts an entry's key names, and which of the entry's addresses is the first that leads to these: what
+/// comes before defines them.
+pub(crate) fn rows_of(key: &[u8]) -> Option<(&str, u32)> {
+    let (kind, name) = key.split_first()?;
+    let name = std::str::from_utf8(name).ok()?;
+    match kind {
+        b't' => Some((name, 1)),
+        b'i' => name.split_once('/').map(|(table, _)| (table, 1)),
+        b'c' => Some((name, 0)),
+        _ => None,
+    }
+}
+
 fn links<const N: usize>(root: &Hash, value: Stored<'_>) -> Result<[Hash; N]> {
     if value.tag != Tag::Links || value.bytes.len() != N * Hash::LEN {
         return Err(Error::malformed(root, format!("expected a catalogue entry of {N} addresses")));

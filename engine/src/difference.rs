@@ -6,6 +6,8 @@
 //! first candidate is the likely base of a delta.
 //!
 //! The cost is the nodes that differ, on both sides: a candidate is opened only where its range holds something new.
+//!
+//! A holder that wants a part of it all says which ([`Scope`]); what that leaves out is not followed.
 
 use std::{collections::HashSet, vec};
 
@@ -20,6 +22,7 @@ use crate::{
     history,
     kinds::{COMMIT, MAP},
     map::node::Node,
+    scope::{Place, Scope},
 };
 
 /// Most earlier versions that are compared with a node; more would cost more than they spare.
@@ -59,6 +62,9 @@ pub struct Difference {
     commits: vec::IntoIter<Hash>,
     roots: vec::IntoIter<Root>,
     stack: Vec<Open>,
+    scope: Scope,
+    /// With a depth, the commits that the holder has or gets: it may lack the ancestors of what it has. `None`: all that are reached.
+    known: Option<HashSet<Hash>>,
     /// Whether the chunk that was given last is the last of the stack.
     opened: bool,
     /// Where a piece goes on of which the holder has the beginning.
@@ -86,6 +92,7 @@ struct Root {
 /// A chunk that was sent, some of whose children are still to come.
 struct Open {
     chunk: Chunk,
+    place: Place,
     /// Earlier versions of it; the first is the base that was named with it, if `based`.
     candidates: Vec<Chunk>,
     based: bool,
@@ -99,6 +106,19 @@ struct Open {
 /// # Errors
 /// [`Error::Missing`](crate::Error::Missing) if a target or base is not here; the store's.
 pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Result<Difference> {
+    difference_in(database, targets, bases, Scope::default())
+}
+
+/// [`difference`], of which the holder wants a part: then and before.
+///
+/// # Errors
+/// Those of [`difference`].
+pub fn difference_in(
+    database: &Database,
+    targets: &[Hash],
+    bases: &[Hash],
+    scope: Scope,
+) -> Result<Difference> {
     let store = database.store().clone();
     let starts = targets.iter().chain(bases);
     let pins = starts.map(|start| chunks::pin(&store, start)).collect::<Result<_>>()?;
@@ -119,8 +139,11 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
         }
     }
     let mut meter = store.meter("searching", "commits", None);
-    let commits = history::missing(&store, &target_commits, &base_commits, || meter.add(1))?.into_iter();
+    let commits =
+        history::missing(&store, &target_commits, &base_commits, scope.depth, || meter.add(1))?;
     meter.end();
+    let known = scope.depth.map(|_| commits.iter().chain(&base_commits).copied().collect());
+    let commits = commits.into_iter();
     for commit in base_commits.iter().chain(&target_commits) {
         held_roots.push(history::load(&store, commit)?.root);
     }
@@ -129,7 +152,8 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
     let roots = target_roots.into_iter().map(|hash| Root { hash, candidates: held_roots.clone() });
     let roots = roots.collect::<Vec<_>>().into_iter();
     let (stack, sent, lease) = (Vec::new(), HashSet::new(), store.lease());
-    Ok(Difference { store, _pins: pins, commits, roots, stack, opened: false, resumed: None, sent, lease })
+    let (opened, resumed) = (false, None);
+    Ok(Difference { store, _pins: pins, commits, roots, stack, scope, known, opened, resumed, sent, lease })
 }
 
 impl Difference {
@@ -191,7 +215,8 @@ impl Difference {
         while let Some(hash) = self.commits.next() {
             if !self.sent.contains(&hash) {
                 let chunk = self.store.chunk(&hash)?;
-                let parents = Commit::decode(&chunk)?.parents;
+                let mut parents = Commit::decode(&chunk)?.parents;
+                parents.retain(|parent| self.known.as_ref().is_none_or(|known| known.contains(parent)));
                 return self.send_top(chunk, &parents).map(Some);
             }
         }
@@ -218,9 +243,20 @@ impl Difference {
         candidates: Vec<Chunk>,
     ) -> Result<Sent> {
         self.sent.insert(*chunk.hash());
+        let place = match (child, self.stack.last()) {
+            (Some(_), Some(open)) => open.place.of_child(&open.chunk),
+            _ => Place::of_top(&chunk),
+        };
+        let left_out = self.scope.left_out(&chunk, place)?;
         self.lease.take((self.commits.len() * Hash::LEN + self.sent.len() * SENT_BYTES) as u64);
-        let held: HashSet<Hash> =
-            candidates.iter().flat_map(|chunk| chunk.children().chain([*chunk.hash()])).collect();
+        let mut held = HashSet::new();
+        for candidate in &candidates {
+            held.insert(*candidate.hash());
+            // What was left out of an earlier version is not here either.
+            let left_out = self.scope.left_out(candidate, place)?;
+            let children = candidate.children().enumerate();
+            held.extend(children.filter(|(i, _)| !left_out.contains(&(*i as u32))).map(|(_, child)| child));
+        }
         let first = self.place(chunk.hash(), child) as usize;
         let mut follow = Vec::new();
         let mut following = HashSet::new();
@@ -229,6 +265,7 @@ impl Difference {
             let parent_commit = chunk.kind() == COMMIT && i > 0;
             if !parent_commit
                 && i >= first
+                && !left_out.contains(&(i as u32))
                 && !held.contains(&child)
                 && !self.sent.contains(&child)
                 && following.insert(child)
@@ -239,7 +276,7 @@ impl Difference {
         let sent = Sent { chunk: chunk.clone(), child, base, follow: follow.clone() };
         self.opened = !follow.is_empty();
         if self.opened {
-            self.stack.push(Open { chunk, candidates, based: base.is_some(), follow, next: 0 });
+            self.stack.push(Open { chunk, place, candidates, based: base.is_some(), follow, next: 0 });
         }
         Ok(sent)
     }

@@ -7,7 +7,7 @@
 
 use std::{
     cmp::{Ordering, Reverse},
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
 };
 
 use pleach_chunkstore::{Hash, Store};
@@ -242,27 +242,44 @@ fn steps_apart(
     }
 }
 
-/// The commits that `targets` reach and `bases` do not, parents before children. Calls `found` for each.
+/// The commits that `targets` reach and `bases` do not, parents before children; with a depth, only those that are fewer steps than that from a
+/// target. Calls `found` for each.
 pub(crate) fn missing(
     reader: &impl Read,
     targets: &[Hash],
     bases: &[Hash],
+    depth: Option<u32>,
     mut found: impl FnMut(),
 ) -> Result<Vec<Hash>> {
     let (mut wanted, mut held) = (Open::at(reader, targets)?, Open::at(reader, bases)?);
     let mut missing = Vec::new();
-    while let Some((&(generation, Reverse(hash)), _)) = wanted.newest() {
+    // How many steps each open commit may be gone on from: all its children were passed before it is.
+    let mut steps: HashMap<Hash, u32> = HashMap::new();
+    if let Some(depth) = depth {
+        steps.extend(targets.iter().map(|target| (*target, depth.saturating_sub(1))));
+    }
+    while let Some((&(generation, Reverse(hash)), commit)) = wanted.newest() {
         // What is held comes down to where the wanted ones are; all that such a commit reaches is held too.
         while held.newest().is_some_and(|(key, _)| key.0 > generation) {
             held.pass_newest(generation)?;
         }
         if held.commits.contains_key(&(generation, Reverse(hash))) {
             wanted.commits.pop_last();
-        } else {
-            missing.push(hash);
-            found();
+            continue;
+        }
+        missing.push(hash);
+        found();
+        match (depth, steps.remove(&hash).unwrap_or_default()) {
             // By its parents, one by one, as all of them are asked for.
-            wanted.pass_newest(generation)?;
+            (None, _) => wanted.pass_newest(generation)?,
+            (Some(_), 0) => drop(wanted.commits.pop_last()),
+            (Some(_), left) => {
+                for parent in &commit.parents {
+                    let steps = steps.entry(*parent).or_default();
+                    *steps = (*steps).max(left - 1);
+                }
+                wanted.pass_newest(generation)?;
+            }
         }
     }
     missing.reverse();

@@ -180,7 +180,7 @@ fn what_a_holder_lacks_is_found_without_reading_what_else_it_has() {
     let held = graph.chain(Some(trunk[500]), COMMITS);
     let wanted = graph.chain(Some(trunk[999]), 3);
     let (found, reads) =
-        graph.counted(|graph| missing(graph, &wanted[2..], &[trunk[998], *held.last().unwrap()], || {}));
+        graph.counted(|graph| missing(graph, &wanted[2..], &[trunk[998], *held.last().unwrap()], None, || {}));
     assert_eq!(found, [&trunk[999..], &wanted].concat());
     assert!(reads <= FEW, "{reads}");
 }
@@ -359,7 +359,7 @@ proptest! {
             let (targets, bases) = (pick(&targets), pick(&bases));
             let hashes = |set: &[usize]| set.iter().map(|&n| graph.hashes[n]).collect::<Vec<_>>();
             let found: Vec<usize> =
-                missing(&graph, &hashes(&targets), &hashes(&bases), || {}).unwrap().iter().map(|hash| number[hash]).collect();
+                missing(&graph, &hashes(&targets), &hashes(&bases), None, || {}).unwrap().iter().map(|hash| number[hash]).collect();
             let reached = |set: &[usize]| set.iter().flat_map(|&n| model.ancestors[n].clone()).collect::<BTreeSet<_>>();
             let expected: BTreeSet<usize> = reached(&targets).difference(&reached(&bases)).copied().collect();
             prop_assert_eq!(found.iter().copied().collect::<BTreeSet<_>>(), expected);
@@ -368,6 +368,16 @@ proptest! {
                 for parent in &model.parents[n] {
                     prop_assert!(!found[place..].contains(parent), "parents come first");
                 }
+            }
+            for depth in [1, 2, 5] {
+                let newest = missing(&graph, &hashes(&targets), &hashes(&bases), Some(depth), || {}).unwrap();
+                let newest: Vec<usize> = newest.iter().map(|hash| number[hash]).collect();
+                let mut near: BTreeSet<usize> = targets.iter().copied().collect();
+                for _ in 1..depth {
+                    near.extend(near.clone().iter().flat_map(|&n| model.parents[n].clone()));
+                }
+                let expected: Vec<usize> = found.iter().copied().filter(|n| near.contains(n)).collect();
+                prop_assert_eq!(newest, expected, "in the same order");
             }
         }
     }
