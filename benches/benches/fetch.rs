@@ -17,7 +17,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use pleach_bench::rows::{Rows, SplitMix64};
 use pleach_engine::{Database, NewCommit, Options};
 use pleach_protocol::{
-    Databases, RefPatterns, Remote, RemoteUrl, SyncService, clone_database, fetch, transport,
+    Databases, Part, RefPatterns, Remote, RemoteUrl, SyncService, clone_database, fetch, transport,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::server::TcpIncoming;
@@ -55,7 +55,9 @@ impl Pair {
         let url = RemoteUrl::parse(&url).unwrap();
         let remote = Remote::connect(&url).await.unwrap();
         let (clone, transfer) =
-            clone_database(&remote, &directory.join("clone"), Options::default(), &[]).await.unwrap();
+            clone_database(&remote, &directory.join("clone"), Options::default(), &Part::default())
+                .await
+                .unwrap();
         eprintln!("clone: {} chunks, {} bytes", transfer.chunks, transfer.bytes_received);
         Pair { rows, served, clone, remote, random: SplitMix64::new(4), version: 0 }
     }

@@ -15,7 +15,7 @@ use pleach_protocol::proto::{self, fetch_response::Message, sync_client::SyncCli
 use pleach_protocol::record::Record;
 use pleach_protocol::testing::{Counts, Proxy};
 use pleach_protocol::{
-    Databases, Force, PushUpdate, RefPatterns, Remote, RemoteUrl, Sender, SyncService, Transfer,
+    Databases, Force, Part, PushUpdate, RefPatterns, Remote, RemoteUrl, Sender, SyncService, Transfer,
     clone_database, fetch, push, transport,
 };
 use tokio::runtime::Runtime;
@@ -151,7 +151,7 @@ impl Bench<'_> {
         let url = url(server.address)?;
         Ok(self.runtime.block_on(async {
             let remote = Remote::connect(&url).await?;
-            clone_database(&remote, path, options, &[]).await
+            clone_database(&remote, path, options, &Part::default()).await
         })?)
     }
 

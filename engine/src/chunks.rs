@@ -57,7 +57,12 @@ impl<R: Read> Read for &R {
 
 /// The store, by a handle whose clones keep `root` and all under it as long as one of them lives.
 pub(crate) fn pin(store: &Store, root: &Hash) -> Result<Store> {
-    match store.pinned(root)? {
+    let mut pinned = store.pinned(root)?;
+    // A partial copy gets it first.
+    if pinned.is_none() && store.is_partial() && store.get(root)?.is_some() {
+        pinned = store.pinned(root)?;
+    }
+    match pinned {
         Some(pinned) => Ok(pinned),
         None if *root == *build::empty_chunk().hash() => Ok(store.clone()),
         None => Err(Error::Missing { hash: *root }),

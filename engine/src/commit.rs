@@ -44,6 +44,11 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// The parents of the commit that `chunk` is, which was checked; none if it is no commit.
+    pub fn parents_of(chunk: &Chunk) -> impl Iterator<Item = Hash> {
+        chunk.children().skip(if chunk.kind() == COMMIT { 1 } else { usize::MAX })
+    }
+
     pub(crate) fn encode(&self) -> Chunk {
         assert!(self.parents.len() <= PARENTS_MAX && self.author.len() <= AUTHOR_BYTES_MAX);
         assert!(self.message.len() <= MESSAGE_BYTES_MAX && self.lineage.is_possible(self.parents.len()));

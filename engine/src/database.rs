@@ -114,7 +114,7 @@ impl Database {
         let store = Store::open(dir, options)?;
         // A process that died while it made the store left one without refs; nothing was acknowledged there.
         match store.get_ref(names::SETTINGS) {
-            Some(_) => Ok(Database::over(store)),
+            Some(_) => Database::over(store).opened(),
             None if store.refs("").is_empty() => Database::begin_history(store),
             None => Err(Error::NoDatabase { dir: dir.display().to_string() }),
         }

@@ -139,8 +139,7 @@ pub fn difference_in(
         }
     }
     let mut meter = store.meter("searching", "commits", None);
-    let commits =
-        history::missing(&store, &target_commits, &base_commits, scope.depth, || meter.add(1))?;
+    let commits = history::missing(&store, &target_commits, &base_commits, scope.depth, || meter.add(1))?;
     meter.end();
     let known = scope.depth.map(|_| commits.iter().chain(&base_commits).copied().collect());
     let commits = commits.into_iter();

@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Damaged,
     /// The disk or the store failed; see the source.
     Store,
+    /// What was asked for is not in this partial copy, and its remote is not at hand or failed: see to that, and try again.
+    Remote,
     /// The caller's own wish; nothing changed.
     Cancelled,
 }
@@ -354,6 +356,7 @@ impl Error {
     /// What the caller can do about it.
     pub fn kind(&self) -> ErrorKind {
         match self {
+            Error::Store(error) if error.kind() == pleach_chunkstore::ErrorKind::Remote => ErrorKind::Remote,
             Error::Store(_) => ErrorKind::Store,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Missing { .. } | Error::Malformed { .. } | Error::Chunk(_) => ErrorKind::Damaged,

@@ -301,6 +301,8 @@ pub struct Log {
     open: BTreeMap<(i64, u64, Hash), Commit>,
     /// What was come to: generation and address.
     seen: BTreeSet<(u64, Hash)>,
+    /// Why a commit beyond those that were given could not be read: told when it would be next.
+    beyond: Option<Error>,
     /// How many of them may be remembered before those are looked for that nothing leads to any longer.
     seen_max: usize,
 }
@@ -309,7 +311,7 @@ impl Log {
     pub(crate) fn new(reader: Store, starts: &[Hash]) -> Result<Log> {
         let pins = starts.iter().map(|start| chunks::pin(&reader, start)).collect::<Result<_>>()?;
         let (open, seen) = (BTreeMap::new(), BTreeSet::new());
-        let mut log = Log { reader, _pins: pins, open, seen, seen_max: SEEN_MAX };
+        let mut log = Log { reader, _pins: pins, open, seen, beyond: None, seen_max: SEEN_MAX };
         starts.iter().try_for_each(|start| log.add(*start))?;
         Ok(log)
     }
@@ -324,8 +326,12 @@ impl Log {
     }
 
     fn advance(&mut self) -> Result<Option<(Hash, Commit)>> {
+        if let Some(error) = self.beyond.take() {
+            self.open.clear();
+            return Err(error);
+        }
         let Some(((_, _, hash), commit)) = self.open.pop_last() else { return Ok(None) };
-        commit.parents.iter().try_for_each(|parent| self.add(*parent))?;
+        self.beyond = commit.parents.iter().try_for_each(|parent| self.add(*parent)).err();
         if self.seen.len() > self.seen_max {
             // All that is still to come is below the highest generation that is open.
             let highest = self.open.keys().map(|(_, generation, _)| *generation).max().unwrap_or(0);

@@ -179,8 +179,8 @@ fn what_a_holder_lacks_is_found_without_reading_what_else_it_has() {
     let trunk = graph.chain(None, 1_000);
     let held = graph.chain(Some(trunk[500]), COMMITS);
     let wanted = graph.chain(Some(trunk[999]), 3);
-    let (found, reads) =
-        graph.counted(|graph| missing(graph, &wanted[2..], &[trunk[998], *held.last().unwrap()], None, || {}));
+    let (found, reads) = graph
+        .counted(|graph| missing(graph, &wanted[2..], &[trunk[998], *held.last().unwrap()], None, || {}));
     assert_eq!(found, [&trunk[999..], &wanted].concat());
     assert!(reads <= FEW, "{reads}");
 }

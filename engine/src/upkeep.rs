@@ -33,7 +33,7 @@ impl Database {
     pub fn fsck(&self) -> Result<Report> {
         let check = |chunk: &Chunk| {
             checked(chunk)?;
-            match check_lineage(chunk, |parent| Ok(self.store().get(parent)?)) {
+            match check_lineage(chunk, |parent| Ok(self.store().local(parent)?)) {
                 Err(error @ Error::Malformed { .. }) => Err(error.to_string()),
                 // A parent that is missing or damaged is told by itself.
                 _ => Ok(()),

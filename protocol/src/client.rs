@@ -5,6 +5,7 @@
 mod clone;
 mod fetch;
 mod get;
+mod promised;
 mod pull;
 mod push;
 mod watch;
@@ -12,6 +13,7 @@ mod watch;
 pub use self::clone::clone_database;
 pub use self::fetch::fetch;
 pub use self::get::{ChunkPath, get, get_below};
+pub use self::promised::serve_promised;
 pub use self::pull::pull;
 pub use self::push::{Force, HELD_BACK, PushUpdate, push};
 pub use self::watch::{RefChange, Watching, watch};

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use pleach_engine::{Database, Options, StoreError};
 use tokio::sync::watch;
 
+use crate::access::Credentials;
+use crate::client::serve_promised;
 use crate::error::{Error, Result};
 
 /// A directory name that begins so is a database being made or dropped.
@@ -25,6 +27,8 @@ pub struct Databases {
 struct Inner {
     data_dir: PathBuf,
     options: Options,
+    /// What is shown to the remotes of partial copies.
+    credentials: Mutex<Credentials>,
     /// One slot per name that was asked for. The lock of a slot is held while its database is opened, made or dropped, so that
     /// this happens once; the lock of the map never is.
     slots: Mutex<HashMap<String, Arc<Mutex<Option<Database>>>>>,
@@ -45,10 +49,16 @@ impl Databases {
         let inner = Inner {
             data_dir: data_dir.to_owned(),
             options,
+            credentials: Mutex::default(),
             slots: Mutex::default(),
             losses: watch::Sender::default(),
         };
         Ok(Databases { inner: Arc::new(inner) })
+    }
+
+    /// What databases that are partial copies, and are opened from now on, show to their remotes, which they ask for what they lack.
+    pub fn set_credentials(&self, credentials: Credentials) {
+        *self.inner.credentials.lock() = credentials;
     }
 
     /// The data directory.
@@ -116,7 +126,8 @@ impl Databases {
             let _ = std::fs::remove_dir_all(&unfinished);
             return Err(error);
         }
-        let database = Database::open(&path, self.inner.options.clone())?;
+        let database =
+            self.inner.open(name)?.ok_or_else(|| Error::UnknownDatabase { url: name.to_owned() })?;
         *open = Some(database.clone());
         Ok(database)
     }
@@ -187,7 +198,10 @@ impl Inner {
 
     fn open(&self, name: &str) -> Result<Option<Database>> {
         match Database::open(&self.path(name), self.options.clone()) {
-            Ok(database) => Ok(Some(database)),
+            Ok(database) => {
+                serve_promised(&database, &self.credentials.lock())?;
+                Ok(Some(database))
+            }
             Err(pleach_engine::Error::Store(StoreError::NotFound { .. })) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -61,8 +61,25 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A remote was asked for a part of its database, and only gives all of it.
+    #[error(
+        "{url} is no server: it gives whole branches alone; clone without --table, --depth and --lazy, \
+         or from a server"
+    )]
+    NoParts {
+        /// URL of the remote.
+        url: String,
+    },
+    /// A clone was asked for tables that none of its branches has.
+    #[error("remote `{remote}` has no table `{table}` in the branches and tags that were asked for")]
+    UnknownTable {
+        /// Name of the remote.
+        remote: String,
+        /// The table.
+        table: String,
+    },
     /// A directory holds the beginning of another clone.
-    #[error("{} holds the beginning of a clone of {of}, or of other branches; go on with that, or give another directory", path.display())]
+    #[error("{} holds the beginning of a clone of {of}, or of another part of it; go on with that, or give another directory", path.display())]
     OtherClone {
         /// The directory.
         path: PathBuf,
@@ -331,10 +348,12 @@ impl Error {
             | Error::NotFetched { .. }
             | Error::NoUpkeep { .. }
             | Error::NoServer { .. }
+            | Error::NoParts { .. }
             | Error::OtherClone { .. }
             | Error::Exists { .. } => ErrorKind::Input,
             Error::UnknownDatabase { .. }
             | Error::UnknownBranch { .. }
+            | Error::UnknownTable { .. }
             | Error::NoChunk { .. }
             | Error::NothingThere { .. }
             | Error::NoPlace { .. } => ErrorKind::NotFound,
@@ -356,6 +375,7 @@ impl Error {
             | Error::UnknownBase { .. }
             | Error::MissingChild { .. }
             | Error::Limit { .. } => ErrorKind::Peer,
+            Error::Engine(error) if error.kind() == pleach_engine::ErrorKind::Remote => ErrorKind::Network,
             Error::Engine(_) | Error::Io { .. } | Error::Lost { .. } => ErrorKind::Store,
         }
     }

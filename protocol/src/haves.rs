@@ -28,7 +28,9 @@ pub(crate) fn with_ancestors(database: &Database, remote: &str) -> Result<Vec<Ha
     for tip in haves.clone() {
         let mut commit = database.commit_object(&tip)?;
         for distance in 1..=HAVES_DISTANCE_MAX {
-            let Some(&parent) = commit.parents.first() else { break };
+            // A partial copy ends somewhere.
+            let here = |parent: &&Hash| database.store().contains(parent);
+            let Some(&parent) = commit.parents.first().filter(here) else { break };
             commit = database.commit_object(&parent)?;
             let offered = distance.is_power_of_two() || commit.parents.is_empty();
             if offered && haves.len() < HAVES_MAX && seen.insert(parent) {

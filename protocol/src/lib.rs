@@ -26,6 +26,7 @@ mod haves;
 pub mod limits;
 mod objects;
 mod packs;
+mod part;
 pub mod proto;
 mod random;
 mod reached;
@@ -42,7 +43,7 @@ mod transfer;
 pub use access::{Access, Bearer, Caller, Credential, Credentials, Grant, Guarded, Right, Token, User};
 pub use client::{
     ChunkPath, Force, HELD_BACK, PushUpdate, RefChange, Watching, clone_database, fetch, get, get_below,
-    pull, push, watch,
+    pull, push, serve_promised, watch,
 };
 pub use databases::{Databases, check_database_name};
 pub use encoding::Encoding;
@@ -50,6 +51,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use flow::{Flow, Passed};
 pub use objects::Objects;
 pub use packs::{Compacted, collect_remote, compact_remote, forget_remote};
+pub use part::Part;
 pub use reached::{Place, Reached};
 pub use receiver::{Received, Receiver};
 pub use refs::{HEADS, RefPatterns, TAGS, refs_digest};

@@ -52,6 +52,9 @@ pub const HAVES_DISTANCE_MAX: usize = 64;
 /// Patterns in one fetch.
 pub const PATTERNS_MAX: usize = 256;
 
+/// Tables that a partial clone names.
+pub const PART_TABLES_MAX: usize = 1024;
+
 /// Refs in one push, and in one plan.
 pub const REFS_MAX: usize = 1 << 17;
 
@@ -200,6 +203,9 @@ pub const WATCH_REST_MIN: Duration = Duration::from_millis(1);
 
 /// Chunks in one get.
 pub const GET_CHUNKS_MAX: usize = 1024;
+
+/// Ancestors that come along with the commits of one get.
+pub const GET_ANCESTORS_MAX: usize = 1024;
 
 /// Bytes of chunks in the answer to one get, unless the first alone has more.
 pub const GET_BYTES: usize = 1 << 20;

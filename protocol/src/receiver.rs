@@ -11,6 +11,7 @@
 //! 4. Nothing moves a ref but the caller, with the batch that [`Receiver::finish`] returns after the last record.
 //! 5. What the transfer builds upon (bases, and children that do not follow), and what it stored, stays until the caller has moved its
 //!    refs: the receiver keeps it, and [`Received::append`] passes that on.
+//!    Only what comes from the remote of which this is a partial copy may lack more ([`Receiver::promised`]): that has it.
 //! 6. At the end, each top is a wanted commit, or was named by a later one: what nobody asked for ends in an error. (Not so in what was
 //!    recorded over a longer time, where it stays until the next collection.)
 
@@ -31,6 +32,8 @@ use crate::record::{BaseName, Follow, Record};
 pub struct Receiver {
     database: Database,
     hold: Hold,
+    /// What neither follows nor is here, the sender has promised.
+    is_promised: bool,
     decoder: Decoder,
     path: Vec<Step>,
     path_bytes: usize,
@@ -85,6 +88,7 @@ impl Receiver {
         Ok(Receiver {
             database: database.clone(),
             hold,
+            is_promised: false,
             decoder: Decoder::new().map_err(|error| Error::Lost { what: error.to_string() })?,
             path: Vec::new(),
             path_bytes: 0,
@@ -94,6 +98,12 @@ impl Receiver {
             records: 0,
             appended: false,
         })
+    }
+
+    /// The same, which takes what neither follows nor is here as promised: the sender is the remote of which this is a partial copy.
+    #[must_use]
+    pub(crate) fn promised(self, is_promised: bool) -> Receiver {
+        Receiver { is_promised, ..self }
     }
 
     /// Records taken so far.
@@ -271,7 +281,7 @@ impl Receiver {
         if let Some(chunk) = self.batch.get(&hash) {
             return Ok(Some(chunk.clone()));
         }
-        if matches!(record.base, Some(BaseName::Hash(_))) && !self.hold.keep(&hash) {
+        if matches!(record.base, Some(BaseName::Hash(_))) && !self.holds(&hash) && !self.obtains(&hash)? {
             return Err(unknown(hash.to_string()));
         }
         match self.database.store().get(&hash).map_err(pleach_engine::Error::from)? {
@@ -300,7 +310,8 @@ impl Receiver {
             }
             // A child that stands twice follows once.
             let follows = || missing.iter().filter_map(|&index| chunk.child(index as usize)).collect();
-            if !repeated.get_or_insert_with(follows).contains(&child) {
+            let repeats = repeated.get_or_insert_with(follows).contains(&child);
+            if !repeats && !self.is_promised && !self.obtains(&child)? {
                 return Err(Error::MissingChild { record: self.records, parent: *chunk.hash(), child });
             }
         }
@@ -336,21 +347,34 @@ impl Receiver {
         if self.holds(step.chunk.hash()) {
             return Ok(());
         }
-        let parent = |hash: &Hash| match self.batch.get(hash) {
-            Some(chunk) => Ok(Some(chunk.clone())),
-            None => Ok(self.database.store().get(hash)?),
+        let parent = |hash: &Hash| match (self.batch.get(hash), self.is_promised) {
+            (Some(chunk), _) => Ok(Some(chunk.clone())),
+            (None, true) => Ok(self.database.store().local(hash)?),
+            (None, false) => Ok(self.database.store().get(hash)?),
         };
-        check_lineage(&step.chunk, parent).map_err(|error| Error::Record {
-            record: self.records,
-            offset: 0,
-            what: error.to_string(),
-        })?;
+        match check_lineage(&step.chunk, parent) {
+            // Where history is cut off, the place in it is the promiser's word. Whoever this is pushed to checks it.
+            Err(pleach_engine::Error::Missing { .. }) if self.is_promised => {}
+            checked => checked.map_err(|error| Error::Record {
+                record: self.records,
+                offset: 0,
+                what: error.to_string(),
+            })?,
+        }
         self.batch.put(step.chunk, step.base.map(|base| *base.hash()));
         if self.batch.bytes() < BATCH_BYTES {
             return Ok(());
         }
         self.appended = true;
         append(&self.database, std::mem::take(&mut self.batch))
+    }
+
+    /// Whether the chunk is here now, as this is a partial copy, whose remote has it.
+    fn obtains(&self, hash: &Hash) -> Result<bool> {
+        let store = self.database.store();
+        Ok(store.is_partial()
+            && store.get(hash).map_err(pleach_engine::Error::from)?.is_some()
+            && self.hold.keep(hash))
     }
 
     /// Whether the chunk is here; then it and all under it stay until the refs are moved.

@@ -13,8 +13,8 @@ use pleach_protocol::proto::{
 };
 use pleach_protocol::testing::Proxy;
 use pleach_protocol::{
-    Databases, Error, FEATURE_EDITS, Force, PushUpdate, Receiver, RefPatterns, Remote, RemoteUrl, Sender,
-    SyncService, Transfer, clone_database, fetch, pull, push, transport,
+    Databases, Error, FEATURE_EDITS, Force, Part, PushUpdate, Receiver, RefPatterns, Remote, RemoteUrl,
+    Sender, SyncService, Transfer, clone_database, fetch, pull, push, transport,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -96,9 +96,14 @@ fn random(seed: u64, from: u64, to: u64) -> impl FnMut() -> u64 + Send + 'static
 }
 
 async fn clone(address: SocketAddr, dir: &TempDir, name: &str) -> (Database, Transfer) {
-    clone_database(&connected(&url(address)).await, &dir.path().join(name), Options::default(), &[])
-        .await
-        .unwrap()
+    clone_database(
+        &connected(&url(address)).await,
+        &dir.path().join(name),
+        Options::default(),
+        &Part::default(),
+    )
+    .await
+    .unwrap()
 }
 
 fn assert_whole(db: &Database, like: &Database) {
@@ -359,16 +364,18 @@ async fn a_clone_that_failed_goes_on_when_it_is_made_again() {
         })
         .await;
     let path = dir.path().join("cut");
-    let error = clone_database(&connected(&url(proxy.address())).await, &path, Options::default(), &[])
-        .await
-        .err()
-        .unwrap();
+    let error =
+        clone_database(&connected(&url(proxy.address())).await, &path, Options::default(), &Part::default())
+            .await
+            .err()
+            .unwrap();
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     // What was begun is no place for another clone.
-    let other = clone_database(&connected(&url(server.address)).await, &path, Options::default(), &[])
-        .await
-        .err()
-        .unwrap();
+    let other =
+        clone_database(&connected(&url(server.address)).await, &path, Options::default(), &Part::default())
+            .await
+            .err()
+            .unwrap();
     assert!(matches!(other, Error::OtherClone { .. }), "{other}");
 
     let direct = Proxy::start(server.address, Duration::ZERO, || None).await.unwrap();
@@ -399,7 +406,7 @@ async fn what_somebody_made_in_a_clone_that_was_begun_is_left_alone() {
             .await;
         let path = dir.path().join(work);
         let remote = connected(&url(proxy.address())).await;
-        clone_database(&remote, &path, Options::default(), &[]).await.err().unwrap();
+        clone_database(&remote, &path, Options::default(), &Part::default()).await.err().unwrap();
         let begun = Database::open(&path, Options::default()).unwrap();
         put(&begun, [7], 7);
         if work == "a commit" {
@@ -432,5 +439,5 @@ async fn clone_again(
     let hash = Hash::of(format!("{}\n", url(address)).as_bytes());
     begun.set_setting("cloning", Some(&format!("{hash} {}", url(address)))).unwrap();
     begun.close().unwrap();
-    clone_database(remote, path, Options::default(), &[]).await
+    clone_database(remote, path, Options::default(), &Part::default()).await
 }

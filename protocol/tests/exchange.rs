@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, NewCommit, Options, TransactionOutcome};
 use pleach_protocol::{
-    Databases, Error, Force, PushGate, PushPermit, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl,
-    SyncService, Transfer, clone_database, fetch, pull, push, transport,
+    Databases, Error, Force, Part, PushGate, PushPermit, PushUpdate, RefPatterns, RefStatus, Remote,
+    RemoteUrl, SyncService, Transfer, clone_database, fetch, pull, push, transport,
 };
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
@@ -43,10 +43,14 @@ impl Server {
     async fn clone(&self, database: &str) -> Copy {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("copy");
-        let (db, transfer) =
-            clone_database(&connected(&self.url(database)).await, &path, Options::default(), &[])
-                .await
-                .unwrap();
+        let (db, transfer) = clone_database(
+            &connected(&self.url(database)).await,
+            &path,
+            Options::default(),
+            &Part::default(),
+        )
+        .await
+        .unwrap();
         let remote = Remote::connect(&self.url(database)).await.unwrap();
         Copy { db, transfer, remote, _dir: dir }
     }
@@ -367,7 +371,7 @@ async fn only_the_branches_asked_for_are_cloned() {
         &connected(&server.url("shop")).await,
         &dir.path().join("c"),
         Options::default(),
-        &only,
+        &Part::branches(&only),
     )
     .await
     .unwrap();
@@ -376,10 +380,15 @@ async fn only_the_branches_asked_for_are_cloned() {
     assert_eq!(copy.current_branch().unwrap(), "feature/a");
     let none = ["nothing".to_owned()];
     let path = dir.path().join("d");
-    let error = clone_database(&connected(&server.url("shop")).await, &path, Options::default(), &none)
-        .await
-        .err()
-        .unwrap();
+    let error = clone_database(
+        &connected(&server.url("shop")).await,
+        &path,
+        Options::default(),
+        &Part::branches(&none),
+    )
+    .await
+    .err()
+    .unwrap();
     assert!(matches!(error, Error::UnknownBranch { .. }), "{error}");
     assert!(!path.exists());
 }
@@ -426,10 +435,11 @@ async fn what_is_not_there_is_said_clearly_and_leaves_nothing_behind() {
     let server = Server::start().await;
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("copy");
-    let error = clone_database(&connected(&server.url("absent")).await, &path, Options::default(), &[])
-        .await
-        .err()
-        .unwrap();
+    let error =
+        clone_database(&connected(&server.url("absent")).await, &path, Options::default(), &Part::default())
+            .await
+            .err()
+            .unwrap();
     assert!(matches!(error, Error::UnknownDatabase { .. }), "{error}");
     assert!(!path.exists());
     // A port that was just free.
@@ -440,10 +450,11 @@ async fn what_is_not_there_is_said_clearly_and_leaves_nothing_behind() {
     // A directory with something in it is not touched.
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("mine"), b"x").unwrap();
-    let error = clone_database(&connected(&server.url("absent")).await, &path, Options::default(), &[])
-        .await
-        .err()
-        .unwrap();
+    let error =
+        clone_database(&connected(&server.url("absent")).await, &path, Options::default(), &Part::default())
+            .await
+            .err()
+            .unwrap();
     assert!(matches!(error, Error::Exists { .. }), "{error}");
     assert!(path.join("mine").exists());
 }

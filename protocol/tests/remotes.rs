@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, NewCommit, Options, TransactionOutcome};
 use pleach_protocol::{
-    Databases, Error, Force, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, SyncService, Transfer,
-    clone_database, fetch, pull, push, transport,
+    Databases, Error, Force, Part, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, SyncService,
+    Transfer, clone_database, fetch, pull, push, transport,
 };
 use tempfile::TempDir;
 use tonic::transport::server::TcpIncoming;

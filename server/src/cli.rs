@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clap::Parser;
 use pleach_engine::{Database, Error, Options, StoreError};
-use pleach_protocol::Credentials;
+use pleach_protocol::{Credentials, serve_promised};
 
 use crate::credentials;
 use crate::error::{Failure, Result};
@@ -180,10 +180,14 @@ impl Context {
             return Err(Failure::usage("--token-file needs --server URL")
                 .hint("tokens for remotes stand in credentials.yaml"));
         }
-        match &self.global.directory {
+        let database = match &self.global.directory {
             Some(directory) => open_in(directory),
             None => nearest(),
+        }?;
+        if database.partial_of()?.is_some() {
+            serve_promised(&database, &self.credentials()?)?;
         }
+        Ok(database)
     }
 
     /// Ends a write that prints one line.

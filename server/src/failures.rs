@@ -172,6 +172,9 @@ impl From<pleach_protocol::Error> for Failure {
             Error::UnknownBranch { .. } => Failure::not_found(message).hint(
                 "`pleach fetch` brings what is there; `pleach branch --server URL --database NAME` lists it",
             ),
+            Error::UnknownTable { .. } => Failure::not_found(message).hint(
+                "`pleach table list --server URL --database NAME` shows those that are there; nothing was cloned",
+            ),
             ref error => match error.kind() {
                 ErrorKind::Input => split(Kind::Usage, &message),
                 ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),

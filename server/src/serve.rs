@@ -14,6 +14,7 @@ use pleach_protocol::{Access, Databases, Incoming, ServerTls, SyncService};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Store};
+use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::gate::Gate;
 use crate::listen;
@@ -32,6 +33,7 @@ pub fn run(config: &Config) -> Result<()> {
         .build()
         .map_err(|error| Failure::refused(format!("cannot start the server's threads: {error}")))?;
     let databases = Databases::new(&config.data_dir, options(&config.store))?;
+    databases.set_credentials(credentials::read()?);
     let served = runtime.block_on(serve(config, &databases));
     // Blocking operations that outlived the drain are left behind; what they had not acknowledged may be lost.
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! Clone: a new database with a remote's branches and tags, and that remote under the name `origin`.
+//! Clone: a new database with a remote's branches and tags, or a part of these, and that remote under the name `origin`.
 
 use std::path::Path;
 
@@ -6,7 +6,9 @@ use pleach_engine::{DEFAULT_BRANCH, Database, Hash, Options, RefUpdate, StoreErr
 
 use super::blocking;
 use super::fetch::{RemoteRefs, fetch_and, tracking};
+use super::promised::serve_promised_from;
 use crate::error::{Error, Result};
+use crate::part::Part;
 use crate::refs::{HEADS, RefPatterns};
 use crate::remote::Remote;
 use crate::transfer::Transfer;
@@ -18,32 +20,44 @@ const URL_SHOWN: usize = 200;
 /// The name that a clone gives to where it came from.
 const ORIGIN: &str = "origin";
 
-/// Makes a database in `dir` with the branches and tags of `remote`; of the branches only those in `branches` (patterns, `*` for any
-/// characters) unless there are none in it. Every branch is made here with its work, and the remote's default branch is current.
-/// `dir` is made; if it exists it must be empty, or hold the beginning of a clone of the same, on which nobody has worked: that goes on. If
-/// something has arrived when this fails, or the process ends, it stays for that; else nothing is left.
+/// Makes a database in `dir` with the branches and tags of `remote`, or a part of them. Every branch is made here with its work, and the
+/// remote's default branch is current. `dir` is made; if it exists it must be empty, or hold the beginning of a clone of the same, on which nobody has
+/// worked: that goes on. If something has arrived when this fails, or the process ends, it stays for that; else nothing is left.
+///
+/// What a partial clone lacks is asked of the remote when it is read, by this handle ([`crate::serve_promised`] does that for others).
 ///
 /// # Errors
-/// [`Error::Exists`], [`Error::OtherClone`], [`Error::UnknownBranch`] if no branch matches; those of a fetch.
+/// [`Error::Exists`], [`Error::OtherClone`], [`Error::UnknownBranch`] if no branch matches, [`Error::UnknownTable`], [`Error::NoParts`]; those of a fetch.
 pub async fn clone_database(
     remote: &Remote,
     dir: &Path,
     options: Options,
-    branches: &[String],
+    part: &Part,
 ) -> Result<(Database, Transfer)> {
-    let patterns = RefPatterns::branches(branches)?;
+    part.check()?;
+    if part.is_partial() && remote.place().is_some() {
+        return Err(Error::NoParts { url: remote.url().to_string() });
+    }
+    let patterns = RefPatterns::branches(&part.branches)?;
     let (path, existed) = (dir.to_owned(), dir.exists());
-    let what = Cloning::of(&remote.url().to_string(), branches);
+    let what = Cloning::of(&remote.url().to_string(), part);
+    let noted = part.clone();
     let (database, is_new) = blocking(move || {
         if std::fs::read_dir(&path).is_ok_and(|mut entries| entries.next().is_some()) || path.is_file() {
             return Ok((begun(&path, options, &what)?, false));
         }
         let database = Database::init(&path, options)?;
+        if noted.is_partial() {
+            noted.note(&database, ORIGIN)?;
+        }
         database.set_setting(CLONING, Some(&what.0))?;
         Ok((database, true))
     })
     .await?;
-    match fill(&database, remote, &patterns, branches).await {
+    if part.is_partial() {
+        serve_promised_from(&database, remote.url());
+    }
+    match fill(&database, remote, &patterns, part).await {
         Ok(transfer) => Ok((database, transfer)),
         Err(error) => {
             let path = dir.to_owned();
@@ -62,12 +76,12 @@ pub async fn clone_database(
     }
 }
 
-/// Of what a clone is one, as it stands in a setting: the hash of the URL and the patterns of branches, and the URL, for people.
+/// Of what a clone is one, as it stands in a setting: the hash of the URL and the part, and the URL, for people.
 struct Cloning(String);
 
 impl Cloning {
-    fn of(url: &str, branches: &[String]) -> Cloning {
-        let hash = Hash::of(format!("{url}\n{}", branches.join("\n")).as_bytes());
+    fn of(url: &str, part: &Part) -> Cloning {
+        let hash = Hash::of(format!("{url}\n{part:?}").as_bytes());
         Cloning(format!("{hash} {}", url.chars().take(URL_SHOWN).collect::<String>()))
     }
 }
@@ -104,26 +118,25 @@ fn goes_on(database: &Database, path: &Path, what: &Cloning) -> Result<()> {
     }
 }
 
-async fn fill(
-    database: &Database,
-    remote: &Remote,
-    patterns: &RefPatterns,
-    branches: &[String],
-) -> Result<Transfer> {
-    let (known, wanted) = (patterns.clone(), branches.to_vec());
+async fn fill(database: &Database, remote: &Remote, patterns: &RefPatterns, part: &Part) -> Result<Transfer> {
+    let (known, wanted) = (patterns.clone(), part.clone());
     // A clone that ended just before it said so is only brought up to date.
     let has_branches = !database.refs(HEADS).is_empty();
     let settle = Box::new(move |database: &Database, refs: &RemoteRefs| {
-        if !wanted.is_empty() && !refs.keys().any(|name| name.starts_with(HEADS)) {
-            return Err(Error::UnknownBranch { remote: ORIGIN.to_owned(), branch: wanted.join(", ") });
+        if !wanted.branches.is_empty() && !refs.keys().any(|name| name.starts_with(HEADS)) {
+            return Err(Error::UnknownBranch {
+                remote: ORIGIN.to_owned(),
+                branch: wanted.branches.join(", "),
+            });
         }
+        check_tables(database, &wanted.tables, refs)?;
         let (mut moves, results) = tracking(database, ORIGIN, &known, refs)?;
         if !has_branches {
             moves.extend(own_branches(database, refs)?);
         }
         Ok((moves, results))
     });
-    let (transfer, default_branch) = fetch_and(database, remote, ORIGIN, patterns, settle).await?;
+    let (transfer, default_branch) = fetch_and(database, remote, ORIGIN, patterns, part, settle).await?;
     let (database, url) = (database.clone(), remote.url().to_string());
     blocking(move || {
         database.set_setting(&format!("remote.{ORIGIN}.url"), Some(&url))?;
@@ -139,6 +152,28 @@ async fn fill(
     })
     .await?;
     Ok(transfer)
+}
+
+/// Refuses a table that none of the refs has.
+fn check_tables(database: &Database, tables: &[String], refs: &RemoteRefs) -> Result<()> {
+    let mut unknown = tables.to_vec();
+    for head in refs.values() {
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let snapshot = database.snapshot_of_root(database.commit_object(head)?.root)?;
+        let mut still = Vec::new();
+        for table in unknown {
+            if snapshot.table(&table)?.is_none() {
+                still.push(table);
+            }
+        }
+        unknown = still;
+    }
+    match unknown.into_iter().next() {
+        None => Ok(()),
+        Some(table) => Err(Error::UnknownTable { remote: ORIGIN.to_owned(), table }),
+    }
 }
 
 /// Every branch of the remote as a branch here: its head, and work that equals it.

@@ -18,7 +18,8 @@ use crate::error::{Error, Result, within};
 use crate::haves;
 use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS, NOTE_EVERY, REFS_MAX};
 use crate::packs;
-use crate::proto::{FetchRequest, FetchResponse, Plan, fetch_response::Message};
+use crate::part::Part;
+use crate::proto::{self, FetchRequest, FetchResponse, Plan, fetch_response::Message};
 use crate::reached::{Patience, Place, Reached};
 use crate::receiver::Receiver;
 use crate::refs::{
@@ -50,7 +51,9 @@ pub async fn fetch(
     let settle = Box::new(move |database: &Database, refs: &RemoteRefs| {
         tracking(database, &settle_name, &settle_patterns, refs)
     });
-    Ok(fetch_and(database, remote, name, patterns, settle).await?.0)
+    let (noted, of) = (database.clone(), name.to_owned());
+    let part = blocking(move || Part::noted(&noted, &of)).await?;
+    Ok(fetch_and(database, remote, name, patterns, &part, settle).await?.0)
 }
 
 /// Fetches, then moves the refs that `settle` says. Also gives the remote's default branch, if it was told.
@@ -61,6 +64,7 @@ pub(super) async fn fetch_and(
     remote: &Remote,
     name: &str,
     patterns: &RefPatterns,
+    part: &Part,
     settle: Settle,
 ) -> Result<(Transfer, String)> {
     if let Some(place) = remote.place() {
@@ -71,7 +75,9 @@ pub(super) async fn fetch_and(
     let settle = Arc::new(settle);
     let mut transfer = Transfer::default();
     let note = Note::of(database, name);
-    let mut from = From { features: FEATURE_EDITS, reached: note.read().await? };
+    // Rows that changed make a table only where the table is.
+    let features = if part.lazy { 0 } else { FEATURE_EDITS };
+    let mut from = From { part: part.to_proto(), features, reached: note.read().await? };
     let mut patience = Patience::default();
     loop {
         let fetched = attempt(database, remote, name, patterns, &settle, &from, &mut transfer).await;
@@ -90,7 +96,7 @@ pub(super) async fn fetch_and(
             Err(why @ Error::Unreachable { .. }) => patience.wait(false, why).await?,
             Err(error @ Error::WrongEdits { .. }) if from.features != 0 => {
                 tracing::error!(remote = %remote.url(), "{error}; whole chunks are asked for");
-                from = From { features: 0, reached: Reached::default() };
+                from = From { features: 0, reached: Reached::default(), ..from };
             }
             // What had arrived was collected, or the remote's refs have moved so that it is no beginning of what they reach now.
             Err(Error::MissingChild { .. } | Error::UnknownBase { .. })
@@ -150,6 +156,7 @@ pub(crate) fn forget_note(database: &Database, remote: &str) -> Result<()> {
 
 /// Where a fetch begins.
 struct From {
+    part: Option<proto::Part>,
     features: u64,
     reached: Reached,
 }
@@ -191,8 +198,8 @@ async fn attempt(
     let refs = remote_refs(&plan, patterns)?;
     let (messages, received) = mpsc::channel(MESSAGES_AHEAD);
     let thread = {
-        let (database, settle) = (database.clone(), settle.clone());
-        let (note, before) = (Note::of(&database, name), from.reached.clone());
+        let (database, settle, name) = (database.clone(), settle.clone(), name.to_owned());
+        let (note, before) = (Note::of(&database, &name), from.reached.clone());
         let mut noted = Instant::now();
         let mut progress = move |further: Reached| {
             if noted.elapsed() < NOTE_EVERY {
@@ -203,7 +210,10 @@ async fn attempt(
             reached.go_on(further);
             note.write_now(&reached)
         };
-        tokio::task::spawn_blocking(move || store(&database, hold, &refs, received, &settle, &mut progress))
+        tokio::task::spawn_blocking(move || {
+            let is_promised = database.partial_of()?.as_deref() == Some(name.as_str());
+            store(&database, hold, is_promised, &refs, received, &settle, &mut progress)
+        })
     };
     let pumped = pump(remote, &mut stream, messages, transfer).await;
     let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
@@ -247,7 +257,7 @@ async fn ask(
 ) -> Result<Asked> {
     let (database, name, patterns) = (database.clone(), name.to_owned(), patterns.clone());
     let target = remote.url().database().to_owned();
-    let (features, reached) = (from.features, from.reached.clone());
+    let (part, features, reached) = (from.part.clone(), from.features, from.reached.clone());
     let (request, offered, hold) = blocking(move || {
         let hold = database.store().hold();
         let mut haves = match ancestors {
@@ -269,6 +279,7 @@ async fn ask(
             format_digest: format_digest(),
             features,
             resume: reached.place.as_ref().map(Place::to_proto),
+            part,
         };
         Ok((request, haves.len(), hold))
     })
@@ -335,16 +346,17 @@ enum Stored {
     Part { records: u64, reached: Reached },
 }
 
-/// Verifies and stores what arrives, then moves the refs. `progress` is told how far it has come each time that some MiB were stored.
+/// Verifies and stores what arrives, then moves the refs. Of a remote that this is a partial copy of, what neither arrives nor is here is promised. `progress` is told how far it has come each time that some MiB were stored.
 fn store(
     database: &Database,
     hold: Hold,
+    is_promised: bool,
     refs: &RemoteRefs,
     mut messages: mpsc::Receiver<Message>,
     settle: &Settle,
     progress: &mut dyn FnMut(Reached) -> Result<()>,
 ) -> Result<Stored> {
-    let mut receiver = Receiver::holding(database, hold)?;
+    let mut receiver = Receiver::holding(database, hold)?.promised(is_promised);
     let received = loop {
         match messages.blocking_recv() {
             Some(Message::Data(data)) => {

@@ -1,11 +1,14 @@
 //! Get: asks a server for single chunks, and checks each against the hash that the caller expects.
 
-use pleach_engine::{Chunk, ChunkError, Hash, check_chunk};
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use pleach_engine::{Chunk, ChunkError, Commit, Hash, check_chunk};
 use tonic::Code;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, within};
 use crate::limits::GET_CHUNKS_MAX;
-use crate::proto::{GetRequest, Path};
+use crate::proto::{GetRequest, GetResponse, Path};
 use crate::refs::hashes_to_bytes;
 use crate::remote::Remote;
 
@@ -33,6 +36,33 @@ pub async fn get(remote: &Remote, hashes: &[Hash]) -> Result<Vec<Chunk>> {
         },
     )
     .await
+}
+
+/// The first of these chunks, from a server all of whose database the caller may read, with as many of the others, in this order, as the server sends at
+/// once, and then so many ancestors of the commits among them; each checked.
+///
+/// # Errors
+/// As [`get`].
+pub(super) async fn get_ahead(remote: &Remote, hashes: &[Hash], ancestors: u32) -> Result<Vec<Chunk>> {
+    let hashes = &hashes[..hashes.len().min(GET_CHUNKS_MAX)];
+    let mut request = request(remote)?;
+    (request.hashes, request.ancestors) = (hashes_to_bytes(hashes), ancestors);
+    let answer = answer(remote, request, hashes).await?;
+    let mut chunks = answer.chunks;
+    let mut expected: HashSet<Hash> = chunks.iter().flat_map(Commit::parents_of).collect();
+    within("number of ancestors", answer.ancestors.len(), ancestors as usize)?;
+    for bytes in answer.ancestors {
+        let hash = Hash::of(&bytes);
+        if !expected.remove(&hash) {
+            return Err(Error::protocol(format!(
+                "{hash}, which is none of the ancestors of what was asked for"
+            )));
+        }
+        let chunk = checked(bytes.to_vec(), &hash, chunks.len() as u64)?;
+        expected.extend(Commit::parents_of(&chunk));
+        chunks.push(chunk);
+    }
+    Ok(chunks)
 }
 
 /// The chunks at these places below `commit`, which `reference` names on the server, `heads/NAME` or `tags/NAME`; in this order, each checked.
@@ -66,34 +96,50 @@ async fn ask<T>(
     hash: impl Fn(&&T) -> Hash,
     name: impl Fn(&mut GetRequest, &[&T]),
 ) -> Result<Vec<Chunk>> {
-    if remote.place().is_some() {
-        let instead = "it has no single chunks to give; fetch from it";
-        return Err(Error::NoServer { url: remote.url().to_string(), instead });
-    }
     let mut chunks = Vec::with_capacity(wanted.len());
     while chunks.len() < wanted.len() {
         let rest: Vec<&T> = wanted.iter().skip(chunks.len()).take(GET_CHUNKS_MAX).collect();
-        let mut request =
-            GetRequest { database: remote.url().database().to_owned(), ..GetRequest::default() };
+        let mut request = request(remote)?;
         name(&mut request, &rest);
-        let reference = request.r#ref.clone();
-        let answer = remote.client()?.get(request).await.map_err(|status| match status.code() {
-            Code::NotFound => {
-                Error::NoChunk { url: remote.url().to_string(), what: status.message().to_owned() }
-            }
-            Code::Aborted => Error::Moved { name: reference },
-            _ => remote.error(status),
-        })?;
-        let answer = answer.into_inner().chunks;
-        if answer.is_empty() || answer.len() > rest.len() {
-            let what = format!("a Get of {} chunks was answered with {}", rest.len(), answer.len());
-            return Err(Error::protocol(what));
-        }
-        for (bytes, wanted) in answer.iter().zip(&rest) {
-            chunks.push(checked(bytes.to_vec(), &hash(wanted), chunks.len() as u64)?);
-        }
+        let hashes: Vec<Hash> = rest.iter().map(&hash).collect();
+        chunks.extend(answer(remote, request, &hashes).await?.chunks);
     }
     Ok(chunks)
+}
+
+/// A request about the remote's database.
+fn request(remote: &Remote) -> Result<GetRequest> {
+    match remote.place() {
+        None => Ok(GetRequest { database: remote.url().database().to_owned(), ..GetRequest::default() }),
+        Some(_) => {
+            let instead = "it has no single chunks to give; fetch from it";
+            Err(Error::NoServer { url: remote.url().to_string(), instead })
+        }
+    }
+}
+
+/// What a server answered: the first of the chunks, checked, and what it says are ancestors.
+struct Answer {
+    chunks: Vec<Chunk>,
+    ancestors: Vec<Bytes>,
+}
+
+/// The answer to a request for the chunks with these hashes.
+async fn answer(remote: &Remote, request: GetRequest, hashes: &[Hash]) -> Result<Answer> {
+    let reference = request.r#ref.clone();
+    let answer = remote.client()?.get(request).await.map_err(|status| match status.code() {
+        Code::NotFound => Error::NoChunk { url: remote.url().to_string(), what: status.message().to_owned() },
+        Code::Aborted => Error::Moved { name: reference },
+        _ => remote.error(status),
+    })?;
+    let GetResponse { chunks, ancestors } = answer.into_inner();
+    if chunks.is_empty() || chunks.len() > hashes.len() {
+        let what = format!("a Get of {} chunks was answered with {}", hashes.len(), chunks.len());
+        return Err(Error::protocol(what));
+    }
+    let chunks = chunks.into_iter().zip(hashes).enumerate();
+    let chunks = chunks.map(|(number, (bytes, hash))| checked(bytes.into(), hash, number as u64));
+    Ok(Answer { chunks: chunks.collect::<Result<_>>()?, ancestors })
 }
 
 /// The chunk with these bytes, the `number`th asked for.

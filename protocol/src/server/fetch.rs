@@ -1,11 +1,12 @@
 //! Answers one Fetch: what the wanted refs are, and the difference between them and what the caller has. Blocking.
 
-use pleach_engine::{Database, Hash, Pins, difference};
+use pleach_engine::{Database, Hash, Pins, difference_in};
 
 use crate::access::{Caller, Right};
 use crate::databases::Databases;
 use crate::error::{Error, Result};
 use crate::limits::HAVES_MAX;
+use crate::part::Part;
 use crate::proto::{End, FetchRequest, Plan, Ref, fetch_response::Message};
 use crate::reached::Place;
 use crate::refs::{HEADS, RefPatterns, hashes_from, refs_digest};
@@ -20,6 +21,7 @@ pub(super) fn serve(
     emit: &mut dyn FnMut(Message) -> bool,
 ) -> Result<()> {
     let patterns = RefPatterns::new(&request.wants)?;
+    let scope = Part::scope(request.part.as_ref())?;
     let haves = hashes_from(&request.haves, "haves", HAVES_MAX)?;
     let unknown = || Error::UnknownDatabase { url: request.database.clone() };
     let database = databases.get(&request.database)?.ok_or_else(unknown)?;
@@ -57,7 +59,7 @@ pub(super) fn serve(
     targets.sort_unstable();
     targets.dedup();
     let edits = may_send_edits(request.format_digest, request.features);
-    let mut difference = difference(&database, &targets, &bases)?;
+    let mut difference = difference_in(&database, &targets, &bases, scope)?;
     if let Some(Place { top, path }) = request.resume.as_ref().map(Place::from_proto).transpose()? {
         difference = difference.resumed(top, path);
     }

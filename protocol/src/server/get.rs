@@ -4,13 +4,15 @@
 //! bare hash says nothing of who may read it. What is not there and what may not be read answer alike, and a caller who may not read a ref, or
 //! ask by hash, is told so before anything is looked up: so neither the answer nor the time that it takes tells what there is.
 
+use std::collections::{HashSet, VecDeque};
+
 use bytes::Bytes;
-use pleach_engine::{Chunk, Database};
+use pleach_engine::{Chunk, Commit, Database, Hash};
 
 use crate::access::{Caller, Right};
 use crate::databases::Databases;
 use crate::error::{Error, Result, within};
-use crate::limits::{DEPTH_MAX, GET_BYTES, GET_CHUNKS_MAX};
+use crate::limits::{DEPTH_MAX, GET_ANCESTORS_MAX, GET_BYTES, GET_CHUNKS_MAX};
 use crate::proto::{GetRequest, GetResponse};
 use crate::refs::{check_name, hash_from, hashes_from};
 
@@ -29,7 +31,10 @@ pub(super) fn serve(databases: &Databases, caller: &Caller, request: &GetRequest
     match hashes.is_empty() {
         true => below(&database, caller, request),
         false if caller.may_all(Right::Read, &request.database) => {
-            fill(hashes.iter(), |hash| database.store().get(hash).map_err(engine)?.ok_or_else(no_chunk))
+            let get = |hash: &Hash| database.store().get(hash).map_err(engine)?.ok_or_else(no_chunk);
+            let mut answer = fill(hashes.iter(), get)?;
+            answer.ancestors = ancestors(&database, &answer.chunks, request.ancestors)?;
+            Ok(answer)
         }
         false => Err(no_chunk()),
     }
@@ -60,6 +65,27 @@ fn below(database: &Database, caller: &Caller, request: &GetRequest) -> Result<G
             Ok(child.ok_or(missing(hash))?)
         })
     })
+}
+
+/// Ancestors of the commits among `asked`, nearest first, as many as an answer holds. Of a partial copy those that are here.
+fn ancestors(database: &Database, asked: &[Bytes], most: u32) -> Result<Vec<Bytes>> {
+    let most = (most as usize).min(GET_ANCESTORS_MAX);
+    let (mut seen, mut open) = (HashSet::new(), VecDeque::new());
+    for bytes in asked.iter().filter(|_| most > 0) {
+        let chunk = Chunk::from_bytes(bytes.to_vec()).map_err(pleach_engine::Error::from)?;
+        open.extend(Commit::parents_of(&chunk));
+    }
+    let (mut chunks, mut bytes) = (Vec::new(), 0);
+    while let Some(hash) = open.pop_front().filter(|_| chunks.len() < most && bytes < GET_BYTES) {
+        if seen.insert(hash)
+            && let Some(chunk) = database.store().local(&hash).map_err(engine)?
+        {
+            bytes += chunk.bytes().len();
+            open.extend(Commit::parents_of(&chunk));
+            chunks.push(Bytes::copy_from_slice(chunk.bytes()));
+        }
+    }
+    Ok(chunks)
 }
 
 /// As many of the chunks as an answer holds.

@@ -2,7 +2,7 @@
 
 use fetch_response::Message::{Data, End, Plan};
 use pleach_protocol::proto::push_response::Message as Answer;
-use pleach_protocol::{ErrorKind, Force, PushUpdate, Transfer, clone_database, push};
+use pleach_protocol::{ErrorKind, Force, Part, PushUpdate, Transfer, clone_database, push};
 
 use super::*;
 
@@ -181,7 +181,7 @@ async fn answers_to_a_fetch_that_no_server_of_ours_gives() {
         assert_sound(&here);
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("clone");
-        let cloned = clone_database(&remote, &path, Options::default(), &[]).await;
+        let cloned = clone_database(&remote, &path, Options::default(), &Part::default()).await;
         assert_eq!(cloned.err().expect(name).kind(), kind, "{name}");
         assert!(!path.exists(), "{name}");
     }

@@ -210,7 +210,9 @@ async fn a_clone_takes_the_branches_asked_for_and_goes_on_with_all() {
         let dir = TempDir::new().unwrap();
         let only = ["feature/*".to_owned()];
         let (db, _) =
-            clone_database(&kind.remote, &dir.path().join("c"), Options::default(), &only).await.unwrap();
+            clone_database(&kind.remote, &dir.path().join("c"), Options::default(), &Part::branches(&only))
+                .await
+                .unwrap();
         assert_eq!(db.branches().unwrap().len(), 1, "{}", kind.name);
         assert_eq!(db.current_branch().unwrap(), "feature/a", "{}", kind.name);
         let head = a.put(1, "more");
@@ -220,7 +222,10 @@ async fn a_clone_takes_the_branches_asked_for_and_goes_on_with_all() {
         assert_eq!(b.tracking().len(), 2, "{}", kind.name);
         let none = ["nothing".to_owned()];
         let path = dir.path().join("d");
-        let error = clone_database(&kind.remote, &path, Options::default(), &none).await.err().unwrap();
+        let error = clone_database(&kind.remote, &path, Options::default(), &Part::branches(&none))
+            .await
+            .err()
+            .unwrap();
         assert!(matches!(error, Error::UnknownBranch { .. }), "{}: {error}", kind.name);
         assert!(!path.exists());
     }

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use pleach_engine::{Database, Hash, MergeOptions, MergeOutcome, Options};
 use pleach_protocol::{
-    Force, HEADS, HELD_BACK, PushUpdate, RefPatterns, RefResult, RefStatus, Remote as Connection, RemoteUrl,
-    TAGS, Transfer, clone_database, forget_remote,
+    Force, HEADS, HELD_BACK, Part, PushUpdate, RefPatterns, RefResult, RefStatus, Remote as Connection,
+    RemoteUrl, TAGS, Transfer, clone_database, forget_remote,
 };
 use serde_json::{Value, json};
 
@@ -45,6 +45,12 @@ pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
         }
         Remote::Remove { name } => {
             known_url(&database, &name)?;
+            if database.partial_of()?.as_deref() == Some(name.as_str()) {
+                return Err(Failure::refused(format!(
+                    "this is a clone of a part of `{name}`, which has the rest"
+                ))
+                .hint("to do without it, clone all of it again, without --table, --depth and --lazy"));
+            }
             forget_remote(&database, &name)?;
             database.set_setting(&url_key(&name), None)?;
             if context.output.json {
@@ -63,11 +69,13 @@ pub(super) fn clone(context: &mut Context, arguments: Clone) -> Result<()> {
     let url = context.credentials()?.authorize(parse(&arguments.url)?);
     let given = arguments.directory.or_else(|| context.global.directory.clone());
     let directory = given.unwrap_or_else(|| PathBuf::from(url.database()));
+    let Clone { branch: branches, table: tables, depth, lazy, .. } = arguments;
+    let part = Part { branches, tables, depth, lazy };
     let runtime = backend::runtime()?;
     let progress = context.output.progress(format!("cloning {url}"));
     let (database, transfer) = runtime.block_on(async {
         let remote = Connection::connect(&url).await?.with_flow(progress.flow(arguments.limit));
-        clone_database(&remote, &directory, Options::default(), &arguments.branch).await
+        clone_database(&remote, &directory, Options::default(), &part).await
     })?;
     drop(progress);
     let branch = database.current_branch()?;

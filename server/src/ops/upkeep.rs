@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use pleach_engine::backup::{Backup, Point};
 use pleach_engine::fsck::{Damage, Report};
 use pleach_engine::{Batch, Database, KINDS, Observer, Options, Outcome, RefUpdate, Store, StoreError};
-use pleach_protocol::{Credentials, Remote, RemoteUrl, clone_database};
+use pleach_protocol::{Credentials, Part, Remote, RemoteUrl, clone_database};
 
 use super::Session;
 use crate::error::{Failure, Kind, Result};
@@ -85,7 +85,7 @@ impl RepairSource {
         let clone = dir.path().join("clone");
         let cloned = runtime.block_on(async {
             let remote = Remote::connect(&url).await?;
-            clone_database(&remote, &clone, Options::default(), &[]).await
+            clone_database(&remote, &clone, Options::default(), &Part::default()).await
         })?;
         Ok(RepairSource::Clone(cloned.0, dir))
     }

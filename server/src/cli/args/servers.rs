@@ -49,6 +49,15 @@ pub(crate) struct Clone {
     /// Only this branch; may be repeated
     #[arg(long, value_name = "B")]
     pub(crate) branch: Vec<String>,
+    /// Only the rows of this table; may be repeated. Others are asked of the remote if they are read
+    #[arg(long, value_name = "T")]
+    pub(crate) table: Vec<String>,
+    /// Only the newest N commits of each branch and tag. Older ones are asked of the remote if they are read
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) depth: Option<u32>,
+    /// Only the heads: all else is asked of the remote when it is read, and stays
+    #[arg(long, conflicts_with = "table")]
+    pub(crate) lazy: bool,
     #[command(flatten)]
     pub(crate) limit: Limit,
 }
