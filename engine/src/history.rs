@@ -291,7 +291,7 @@ const SEEN_MAX: usize = 1024;
 
 /// Commits that some starts reach, each once, newest first. Keeps them as long as it lives.
 ///
-/// It reads a commit when it comes to one of its children, and forgets those that it cannot come to again: its memory grows with the number of
+/// It reads a commit when it is asked for what comes after one of its children, and forgets those that it cannot come to again: its memory grows with the number of
 /// branches that are side by side, and not with what it has given.
 pub struct Log {
     reader: Store,
@@ -301,8 +301,8 @@ pub struct Log {
     open: BTreeMap<(i64, u64, Hash), Commit>,
     /// What was come to: generation and address.
     seen: BTreeSet<(u64, Hash)>,
-    /// Why a commit beyond those that were given could not be read: told when it would be next.
-    beyond: Option<Error>,
+    /// The parents of the commit that was given last, which nobody may ask for.
+    parents: Vec<Hash>,
     /// How many of them may be remembered before those are looked for that nothing leads to any longer.
     seen_max: usize,
 }
@@ -311,7 +311,7 @@ impl Log {
     pub(crate) fn new(reader: Store, starts: &[Hash]) -> Result<Log> {
         let pins = starts.iter().map(|start| chunks::pin(&reader, start)).collect::<Result<_>>()?;
         let (open, seen) = (BTreeMap::new(), BTreeSet::new());
-        let mut log = Log { reader, _pins: pins, open, seen, beyond: None, seen_max: SEEN_MAX };
+        let mut log = Log { reader, _pins: pins, open, seen, parents: Vec::new(), seen_max: SEEN_MAX };
         starts.iter().try_for_each(|start| log.add(*start))?;
         Ok(log)
     }
@@ -326,12 +326,11 @@ impl Log {
     }
 
     fn advance(&mut self) -> Result<Option<(Hash, Commit)>> {
-        if let Some(error) = self.beyond.take() {
-            self.open.clear();
-            return Err(error);
+        for parent in std::mem::take(&mut self.parents) {
+            self.add(parent).inspect_err(|_| self.open.clear())?;
         }
         let Some(((_, _, hash), commit)) = self.open.pop_last() else { return Ok(None) };
-        self.beyond = commit.parents.iter().try_for_each(|parent| self.add(*parent)).err();
+        self.parents.clone_from(&commit.parents);
         if self.seen.len() > self.seen_max {
             // All that is still to come is below the highest generation that is open.
             let highest = self.open.keys().map(|(_, generation, _)| *generation).max().unwrap_or(0);

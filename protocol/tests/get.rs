@@ -263,7 +263,7 @@ impl proto::sync_server::Sync for Lying {
 
     async fn get(&self, _: tonic::Request<GetRequest>) -> Result<tonic::Response<GetResponse>, Status> {
         let chunks = self.0.iter().cloned().map(Into::into).collect();
-        Ok(tonic::Response::new(GetResponse { chunks }))
+        Ok(tonic::Response::new(GetResponse { chunks, ancestors: Vec::new() }))
     }
 }
 

@@ -91,6 +91,14 @@ impl From<StoreError> for Failure {
             StoreError::Io { ref source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Failure::not_allowed(message).hint("run as a user who may use this directory, or change its permissions")
             }
+            StoreError::SourceFailed { source, .. } => {
+                Failure::remote(format!("what was asked for is not in this partial clone, and its remote did not give it: {source}"))
+                    .hint("see that the remote of the clone can be reached, and try again")
+            }
+            StoreError::NotLocal { .. } => {
+                Failure::remote("what was asked for is not in this partial clone, and its remote is not known here")
+                    .hint("`pleach remote add` the remote that it was cloned from under its old name")
+            }
             StoreError::Missing { .. } => Failure::damaged(what)
                 .hint("`pleach fsck --repair-from REMOTE` brings back what a backup or remote has"),
             StoreError::NotEmpty { .. }

@@ -55,7 +55,7 @@ struct Question {
 }
 
 impl Source for Promiser {
-    fn chunks(&self, wanted: &[Hash]) -> Result<Vec<Chunk>, SourceError> {
+    fn chunks(&self, wanted: &[Hash]) -> std::result::Result<Vec<Chunk>, SourceError> {
         self.ask(wanted.to_vec()).map_err(|error| Arc::new(error) as SourceError)
     }
 }

@@ -41,9 +41,13 @@ pub(super) fn fsck(context: &mut Context, repair_from: Option<String>) -> Result
             0 => String::new(),
             chunks => format!(", {} repaired", print::count(chunks, "chunk")),
         };
+        let promised = match report.promised {
+            0 => String::new(),
+            chunks => format!(", {} not in this partial clone", print::count(chunks, "chunk")),
+        };
         let refs = print::count(report.refs, "ref");
         context.output.line(format!(
-            "{}, {} bytes, {refs}: {}{repaired}",
+            "{}, {} bytes, {refs}: {}{repaired}{promised}",
             print::count(report.chunks, "chunk"),
             report.bytes,
             print::count(report.damages.len() as u64, "damage"),
@@ -98,6 +102,7 @@ fn report_to_json(report: &FsckResponse) -> Value {
         "refs": report.refs,
         "damages": report.damages.iter().map(damage).collect::<Vec<_>>(),
         "repaired": report.repaired,
+        "promised": report.promised,
     })
 }
 

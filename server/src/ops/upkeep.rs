@@ -107,8 +107,9 @@ fn to_message(report: Report, repaired: u64) -> FsckResponse {
         traced: damage.needed_by.is_some(),
         needed_by: damage.needed_by.unwrap_or_default(),
     };
-    let damages = report.damages.into_iter().map(damage).collect();
-    FsckResponse { chunks: report.chunks, bytes: report.bytes, refs: report.refs, damages, repaired }
+    let Report { chunks, bytes, refs, promised, damages } = report;
+    let damages = damages.into_iter().map(damage).collect();
+    FsckResponse { chunks, bytes, refs, damages, repaired, promised }
 }
 
 /// Bytes of a store that is compacted whole: about the longest table.

@@ -16,6 +16,7 @@ mod branches;
 mod cluster;
 mod crash;
 mod directory_remotes;
+mod partial;
 mod patches;
 mod remotes;
 mod replica;
