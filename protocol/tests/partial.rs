@@ -7,15 +7,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use pleach_engine::{
-    Database, ErrorKind, Hash, MergeOptions, MergeOutcome, NewCommit, Options, TransactionOutcome,
+    Database, ErrorKind, Hash, MergeOptions, MergeOutcome, NewCommit, Options, Scope, TransactionOutcome,
+    difference_in,
 };
+use pleach_protocol::proto::{self, GetRequest, GetResponse, sync_client::SyncClient};
 use pleach_protocol::testing::Proxy;
 use pleach_protocol::{
-    Credentials, Databases, Error, Force, Part, PushUpdate, RefPatterns, Remote, RemoteUrl, SyncService,
-    Transfer, clone_database, fetch, pull, push, serve_promised, transport,
+    Credentials, Databases, Error, Force, Part, PushUpdate, Receiver, RefPatterns, Remote, RemoteUrl, Sender,
+    SyncService, Transfer, clone_database, fetch, pull, push, serve_promised, transport,
 };
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tonic::Status;
+use tonic::transport::Endpoint;
 use tonic::transport::server::TcpIncoming;
 
 const ROWS: u64 = 20_000;
@@ -355,7 +359,6 @@ async fn a_partial_clone_stays_one_when_it_is_opened_again_collected_and_compact
         let address = server.address;
         blocking(move || {
             db.close().unwrap();
-            db.close().unwrap();
             let db = Database::open(&path, Options::default()).unwrap();
             assert_eq!(db.partial_of().unwrap().as_deref(), Some("origin"));
             let all = |db: &Database| {
@@ -444,4 +447,133 @@ async fn a_server_with_a_partial_copy_gives_all_of_it() {
     assert_eq!(copy.root().unwrap(), server.db.root().unwrap());
     assert_eq!(promised(&copy), 0);
     assert_eq!(count(&copy, "b"), ROWS as usize);
+}
+
+/// A server that knows better than the one behind it: it passes a Get on, and bends the answer.
+struct Bending {
+    behind: Remote,
+    bend: fn(&mut GetResponse),
+}
+
+type Nothing<T> = tokio_stream::wrappers::ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl proto::sync_server::Sync for Bending {
+    type FetchStream = Nothing<proto::FetchResponse>;
+    type PushStream = Nothing<proto::PushResponse>;
+    type WatchStream = Nothing<proto::WatchResponse>;
+
+    async fn fetch(
+        &self,
+        _: tonic::Request<proto::FetchRequest>,
+    ) -> Result<tonic::Response<Self::FetchStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn push(
+        &self,
+        _: tonic::Request<tonic::Streaming<proto::PushRequest>>,
+    ) -> Result<tonic::Response<Self::PushStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn watch(
+        &self,
+        _: tonic::Request<proto::WatchRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get(&self, request: tonic::Request<GetRequest>) -> Result<tonic::Response<GetResponse>, Status> {
+        let endpoint =
+            Endpoint::from_shared(format!("http://{}", self.behind.url().host().unwrap())).unwrap();
+        let mut client = SyncClient::new(endpoint.connect().await.unwrap());
+        let mut answer = client.get(request.into_inner()).await?.into_inner();
+        (self.bend)(&mut answer);
+        Ok(tonic::Response::new(answer))
+    }
+}
+
+#[tokio::test]
+async fn a_remote_that_does_not_give_what_it_promised_is_told_of_and_nothing_wrong_is_kept() {
+    let server = Server::start();
+    let bends: [(&str, fn(&mut GetResponse)); 5] = [
+        ("answered with 0", |answer| answer.chunks.clear()),
+        ("answered with 2", |answer| answer.chunks.push(answer.chunks[0].clone())),
+        ("expected", |answer| {
+            let mut bytes = answer.chunks[0].to_vec();
+            *bytes.last_mut().unwrap() ^= 1;
+            answer.chunks[0] = bytes.into();
+        }),
+        ("none of the ancestors", |answer| answer.ancestors = vec![answer.chunks[0].clone()]),
+        ("none of the ancestors", |answer| answer.ancestors.reverse()),
+    ];
+    for (words, bend) in bends {
+        let dir = TempDir::new().unwrap();
+        let (db, _) = server.clone(&dir.path().join("c"), &lazy()).await;
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = incoming.local_addr().unwrap();
+        let bending = Bending { behind: connected(server.address).await, bend };
+        let service = proto::sync_server::SyncServer::new(bending);
+        tokio::spawn(transport().add_service(service).serve_with_incoming(incoming));
+        db.set_setting("remote.origin.url", Some(&url(address).to_string())).unwrap();
+        serve_promised(&db, &Credentials::default()).unwrap();
+        let head = server.head();
+        let db = blocking(move || {
+            let chunks = db.store().stats().chunks;
+            let error = db.log(&head).unwrap().nth(1).unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Remote, "{words}: {error}");
+            assert!(error.to_string().contains(words), "{words}: {error}");
+            assert_eq!(db.store().stats().chunks, chunks, "{words}");
+            promised(&db);
+            db
+        })
+        .await;
+        // The honest one is asked again.
+        db.set_setting("remote.origin.url", Some(&url(server.address).to_string())).unwrap();
+        serve_promised(&db, &Credentials::default()).unwrap();
+        blocking(move || assert_eq!(db.log(&head).unwrap().count(), COMMITS + 1)).await;
+    }
+}
+
+#[tokio::test]
+async fn only_its_own_remote_may_leave_something_out() {
+    let server = Server::start();
+    let dir = TempDir::new().unwrap();
+    let (db, _) = server.clone(&dir.path().join("c"), &lazy()).await;
+    // Somebody else's server, with a commit whose parent and tables only the promiser has.
+    let (other, _) = server.clone(&dir.path().join("shop"), &lazy()).await;
+    let other = blocking(move || {
+        put(&other, "main", "a", [5], 900);
+        commit(&other, "main");
+        put(&other, "main", "new", 0..1_000, 900);
+        commit(&other, "main");
+        other
+    })
+    .await;
+    let head = other.get_ref("heads/main").unwrap();
+    other.close().unwrap();
+    let (address, _serving) = serve(Databases::new(dir.path(), Options::default()).unwrap());
+    let remote = connected(address).await;
+    fetch(&db, &remote, "other", &RefPatterns::all()).await.unwrap();
+    assert_eq!(db.get_ref("remotes/other/main"), Some(head));
+    blocking(move || {
+        let theirs = db.snapshot_of_root(db.commit_object(&head).unwrap().root).unwrap();
+        let asked = requests(&db);
+        let rows = theirs.table("new").unwrap().unwrap();
+        assert_eq!(rows.scan(Bound::Unbounded, Bound::Unbounded).unwrap().count(), 1_000);
+        assert_eq!(requests(&db), asked, "what is the other's own came whole");
+        promised(&db);
+    })
+    .await;
+    // Who holds all takes no part of it as all, whatever the sender says.
+    let (whole, _) = server.clone(&dir.path().join("w"), &Part::default()).await;
+    let mut receiver = Receiver::new(&whole).unwrap();
+    let scope = Scope { tables: ["a".to_owned()].into(), ..Scope::default() };
+    put(&server.db, "main", "b", [1], 901);
+    let new = commit(&server.db, "main");
+    let part = difference_in(&server.db, &[new], &[server.heads[COMMITS]], scope).unwrap();
+    let message = Sender::new(&server.db, part).unwrap().next_message().unwrap().unwrap();
+    let error = receiver.receive(&message).unwrap_err();
+    assert!(matches!(error, Error::MissingChild { .. }), "{error}");
 }
