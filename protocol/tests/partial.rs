@@ -300,6 +300,7 @@ async fn a_clone_of_the_newest_commits_asks_for_older_ones() {
     let (db, transfer) =
         server.clone(&dir.path().join("c"), &Part { branches: vec!["main".into()], ..depth(5) }).await;
     assert_eq!(transfer.refs.len(), 1);
+    assert_eq!(requests(&db), 0, "what was sent built upon nothing else");
     let head = server.head();
     let db = blocking(move || {
         let newest: Vec<Hash> = db.log(&head).unwrap().take(5).map(|entry| entry.unwrap().0).collect();
