@@ -16,6 +16,8 @@ pub(crate) struct Put {
     pub(crate) base: Option<Base>,
     /// It is written even if the store has it.
     pub(crate) anew: bool,
+    /// Whether some of its strong children are promised, whatever the store is: it is a copy of one whose are.
+    pub(crate) partial: bool,
 }
 
 /// The earlier version that a chunk is a difference from.
@@ -87,7 +89,17 @@ impl Batch {
         if let std::collections::hash_map::Entry::Vacant(place) = self.places.entry(hash) {
             place.insert(self.chunks.len());
             self.bytes += chunk.bytes().len();
-            self.chunks.push(Put { chunk, base: base.filter(|base| *base.hash() != hash), anew: false });
+            let base = base.filter(|base| *base.hash() != hash);
+            self.chunks.push(Put { chunk, base, anew: false, partial: false });
+        }
+    }
+
+    /// [`Batch::put`] of a chunk some of whose strong children are promised.
+    pub(crate) fn put_partial(&mut self, chunk: Chunk, base: Option<Hash>) {
+        let hash = *chunk.hash();
+        self.put(chunk, base);
+        if let Some(put) = self.places.get(&hash).and_then(|place| self.chunks.get_mut(*place)) {
+            put.partial = true;
         }
     }
 

@@ -4,12 +4,16 @@
 //! and the next step. [`Error::kind`] is for programs.
 
 use std::io;
+use std::sync::Arc;
 
 use crate::chunk::CHUNK_BYTES_MAX;
 use crate::hash::Hash;
 
 /// The result of a store's operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a [`Source`](crate::Source) does not answer: what it, or the way to it, failed with.
+pub type SourceError = Arc<dyn std::error::Error + Send + Sync>;
 
 /// A store's failure.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +70,20 @@ pub enum Error {
     Missing {
         /// Its address.
         hash: Hash,
+    },
+    /// A chunk of a partial copy is promised by a remote, and none is at hand to ask ([`Store::set_source`](crate::Store::set_source)).
+    #[error("chunk {hash} is not in this partial copy; its remote has it: try again with the remote at hand")]
+    NotLocal {
+        /// Its address.
+        hash: Hash,
+    },
+    /// A chunk of a partial copy is promised by a remote, which failed to give it.
+    #[error("chunk {hash} is not in this partial copy, and its remote did not give it: {source}")]
+    SourceFailed {
+        /// Its address.
+        hash: Hash,
+        /// What the remote, or the way to it, failed with.
+        source: SourceError,
     },
     /// A file holds something else than what was written.
     #[error("{file} is damaged at byte {offset}: {what}{}; restore this store from a backup or a remote", of_chunk(.hash))]
@@ -170,6 +188,8 @@ pub enum ErrorKind {
     Reopen,
     /// The files are damaged or foreign: restore them.
     Restore,
+    /// A remote is needed, and not at hand or failing: see to it and try again. What is here can be read meanwhile.
+    Remote,
     /// The operating system failed in a way that the store cannot judge.
     System,
 }
@@ -194,6 +214,7 @@ impl Error {
             | Error::Collected { .. } => ErrorKind::Retry,
             Error::Poisoned { .. } | Error::Closed => ErrorKind::Reopen,
             Error::Damaged { .. } | Error::Missing { .. } | Error::Version { .. } => ErrorKind::Restore,
+            Error::NotLocal { .. } | Error::SourceFailed { .. } => ErrorKind::Remote,
             Error::Io { .. } => ErrorKind::System,
         }
     }

@@ -7,6 +7,7 @@
 //! ```text
 //! size    field
 //!    1    encoding     low 4 bits: 1 raw · 2 zstd · 3 zstd with the file's dictionary · 4 delta · 5 patch
+//!                      bit 5: partial: some strong children of the chunk were not in the store when it was written, and are promised
 //!                      bit 6: crossed: the chain from here leaves this file · bit 7: leaf: the chunk has no strong children
 //!    1    cipher       0 none; other values are kept for encryption
 //!    1    step         0, or for a delta and a patch its base's step + 1
@@ -25,6 +26,9 @@
 //!
 //! A base in another file must not be crossed: a file depends on others directly, never through a third. Journals keep chains of at most
 //! [`JOURNAL_STEPS_MAX`] steps; a table file is never crossed, and its frames name no other file.
+//!
+//! What a partial frame does not say is that a child is missing: it may have come since. What a frame says that is not partial is that each of
+//! them is there, and one that is not is damage. A leaf is not partial.
 //!
 //! Lengths are checked against the bytes that are there and against `CHUNK_BYTES_MAX` before anything is allocated. What comes out is
 //! still to be hashed: the store does so before it makes a [`Chunk`](crate::Chunk).
@@ -62,6 +66,8 @@ pub struct Location {
     pub crossed: bool,
     /// Whether the chunk has no strong children.
     pub leaf: bool,
+    /// Whether strong children of the chunk are promised: some were not in the store when it was written.
+    pub partial: bool,
 }
 
 /// How a payload is encoded.
@@ -122,17 +128,19 @@ const ZSTD_DICTIONARY: u8 = 3;
 const DELTA: u8 = 4;
 const PATCH: u8 = 5;
 const CODE_BITS: u8 = 0x0f;
+const PARTIAL: u8 = 0x20;
 const CROSSED: u8 = 0x40;
 const LEAF: u8 = 0x80;
 
-/// The bits of a frame's first byte that say whether it is crossed, and a leaf.
-pub(crate) fn flags(crossed: bool, leaf: bool) -> u8 {
-    (u8::from(crossed) * CROSSED) | (u8::from(leaf) * LEAF)
+/// The bits of a frame's first byte that say whether it is crossed, a leaf, and partial.
+pub(crate) fn flags(crossed: bool, leaf: bool, partial: bool) -> u8 {
+    (u8::from(crossed) * CROSSED) | (u8::from(leaf) * LEAF) | (u8::from(partial) * PARTIAL)
 }
 
-/// Whether these bits say crossed, and leaf; `None` if they say anything else.
-pub(crate) fn parse_flags(flags: u8) -> Option<(bool, bool)> {
-    (flags & !(CROSSED | LEAF) == 0).then_some((flags & CROSSED != 0, flags & LEAF != 0))
+/// Whether these bits say crossed, leaf, and partial; `None` if they say anything else, or contradict each other.
+pub(crate) fn parse_flags(flags: u8) -> Option<(bool, bool, bool)> {
+    let [crossed, leaf, partial] = [CROSSED, LEAF, PARTIAL].map(|flag| flags & flag != 0);
+    (flags & !(CROSSED | LEAF | PARTIAL) == 0 && !(leaf && partial)).then_some((crossed, leaf, partial))
 }
 
 /// A frame's header.
@@ -146,6 +154,8 @@ pub struct FrameHeader {
     pub crossed: bool,
     /// Whether the chunk has no strong children.
     pub leaf: bool,
+    /// Whether strong children of the chunk are promised.
+    pub partial: bool,
     /// Length of the chunk.
     pub raw_len: u32,
     /// Length of the payload.
@@ -186,8 +196,8 @@ pub(crate) fn parse_head(bytes: &[u8]) -> Result<FrameHeader, FrameError> {
 fn parse_header(fields: &mut Fields<'_>) -> Option<Result<FrameHeader, FrameError>> {
     let (first, cipher, step) = (fields.u8()?, fields.u8()?, fields.u8()?);
     let (raw_len, payload_len) = (fields.varint()?, fields.varint()?);
-    let Some((crossed, leaf)) = parse_flags(first & !CODE_BITS) else {
-        return Some(refuse("a frame has an unknown flag"));
+    let Some((crossed, leaf, partial)) = parse_flags(first & !CODE_BITS) else {
+        return Some(refuse("a frame has an unknown flag, or is a leaf and partial"));
     };
     let mut base = || Some((fields.varint()?, fields.varint()?, fields.varint()?));
     let encoding = match first & CODE_BITS {
@@ -204,7 +214,7 @@ fn parse_header(fields: &mut Fields<'_>) -> Option<Result<FrameHeader, FrameErro
         }
         _ => return Some(refuse("a frame's encoding is unknown")),
     };
-    let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
+    let header = FrameHeader { encoding, step, crossed, leaf, partial, raw_len, payload_len };
     Some(check_header(&header, cipher).map(|()| header))
 }
 
@@ -235,7 +245,8 @@ fn check_header(header: &FrameHeader, cipher: u8) -> Result<(), FrameError> {
 pub fn put(out: &mut Vec<u8>, header: &FrameHeader, payload: &[u8]) -> u32 {
     assert_eq!(header.payload_len as usize, payload.len(), "a frame's payload_len is its payload's length");
     let start = out.len();
-    out.extend([header.encoding.code() | flags(header.crossed, header.leaf), 0, header.step]);
+    let flags = flags(header.crossed, header.leaf, header.partial);
+    out.extend([header.encoding.code() | flags, 0, header.step]);
     put_varint(out, header.raw_len);
     put_varint(out, header.payload_len);
     if let Some((file, offset, len)) = header.encoding.base() {
@@ -257,7 +268,7 @@ pub struct Source {
 }
 
 /// The chunk's bytes, from its frame at `at`. `read` gives what lies at a location; it is called once for each step of the chain. Of a base's
-/// location, `leaf` says nothing. The result has the length that the frame states, and is not hashed yet.
+/// location, `leaf` and `partial` say nothing. The result has the length that the frame states, and is not hashed yet.
 pub fn decode<E: From<FrameError>>(
     at: Location,
     mut read: impl FnMut(Location) -> Result<Source, E>,
@@ -369,7 +380,8 @@ impl Step {
 fn base_of(place: Location, header: &FrameHeader) -> Result<Option<Location>, FrameError> {
     let Some((file, offset, len)) = header.encoding.base() else { return Ok(None) };
     let step = header.step.checked_sub(1).ok_or(FrameError { what: "a frame's step is out of range" })?;
-    let base = Location { file, offset, len, step, crossed: false, leaf: header.leaf };
+    let base =
+        Location { file, offset, len, step, crossed: false, leaf: header.leaf, partial: header.partial };
     if file != 0 && file != place.file {
         return match header.crossed {
             true => Ok(Some(base)),
@@ -402,23 +414,31 @@ mod tests {
     fn put_flagged(
         encoding: Encoding,
         step: u8,
-        (crossed, leaf): (bool, bool),
+        (crossed, leaf, partial): (bool, bool, bool),
         raw_len: usize,
         payload: &[u8],
     ) -> Vec<u8> {
         let (raw_len, payload_len) = (raw_len as u32, payload.len() as u32);
         let mut out = Vec::new();
-        let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
+        let header = FrameHeader { encoding, step, crossed, leaf, partial, raw_len, payload_len };
         assert_eq!(put(&mut out, &header, payload) as usize, out.len());
         out
     }
 
     fn frame(encoding: Encoding, step: u8, chunk: &[u8], payload: &[u8]) -> Vec<u8> {
-        put_flagged(encoding, step, (false, false), chunk.len(), payload)
+        put_flagged(encoding, step, (false, false, false), chunk.len(), payload)
     }
 
     fn at(offset: u32, bytes: &[u8], step: u8) -> Location {
-        Location { file: 1, offset, len: bytes.len() as u32, step, crossed: false, leaf: false }
+        Location {
+            file: 1,
+            offset,
+            len: bytes.len() as u32,
+            step,
+            crossed: false,
+            leaf: false,
+            partial: false,
+        }
     }
 
     fn source(bytes: &[u8]) -> Source {
@@ -427,15 +447,20 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_frames() {
-        let (place, whole) = (Encoding::Delta { file: 3, offset: 300, len: 42 }, (false, false));
+        let (place, whole) = (Encoding::Delta { file: 3, offset: 300, len: 42 }, (false, false, false));
         assert_eq!(hex(&put_flagged(Encoding::Raw, 0, whole, 5, b"chunk")), "01000005056368756e6b");
-        assert_eq!(hex(&put_flagged(Encoding::Zstd, 0, (false, true), 5, b"xy")), "82000005027879");
+        assert_eq!(hex(&put_flagged(Encoding::Zstd, 0, (false, true, false), 5, b"xy")), "82000005027879");
         assert_eq!(hex(&put_flagged(Encoding::ZstdDictionary, 0, whole, 5, b"xy")), "03000005027879");
-        assert_eq!(hex(&put_flagged(place, 1, (true, false), 5, b"xy")), "440001050203ac022a7879");
+        assert_eq!(hex(&put_flagged(place, 1, (true, false, false), 5, b"xy")), "440001050203ac022a7879");
         let near = Encoding::Patch { file: 0, offset: 50, len: 42 };
         assert_eq!(
-            hex(&put_flagged(near, 64, (true, true), 5, b"xy")),
+            hex(&put_flagged(near, 64, (true, true, false), 5, b"xy")),
             "c500400502".to_owned() + "00322a7879"
+        );
+        assert_eq!(hex(&put_flagged(Encoding::Raw, 0, (false, false, true), 2, b"xy")), "21000002027879");
+        assert_eq!(
+            hex(&put_flagged(near, 64, (true, false, true), 5, b"xy")),
+            "6500400502".to_owned() + "00322a7879"
         );
     }
 
@@ -496,13 +521,14 @@ mod tests {
         let base = frame(Encoding::Raw, 0, b"chunk", b"chunk");
         let len = base.len() as u32;
         let read = |file, offset, step, (crossed, base_crossed)| {
-            let bytes = put_flagged(Encoding::Patch { file, offset, len }, step, (crossed, false), 5, b"");
+            let bytes =
+                put_flagged(Encoding::Patch { file, offset, len }, step, (crossed, false, false), 5, b"");
             let place = Location { crossed, ..at(300, &bytes, step) };
             decode(place, |place| match place.offset {
                 300 => Ok::<_, FrameError>(source(&bytes)),
                 _ if place.step > 0 => {
                     let near = Encoding::Patch { file: 0, offset: len, len };
-                    Ok(source(&put_flagged(near, place.step, (base_crossed, false), 5, b"")))
+                    Ok(source(&put_flagged(near, place.step, (base_crossed, false, false), 5, b"")))
                 }
                 _ => Ok(source(&base)),
             })
@@ -531,7 +557,8 @@ mod tests {
     #[test]
     fn a_chain_that_turns_in_a_circle_ends_in_an_error() {
         let len = 50;
-        let bytes = put_flagged(Encoding::Delta { file: 2, offset: 64, len }, 9, (true, false), 600, b"x");
+        let bytes =
+            put_flagged(Encoding::Delta { file: 2, offset: 64, len }, 9, (true, false, false), 600, b"x");
         let mut reads = 0;
         let found = decode(Location { crossed: true, ..at(64, &bytes, 9) }, |_| {
             reads += 1;
@@ -561,7 +588,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused() {
         let good = frame(Encoding::Raw, 0, b"chunk", b"chunk");
-        for (at, value) in [(0, 0), (0, 6), (0, 0x11), (0, 0x21), (0, 0x41), (1, 1), (2, 1)] {
+        for (at, value) in [(0, 0), (0, 6), (0, 0x11), (0, 0xa1), (0, 0x41), (1, 1), (2, 1)] {
             let mut bytes = good.clone();
             bytes[at] = value;
             assert!(parse(&bytes).is_err(), "byte {at} = {value}");

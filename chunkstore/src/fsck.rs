@@ -1,7 +1,8 @@
 //! Fsck: reads every chunk of an open store from its file, says what is damaged and who needs it, and repairs from elsewhere.
 //!
 //! One idea: if every chunk reads back as its address says, names only what is there, and every ref does, then every ref's closure is
-//! whole; no walk is needed for that. Only when something is damaged does a walk from the refs find whom it concerns. The store is in use
+//! whole; no walk is needed for that. A chunk that is marked as partial names what is there or promised ([`Store::set_partial`]); no source is asked
+//! for that. Only when something is damaged does a walk from the refs find whom it concerns. The store is in use
 //! meanwhile: what is appended since the start is not looked at, what a collection takes is no damage.
 //!
 //! Memory is in proportion to the number of chunks, whatever their bytes. Called by `fsck` and by [`backup`](crate::backup).
@@ -59,6 +60,8 @@ pub struct Report {
     pub bytes: u64,
     /// Refs whose closure was checked.
     pub refs: u64,
+    /// Chunks that are not here, and that nothing but partial chunks name: a remote has them. Always 0 in a store that never was partial.
+    pub promised: u64,
     /// By file and offset.
     pub damages: Vec<Damage>,
 }
@@ -82,8 +85,10 @@ pub fn check(store: &Store, check: Check<'_>) -> Result<Report> {
     // In the order in which they lie, so that the disk is read forwards.
     hashes.sort_by_cached_key(|hash| store.place(hash).ok());
     let found = Mutex::new(HashMap::<Hash, Damage, Uniformly>::default());
-    let note = |damage: Damage| {
-        found.lock().entry(damage.hash).or_insert(damage);
+    let promised = Mutex::new(HashSet::<Hash, Uniformly>::default());
+    let note = |finding: Finding| match finding {
+        Finding::Damage(damage) => drop(found.lock().entry(damage.hash).or_insert(damage)),
+        Finding::Promised(hash) => drop(promised.lock().insert(hash)),
     };
     let (next, done, bytes) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let total = hashes.len() as u64;
@@ -120,7 +125,7 @@ pub fn check(store: &Store, check: Check<'_>) -> Result<Report> {
         if !store.contains(root) {
             let what = format!("the ref {name} names it, and it is missing");
             let (file, offset, hash) = (String::new(), 0, *root);
-            note(Damage { file, offset, hash, what, named_by: None, needed_by: None });
+            note(Finding::Damage(Damage { file, offset, hash, what, named_by: None, needed_by: None }));
         }
     }
     let mut damages: Vec<Damage> = found.into_inner().into_values().collect();
@@ -133,10 +138,23 @@ pub fn check(store: &Store, check: Check<'_>) -> Result<Report> {
         return self::check(store, check);
     }
     damages.sort_by(|a, b| (&a.file, a.offset, &a.hash).cmp(&(&b.file, b.offset, &b.hash)));
+    let mut promised = promised.into_inner();
+    for damage in &damages {
+        // A chunk that is not partial names it, too.
+        promised.remove(&damage.hash);
+    }
     trace(store, &refs, &mut damages);
     // A walk that was cut short has not seen what is damaged.
     store.check_cancelled()?;
-    Ok(Report { chunks: total, bytes: bytes.into_inner(), refs: refs.len() as u64, damages })
+    let (bytes, refs, promised) = (bytes.into_inner(), refs.len() as u64, promised.len() as u64);
+    Ok(Report { chunks: total, bytes, refs, promised, damages })
+}
+
+/// What is found at a chunk.
+enum Finding {
+    Damage(Damage),
+    /// A child that is not here, and need not be.
+    Promised(Hash),
 }
 
 type Refs = Vec<(String, Hash)>;
@@ -161,11 +179,11 @@ fn pinned_refs(store: &Store) -> Result<(Refs, Vec<Store>)> {
 }
 
 /// Checks a chunk, and that what it names is there. Gives its bytes.
-fn check_one(store: &Store, hash: &Hash, check: Check<'_>, note: &dyn Fn(Damage)) -> u64 {
+fn check_one(store: &Store, hash: &Hash, check: Check<'_>, note: &dyn Fn(Finding)) -> u64 {
     let damage = |hash: &Hash, named_by: Option<&Hash>, place: Option<(String, u64)>, what: String| {
         let (file, offset) = place.unwrap_or_default();
         let named_by = named_by.copied();
-        note(Damage { file, offset, hash: *hash, what, named_by, needed_by: None });
+        note(Finding::Damage(Damage { file, offset, hash: *hash, what, named_by, needed_by: None }));
     };
     let place = || {
         let (file, offset) = store.place(hash).ok()??;
@@ -188,8 +206,10 @@ fn check_one(store: &Store, hash: &Hash, check: Check<'_>, note: &dyn Fn(Damage)
     if let Err(what) = check(&chunk) {
         damage(hash, None, place(), what);
     }
-    for child in chunk.children() {
-        if !store.contains(&child) && store.contains(hash) {
+    for child in chunk.children().filter(|child| !store.contains(child)) {
+        if store.is_partial_chunk(hash) {
+            note(Finding::Promised(child));
+        } else if store.contains(hash) {
             let what = format!("chunk {hash}, which lies there, names it, and it is missing");
             damage(&child, Some(hash), place(), what);
         }
@@ -230,7 +250,7 @@ fn reach(
     }
     let open = |hash: Hash| {
         // What cannot be read has a bit of its own, and nothing that can be found under it.
-        let children = match store.get(&hash) {
+        let children = match store.local(&hash) {
             Ok(Some(chunk)) => chunk.children().collect(),
             _ => Vec::new(),
         };
@@ -259,8 +279,8 @@ fn reach(
     reached.get(root).copied().unwrap_or(0)
 }
 
-/// Writes anew what is damaged or missing, as far as `source` has it, with whatever of it is missing under that; children first. Durable when
-/// it returns. Whether all is well then is for another [`check`] to say.
+/// Writes anew what is damaged or missing, as far as `source` has it, with whatever of it is missing under that; children first. In a partial store
+/// what is missing under that is promised, and stays so. Durable when it returns. Whether all is well then is for another [`check`] to say.
 ///
 /// # Errors
 /// The source's, and the store's.
@@ -271,6 +291,8 @@ pub fn repair(
     source: &dyn Fn(&Hash) -> Result<Option<Chunk>>,
 ) -> Result<Repaired> {
     let _hold = store.hold();
+    let needs =
+        |batch: &Batch, child: &Hash| !store.is_partial() && !batch.contains(child) && !store.contains(child);
     let mut repaired = Repaired::default();
     let mut lacking = HashSet::new();
     let mut batch = Batch::default();
@@ -283,7 +305,7 @@ pub fn repair(
             }
             if let Some(chunk) = path.pop_if(|chunk| *chunk.hash() == hash) {
                 // Its children are there: they were asked for after it.
-                if chunk.children().all(|child| batch.contains(&child) || store.contains(&child)) {
+                if !chunk.children().any(|child| needs(&batch, &child)) {
                     repaired.chunks += 1;
                     batch.put_anew(chunk);
                     if batch.bytes() > BATCH_BYTES {
@@ -301,7 +323,7 @@ pub fn repair(
                 None => drop(lacking.insert(hash)),
                 Some(chunk) => {
                     wanted.push(hash);
-                    wanted.extend(chunk.children().filter(|child| !store.contains(child)));
+                    wanted.extend(chunk.children().filter(|child| needs(&batch, child)));
                     path.push(chunk);
                 }
             }

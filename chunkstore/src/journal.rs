@@ -7,7 +7,7 @@
 //! ```text
 //! offset  size  field (little-endian)
 //!      0     8  magic     "plchjrnl"
-//!      8     4  version   = 2
+//!      8     4  version   = 3
 //!     12     4  number    of this journal, as in its name `journal-00000001`
 //!     16    16  store     the store's identity, random, made once
 //!     32    16  zero      kept
@@ -31,7 +31,7 @@ use crate::io::{File, Io};
 /// Length of a journal's header.
 pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"plchjrnl";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const CHECKED_BYTES: usize = 48;
 
 /// The store's identity, in every file of it.
@@ -155,22 +155,22 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_a_journals_header() {
-        let fields = format!("706c63686a726e6c 02000000 03000000 {}{}", "ab".repeat(16), "00".repeat(16));
+        let fields = format!("706c63686a726e6c 03000000 03000000 {}{}", "ab".repeat(16), "00".repeat(16));
         assert_eq!(
             hex(&header(3, &[0xab; 16])),
-            format!("{fields} 28d433dc536d0ea9c4e789919399ea60").replace(' ', "")
+            format!("{fields} 7f72feba308c8d6a1b56a78f64cff5b7").replace(' ', "")
         );
     }
 
     #[test]
     fn a_journal_of_another_version_is_refused_by_its_version() {
         let mut bytes = header(1, &[7; 16]);
-        bytes[8] = 1;
+        bytes[8] = 2;
         let check = checksum(&bytes[..CHECKED_BYTES]);
         bytes[CHECKED_BYTES..].copy_from_slice(&check);
         let memory = crate::io::memory::Memory::holding([(file_name(1), bytes.to_vec())].into());
         let opened = Journal::open(&memory, 1, &[7; 16]).map(|_| ());
-        assert!(matches!(opened, Err(Error::Version { found: 1, expected: 2, .. })), "{opened:?}");
+        assert!(matches!(opened, Err(Error::Version { found: 2, expected: 3, .. })), "{opened:?}");
     }
 
     #[test]

@@ -65,11 +65,12 @@ pub use batch::Batch;
 pub use budget::Lease;
 pub use cancel::Cancel;
 pub use chunk::{CHUNK_BYTES_MAX, Chunk, ChunkError};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, SourceError};
 pub use hash::{Hash, ParseHashError};
 pub use progress::{Meter, Observer, Progress};
 pub use refs::{NAME_BYTES_MAX, RefUpdate};
 pub use stats::Stats;
 pub use store::{
-    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Scratch, Store, Ticket, Verify,
+    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Scratch, Source, Store, Ticket,
+    Verify,
 };

@@ -44,6 +44,10 @@ pub struct Stats {
     pub cache_misses: u64,
     /// Chunks loaded from files.
     pub chunk_loads: u64,
+    /// Requests made of the source of a partial store.
+    pub source_requests: u64,
+    /// Chunks that they brought.
+    pub source_chunks: u64,
     /// Bytes of chunks held in the cache.
     pub cache_bytes: u64,
     /// Bytes that work under way has leased.
@@ -69,6 +73,8 @@ pub(crate) struct Counters {
     pub(crate) cache_hits: AtomicU64,
     pub(crate) cache_misses: AtomicU64,
     pub(crate) chunk_loads: AtomicU64,
+    pub(crate) source_requests: AtomicU64,
+    pub(crate) source_chunks: AtomicU64,
 }
 
 /// Adds to a counter.
@@ -91,6 +97,8 @@ impl Counters {
             cache_hits: get(&self.cache_hits),
             cache_misses: get(&self.cache_misses),
             chunk_loads: get(&self.chunk_loads),
+            source_requests: get(&self.source_requests),
+            source_chunks: get(&self.source_chunks),
             ..Stats::default()
         }
     }

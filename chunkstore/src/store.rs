@@ -8,7 +8,8 @@
 //! 2. Absent is `None`; unreadable is an error.
 //! 3. [`Store::get_ref`] and [`Store::refs`] show durable refs only (under [`Durability::Eventual`]: appended ones).
 //!
-//! **Whoever appends keeps this one**: a chunk in the store implies that its strong children are. Append children before or with parents.
+//! **Whoever appends keeps this one**: a chunk in the store implies that its strong children are. Append children before or with parents. In a
+//! partial store ([`promised`]) a chunk that says so may be without some of them.
 
 mod append;
 mod collection;
@@ -16,6 +17,7 @@ mod compaction;
 mod difference;
 mod maintenance;
 mod pins;
+mod promised;
 mod reader;
 mod recovery;
 mod scratch;
@@ -55,6 +57,7 @@ use view::View;
 
 pub use append::Outcome;
 pub use pins::Hold;
+pub use promised::Source;
 pub use scratch::Scratch;
 pub use sync::Ticket;
 
@@ -221,6 +224,7 @@ struct Shared {
     durable: RwLock<Durable>,
     watchers: Mutex<Vec<Watcher>>,
     pins: Mutex<pins::Pins>,
+    promised: promised::Promised,
     watermark: Mutex<Option<Watermark>>,
     /// The first failure after which nothing more may be written.
     poison: OnceLock<String>,
@@ -327,14 +331,30 @@ impl Store {
         Meter::new(self.observer.as_ref(), task, unit, total)
     }
 
-    /// The chunk with this hash; `None` if the store does not have it.
+    /// The chunk with this hash; `None` if the store does not have it. What a partial store lacks is asked of its source, and `None` if that does
+    /// not have it.
+    ///
+    /// # Errors
+    /// [`Error::NotLocal`], [`Error::SourceFailed`] in a partial store; those of reading.
     pub fn get(&self, hash: &Hash) -> Result<Option<Chunk>> {
+        match self.local(hash)? {
+            None if self.is_partial() => self.fetch(*hash, Vec::new()),
+            found => Ok(found),
+        }
+    }
+
+    /// The chunk with this hash, if it is in the store: as [`Store::get`], but no source is asked.
+    pub fn local(&self, hash: &Hash) -> Result<Option<Chunk>> {
         self.check_cancelled()?;
         self.shared.get(hash)
     }
 
     /// The child of `parent`, a chunk of this store, at `index` of [`Chunk::children`]; `None` if the store does not have it. A parent that is in
-    /// memory remembers where its children are, so that a path that is often walked costs no lookup.
+    /// memory remembers where its children are, so that a path that is often walked costs no lookup. What a partial store lacks is asked of its
+    /// source, together with what comes after it if children are read in order.
+    ///
+    /// # Errors
+    /// As those of [`Store::get`].
     pub fn child(&self, parent: &Chunk, index: usize) -> Result<Option<Chunk>> {
         self.check_cancelled()?;
         let near = parent.near(index);
@@ -344,14 +364,17 @@ impl Store {
             return Ok(near);
         }
         let Some(hash) = parent.child(index) else { return Ok(None) };
-        let child = self.shared.get(&hash)?;
+        let child = match self.shared.get(&hash)? {
+            None if self.is_partial() => self.fetch_child(parent, index, hash)?,
+            found => found,
+        };
         if let (Some(child), None) = (&child, near) {
             parent.note_near(index, child);
         }
         Ok(child)
     }
 
-    /// Whether the store has the chunk.
+    /// Whether the store has the chunk. No source is asked.
     pub fn contains(&self, hash: &Hash) -> bool {
         // What cannot be looked up is not absent: reading it will tell why.
         self.shared.has(hash).unwrap_or(true)

@@ -6,14 +6,14 @@
 //! ```text
 //! offset  size  field (little-endian)
 //!      0     8  magic       "plchtabl"
-//!      8     4  version     = 1
+//!      8     4  version     = 2
 //!     12     4  number      of this table, as in its name `table-00000007`
 //!     16    16  store       the store's identity
 //!     32    16  zero        kept
 //!     48    16  checksum    BLAKE3 of the 48 bytes before, its first 16 bytes
 //!     64     …  dictionary  what zstd frames with a dictionary are compressed with, if any
 //!      …     …  frames      see `frame`; each base lies before the deltas from it
-//!      …  40×n  index       by hash: hash 32 · offset u32 · len 23 bits, step 7 bits, leaf 1 bit, zero 1 bit
+//!      …  40×n  index       by hash: hash 32 · offset u32 · len 23 bits, step 7 bits, leaf 1 bit, partial 1 bit
 //!      …    64  footer      chunks u32 · dictionary_len u32 · index_offset u32 · zero u32
 //!                           · digest 32: BLAKE3, keyed by the hash of the header, of dictionary and index
 //!                           · check 16: BLAKE3, keyed likewise, of the 48 bytes before, its first 16 bytes
@@ -54,7 +54,7 @@ pub(crate) const DICTIONARY_BYTES_MAX: usize = 64 << 10;
 /// zstd's level for what is compressed with a dictionary.
 pub(crate) const DICTIONARY_LEVEL: i32 = 9;
 const MAGIC: &[u8; 8] = b"plchtabl";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CHECKED_BYTES: usize = 48;
 
 /// The name of the table with this number.
@@ -83,7 +83,8 @@ pub(crate) fn header(number: u32, store: &StoreId) -> [u8; HEADER_BYTES] {
 /// An entry of the index.
 pub(crate) fn encode_entry(hash: &Hash, place: &Location) -> [u8; ENTRY_BYTES] {
     let mut bytes = [0; ENTRY_BYTES];
-    let packed = place.len | u32::from(place.step) << 23 | u32::from(place.leaf) << 30;
+    let flags = u32::from(place.leaf) | u32::from(place.partial) << 1;
+    let packed = place.len | u32::from(place.step) << 23 | flags << 30;
     bytes[..32].copy_from_slice(hash.as_bytes());
     bytes[32..36].copy_from_slice(&place.offset.to_le_bytes());
     bytes[36..].copy_from_slice(&packed.to_le_bytes());
@@ -101,9 +102,10 @@ pub(crate) fn decode_entry(bytes: &[u8], file: u32, frames: Range<u64>) -> Optio
         step: (packed >> 23) as u8 & 0x7f,
         crossed: false,
         leaf: packed >> 30 & 1 == 1,
+        partial: packed >> 31 == 1,
     };
     let fits = u64::from(offset) >= frames.start && u64::from(offset) + u64::from(place.len) <= frames.end;
-    (fits && place.step <= STEPS_MAX && packed >> 31 == 0).then_some((hash, place))
+    (fits && place.step <= STEPS_MAX && !(place.leaf && place.partial)).then_some((hash, place))
 }
 
 /// What a footer says.
@@ -402,13 +404,15 @@ mod tests {
             step: 0,
             crossed: false,
             leaf: true,
+            partial: false,
             raw_len: 5,
             payload_len: 5,
         };
         let base = writer.put(Hash::from_bytes([2; 32]), &raw, b"chunk").unwrap();
         assert_eq!((base.offset, base.len), (68, 10));
         let patch = Encoding::Patch { file: 0, offset: 10, len: 10 };
-        let patched = FrameHeader { encoding: patch, step: 1, leaf: false, payload_len: 0, ..raw };
+        let patched =
+            FrameHeader { encoding: patch, step: 1, leaf: false, partial: true, payload_len: 0, ..raw };
         writer.put(Hash::from_bytes([1; 32]), &patched, b"").unwrap();
         let listed = writer.finish(5, 2, 6, None).unwrap();
         (memory.files().remove(NAME).unwrap(), listed)
@@ -422,10 +426,10 @@ mod tests {
     #[test]
     fn golden_bytes_of_a_table() {
         let (bytes, listed) = table();
-        let header = format!("706c63687461626c 01000000 07000000 {}{}", "ab".repeat(16), "00".repeat(16));
-        let frames = "64696374 81000005056368756e6b 0500010500000a0a";
+        let header = format!("706c63687461626c 02000000 07000000 {}{}", "ab".repeat(16), "00".repeat(16));
+        let frames = "64696374 81000005056368756e6b 2500010500000a0a";
         let (one, two) = ("01".repeat(32), "02".repeat(32));
-        let index = format!("{one} 4e000000 08008000 {two} 44000000 0a000040");
+        let index = format!("{one} 4e000000 08008080 {two} 44000000 0a000040");
         let fields = "02000000 04000000 56000000 00000000";
         let (start, footer) = bytes.split_at(bytes.len() - FOOTER_BYTES);
         assert_eq!(hex(&start[..48]), header.replace(' ', ""));
@@ -438,15 +442,16 @@ mod tests {
         assert_eq!(footer[48..], blake3::keyed_hash(&key, &footer[..48]).as_bytes()[..16]);
         assert_eq!(footer[48..], listed.check);
         assert_eq!((listed.len, listed.newest, listed.tier, listed.run), (bytes.len() as u64, 5, 2, 6));
-        assert_eq!(hex(&bytes[48..64]), "664ab1094697f53bbfcf0c212b17f1a5");
+        assert_eq!(hex(&bytes[48..64]), "6053b3b7988599c9cdd8fe354a85b962");
         assert_eq!(
             hex(&footer[16..]),
-            "22bbac9f083888bc97504a3ce894ed5bcf6df5e4d298110563d4e263c2347efa8a88383d5a0a10c04b2b70c832a22e16"
+            "c2d4f7022f374249d9f7962c89df96bf0564422ed161aabc4c1114104b47453ef1e0cdb83598b7cf948d7f00e88411ef"
         );
 
         let table = open(&bytes, &listed).unwrap();
-        let leaf = Location { file: 7, offset: 68, len: 10, step: 0, crossed: false, leaf: true };
-        let patched = Location { offset: 78, len: 8, step: 1, leaf: false, ..leaf };
+        let leaf =
+            Location { file: 7, offset: 68, len: 10, step: 0, crossed: false, leaf: true, partial: false };
+        let patched = Location { offset: 78, len: 8, step: 1, leaf: false, partial: true, ..leaf };
         let mut entries = Vec::new();
         table
             .for_each(|ordinal, hash, place| {
@@ -500,10 +505,10 @@ mod tests {
     #[test]
     fn a_table_of_another_version_or_order_is_refused() {
         assert!(remade(|_| {}).is_ok());
-        for version in [0, 2, u32::MAX] {
+        for version in [0, 1, u32::MAX] {
             let opened = remade(|bytes| bytes[8..12].copy_from_slice(&version.to_le_bytes())).map(drop);
             assert!(
-                matches!(opened, Err(Error::Version { found, expected: 1, .. }) if found == version),
+                matches!(opened, Err(Error::Version { found, expected: 2, .. }) if found == version),
                 "{opened:?}"
             );
         }
@@ -518,7 +523,7 @@ mod tests {
             (118, 67, "a frame in the dictionary"),
             (118, 79, "a frame that reaches into the index"),
             (124, 0xa0, "a step of 65"),
-            (125, 0x80, "a bit that means nothing"),
+            (125, 0xc0, "a leaf that is partial"),
         ] {
             let table = remade(|bytes| bytes[at] = value).unwrap();
             assert!(matches!(table.entry(0), Err(Error::Damaged { .. })), "{what}");

@@ -152,6 +152,7 @@ pub(crate) fn lookup_of(tables: &[BTreeMap<Hash, bool>]) -> Result<Lookup> {
             step: 0,
             crossed: false,
             leaf: true,
+            partial: false,
             raw_len: 0,
             payload_len: 0,
         };

@@ -115,7 +115,8 @@ fn frames() -> Result<()> {
 
 fn header(chunk: &Chunk, encoding: Encoding, step: u8, payload: &[u8]) -> FrameHeader {
     let (raw_len, payload_len) = (chunk.bytes().len() as u32, payload.len() as u32);
-    FrameHeader { encoding, step, crossed: false, leaf: chunk.child_count() == 0, raw_len, payload_len }
+    let leaf = chunk.child_count() == 0;
+    FrameHeader { encoding, step, crossed: false, leaf, partial: false, raw_len, payload_len }
 }
 
 /// Patches to and from the table that the target has, whole and as records alone.

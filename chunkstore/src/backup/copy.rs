@@ -1,7 +1,9 @@
 //! Copying what one store lacks of another.
 //!
 //! One idea: what the target has is passed over, with all under it, and what it lacks comes after its children; so the target is closed at
-//! every moment. Each chunk is kept as a difference: from the earlier version that its kind names, else from what stood in its place in the
+//! every moment. What the source lacks itself, as a remote has promised it, stays promised: the copy of a chunk that names it is marked as partial.
+//!
+//! Each chunk is kept as a difference: from the earlier version that its kind names, else from what stood in its place in the
 //! earlier version of its parent. Memory is the path from the root, one batch, and the addresses of versions that are to come.
 
 use std::collections::{HashMap, HashSet};
@@ -33,6 +35,8 @@ struct Open {
     /// For each child, the one that stands in its place in the base; none before they are looked at.
     pairs: Option<Vec<Option<Hash>>>,
     next: usize,
+    /// Whether a child was passed over that the source lacks, and the target too.
+    lacks: bool,
 }
 
 impl<'a> Copy<'a> {
@@ -47,9 +51,14 @@ impl<'a> Copy<'a> {
         Copy { from, to, kinds, meter, batch: Batch::default(), batch_bytes, chunks: 0 }
     }
 
-    /// A chunk of the source, from its file and hashed now: rot must not be copied.
-    fn get(&self, hash: &Hash) -> Result<Chunk> {
-        self.from.read_anew(hash)?.ok_or(Error::Missing { hash: *hash })
+    /// A chunk of the source, from its file and hashed now: rot must not be copied. `None` if the source lacks it, and may: it is promised to the
+    /// chunk that names it.
+    fn get(&self, hash: &Hash, named_by: Option<&Hash>) -> Result<Option<Chunk>> {
+        match self.from.read_anew(hash)? {
+            None if named_by.is_some_and(|parent| self.from.is_partial_chunk(parent)) => Ok(None),
+            None => Err(Error::Missing { hash: *hash }),
+            found => Ok(found),
+        }
     }
 
     /// Whether the target has the chunk, and so its closure, or will have it with the batch.
@@ -63,8 +72,8 @@ impl<'a> Copy<'a> {
         let mut versions = Vec::new();
         let mut version = Some(*root);
         while let Some(hash) = version.filter(|hash| !self.has(hash)) {
+            let Some(chunk) = self.get(&hash, versions.last())? else { break };
             versions.push(hash);
-            let chunk = self.get(&hash)?;
             version = (self.kinds.earlier)(&chunk).and_then(|index| chunk.child(index));
         }
         while let Some(version) = versions.pop() {
@@ -88,8 +97,8 @@ impl<'a> Copy<'a> {
                     self.open(&mut path, &child, base.as_ref())?;
                 }
                 None => {
-                    if let Some(Open { chunk, base, .. }) = path.pop() {
-                        self.put(chunk, base)?;
+                    if let Some(open) = path.pop() {
+                        self.put(open)?;
                     }
                 }
             }
@@ -97,13 +106,19 @@ impl<'a> Copy<'a> {
         Ok(())
     }
 
-    /// Begins with a chunk that the target lacks; before it, with an earlier version of it that the target lacks.
+    /// Begins with a chunk that the target lacks; before it, with an earlier version of it that the target lacks. One that is promised to the last
+    /// chunk of the path is passed over.
     fn open(&self, path: &mut Vec<Open>, hash: &Hash, base: Option<&Hash>) -> Result<()> {
         let mut hash = *hash;
         while !self.has(&hash) {
-            let chunk = self.get(&hash)?;
+            let Some(chunk) = self.get(&hash, path.last().map(|parent| parent.chunk.hash()))? else {
+                if let Some(parent) = path.last_mut() {
+                    parent.lacks = true;
+                }
+                return Ok(());
+            };
             let earlier = (self.kinds.earlier)(&chunk).and_then(|index| chunk.child(index));
-            path.push(Open { chunk, base: earlier.or(base.copied()), pairs: None, next: 0 });
+            path.push(Open { chunk, base: earlier.or(base.copied()), pairs: None, next: 0, lacks: false });
             match earlier {
                 Some(earlier) => hash = earlier,
                 None => return Ok(()),
@@ -114,15 +129,19 @@ impl<'a> Copy<'a> {
 
     /// Pairs the children of a chunk with those of its base, which the target has by now; if it cannot be read, with none.
     fn pair(&self, chunk: &Chunk, base: &Hash) -> Vec<Option<Hash>> {
-        let there = self.batch.get(base).cloned().or_else(|| self.to.get(base).ok().flatten());
+        let there = self.batch.get(base).cloned().or_else(|| self.to.local(base).ok().flatten());
         there.map(|base| pair(chunk, &base)).unwrap_or_default()
     }
 
-    fn put(&mut self, chunk: Chunk, base: Option<Hash>) -> Result<()> {
+    fn put(&mut self, open: Open) -> Result<()> {
+        let Open { chunk, base, lacks, .. } = open;
         if self.batch.contains(chunk.hash()) {
             return Ok(());
         }
-        self.batch.put(chunk, base);
+        match lacks {
+            true => self.batch.put_partial(chunk, base),
+            false => self.batch.put(chunk, base),
+        }
         self.chunks += 1;
         self.meter.add(1);
         if self.batch.bytes() > self.batch_bytes { self.flush() } else { Ok(()) }

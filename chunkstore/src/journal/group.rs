@@ -61,7 +61,8 @@ impl Group {
     /// A group with a body that may be anything, for fuzzing.
     pub(crate) fn with_body(body: &[u8], frame_count: u32, record_count: u32) -> Group {
         let bytes = [&[0; HEADER_BYTES][..], body].concat();
-        let nowhere = Location { file: 0, offset: 0, len: 0, step: 0, crossed: false, leaf: false };
+        let nowhere =
+            Location { file: 0, offset: 0, len: 0, step: 0, crossed: false, leaf: false, partial: false };
         let frame = (Hash::from_bytes([0; Hash::LEN]), nowhere);
         // Only their number matters: the bytes are there already.
         let frames = vec![frame; (frame_count as usize).min(1 << 16)];
@@ -227,7 +228,8 @@ pub(crate) struct BodyError {
 
 /// The place of a frame in bytes that do not know their file.
 fn place_of(header: &FrameHeader, offset: u32, len: u32) -> Location {
-    Location { file: 0, offset, len, step: header.step, crossed: header.crossed, leaf: header.leaf }
+    let FrameHeader { step, crossed, leaf, partial, .. } = *header;
+    Location { file: 0, offset, len, step, crossed, leaf, partial }
 }
 
 /// A chunk, and the place of its frame.
@@ -295,6 +297,7 @@ mod tests {
             step: 0,
             crossed: false,
             leaf: true,
+            partial: false,
             raw_len: 5,
             payload_len: 5,
         };
@@ -328,7 +331,8 @@ mod tests {
         assert_eq!(GroupHeader::parse(bytes, &KEY, 65), None, "elsewhere");
         assert_eq!(GroupHeader::parse(bytes, &[6; 32], 64), None, "in another journal");
         let (frames, records) = parse_body(&header, body).unwrap();
-        let place = Location { file: 0, offset: 32, len: 10, step: 0, crossed: false, leaf: true };
+        let place =
+            Location { file: 0, offset: 32, len: 10, step: 0, crossed: false, leaf: true, partial: false };
         assert_eq!(frames, [(Hash::from_bytes([1; 32]), place)]);
         assert_eq!((records.len(), records[0].name.as_str()), (1, "heads/main"));
         for bit in 0..bytes.len() * 8 {

@@ -5,9 +5,10 @@
 //! ```text
 //! size     field (little-endian)
 //!    4     magic        "PLIX"
-//!    4     version      = 2
+//!    4     version      = 3
 //!    4     count
-//!   42×n   entries, by hash: hash 32 · offset u32 · len u32 · step u8 · flags u8: of the frame, bit 6 crossed, bit 7 leaf
+//!   42×n   entries, by hash: hash 32 · offset u32 · len u32 · step u8 · flags u8: of the frame, bit 5 partial, bit 6 crossed,
+//!                         bit 7 leaf
 //!   16     check        BLAKE3 keyed by the journal's key, of all before
 //! ```
 
@@ -16,7 +17,7 @@ use crate::frame::{self, FRAME_BYTES_MAX, JOURNAL_STEPS_MAX, Location};
 use crate::hash::Hash;
 
 const MAGIC: &[u8; 4] = b"PLIX";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_BYTES: usize = 12;
 const ENTRY_BYTES: usize = 42;
 const CHECK_BYTES: usize = 16;
@@ -33,7 +34,7 @@ pub(crate) fn encode(entries: &[(Hash, Location)], key: &[u8; 32]) -> Vec<u8> {
         bytes.extend(hash.as_bytes());
         bytes.extend(location.offset.to_le_bytes());
         bytes.extend(location.len.to_le_bytes());
-        bytes.extend([location.step, frame::flags(location.crossed, location.leaf)]);
+        bytes.extend([location.step, frame::flags(location.crossed, location.leaf, location.partial)]);
     }
     let check = check(&bytes, key);
     bytes.extend(check);
@@ -62,12 +63,12 @@ pub(crate) fn decode(bytes: &[u8], file: u32, end: u64, key: &[u8; 32]) -> Optio
     (0..count)
         .map(|_| {
             let (hash, offset, len, step) = (fields.hash()?, fields.u32()?, fields.u32()?, fields.u8()?);
-            let (crossed, leaf) = frame::parse_flags(fields.u8()?)?;
+            let (crossed, leaf, partial) = frame::parse_flags(fields.u8()?)?;
             let fits = len as usize <= FRAME_BYTES_MAX && u64::from(offset) + u64::from(len) <= end;
             if !fits || step > JOURNAL_STEPS_MAX {
                 return None;
             }
-            Some((hash, Location { file, offset, len, step, crossed, leaf }))
+            Some((hash, Location { file, offset, len, step, crossed, leaf, partial }))
         })
         .collect()
 }
@@ -87,15 +88,16 @@ mod tests {
     #[test]
     fn golden_bytes_of_an_index() {
         let entry = |byte: u8, offset, step| {
-            let place = Location { file: 2, offset, len: 70, step, crossed: step > 0, leaf: byte == 1 };
+            let (differs, leaf) = (step > 0, byte == 1);
+            let place = Location { file: 2, offset, len: 70, step, crossed: differs, leaf, partial: differs };
             (Hash::from_bytes([byte; 32]), place)
         };
         let entries = [entry(2, 200, 1), entry(1, 100, 0)];
         let bytes = encode(&entries, &[7; 32]);
         let (one, two) = ("01".repeat(32), "02".repeat(32));
         let fields =
-            format!("504c4958 02000000 02000000 {one}64000000 46000000 0080 {two}c8000000 46000000 0140");
-        assert_eq!(hex(&bytes), format!("{fields} ca34ae649278239236456b53f3f46ae6").replace(' ', ""));
+            format!("504c4958 03000000 02000000 {one}64000000 46000000 0080 {two}c8000000 46000000 0160");
+        assert_eq!(hex(&bytes), format!("{fields} 83ad7e6433d28f814d1b3469156ff0d6").replace(' ', ""));
         assert_eq!(decode(&bytes, 2, 270, &[7; 32]), Some(vec![entries[1], entries[0]]));
         assert_eq!(decode(&bytes, 2, 269, &[7; 32]), None, "a frame ends behind the groups");
         for bit in 0..bytes.len() * 8 {

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use super::view::View;
 use super::{Durability, Options, Shared, Store, Ticket};
 use crate::batch::Batch;
+use crate::chunk::Chunk;
 use crate::error::{Error, Result};
 use crate::frame::{Encoding, FrameHeader, Location};
 use crate::hash::Hash;
@@ -206,6 +207,7 @@ impl Shared {
             let appender = self.appender.lock();
             (appender.journal.number, self.generation.load(Ordering::SeqCst))
         };
+        let is_partial = self.promised.is_partial();
         let (mut bases, mut reused) = (BTreeSet::new(), Vec::new());
         let mut group = Group::new(Kind::Changes);
         let mut superseded = Vec::new();
@@ -236,8 +238,9 @@ impl Shared {
                 None => (Encoding::Raw, 0, false, put.chunk.bytes()),
             };
             let leaf = put.chunk.child_count() == 0;
+            let partial = !leaf && (put.partial || is_partial && self.lacks_children(batch, &put.chunk)?);
             let (raw_len, payload_len) = (put.chunk.bytes().len() as u32, payload.len() as u32);
-            let header = FrameHeader { encoding, step, crossed, leaf, raw_len, payload_len };
+            let header = FrameHeader { encoding, step, crossed, leaf, partial, raw_len, payload_len };
             placed[number] = Some(group.put_frame(hash, &header, payload));
             check_length(&group)?;
         }
@@ -246,6 +249,17 @@ impl Shared {
         // Whoever holds may build upon them later: so says the next collection, or this one, by a new generation.
         self.pins.lock().keep_in_holds(&reused);
         Ok(Prepared { finished: group.finish(), bases, superseded, generation })
+    }
+
+    /// Whether the store, with the batch, lacks a strong child of the chunk: which a partial store may.
+    fn lacks_children(&self, batch: &Batch, chunk: &Chunk) -> Result<bool> {
+        for child in chunk.children() {
+            // What a collection is removing is not there. If one begins, or goes on to remove, the group is prepared again.
+            if !batch.contains(&child) && !self.has(&child)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Puts the chunks of an append into the cache. A version that came as a difference and has now a successor is likely to be read no more, and

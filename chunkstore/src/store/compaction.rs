@@ -436,6 +436,7 @@ impl Output<'_> {
             step,
             crossed: false,
             leaf,
+            partial: item.place.partial,
             raw_len: chunk.bytes().len() as u32,
             payload_len: payload.len() as u32,
         };

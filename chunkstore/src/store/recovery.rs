@@ -16,6 +16,7 @@ use quick_cache::sync::Cache;
 
 use super::append::{Appender, Begun};
 use super::maintenance::Maintenance;
+use super::promised::Promised;
 use super::reader::Follower;
 use super::sync::{Turn, sync_every};
 use super::view::View;
@@ -372,6 +373,7 @@ impl Opening {
             durable: RwLock::new(Durable { refs: replay.refs, sequence: replay.sequence }),
             watchers: Mutex::new(Vec::new()),
             pins: Mutex::default(),
+            promised: Promised::default(),
             watermark: Mutex::new(self.watermark),
             poison: OnceLock::new(),
             lock: Mutex::new(Some(self.lock)),

@@ -87,8 +87,8 @@ impl Writer {
     pub(crate) fn put(&mut self, hash: Hash, header: &FrameHeader, payload: &[u8]) -> Result<Location> {
         let offset = self.next_offset();
         let len = frame::put(&mut self.buffer, header, payload);
-        let place =
-            Location { file: self.number, offset, len, step: header.step, crossed: false, leaf: header.leaf };
+        let FrameHeader { step, leaf, partial, .. } = *header;
+        let place = Location { file: self.number, offset, len, step, crossed: false, leaf, partial };
         self.entries.push((hash, place));
         if self.buffer.len() >= BUFFER_BYTES {
             self.flush()?;
