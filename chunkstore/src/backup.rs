@@ -5,7 +5,7 @@
 //! backup has are passed over, others are kept as their difference from the same node of the point before.
 //!
 //! Invariants, each held by tests in `tests/store/backup.rs`:
-//! 1. A chunk in the backup implies its closure: children are appended before parents. So a sync that was cut, at whatever call, is gone
+//! 1. A chunk in the backup implies its closure, but for what the source lacks as promised: children are appended before parents. So a sync that was cut, at whatever call, is gone
 //!    on with by the next one.
 //! 2. A point appears whole, by one append, when all that it leads to is durable; before that there is none.
 //! 3. A restored store has exactly the refs of the point. They too appear by one append, at the end.

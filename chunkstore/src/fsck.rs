@@ -2,7 +2,7 @@
 //!
 //! One idea: if every chunk reads back as its address says, names only what is there, and every ref does, then every ref's closure is
 //! whole; no walk is needed for that. A chunk that is marked as partial names what is there or promised ([`Store::set_partial`]); no source is asked
-//! for it. Only when something is damaged does a walk from the refs find whom it concerns. The store is in use
+//! for that. Only when something is damaged does a walk from the refs find whom it concerns. The store is in use
 //! meanwhile: what is appended since the start is not looked at, what a collection takes is no damage.
 //!
 //! Memory is in proportion to the number of chunks, whatever their bytes. Called by `fsck` and by [`backup`](crate::backup).
@@ -279,8 +279,8 @@ fn reach(
     reached.get(root).copied().unwrap_or(0)
 }
 
-/// Writes anew what is damaged or missing, as far as `source` has it, with whatever of it is missing under that; children first. What is missing
-/// under it in a partial store is promised, as all is that such a store lacks. Durable when it returns. Whether all is well then is for another [`check`] to say.
+/// Writes anew what is damaged or missing, as far as `source` has it, with whatever of it is missing under that; children first. In a partial store
+/// what is missing under that is promised, and stays so. Durable when it returns. Whether all is well then is for another [`check`] to say.
 ///
 /// # Errors
 /// The source's, and the store's.

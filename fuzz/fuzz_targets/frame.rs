@@ -24,7 +24,15 @@ fuzz_target!(|input: &[u8]| {
         assert!(rest.starts_with(&again), "a frame has one form");
     }
     let (step, crossed) = (*step & 0x7f, *step & 0x80 != 0);
-    let at = Location { file: 1, offset: offset as u32, len: rest.len() as u32, step, crossed, leaf: false, partial: false };
+    let at = Location {
+        file: 1,
+        offset: offset as u32,
+        len: rest.len() as u32,
+        step,
+        crossed,
+        leaf: false,
+        partial: false,
+    };
     let mut reads = 0;
     let _ = frame::decode(at, |place| {
         reads += 1;

@@ -1,7 +1,9 @@
 //! Copying what one store lacks of another.
 //!
 //! One idea: what the target has is passed over, with all under it, and what it lacks comes after its children; so the target is closed at
-//! every moment. What the source lacks itself, as it is promised by a remote, stays promised: the copy of a chunk that names it says so. Each chunk is kept as a difference: from the earlier version that its kind names, else from what stood in its place in the
+//! every moment. What the source lacks itself, as a remote has promised it, stays promised: the copy of a chunk that names it is marked as partial.
+//!
+//! Each chunk is kept as a difference: from the earlier version that its kind names, else from what stood in its place in the
 //! earlier version of its parent. Memory is the path from the root, one batch, and the addresses of versions that are to come.
 
 use std::collections::{HashMap, HashSet};

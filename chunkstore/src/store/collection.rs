@@ -10,7 +10,8 @@
 //! * **While sweeping**, a writer finds only what is marked or young; anything else it writes again.
 //!
 //! Marking ends, and sweeping begins, under the appender's lock, and a group that was prepared before is prepared again. So a chunk that is
-//! found afterwards has everything under it.
+//! found afterwards has everything under it, or is marked as partial: in a partial store ([`super::promised`]) a chunk may come from the remote while
+//! what it names is being removed.
 //!
 //! Leaves are marked without being read: where a chunk lies says that it has no children.
 

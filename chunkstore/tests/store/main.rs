@@ -13,6 +13,7 @@ mod faults;
 mod fsck;
 mod interleaved;
 mod model;
+mod partial;
 mod power;
 mod reader;
 mod slow_disk;
