@@ -59,7 +59,7 @@ fn get(db: &Database, branch: &str, table: &str, row: u64) -> pleach_engine::Res
 fn count(db: &Database, table: &str) -> usize {
     let snapshot = db.snapshot_of_root(db.get_ref("work/main").unwrap()).unwrap();
     let table = snapshot.table(table).unwrap().unwrap();
-    table.scan(Bound::Unbounded, Bound::Unbounded).unwrap().map(|row| row.unwrap()).count()
+    table.scan(Bound::Unbounded, Bound::Unbounded).unwrap().inspect(|row| assert!(row.is_ok())).count()
 }
 
 fn requests(db: &Database) -> u64 {
@@ -453,8 +453,10 @@ async fn a_server_with_a_partial_copy_gives_all_of_it() {
 /// A server that knows better than the one behind it: it passes a Get on, and bends the answer.
 struct Bending {
     behind: Remote,
-    bend: fn(&mut GetResponse),
+    bend: Bend,
 }
+
+type Bend = fn(&mut GetResponse);
 
 type Nothing<T> = tokio_stream::wrappers::ReceiverStream<Result<T, Status>>;
 
@@ -498,7 +500,7 @@ impl proto::sync_server::Sync for Bending {
 #[tokio::test]
 async fn a_remote_that_does_not_give_what_it_promised_is_told_of_and_nothing_wrong_is_kept() {
     let server = Server::start();
-    let bends: [(&str, fn(&mut GetResponse)); 5] = [
+    let bends: [(&str, Bend); 5] = [
         ("answered with 0", |answer| answer.chunks.clear()),
         ("answered with 2", |answer| answer.chunks.push(answer.chunks[0].clone())),
         ("expected", |answer| {
