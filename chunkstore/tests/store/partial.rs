@@ -203,7 +203,8 @@ fn what_a_whole_chunk_names_is_missing_also_in_a_partial_store() {
     let store = Store::memory(options(Compression::Fast));
     let (missing, promised) = (leaf("missing"), leaf("promised"));
     commit(&store, "whole", &[(node(std::slice::from_ref(&missing)), None)]);
-    store.set_partial();
+    let remote = Remote::of([missing.clone(), promised.clone()]);
+    let store = partial(store, &remote);
     commit(&store, "main", &[(node(&[promised.clone(), missing.clone()]), None)]);
     let report = fsck(&store);
     let found: Vec<_> = report.damages.iter().map(|damage| damage.hash).collect();
@@ -211,6 +212,7 @@ fn what_a_whole_chunk_names_is_missing_also_in_a_partial_store() {
     assert_eq!(report.damages[0].needed_by.as_deref().unwrap(), ["main", "whole"]);
     append(&store, &[], &[update("gone", None, Some(*promised.hash()))]).wait().unwrap();
     assert_eq!(fsck(&store).damages.len(), 2, "a ref is not partial");
+    assert_eq!(remote.asked().0, 0, "looking for whom that concerns asks nobody");
 }
 
 #[test]
