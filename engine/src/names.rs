@@ -4,6 +4,7 @@
 //! shared (replication compares them):  heads/BRANCH · tags/TAG → commit    work/BRANCH → root of the uncommitted catalogue
 //! local:                               remotes/REMOTE/BRANCH · recovery/… → commit    local/settings → root of a map of text
 //!                                      seen/REMOTE/heads/BRANCH, seen/REMOTE/tags/TAG → commit, see `packs` of the protocol
+//!                                      pushed/REMOTE/heads/…, pushed/REMOTE/tags/… → commit, see `primary` of replication
 //!                                      feeds/since/NAME · feeds/to/NAME → root of a branch's work, see `feed`
 //! ```
 

@@ -41,6 +41,10 @@ impl fmt::Display for Behind {
     }
 }
 
+fn count(refs: usize) -> String {
+    if refs == 1 { "1 ref was not pushed".to_owned() } else { format!("{refs} refs were not pushed") }
+}
+
 fn list(behind: &[Behind]) -> String {
     behind.iter().map(Behind::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -163,6 +167,14 @@ pub enum Error {
         /// Its name.
         remote: String,
     },
+    /// Refs cannot be pushed as they are; the others were.
+    #[error("{} to `{remote}`: {}", count(refs.len()), refs.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; "))]
+    Stuck {
+        /// The remote.
+        remote: String,
+        /// By name, and why.
+        refs: std::collections::BTreeMap<String, String>,
+    },
     /// A branch to follow is not on the remote.
     #[error(
         "unable to find `{branch}` on `{remote}`: branch not found; correct replicate_heads, or make the branch there"
@@ -228,6 +240,7 @@ impl Error {
             | Error::Overtaken { .. }
             | Error::Busy
             | Error::NotFollowing { .. }
+            | Error::Stuck { .. }
             | Error::NotFastForward { .. } => ErrorKind::Refused,
             Error::Unreachable { .. }
             | Error::PeerRefused { .. }

@@ -25,3 +25,6 @@ pub const DRAIN: Duration = Duration::from_secs(1);
 
 /// Epochs of which a node remembers how far they came, for tokens.
 pub const EPOCHS_KEPT: usize = 64;
+
+/// How often one push merges what others pushed meanwhile, and tries again.
+pub const PUSH_MERGES: usize = 8;

@@ -1,0 +1,462 @@
+//! A primary that pushes on write: what its branches and tags become here, they become at a remote.
+//!
+//! The one idea: there is no queue. What is still to be pushed is what the refs here are and were not yet at the last push that got through, which is
+//! noted in refs of this copy (`pushed/REMOTE/…`). So it survives a restart, grows with the number of refs that changed and not with that of the commits, and each ref
+//! is pushed once, to where it is by then. A push has all changes from before it began; so all who wait while one runs share the next.
+//!
+//! A ref is moved at the remote only from where this primary last put it, or goes on from what is there. What somebody else put there is not overwritten: that
+//! ref is *stuck*, and said to be, until it is merged here, or merged by the policy; the others go on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use pleach_engine::{Batch, Database, Hash, MergeOptions, MergeOutcome, Outcome, RefUpdate, Side};
+use pleach_protocol::limits::MOVE_ATTEMPTS;
+use pleach_protocol::{
+    Credentials, Force, HELD_BACK, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, Transfer, fetch,
+    push,
+};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::limits::{BACK_OFF, PUSH_MERGES};
+use crate::shared_refs::HEADS;
+
+/// Prefix of branches and tags.
+const PUSHED: [&str; 2] = [HEADS, "tags/"];
+
+/// What becomes of a branch that somebody else moved at the remote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// It stays as it is on both sides, and the primary says so.
+    #[default]
+    Reject,
+    /// What is there is merged into the branch here, and the merge is pushed. Where both changed a cell, the remote's, which came first, prevails; the merge has both as
+    /// parents.
+    Merge,
+}
+
+/// What a primary pushes to.
+#[derive(Debug, Clone)]
+pub struct PrimaryConfig {
+    /// Name of the remote, which each database has.
+    pub remote: String,
+    /// What is shown to remotes that are servers.
+    pub credentials: Credentials,
+    /// What becomes of a branch that somebody else moved there.
+    pub on_conflict: OnConflict,
+    /// Who merges by that policy, as `NAME <MAIL>`.
+    pub author: String,
+}
+
+/// Pushes each change of the branches and tags of its databases. Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Primary {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: PrimaryConfig,
+    pushers: Mutex<HashMap<String, Arc<Pusher>>>,
+    stopping: watch::Sender<bool>,
+}
+
+/// What there is to say of the pushes of one database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PushStatus {
+    /// The database.
+    pub database: String,
+    /// Refs that are not yet at the remote what they are here.
+    pub backlog: usize,
+    /// Pushes that got through, and those that did not, since the primary began.
+    pub pushes: u64,
+    /// See `pushes`.
+    pub failures: u64,
+    /// Bytes of messages sent, and round trips.
+    pub bytes_sent: u64,
+    /// See `bytes_sent`.
+    pub round_trips: u64,
+    /// When the last push got through.
+    pub last_push: Option<SystemTime>,
+    /// When the oldest change was seen that is not at the remote yet.
+    pub behind_since: Option<SystemTime>,
+    /// Why the last push did not get through, or what is stuck.
+    pub current_error: Option<String>,
+}
+
+/// The pushes of one database, one at a time.
+struct Pusher {
+    config: PrimaryConfig,
+    name: String,
+    database: Database,
+    started: AtomicU64,
+    last: tokio::sync::Mutex<Last>,
+    changed: Notify,
+    status: Mutex<PushStatus>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Last {
+    /// Number of the push whose result this is.
+    number: u64,
+    result: Result<(), (String, ErrorKind)>,
+    remote: Option<Remote>,
+}
+
+/// Refs that are not pushed, by name, and why.
+type Stuck = BTreeMap<String, String>;
+
+impl Primary {
+    /// A primary that pushes as `config` says, from when it is told of databases.
+    pub fn new(config: PrimaryConfig) -> Primary {
+        let inner = Inner { config, pushers: Mutex::default(), stopping: watch::Sender::new(false) };
+        Primary { inner: Arc::new(inner) }
+    }
+
+    /// Has `database`, which is called `name`, pushed whenever its branches or tags have changed, and what has not been pushed yet now. In a runtime.
+    pub fn follow(&self, name: &str, database: &Database) {
+        drop(self.pusher(name, database));
+    }
+
+    /// Forgets a database that is dropped or closed: nothing more is pushed of it.
+    pub fn forget(&self, name: &str) {
+        let pusher = self.inner.pushers.lock().remove(name);
+        if let Some(task) = pusher.and_then(|pusher| pusher.task.lock().take()) {
+            task.abort();
+        }
+    }
+
+    /// Pushes all that is durable in `database` when this is called; one push serves all who wait. Nothing to push costs nothing.
+    ///
+    /// # Errors
+    /// [`Error::UnknownRemote`], [`Error::Stuck`], those of a push. What did not get through is tried again until it does.
+    pub async fn push(&self, name: &str, database: &Database) -> Result<()> {
+        self.pusher(name, database).push().await
+    }
+
+    /// What there is to say of each database, by name.
+    pub fn status(&self) -> Vec<PushStatus> {
+        let pushers: Vec<Arc<Pusher>> = self.inner.pushers.lock().values().cloned().collect();
+        let mut status: Vec<PushStatus> = pushers.iter().map(|pusher| pusher.status.lock().clone()).collect();
+        status.sort_by(|a, b| a.database.cmp(&b.database));
+        status
+    }
+
+    /// Stops pushing, after one more push of what is left in each database, for `limit` at most. What does not get through then is pushed after the next start.
+    pub async fn shutdown(&self, limit: Duration) {
+        self.inner.stopping.send_replace(true);
+        let pushers: Vec<Arc<Pusher>> = self.inner.pushers.lock().drain().map(|(_, pusher)| pusher).collect();
+        let until = tokio::time::Instant::now() + limit;
+        for pusher in pushers {
+            let task = pusher.task.lock().take();
+            if let Some(task) = task {
+                // It ends between two pushes.
+                let _ = tokio::time::timeout_at(until, task).await;
+            }
+            let pushed = tokio::time::timeout_at(until, pusher.push()).await;
+            let why = match pushed {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it takes too long".to_owned(),
+            };
+            let remote = &pusher.config.remote;
+            tracing::warn!(database = pusher.name, remote, "stopped before everything was pushed: {why}");
+        }
+    }
+
+    fn pusher(&self, name: &str, database: &Database) -> Arc<Pusher> {
+        let mut pushers = self.inner.pushers.lock();
+        if let Some(pusher) = pushers.get(name) {
+            return pusher.clone();
+        }
+        let pusher = Arc::new(Pusher {
+            config: self.inner.config.clone(),
+            name: name.to_owned(),
+            database: database.clone(),
+            started: AtomicU64::new(0),
+            last: tokio::sync::Mutex::new(Last { number: 0, result: Ok(()), remote: None }),
+            changed: Notify::new(),
+            status: Mutex::new(PushStatus { database: name.to_owned(), ..PushStatus::default() }),
+            task: Mutex::default(),
+        });
+        let weak = Arc::downgrade(&pusher);
+        database.store().watch(Box::new(move |_| {
+            if let Some(pusher) = Weak::upgrade(&weak) {
+                pusher.changed.notify_one();
+            }
+        }));
+        // What was left by an earlier process.
+        pusher.changed.notify_one();
+        let stopping = self.inner.stopping.subscribe();
+        *pusher.task.lock() = Some(tokio::spawn(pusher.clone().run(stopping)));
+        pushers.insert(name.to_owned(), pusher.clone());
+        pusher
+    }
+}
+
+impl Pusher {
+    /// Pushes after each change, and again after a while what did not get through.
+    async fn run(self: Arc<Pusher>, mut stopping: watch::Receiver<bool>) {
+        let mut wait: Option<Duration> = None;
+        loop {
+            let again = async {
+                match wait {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = again => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            let before = self.status.lock().current_error.clone();
+            wait = match self.push().await {
+                Ok(()) => None,
+                Err(error) => {
+                    if before.as_deref() != Some(&error.to_string()) {
+                        let remote = &self.config.remote;
+                        tracing::warn!(database = self.name, remote, "a push did not get through: {error}");
+                    }
+                    Some(wait.map_or(BACK_OFF.0, |wait| (2 * wait).min(BACK_OFF.1)))
+                }
+            };
+        }
+    }
+
+    /// Pushes, or shares a push that begins after this was called.
+    async fn push(&self) -> Result<()> {
+        // One that runs now may have read the refs already; the one after it will not have.
+        let needed = self.started.load(Ordering::SeqCst) + 1;
+        let mut last = self.last.lock().await;
+        if last.number < needed {
+            let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
+            let result = self.push_now(&mut last.remote).await;
+            self.note(&result);
+            last.result = result.map_err(|error| (error.to_string(), error.kind()));
+            last.number = number;
+        }
+        last.result.clone().map_err(|(what, kind)| Error::Shared { what, kind })
+    }
+
+    fn note(&self, result: &Result<()>) {
+        let mut status = self.status.lock();
+        status.current_error = result.as_ref().err().map(Error::to_string);
+        match result {
+            Ok(()) => (status.backlog, status.behind_since) = (0, None),
+            Err(_) => status.failures += 1,
+        }
+    }
+
+    /// Pushes until nothing is left that can be.
+    async fn push_now(&self, open: &mut Option<Remote>) -> Result<()> {
+        let (mut refused, mut has_fetched, mut merges) = (Stuck::new(), false, 0);
+        loop {
+            let Due { updates, stuck } = self.due(&refused).await?;
+            if updates.is_empty() {
+                let may_merge = self.config.on_conflict == OnConflict::Merge && merges < PUSH_MERGES;
+                if stuck.is_empty() {
+                    return Ok(());
+                }
+                if may_merge && self.merge(open, &stuck).await? {
+                    merges += 1;
+                    refused.clear();
+                    continue;
+                }
+                return Err(Error::Stuck { remote: self.config.remote.clone(), refs: stuck });
+            }
+            let transfer = self.send(open, &updates).await?;
+            if !transfer.is_rejected() {
+                self.pushed(updates, &transfer).await?;
+                continue;
+            }
+            // What is there may be what this goes on from, and not have been known here.
+            if !std::mem::replace(&mut has_fetched, true) {
+                self.fetch(open).await?;
+                continue;
+            }
+            for one in transfer.refs {
+                if let RefStatus::Rejected { reason } = one.status
+                    && reason != HELD_BACK
+                {
+                    refused.insert(one.name, reason);
+                }
+            }
+        }
+    }
+
+    /// What is to be pushed, but for what was refused.
+    async fn due(&self, refused: &Stuck) -> Result<Due> {
+        let (database, remote, refused) =
+            (self.database.clone(), self.config.remote.clone(), refused.clone());
+        let due = crate::blocking(move || Due::of(&database, &remote, &refused)).await?;
+        let mut status = self.status.lock();
+        status.backlog = due.updates.len() + due.stuck.len();
+        if status.backlog > 0 {
+            status.behind_since.get_or_insert_with(SystemTime::now);
+        }
+        Ok(due)
+    }
+
+    /// Notes a push that got through.
+    async fn pushed(&self, updates: Vec<PushUpdate>, transfer: &Transfer) -> Result<()> {
+        let (database, remote) = (self.database.clone(), self.config.remote.clone());
+        crate::blocking(move || note_pushed(&database, &remote, &updates)).await?;
+        let mut status = self.status.lock();
+        status.pushes += 1;
+        status.bytes_sent += transfer.bytes_sent;
+        status.round_trips += u64::from(transfer.round_trips);
+        status.last_push = Some(SystemTime::now());
+        Ok(())
+    }
+
+    /// One push of these, over the connection that is open, or a new one.
+    async fn send(&self, open: &mut Option<Remote>, updates: &[PushUpdate]) -> Result<Transfer> {
+        let remote = self.remote(open).await?;
+        let transfer = push(&self.database, &remote, &self.config.remote, updates, Force::Known).await?;
+        *open = Some(remote);
+        Ok(transfer)
+    }
+
+    async fn remote(&self, open: &mut Option<Remote>) -> Result<Remote> {
+        let name = &self.config.remote;
+        let url = self.database.setting(&format!("remote.{name}.url"))?;
+        let url: RemoteUrl = url.ok_or_else(|| Error::UnknownRemote { remote: name.clone() })?.parse()?;
+        let url = self.config.credentials.authorize(url);
+        match open.take().filter(|remote| *remote.url() == url) {
+            Some(remote) => Ok(remote),
+            None => Ok(Remote::connect(&url).await?),
+        }
+    }
+
+    async fn fetch(&self, open: &mut Option<Remote>) -> Result<()> {
+        let remote = self.remote(open).await?;
+        fetch(&self.database, &remote, &self.config.remote, &RefPatterns::all()).await?;
+        *open = Some(remote);
+        Ok(())
+    }
+
+    /// Merges what the remote's branches are by now into those here that are stuck; whether one of them has moved.
+    async fn merge(&self, open: &mut Option<Remote>, stuck: &Stuck) -> Result<bool> {
+        self.fetch(open).await?;
+        let (database, config) = (self.database.clone(), self.config.clone());
+        let branches: Vec<String> =
+            stuck.keys().filter_map(|name| name.strip_prefix(HEADS)).map(str::to_owned).collect();
+        crate::blocking(move || {
+            let mut moved = false;
+            for branch in branches {
+                let theirs = database.get_ref(&format!("remotes/{}/{branch}", config.remote));
+                let (Some(theirs), Some(_)) = (theirs, database.branch(&branch)?) else { continue };
+                let options = MergeOptions {
+                    message: Some(format!("Merge {}/{branch} into {branch}", config.remote)),
+                    author: config.author.clone(),
+                    prefer: Some(Side::Theirs),
+                    ..MergeOptions::default()
+                };
+                match database.merge(&branch, &theirs, options) {
+                    Ok(MergeOutcome::UpToDate) => {}
+                    Ok(_) => moved = true,
+                    // Work in the middle of something, a table that cannot be merged by row: a person's to decide. Others go on.
+                    Err(error) if error.kind() == pleach_engine::ErrorKind::Refused => {
+                        let remote = &config.remote;
+                        tracing::warn!(remote, "branch {branch} is not merged: {error}");
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(moved)
+        })
+        .await
+    }
+}
+
+/// What a push is to do.
+#[derive(Debug, Default)]
+struct Due {
+    updates: Vec<PushUpdate>,
+    /// What is not the same there, and is not pushed now.
+    stuck: Stuck,
+}
+
+impl Due {
+    /// What the refs of `database` are and were not at the last push to `remote`.
+    fn of(database: &Database, remote: &str, refused: &Stuck) -> Result<Due> {
+        let here: BTreeMap<String, Hash> = PUSHED.iter().flat_map(|prefix| database.refs(prefix)).collect();
+        let pushed = pushed(database, remote);
+        let gone = pushed.keys().filter(|name| !here.contains_key(*name)).map(|name| (name, None));
+        let changed = here.iter().filter(|(name, new)| pushed.get(*name) != Some(new));
+        let mut due = Due::default();
+        for (name, new) in changed.map(|(name, new)| (name, Some(*new))).chain(gone) {
+            let why = match refused.get(name) {
+                Some(why) => Some(why.clone()),
+                None => in_the_way(database, remote, name, pushed.get(name), new)?,
+            };
+            match why {
+                Some(why) => drop(due.stuck.insert(name.clone(), why)),
+                None => due.updates.push(PushUpdate { name: name.clone(), new }),
+            }
+        }
+        Ok(due)
+    }
+}
+
+/// Why the remote's ref, as it was when it was last seen, must not become `new`: it is not what was pushed, and `new` does not go on from it.
+fn in_the_way(
+    database: &Database,
+    remote: &str,
+    name: &str,
+    pushed: Option<&Hash>,
+    new: Option<Hash>,
+) -> Result<Option<String>> {
+    let Some(branch) = name.strip_prefix(HEADS) else { return Ok(None) };
+    let Some(seen) = database.get_ref(&format!("remotes/{remote}/{branch}")) else { return Ok(None) };
+    let goes_on = match new {
+        _ if pushed == Some(&seen) => true,
+        Some(new) => seen == new || database.is_ancestor(&seen, &new)?,
+        None => false,
+    };
+    Ok((!goes_on).then(|| {
+        format!("somebody else moved it to {seen} there; merge `remotes/{remote}/{branch}` into it here")
+    }))
+}
+
+fn pushed_prefix(remote: &str) -> String {
+    format!("pushed/{remote}/")
+}
+
+/// What branches and tags were at the last push that got through.
+fn pushed(database: &Database, remote: &str) -> BTreeMap<String, Hash> {
+    let prefix = pushed_prefix(remote);
+    let refs = database.refs(&prefix).into_iter();
+    refs.filter_map(|(name, hash)| Some((name.strip_prefix(&prefix)?.to_owned(), hash))).collect()
+}
+
+/// Notes what was pushed.
+fn note_pushed(database: &Database, remote: &str, updates: &[PushUpdate]) -> Result<()> {
+    let hold = database.store().hold();
+    for _ in 0..MOVE_ATTEMPTS {
+        let before = pushed(database, remote);
+        let moves: Vec<RefUpdate> = updates
+            .iter()
+            .filter(|update| update.new.is_none_or(|new| hold.keep(&new)))
+            .map(|update| RefUpdate {
+                name: format!("{}{}", pushed_prefix(remote), update.name),
+                old: before.get(&update.name).copied(),
+                new: update.new,
+            })
+            .filter(|update| update.old != update.new)
+            .collect();
+        if moves.is_empty() {
+            return Ok(());
+        }
+        if let Outcome::Appended(_) = database.update_refs(Batch::default(), &moves)? {
+            return Ok(());
+        }
+    }
+    // The next push finds it there already, and notes it.
+    Ok(())
+}

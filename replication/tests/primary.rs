@@ -1,0 +1,368 @@
+//! A primary that pushes on write, to a server over real sockets and to a directory.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pleach_engine::{Database, Hash, MergeOptions, NewCommit, Options, TransactionOutcome};
+use pleach_protocol::testing::Proxy;
+use pleach_protocol::{
+    Credentials, Databases, Force, Part, PushUpdate, Remote, RemoteUrl, SyncService, clone_database, push,
+    transport,
+};
+use pleach_replication::{ErrorKind, OnConflict, Primary, PrimaryConfig, PushStatus};
+use tempfile::TempDir;
+use tonic::transport::server::TcpIncoming;
+
+fn put(db: &Database, branch: &str, key: &str, value: &str) {
+    let mut transaction = db.begin(branch).unwrap();
+    if !transaction.has_table("t").unwrap() {
+        transaction.create_table("t", None).unwrap();
+    }
+    transaction.put("t", key.as_bytes(), value.as_bytes()).unwrap();
+    assert!(!matches!(transaction.commit().unwrap(), TransactionOutcome::Refused { .. }));
+}
+
+fn new_commit(amend: bool) -> NewCommit {
+    NewCommit { message: "m".into(), author: "a".into(), amend, ..NewCommit::default() }
+}
+
+fn commit(db: &Database, branch: &str) -> Hash {
+    db.commit(branch, new_commit(false)).unwrap().hash
+}
+
+fn get(db: &Database, branch: &str, key: &str) -> Option<String> {
+    let snapshot = db.snapshot_of_root(db.get_ref(&format!("work/{branch}"))?).unwrap();
+    let value = snapshot.table("t").unwrap()?.get(key.as_bytes()).unwrap()?;
+    Some(String::from_utf8(value).unwrap())
+}
+
+/// Where a primary pushes to: a server, by a proxy, or a directory.
+enum Place {
+    Server { proxy: Proxy, address: SocketAddr, db: Database },
+    Directory,
+}
+
+struct Shop {
+    dir: TempDir,
+    url: String,
+    place: Place,
+}
+
+impl Shop {
+    async fn server() -> Shop {
+        let dir = TempDir::new().unwrap();
+        let databases = Databases::new(&dir.path().join("data"), Options::default()).unwrap();
+        let db = databases.create("shop").unwrap();
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap().with_nodelay(Some(true));
+        let address = incoming.local_addr().unwrap();
+        let service = SyncService::new(databases).into_server();
+        tokio::spawn(transport().add_service(service).serve_with_incoming(incoming));
+        let proxy = Proxy::start(address, Duration::ZERO, || None).await.unwrap();
+        let url = format!("http://{}/shop", proxy.address());
+        Shop { dir, url, place: Place::Server { proxy, address, db } }
+    }
+
+    fn directory() -> Shop {
+        let dir = TempDir::new().unwrap();
+        let url = format!("file://{}", dir.path().join("remote").display());
+        Shop { dir, url, place: Place::Directory }
+    }
+
+    async fn both() -> [Shop; 2] {
+        [Shop::server().await, Shop::directory()]
+    }
+
+    /// A database that has it as `origin`.
+    fn database(&self, name: &str) -> Database {
+        let db = Database::init(&self.dir.path().join(name), Options::default()).unwrap();
+        db.set_setting("remote.origin.url", Some(&self.url)).unwrap();
+        db
+    }
+
+    /// The branches and tags there.
+    async fn refs(&self) -> BTreeMap<String, Hash> {
+        let db = match &self.place {
+            Place::Server { db, .. } => db.clone(),
+            Place::Directory => {
+                let path = TempDir::new().unwrap();
+                self.clone(path.path()).await
+            }
+        };
+        let refs = ["heads/", "tags/"].iter().flat_map(|prefix| db.refs(prefix)).collect();
+        refs
+    }
+
+    async fn clone(&self, path: &Path) -> Database {
+        let remote = Remote::connect(&RemoteUrl::parse(&self.url).unwrap()).await.unwrap();
+        clone_database(&remote, &path.join("clone"), Options::default(), &Part::default()).await.unwrap().0
+    }
+}
+
+fn config(on_conflict: OnConflict) -> PrimaryConfig {
+    PrimaryConfig {
+        remote: "origin".into(),
+        credentials: Credentials::default(),
+        on_conflict,
+        author: "p".into(),
+    }
+}
+
+fn primary() -> Primary {
+    Primary::new(config(OnConflict::Reject))
+}
+
+fn here(db: &Database) -> BTreeMap<String, Hash> {
+    ["heads/", "tags/"].iter().flat_map(|prefix| db.refs(prefix)).collect()
+}
+
+fn status(primary: &Primary) -> PushStatus {
+    primary.status().pop().unwrap()
+}
+
+async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !is_so().await {
+        assert!(Instant::now() < until, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a1_the_remote_s_head_is_the_commit_when_the_call_returns() {
+    for shop in Shop::both().await {
+        let (db, primary) = (shop.database("p"), primary());
+        for n in 0..3 {
+            put(&db, "main", &n.to_string(), "x");
+            let head = commit(&db, "main");
+            primary.push("p", &db).await.unwrap();
+            assert_eq!(shop.refs().await, BTreeMap::from([("heads/main".to_owned(), head)]));
+        }
+        let status = status(&primary);
+        assert_eq!((status.backlog, status.failures, status.current_error), (0, 0, None));
+        assert!(status.pushes <= 3 && status.bytes_sent > 0 && status.last_push.is_some());
+    }
+}
+
+#[tokio::test]
+async fn a1_a_push_of_one_commit_is_one_round_trip() {
+    let shop = Shop::server().await;
+    let (db, primary) = (shop.database("p"), primary());
+    put(&db, "main", "0", "x");
+    commit(&db, "main");
+    primary.push("p", &db).await.unwrap();
+    let Place::Server { proxy, .. } = &shop.place else { unreachable!() };
+    let before = status(&primary);
+    for n in 0..5 {
+        put(&db, "main", "1", &n.to_string());
+        commit(&db, "main");
+        primary.push("p", &db).await.unwrap();
+    }
+    let after = status(&primary);
+    assert_eq!(after.round_trips - before.round_trips, after.pushes - before.pushes);
+    assert_eq!(proxy.counts().connections, 1);
+}
+
+#[tokio::test]
+async fn a2_a_transaction_without_a_version_commit_pushes_nothing() {
+    let shop = Shop::server().await;
+    let (db, primary) = (shop.database("p"), primary());
+    primary.follow("p", &db);
+    put(&db, "main", "a", "1");
+    primary.push("p", &db).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let Place::Server { proxy, .. } = &shop.place else { unreachable!() };
+    assert_eq!((status(&primary).pushes, proxy.counts().connections), (0, 0));
+    assert_eq!(shop.refs().await, BTreeMap::new());
+}
+
+#[tokio::test]
+async fn a4_the_remote_follows_whatever_becomes_of_branches_and_tags() {
+    for shop in Shop::both().await {
+        let (db, primary) = (shop.database("p"), primary());
+        put(&db, "main", "a", "1");
+        let first = commit(&db, "main");
+        put(&db, "main", "a", "2");
+        let second = commit(&db, "main");
+        let steps: [(&str, &dyn Fn()); 9] = [
+            ("a branch is made", &|| db.create_branch("feature", Some(first)).unwrap()),
+            ("a tag is made", &|| db.create_tag("v1", first).unwrap()),
+            ("a commit on it", &|| {
+                put(&db, "feature", "b", "1");
+                commit(&db, "feature");
+            }),
+            ("a head is moved by hand", &|| db.reset("feature", &first, true).unwrap()),
+            ("a fast-forward", &|| drop(db.merge("feature", &second, MergeOptions::default()).unwrap())),
+            ("an amend", &|| {
+                put(&db, "feature", "b", "2");
+                drop(db.commit("feature", new_commit(true)).unwrap());
+            }),
+            ("a tag is deleted", &|| db.delete_tag("v1").unwrap()),
+            ("a branch is renamed", &|| db.rename_branch("feature", "other").unwrap()),
+            ("a branch is deleted", &|| db.delete_branch("other").unwrap()),
+        ];
+        for (what, step) in steps {
+            step();
+            primary.push("p", &db).await.unwrap();
+            assert_eq!(shop.refs().await, here(&db), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a4_a_stranger_s_head_is_not_overwritten_and_other_branches_go_on() {
+    for shop in Shop::both().await {
+        let (db, primary) = (shop.database("p"), primary());
+        put(&db, "main", "a", "1");
+        let first = commit(&db, "main");
+        primary.push("p", &db).await.unwrap();
+        let stranger = shop.clone(&shop.dir.path().join("s")).await;
+        put(&stranger, "main", "s", "1");
+        let theirs = commit(&stranger, "main");
+        let remote = Remote::connect(&RemoteUrl::parse(&shop.url).unwrap()).await.unwrap();
+        let update = [PushUpdate { name: "heads/main".into(), new: Some(theirs) }];
+        assert!(!push(&stranger, &remote, "origin", &update, Force::No).await.unwrap().is_rejected());
+        // Both what goes on from what was pushed, and what replaces it.
+        for amend in [false, true] {
+            put(&db, "main", "a", if amend { "2" } else { "3" });
+            db.commit("main", new_commit(amend)).unwrap();
+            db.create_branch(if amend { "x" } else { "y" }, Some(first)).unwrap();
+            let error = primary.push("p", &db).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Refused);
+            assert!(error.to_string().contains("heads/main: somebody else moved it to"), "{error}");
+            let there = shop.refs().await;
+            assert_eq!(there["heads/main"], theirs);
+            assert_eq!(there[if amend { "heads/x" } else { "heads/y" }], first);
+            assert_eq!(status(&primary).backlog, 1);
+        }
+        // A person merges; then it goes on by itself.
+        primary.follow("p", &db);
+        db.merge("main", &theirs, MergeOptions::default()).unwrap();
+        eventually("the merge is pushed", async || shop.refs().await == here(&db)).await;
+        eventually("nothing is left", async || status(&primary).current_error.is_none()).await;
+    }
+}
+
+#[tokio::test]
+async fn a11_pushes_in_the_background_catch_up_and_are_drained_at_shutdown() {
+    for shop in Shop::both().await {
+        let (db, primary) = (shop.database("p"), primary());
+        primary.follow("p", &db);
+        for n in 0..20 {
+            put(&db, "main", &n.to_string(), "x");
+            commit(&db, "main");
+        }
+        primary.shutdown(Duration::from_secs(20)).await;
+        assert_eq!(shop.refs().await, here(&db));
+    }
+}
+
+#[tokio::test]
+async fn a13_what_did_not_get_through_is_pushed_when_the_remote_returns_also_after_a_restart() {
+    let shop = Shop::server().await;
+    let db = shop.database("p");
+    let Place::Server { proxy, address, .. } = &shop.place else { unreachable!() };
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    proxy.lead_to(nowhere);
+    {
+        let primary = primary();
+        put(&db, "main", "a", "1");
+        commit(&db, "main");
+        // The commit stands, and the error is told and kept.
+        assert_eq!(primary.push("p", &db).await.unwrap_err().kind(), ErrorKind::Network);
+        let status = status(&primary);
+        assert_eq!((status.backlog, status.pushes), (1, 0));
+        assert!(status.failures > 0 && status.behind_since.is_some() && status.current_error.is_some());
+        db.create_branch("feature", None).unwrap();
+        primary.shutdown(Duration::from_millis(300)).await;
+    }
+    assert_eq!(shop.refs().await, BTreeMap::new());
+    db.close().unwrap();
+    let db = Database::open(&shop.dir.path().join("p"), Options::default()).unwrap();
+    let primary = primary();
+    primary.follow("p", &db);
+    eventually("it is tried", async || status(&primary).failures > 0).await;
+    proxy.lead_to(*address);
+    eventually("it is pushed without a new commit", async || shop.refs().await == here(&db)).await;
+    eventually("nothing is left", async || status(&primary).backlog == 0).await;
+}
+
+#[tokio::test]
+async fn a14_writers_who_merge_converge_and_lose_nothing() {
+    for (shop, commits) in [(Shop::server().await, 20), (Shop::directory(), 8)] {
+        let seed = shop.database("seed");
+        put(&seed, "main", "seed", "0");
+        commit(&seed, "main");
+        primary().push("seed", &seed).await.unwrap();
+        let mut writers = Vec::new();
+        for name in ["x", "y", "z"] {
+            let db = shop.clone(&shop.dir.path().join(name)).await;
+            let primary = Primary::new(config(OnConflict::Merge));
+            writers.push(tokio::spawn(async move {
+                for n in 0..commits {
+                    put(&db, "main", &format!("{name}{n}"), name);
+                    // Here all of them write, too.
+                    put(&db, "main", "seed", &format!("{name}{n}"));
+                    commit(&db, "main");
+                    // It may lose several times; it goes on in the background.
+                    let _ = primary.push(name, &db).await;
+                }
+                (db, primary, name)
+            }));
+        }
+        let mut done = Vec::new();
+        for writer in writers {
+            done.push(writer.await.unwrap());
+        }
+        eventually("all is pushed", async || {
+            for (db, primary, name) in &done {
+                let _ = primary.push(name, db).await;
+            }
+            done.iter().all(|(_, primary, _)| status(primary).backlog == 0)
+        })
+        .await;
+        let all = shop.clone(&shop.dir.path().join("all")).await;
+        for (_, _, name) in &done {
+            for n in 0..commits {
+                assert_eq!(get(&all, "main", &format!("{name}{n}")).as_deref(), Some(*name));
+            }
+        }
+        assert_eq!(all.fsck().unwrap().damages, []);
+    }
+}
+
+#[tokio::test]
+async fn a_database_without_the_remote_is_told_of_and_others_go_on() {
+    let shop = Shop::server().await;
+    let (good, bad) = (shop.database("good"), shop.database("bad"));
+    bad.set_setting("remote.origin.url", None).unwrap();
+    let primary = primary();
+    for db in [&good, &bad] {
+        put(db, "main", "a", "1");
+        commit(db, "main");
+    }
+    let error = primary.push("bad", &bad).await.unwrap_err();
+    assert!(error.to_string().contains("remote `origin` not found"), "{error}");
+    primary.push("good", &good).await.unwrap();
+    assert_eq!(shop.refs().await, here(&good));
+}
+
+#[tokio::test]
+async fn those_who_wait_share_pushes() {
+    let shop = Shop::server().await;
+    let (db, primary) = (shop.database("p"), primary());
+    let mut waiting = Vec::new();
+    for n in 0..50 {
+        put(&db, "main", &n.to_string(), "x");
+        commit(&db, "main");
+        let (db, primary) = (db.clone(), primary.clone());
+        waiting.push(tokio::spawn(async move { primary.push("p", &db).await.unwrap() }));
+    }
+    for one in waiting {
+        one.await.unwrap();
+    }
+    assert_eq!(shop.refs().await, here(&db));
+    assert!(status(&primary).pushes < 25, "{:?}", status(&primary));
+}
