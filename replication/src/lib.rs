@@ -1,4 +1,4 @@
-//! Replication of Pleach databases: direct to standbys ([`Cluster`]), and through a remote ([`ReadReplica`]).
+//! Replication of Pleach databases: direct to standbys ([`Cluster`]), and through a remote ([`Primary`], [`ReadReplica`]).
 //!
 //! The one idea: a standby is brought up to date by the difference between what it acknowledged and what is here, whatever lies
 //! between. So there is no log to keep, to trim or to fall out of, and a standby that was away for a day is a standby that was away for

@@ -41,7 +41,7 @@ pub enum OnConflict {
 }
 
 /// What a primary pushes to.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PrimaryConfig {
     /// Name of the remote, which each database has.
     pub remote: String,
@@ -51,6 +51,8 @@ pub struct PrimaryConfig {
     pub on_conflict: OnConflict,
     /// Who merges by that policy, as `NAME <MAIL>`.
     pub author: String,
+    /// Whether anything may be pushed now: of the nodes of a cluster, only the primary pushes.
+    pub may_push: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// Pushes each change of the branches and tags of its databases. Cheap to clone; all clones are one.
@@ -136,6 +138,11 @@ impl Primary {
     /// [`Error::UnknownRemote`], [`Error::Stuck`], those of a push. What did not get through is tried again until it does.
     pub async fn push(&self, name: &str, database: &Database) -> Result<()> {
         self.pusher(name, database).push().await
+    }
+
+    /// Looks at all databases again: something may be pushed now that might not before.
+    pub fn wake(&self) {
+        self.inner.pushers.lock().values().for_each(|pusher| pusher.changed.notify_one());
     }
 
     /// What there is to say of each database, by name.
@@ -256,6 +263,9 @@ impl Pusher {
     async fn push_now(&self, open: &mut Option<Remote>) -> Result<()> {
         let (mut refused, mut has_fetched, mut merges) = (Stuck::new(), false, 0);
         loop {
+            if !(self.config.may_push)() {
+                return Ok(());
+            }
             let Due { updates, stuck } = self.due(&refused).await?;
             if updates.is_empty() {
                 let may_merge = self.config.on_conflict == OnConflict::Merge && merges < PUSH_MERGES;

@@ -91,8 +91,7 @@ impl Shop {
                 self.clone(path.path()).await
             }
         };
-        let refs = ["heads/", "tags/"].iter().flat_map(|prefix| db.refs(prefix)).collect();
-        refs
+        here(&db)
     }
 
     async fn clone(&self, path: &Path) -> Database {
@@ -107,6 +106,7 @@ fn config(on_conflict: OnConflict) -> PrimaryConfig {
         credentials: Credentials::default(),
         on_conflict,
         author: "p".into(),
+        may_push: std::sync::Arc::new(|| true),
     }
 }
 
@@ -194,10 +194,12 @@ async fn a4_the_remote_follows_whatever_becomes_of_branches_and_tags() {
                 commit(&db, "feature");
             }),
             ("a head is moved by hand", &|| db.reset("feature", &first, true).unwrap()),
-            ("a fast-forward", &|| drop(db.merge("feature", &second, MergeOptions::default()).unwrap())),
+            ("a fast-forward", &|| {
+                db.merge("feature", &second, MergeOptions::default()).unwrap();
+            }),
             ("an amend", &|| {
                 put(&db, "feature", "b", "2");
-                drop(db.commit("feature", new_commit(true)).unwrap());
+                db.commit("feature", new_commit(true)).unwrap();
             }),
             ("a tag is deleted", &|| db.delete_tag("v1").unwrap()),
             ("a branch is renamed", &|| db.rename_branch("feature", "other").unwrap()),

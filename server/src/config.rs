@@ -83,11 +83,33 @@ pub struct Store {
     pub compression: Compression,
 }
 
-/// Mode 1: following a remote.
+/// Mode 1: through a remote.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replication {
-    /// Name of the remote that each database follows, read-only.
-    pub read_replica_remote: String,
+pub enum Replication {
+    /// This server pushes to it on write.
+    Primary(Push),
+    /// This server follows it, read-only.
+    Replica(Follow),
+}
+
+/// How a primary pushes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// Name of the remote that each database is pushed to.
+    pub remote: String,
+    /// Writes do not wait for it.
+    pub in_background: bool,
+    /// What somebody else pushed is merged, and the merge pushed; else the branch waits for a person.
+    pub merges: bool,
+    /// The message of the version commit that is made of each transaction, if one is.
+    pub transaction_commit: Option<String>,
+}
+
+/// How a read replica follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// Name of the remote that each database follows.
+    pub remote: String,
     /// Patterns (`*` matches any text) of the branches that are followed. Neither these nor `all_heads`, or both, and nothing is
     /// followed: the server says so and serves what it has.
     pub heads: Vec<String>,
@@ -95,6 +117,8 @@ pub struct Replication {
     pub all_heads: bool,
     /// A branch that is no fast-forward of the replica's is taken all the same.
     pub force_pull: bool,
+    /// What goes wrong with the remote is a warning, and reads go on with what is here.
+    pub skip_errors: bool,
 }
 
 /// Mode 2: direct to standbys.
@@ -180,9 +204,7 @@ impl Config {
             return Err(wrong("a cluster needs store.durability: full".into())
                 .hint("a standby can keep only what the primary made durable; remove store.durability"));
         }
-        if let (Some(cluster), Some(_)) = (&cluster, &replication)
-            && cluster.bootstrap_role == Role::Standby
-        {
+        if let (Some(_), Some(Replication::Replica(_))) = (&cluster, &replication) {
             return Err(wrong("replication.read_replica_remote and cluster exclude each other".into())
                 .hint("a standby follows its primary only; remove one of the two stanzas"));
         }
@@ -271,23 +293,35 @@ fn store(file: &file::Store) -> Checked<Store> {
 }
 
 fn replication(file: file::Replication) -> Checked<Replication> {
-    let Some(remote) = file.read_replica_remote.filter(|name| !name.is_empty()) else {
-        return Err("replication: expected read_replica_remote, the name of the remote to follow".into());
+    let named = |name: Option<String>| name.filter(|name| !name.is_empty());
+    let merges = match file.on_conflict.as_str() {
+        "reject" => false,
+        "merge" => true,
+        other => return Err(format!("replication.on_conflict: expected reject or merge, found `{other}`")),
     };
-    let heads: Vec<String> = file
-        .replicate_heads
-        .as_deref()
-        .unwrap_or_default()
-        .split(',')
-        .map(|head| head.trim().to_owned())
-        .filter(|head| !head.is_empty())
-        .collect();
-    Ok(Replication {
-        read_replica_remote: remote,
-        heads,
-        all_heads: file.replicate_all_heads,
-        force_pull: file.force_pull,
-    })
+    let heads = file.replicate_heads.as_deref().unwrap_or_default().split(',').map(str::trim);
+    let heads = heads.filter(|head| !head.is_empty()).map(str::to_owned).collect();
+    match (named(file.replicate_to_remote), named(file.read_replica_remote)) {
+        (Some(remote), None) => Ok(Replication::Primary(Push {
+            remote,
+            in_background: file.async_replication,
+            merges,
+            transaction_commit: file.transaction_commit.then_some(file.transaction_commit_message),
+        })),
+        (None, Some(remote)) => Ok(Replication::Replica(Follow {
+            remote,
+            heads,
+            all_heads: file.replicate_all_heads,
+            force_pull: file.force_pull,
+            skip_errors: file.skip_replication_errors,
+        })),
+        (Some(_), Some(_)) => Err("replication: replicate_to_remote and read_replica_remote exclude each other: a read replica takes no \
+             writes that could be pushed"
+            .into()),
+        (None, None) => Err("replication: expected replicate_to_remote, the name of the remote to push to, or read_replica_remote, that of the \
+             remote to follow"
+            .into()),
+    }
 }
 
 fn cluster(file: file::Cluster) -> Checked<Cluster> {
@@ -442,18 +476,37 @@ mod tests {
 
     #[test]
     fn a_read_replica_says_what_it_follows() {
-        let replication =
-            parse("replication: {read_replica_remote: origin, replicate_heads: 'main, feature-*'}").unwrap();
-        assert_eq!(replication.replication.unwrap().heads, ["main", "feature-*"]);
-        assert!(
-            parse("replication: {read_replica_remote: origin}")
-                .unwrap()
-                .replication
-                .unwrap()
-                .heads
-                .is_empty()
-        );
+        let follow = |text: &str| match parse(text).unwrap().replication {
+            Some(Replication::Replica(follow)) => follow,
+            other => panic!("{other:?}"),
+        };
+        let followed =
+            follow("replication: {read_replica_remote: origin, replicate_heads: 'main, feature-*'}");
+        assert_eq!(followed.heads, ["main", "feature-*"]);
+        assert!(follow("replication: {read_replica_remote: origin}").heads.is_empty());
         assert!(message("replication: {replicate_all_heads: true}").contains("read_replica_remote"));
+    }
+
+    #[test]
+    fn a_primary_says_where_and_how_it_pushes() {
+        let push = |text: &str| match parse(text).unwrap().replication {
+            Some(Replication::Primary(push)) => push,
+            other => panic!("{other:?}"),
+        };
+        let remote = "origin".to_owned();
+        let least = Push { remote, in_background: false, merges: false, transaction_commit: None };
+        // What a replica follows has no effect here.
+        assert_eq!(push("replication: {replicate_to_remote: origin, replicate_all_heads: true}"), least);
+        let text = "replication: {replicate_to_remote: origin, async_replication: true, on_conflict: merge, transaction_commit: true}";
+        let message_of_all = Some("Transaction commit".to_owned());
+        let most = Push { in_background: true, merges: true, transaction_commit: message_of_all, ..least };
+        assert_eq!(push(text), most);
+        let both = "replication: {replicate_to_remote: a, read_replica_remote: b}";
+        assert!(message(both).contains("exclude each other"));
+        assert!(
+            message("replication: {replicate_to_remote: a, on_conflict: x}")
+                .contains("expected reject or merge")
+        );
     }
 
     #[test]

@@ -13,6 +13,19 @@ use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse}
 /// Held while a write runs; a change of role waits until all are gone.
 pub type Permit = Box<dyn Send>;
 
+/// A write that was done.
+#[derive(Clone, Copy)]
+pub struct Written<'a> {
+    /// Name of the database.
+    pub name: &'a str,
+    /// The database.
+    pub database: &'a Database,
+    /// The branch that it was on, if it was on one.
+    pub branch: Option<&'a str>,
+    /// Whether it was a transaction on tables: no commit, nor a change of branches or tags by itself.
+    pub is_transaction: bool,
+}
+
 /// Between the requests of clients and the replication of this server. Blocking.
 pub trait Gate: Send + Sync + 'static {
     /// Lets a write in; a standby and a read replica answer "not allowed" and name who takes writes, if they know.
@@ -23,6 +36,11 @@ pub trait Gate: Send + Sync + 'static {
 
     /// Waits until `database` has the write of `token`; false if it does not within `limit`.
     fn wait_for(&self, name: &str, database: &Database, token: &Token, limit: Duration) -> bool;
+
+    /// Does what replication has to do about a write before that is answered. Gives warnings for whoever wrote.
+    fn after_write(&self, _written: Written<'_>) -> Vec<String> {
+        Vec::new()
+    }
 
     /// A database was made or dropped.
     fn databases_changed(&self) -> Result<()>;

@@ -1,5 +1,7 @@
 //! Replication as this server does it, by its configuration: alone, a read replica of a remote, or a node of a cluster with a port
-//! for its peers. Each is a [`Gate`] for the service, and something to stop at the end.
+//! for its peers; and, unless it is a replica, pushing to a remote. Each is a [`Gate`] for the service, and something to stop at the end.
+
+mod primary;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 
+use self::primary::PrimaryGate;
 use crate::config::{self, Config};
 use crate::credentials;
 use crate::error::Result;
@@ -28,6 +31,7 @@ const COMMITS_SEARCHED: usize = 1000;
 pub(crate) struct Replication {
     gate: Arc<dyn Gate>,
     node: Option<Node>,
+    pushing: Option<Arc<PrimaryGate>>,
 }
 
 /// A node of a cluster, and the server of its port.
@@ -45,26 +49,33 @@ impl Replication {
         databases: &Databases,
         listener_url: String,
     ) -> Result<Replication> {
-        if let Some(cluster) = &config.cluster {
-            return Replication::cluster(cluster, databases, listener_url).await;
-        }
-        let gate: Arc<dyn Gate> = match &config.replication {
-            None => Arc::new(Alone),
-            Some(replication) => {
-                let replica = ReadReplica::new(ReplicaConfig {
-                    remote: replication.read_replica_remote.clone(),
-                    heads: replication.heads.clone(),
-                    all_heads: replication.all_heads,
-                    force_pull: replication.force_pull,
-                    credentials: credentials::read()?,
-                });
-                if let Some(warning) = replica.warning() {
-                    tracing::warn!("{warning}");
-                }
-                Arc::new(ReplicaGate { replica, runtime: Handle::current() })
-            }
+        let mut replication = match (&config.cluster, &config.replication) {
+            (Some(cluster), _) => Replication::cluster(cluster, databases, listener_url).await?,
+            (None, Some(config::Replication::Replica(follow))) => Replication::replica(follow)?,
+            (None, _) => Replication { gate: Arc::new(Alone), node: None, pushing: None },
         };
-        Ok(Replication { gate, node: None })
+        if let Some(config::Replication::Primary(push)) = &config.replication {
+            let pushing = Arc::new(PrimaryGate::new(push, replication.gate, databases)?);
+            replication.gate = pushing.clone();
+            replication.pushing = Some(pushing);
+        }
+        Ok(replication)
+    }
+
+    fn replica(follow: &config::Follow) -> Result<Replication> {
+        let replica = ReadReplica::new(ReplicaConfig {
+            remote: follow.remote.clone(),
+            heads: follow.heads.clone(),
+            all_heads: follow.all_heads,
+            force_pull: follow.force_pull,
+            credentials: credentials::read()?,
+        });
+        if let Some(warning) = replica.warning() {
+            tracing::warn!("{warning}");
+        }
+        let skips_errors = follow.skip_errors;
+        let gate = Arc::new(ReplicaGate { replica, skips_errors, runtime: Handle::current() });
+        Ok(Replication { gate, node: None, pushing: None })
     }
 
     async fn cluster(
@@ -98,7 +109,7 @@ impl Replication {
         }));
         tracing::info!("peers are served on {address}");
         let gate = Arc::new(ClusterGate { cluster: cluster.clone(), runtime: Handle::current() });
-        Ok(Replication { gate, node: Some(Node { cluster, stop, port }) })
+        Ok(Replication { gate, node: Some(Node { cluster, stop, port }), pushing: None })
     }
 
     /// Who decides about writes and roles.
@@ -108,6 +119,9 @@ impl Replication {
 
     /// Stops replication and lets go of all databases.
     pub(crate) async fn stop(self) {
+        if let Some(pushing) = self.pushing {
+            pushing.stop().await;
+        }
         if let Some(Node { cluster, stop, port }) = self.node {
             stop.send_replace(true);
             cluster.shutdown().await;
@@ -176,6 +190,8 @@ fn row(row: StatusRow) -> StandbyStatus {
 /// The gate of a read replica: no writes, and every read is of the remote as it is now.
 struct ReplicaGate {
     replica: ReadReplica,
+    /// What goes wrong is a warning, and reads go on with what is here.
+    skips_errors: bool,
     runtime: Handle,
 }
 
@@ -186,8 +202,12 @@ impl Gate for ReplicaGate {
     }
 
     fn before_read(&self, name: &str, database: &Database) -> Result<()> {
-        let refreshed = self.runtime.block_on(self.replica.refresh(name, database))?;
-        for warning in refreshed.warnings {
+        let warnings = match self.runtime.block_on(self.replica.refresh(name, database)) {
+            Ok(refreshed) => refreshed.warnings,
+            Err(error) if self.skips_errors => vec![error.to_string()],
+            Err(error) => return Err(error.into()),
+        };
+        for warning in warnings {
             tracing::warn!(database = name, "{warning}");
         }
         Ok(())

@@ -12,11 +12,12 @@ use pleach_protocol::{Access, Caller, Databases, Right};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::BinaryMetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::Gate;
+use crate::gate::{Gate, Written};
 use crate::ops::{self, Session, Sink};
 use crate::proto::{data_server::Data, *};
 use crate::rights::{Rights, not_granted};
@@ -26,6 +27,8 @@ use crate::tabular::Source;
 pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Messages of a stream that wait for a slow reader.
 const MESSAGES_WAITING_MAX: usize = 4;
+/// The metadata of an answer to a write in which replication warns, as text in UTF-8.
+pub(crate) const WARNING: &str = "pleach-warning-bin";
 /// How long a read waits for the write of its token.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -118,19 +121,54 @@ impl DataService {
         .await
     }
 
+    /// A change of branches, tags or history.
     async fn write<Q: Targeted, A: Send + 'static>(
         &self,
         request: Request<Q>,
         operation: fn(&Session, &Q) -> Result<A>,
     ) -> Answer<A> {
+        self.change(request, operation, false).await
+    }
+
+    /// A transaction on tables.
+    async fn transact<Q: Targeted, A: Send + 'static>(
+        &self,
+        request: Request<Q>,
+        operation: fn(&Session, &Q) -> Result<A>,
+    ) -> Answer<A> {
+        self.change(request, operation, true).await
+    }
+
+    async fn change<Q: Targeted, A: Send + 'static>(
+        &self,
+        request: Request<Q>,
+        operation: fn(&Session, &Q) -> Result<A>,
+        is_transaction: bool,
+    ) -> Answer<A> {
         let (service, caller) = (self.clone(), self.caller(&request)?);
-        blocking(move || {
+        let changed = blocking(move || {
             let request = request.into_inner();
-            Rights::of(caller.clone(), &request.target().database).require_some(Right::Write)?;
-            let _permit = service.gate.writable()?;
-            operation(&service.session(&request.target(), caller)?, &request)
-        })
-        .await
+            let target = request.target();
+            Rights::of(caller.clone(), &target.database).require_some(Right::Write)?;
+            let permit = service.gate.writable()?;
+            let session = service.session(&target, caller)?;
+            let answer = operation(&session, &request)?;
+            drop(permit);
+            Ok(service.written(&target.database, &session, answer, is_transaction))
+        });
+        changed.await.map(Response::into_inner)
+    }
+
+    /// The answer to a write that was done, with what replication has to say to it.
+    fn written<A>(&self, name: &str, session: &Session, answer: A, is_transaction: bool) -> Response<A> {
+        let (database, branch) = (&session.database, session.here().ok());
+        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction });
+        let mut response = Response::new(answer);
+        for warning in warnings {
+            tracing::warn!(database = name, "{warning}");
+            response.metadata_mut().append_bin(WARNING, BinaryMetadataValue::from_bytes(warning.as_bytes()));
+        }
+        response
     }
 
     fn stream<Q: Targeted, A: Send + 'static>(
@@ -199,15 +237,22 @@ impl DataService {
         }
     }
 
-    fn import_file(&self, start: &ImportStart, caller: Caller, file: impl Read) -> Result<ImportResponse> {
+    fn import_file(
+        &self,
+        start: &ImportStart,
+        caller: Caller,
+        file: impl Read,
+    ) -> Result<Response<ImportResponse>> {
         Rights::of(caller.clone(), &start.target().database).require_some(Right::Write)?;
         drop(self.gate.writable()?);
         let session = self.session(&start.target(), caller)?;
         session.branch()?;
         // A client that sends slowly keeps nobody from a change of role.
         let source = Source::keep(&start.file, file, ops::import::format(start))?;
-        let _permit = self.gate.writable()?;
-        ops::import::import(&session, start, &source)
+        let permit = self.gate.writable()?;
+        let answer = ops::import::import(&session, start, &source)?;
+        drop(permit);
+        Ok(self.written(&start.target().database, &session, answer, true))
     }
 }
 
@@ -316,12 +361,12 @@ macro_rules! calls {
 }
 
 calls! {
-    write put(PutRequest) -> PutResponse = ops::rows::put;
+    transact put(PutRequest) -> PutResponse = ops::rows::put;
     read get(GetRequest) -> GetResponse = ops::rows::get;
-    write delete(DeleteRequest) -> DeleteResponse = ops::rows::delete;
+    transact delete(DeleteRequest) -> DeleteResponse = ops::rows::delete;
     read list_tables(ListTablesRequest) -> ListTablesResponse = ops::tables::list;
     read show_table(ShowTableRequest) -> ShowTableResponse = ops::tables::show;
-    write drop_table(DropTableRequest) -> DropTableResponse = ops::tables::drop;
+    transact drop_table(DropTableRequest) -> DropTableResponse = ops::tables::drop;
     write commit(CommitRequest) -> CommitResponse = ops::history::commit;
     read status(StatusRequest) -> StatusResponse = ops::history::status;
     read show(ShowRequest) -> ShowResponse = ops::history::show;
@@ -494,7 +539,8 @@ calls! {
         let file = Incoming { parts: receiver, piece: io::Cursor::default(), ended: false };
         let import = tokio::spawn(blocking(move || service.import_file(&start, caller, file)));
         feed(parts, sender, part_of_import).await;
-        import.await.map_err(|_| Status::internal("the import ended without an answer"))?
+        let imported = import.await.map_err(|_| Status::internal("the import ended without an answer"))?;
+        imported.map(Response::into_inner)
     }
 
     async fn apply_patch(&self, request: Request<Streaming<ApplyPatchRequest>>) -> Answer<ApplyPatchResponse> {
@@ -509,11 +555,15 @@ calls! {
         let mut file = Incoming { parts: receiver, piece: io::Cursor::default(), ended: false };
         let apply = tokio::spawn(blocking(move || {
             Rights::of(caller.clone(), &start.target().database).require_some(Right::Write)?;
-            let _permit = service.gate.writable()?;
-            ops::patch::apply(&service.session(&start.target(), caller)?, &mut file)
+            let permit = service.gate.writable()?;
+            let session = service.session(&start.target(), caller)?;
+            let answer = ops::patch::apply(&session, &mut file)?;
+            drop(permit);
+            Ok(service.written(&start.target().database, &session, answer, true))
         }));
         feed(parts, sender, part_of_patch).await;
-        apply.await.map_err(|_| Status::internal("the patch ended without an answer"))?
+        let applied = apply.await.map_err(|_| Status::internal("the patch ended without an answer"))?;
+        applied.map(Response::into_inner)
     }
 
     async fn cluster_status(&self, request: Request<ClusterStatusRequest>) -> Answer<ClusterStatusResponse> {

@@ -1,7 +1,7 @@
 //! Where a command runs: on a database of this machine, or on a server. Both sides have the same calls with the same
 //! messages, so that a command is written once and prints once.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 
 use pleach_protocol::{Bearer, Credential, Credentials, Error, Token, endpoint};
@@ -190,11 +190,21 @@ impl<Q: Send> Upload<Q> {
             let answer = call(ReceiverStream::new(receiver));
             match (reader.join(), answer) {
                 (Ok(Err(failure)), _) if failure.kind != crate::error::Kind::Closed => Err(failure),
-                (_, Ok(response)) => Ok(response.into_inner()),
+                (_, Ok(response)) => Ok(answer_of(response)),
                 (_, Err(status)) => Err(Failure::from_status(&status)),
             }
         })
     }
+}
+
+/// What a server answered; its warnings are told.
+fn answer_of<A>(response: tonic::Response<A>) -> A {
+    for warning in response.metadata().get_all_bin(crate::service::WARNING) {
+        let warning = warning.to_bytes().unwrap_or_default();
+        // Nobody listening is no failure.
+        let _ = writeln!(std::io::stderr(), "warning: {}", String::from_utf8_lossy(&warning));
+    }
+    response.into_inner()
 }
 
 /// Calls with one answer, or with answers that go to a sink.
@@ -207,7 +217,7 @@ macro_rules! calls {
                     Backend::Remote(remote) => {
                         let Remote { runtime, client, .. } = &mut **remote;
                         let answer = runtime.block_on(client.$name(request));
-                        answer.map(tonic::Response::into_inner).map_err(|status| Failure::from_status(&status))
+                        answer.map(answer_of).map_err(|status| Failure::from_status(&status))
                     }
                 }
             })*

@@ -71,19 +71,31 @@ impl Default for Store {
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Replication {
+    pub(super) replicate_to_remote: Option<String>,
     pub(super) read_replica_remote: Option<String>,
     pub(super) replicate_heads: Option<String>,
     pub(super) replicate_all_heads: bool,
+    pub(super) skip_replication_errors: bool,
+    pub(super) transaction_commit: bool,
+    pub(super) transaction_commit_message: String,
+    pub(super) async_replication: bool,
     pub(super) force_pull: bool,
+    pub(super) on_conflict: String,
 }
 
 impl Default for Replication {
     fn default() -> Replication {
         Replication {
+            replicate_to_remote: None,
             read_replica_remote: None,
             replicate_heads: None,
             replicate_all_heads: false,
+            skip_replication_errors: false,
+            transaction_commit: false,
+            transaction_commit_message: "Transaction commit".into(),
+            async_replication: false,
             force_pull: true,
+            on_conflict: "reject".into(),
         }
     }
 }

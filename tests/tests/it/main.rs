@@ -18,6 +18,7 @@ mod crash;
 mod directory_remotes;
 mod partial;
 mod patches;
+mod primary;
 mod remotes;
 mod replica;
 mod scale;

@@ -1,0 +1,269 @@
+//! Through a remote: a primary that pushes on write, to a server and to a directory.
+
+use pleach_tests::{Run, Sandbox, Server, eventually};
+
+/// Where a primary pushes to.
+enum Place {
+    Server(Server),
+    Directory,
+}
+
+struct Pair {
+    sandbox: Sandbox,
+    primary: Server,
+    place: Place,
+    settings: String,
+}
+
+impl Pair {
+    /// A primary with database `db`, whose `origin` is a server's database, or a directory, to which it pushes as `settings` say.
+    fn new(is_server: bool, settings: &str) -> Pair {
+        let sandbox = Sandbox::new();
+        let place = match is_server {
+            false => Place::Directory,
+            true => {
+                let server = sandbox.serve(&["--data-dir", "remote", "--listen", "127.0.0.1:0"]);
+                sandbox.run(&["--server", &server.url(), "database", "create", "db"]).ok();
+                Place::Server(server)
+            }
+        };
+        let url = match &place {
+            Place::Server(server) => server.database("db"),
+            Place::Directory => format!("file://{}", sandbox.path("remote").display()),
+        };
+        sandbox.run(&["init", "p/db"]).ok();
+        sandbox.run(&["-C", "p/db", "remote", "add", "origin", &url]).ok();
+        let primary = started(&sandbox, settings);
+        Pair { sandbox, primary, place, settings: settings.to_owned() }
+    }
+
+    fn both(settings: &str) -> [Pair; 2] {
+        [Pair::new(true, settings), Pair::new(false, settings)]
+    }
+
+    fn run(&self, args: &[&str]) -> Run {
+        self.sandbox.run(&self.primary.args("db", args))
+    }
+
+    fn put(&self, key: &str, value: &str) {
+        self.run(&["put", "t", key, value]).ok();
+    }
+
+    fn head(&self) -> String {
+        self.run(&["log", "-n", "1", "--json"]).json_lines()[0]["hash"].as_str().unwrap().to_owned()
+    }
+
+    /// The branches and tags at the remote, by name, each with its commit.
+    fn there(&self) -> Vec<String> {
+        let list = |args: &[String]| {
+            ["branch", "tag"]
+                .iter()
+                .flat_map(|what| refs(&self.sandbox.run(&[args, &[(*what).to_owned()]].concat())))
+                .collect()
+        };
+        match &self.place {
+            Place::Server(server) => list(&server.args("db", &[])),
+            Place::Directory => {
+                let _ = std::fs::remove_dir_all(self.sandbox.path("looked"));
+                let url = format!("file://{}", self.sandbox.path("remote").display());
+                match self.sandbox.run(&["clone", &url, "looked"]).status {
+                    0 => list(&["-C".into(), "looked".into()]),
+                    _ => Vec::new(),
+                }
+            }
+        }
+    }
+
+    fn here(&self) -> Vec<String> {
+        ["branch", "tag"].iter().flat_map(|what| refs(&self.run(&[what]))).collect()
+    }
+
+    fn restart(&mut self) {
+        self.primary = started(&self.sandbox, &self.settings);
+    }
+}
+
+/// What a list of branches or tags says of those that have a commit: names and commits.
+fn refs(listed: &Run) -> Vec<String> {
+    let lines = listed.stdout.lines().map(|line| line.trim_start_matches(['*', ' ']));
+    let fields = lines.map(|line| line.split('\t').take(2).collect::<Vec<_>>());
+    fields
+        .filter(|fields| fields.get(1).is_some_and(|hash| hash.len() == 64))
+        .map(|fields| fields.join(" "))
+        .collect()
+}
+
+fn started(sandbox: &Sandbox, settings: &str) -> Server {
+    let text = format!(
+        "data_dir: p\nlistener: {{host: 127.0.0.1, port: 0}}\nreplication:\n  replicate_to_remote: origin\n{settings}\n"
+    );
+    sandbox.write("p.yaml", &text);
+    sandbox.serve(&["--config", "p.yaml"])
+}
+
+#[test]
+fn a1_remote_head_is_the_commit_when_the_call_returns() {
+    for pair in Pair::both("") {
+        for n in 0..3 {
+            pair.put("a", &n.to_string());
+            let committed = pair.run(&["commit", "-m", "m"]);
+            assert!(!committed.stderr.contains("warning"), "{}", committed.stderr);
+            committed.ok();
+            let there = pair.there();
+            assert!(there.len() == 1 && there[0].contains(&pair.head()[..8]), "{there:?}");
+        }
+    }
+}
+
+#[test]
+fn a2_a_transaction_alone_pushes_nothing() {
+    for pair in Pair::both("") {
+        pair.put("a", "1");
+        assert_eq!(pair.there(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a3_each_transaction_is_a_version_commit_and_pushed() {
+    for (settings, message) in
+        [("", "Transaction commit"), ("  transaction_commit_message: by itself", "by itself")]
+    {
+        let pair = Pair::new(true, &format!("  transaction_commit: true\n{settings}"));
+        for n in 0..3 {
+            pair.put("a", &n.to_string());
+        }
+        pair.sandbox.write("t.csv", "k,v\n1,2\n");
+        pair.run(&["import", "i", "t.csv", "--key", "k"]).ok();
+        let log = pair.run(&["log", "--json"]).json_lines();
+        assert_eq!(log.len(), 4);
+        assert!(log.iter().all(|commit| commit["message"] == message), "{log:?}");
+        assert_eq!(pair.there(), pair.here());
+    }
+}
+
+#[test]
+fn a4_the_remote_follows_branches_and_tags() {
+    for pair in Pair::both("") {
+        pair.put("a", "1");
+        for step in [
+            &["commit", "-m", "one"][..],
+            &["branch", "feature"],
+            &["tag", "v1"],
+            &["put", "t", "b", "2"],
+            &["commit", "-m", "two", "--amend"],
+            &["tag", "-d", "v1"],
+            &["branch", "-d", "feature"],
+        ] {
+            let done = pair.run(step);
+            assert!(!done.stderr.contains("warning"), "{step:?}: {}", done.stderr);
+            done.ok();
+            assert_eq!(pair.there(), pair.here(), "{step:?}");
+        }
+    }
+}
+
+#[test]
+fn a5_heads_to_follow_have_no_effect_on_a_primary() {
+    let pair = Pair::new(true, "  replicate_heads: main\n  replicate_all_heads: true");
+    pair.put("a", "1");
+    pair.run(&["commit", "-m", "one"]).ok();
+    pair.run(&["branch", "other"]).ok();
+    assert_eq!(pair.there().len(), 2);
+    assert_eq!(pair.there(), pair.here());
+}
+
+#[test]
+fn a7_a_database_without_the_remote_is_told_of_and_the_others_are_pushed() {
+    let pair = Pair::new(true, "");
+    pair.sandbox.run(&["--server", &pair.primary.url(), "database", "create", "bad"]).ok();
+    pair.sandbox.run(&pair.primary.args("bad", &["put", "t", "a", "1"])).ok();
+    let committed = pair.sandbox.run(&pair.primary.args("bad", &["commit", "-m", "one"]));
+    assert!(committed.stderr.contains("remote `origin` not found"), "{}", committed.stderr);
+    committed.ok();
+    pair.put("a", "1");
+    pair.run(&["commit", "-m", "one"]).ok();
+    assert_eq!(pair.there(), pair.here());
+}
+
+#[test]
+fn a11_pushes_in_the_background_are_drained_at_a_clean_stop() {
+    for mut pair in Pair::both("  async_replication: true") {
+        for n in 0..5 {
+            pair.put("a", &n.to_string());
+            pair.run(&["commit", "-m", "m"]).ok();
+        }
+        let here = pair.here();
+        assert_eq!(pair.primary.stop(), 0);
+        assert_eq!(pair.there(), here);
+    }
+}
+
+#[test]
+fn a12_a13_a_commit_stands_while_the_remote_is_away_and_is_pushed_when_it_returns_also_after_a_restart() {
+    let mut pair = Pair::new(false, "");
+    // A file in the way of the directory.
+    pair.sandbox.write("remote", "");
+    pair.put("a", "1");
+    let committed = pair.run(&["commit", "-m", "one"]);
+    assert!(committed.stderr.contains("warning: replication to `origin`"), "{}", committed.stderr);
+    committed.ok();
+    pair.run(&["branch", "other"]).ok();
+    pair.primary.kill();
+    pair.restart();
+    eventually("it is tried and told", || pair.primary.log().contains("did not get through").then_some(()));
+    std::fs::remove_file(pair.sandbox.path("remote")).unwrap();
+    let here = pair.here();
+    assert_eq!(here.len(), 2);
+    eventually("all is pushed, without a new commit", || (pair.there() == here).then_some(()));
+}
+
+#[test]
+fn a14_a_stranger_s_head_is_not_overwritten() {
+    for pair in Pair::both("") {
+        pair.put("a", "1");
+        pair.run(&["commit", "-m", "one"]).ok();
+        let url = match &pair.place {
+            Place::Server(server) => server.database("db"),
+            Place::Directory => format!("file://{}", pair.sandbox.path("remote").display()),
+        };
+        pair.sandbox.run(&["clone", &url, "stranger"]).ok();
+        pair.sandbox.run(&["-C", "stranger", "put", "t", "s", "1"]).ok();
+        pair.sandbox.run(&["-C", "stranger", "commit", "-m", "theirs"]).ok();
+        pair.sandbox.run(&["-C", "stranger", "push"]).ok();
+        let theirs = pair.there();
+        pair.put("a", "2");
+        let committed = pair.run(&["commit", "-m", "two"]);
+        assert!(committed.stderr.contains("heads/main: somebody else moved it"), "{}", committed.stderr);
+        committed.ok();
+        assert_eq!(pair.there(), theirs);
+    }
+}
+
+#[test]
+fn a14_by_the_policy_both_are_merged() {
+    let pair = Pair::new(true, "  on_conflict: merge");
+    pair.put("a", "1");
+    pair.run(&["commit", "-m", "one"]).ok();
+    let Place::Server(server) = &pair.place else { unreachable!() };
+    pair.sandbox.run(&server.args("db", &["put", "t", "s", "1"])).ok();
+    pair.sandbox.run(&server.args("db", &["commit", "-m", "theirs"])).ok();
+    pair.put("a", "2");
+    pair.run(&["commit", "-m", "two"]).ok();
+    assert_eq!(pair.there(), pair.here());
+    assert_eq!(pair.run(&["get", "t", "s"]).ok(), "1\n");
+    assert_eq!(pair.sandbox.run(&server.args("db", &["get", "t", "a"])).ok(), "2\n");
+}
+
+#[test]
+fn a16_what_a_client_pushes_to_the_primary_is_pushed_on() {
+    for pair in Pair::both("") {
+        pair.put("a", "1");
+        pair.run(&["commit", "-m", "one"]).ok();
+        pair.sandbox.run(&["clone", &pair.primary.database("db"), "client"]).ok();
+        pair.sandbox.run(&["-C", "client", "put", "t", "c", "1"]).ok();
+        pair.sandbox.run(&["-C", "client", "commit", "-m", "two"]).ok();
+        pair.sandbox.run(&["-C", "client", "push"]).ok();
+        let here = pair.here();
+        eventually("it is pushed on", || (pair.there() == here).then_some(()));
+    }
+}
