@@ -31,12 +31,14 @@ pub(crate) trait Read {
 
 impl Read for Store {
     fn chunk(&self, hash: &Hash) -> Result<Chunk> {
-        match self.get(hash)? {
-            Some(chunk) => Ok(chunk),
-            // A branch without a commit is compared with the empty map, whether or not a ref leads to one.
-            None if *hash == *build::empty_chunk().hash() => Ok(build::empty_chunk().clone()),
-            None => Err(Error::Missing { hash: *hash }),
+        if let Some(chunk) = self.local(hash)? {
+            return Ok(chunk);
         }
+        // A branch without a commit is compared with the empty map, whether or not a ref leads to one.
+        if *hash == *build::empty_chunk().hash() {
+            return Ok(build::empty_chunk().clone());
+        }
+        self.get(hash)?.ok_or(Error::Missing { hash: *hash })
     }
 
     fn child(&self, parent: &Chunk, index: usize) -> Result<Chunk> {
