@@ -48,7 +48,9 @@ impl Remote {
     }
 
     fn find(&self, wanted: &[Hash]) -> Answer {
-        Ok(wanted.iter().filter_map(|hash| self.chunks.get(hash).cloned()).collect())
+        // Copies: what a remote holds in memory must not keep what the store has let go of.
+        let copy = |chunk: &Chunk| Chunk::from_bytes(chunk.bytes().to_vec()).unwrap();
+        Ok(wanted.iter().filter_map(|hash| self.chunks.get(hash)).map(copy).collect())
     }
 
     /// How many requests there were, and for how many chunks in all.
