@@ -202,6 +202,11 @@ impl Remote {
         Remote { url: url.clone(), link, flow: Flow::default() }
     }
 
+    /// The server that a channel leads to, whatever `url`, which is for messages and the name of the database, says.
+    pub(crate) fn over(url: &RemoteUrl, channel: Channel) -> Remote {
+        Remote { url: url.clone(), link: Link::Server(channel), flow: Flow::default() }
+    }
+
     /// The same connection, for transfers that are watched and limited as `flow` says.
     #[must_use]
     pub fn with_flow(self, flow: Flow) -> Remote {

@@ -1,5 +1,8 @@
-//! A proxy between a client and a server, for tests and measurements of whoever uses the protocol: it delays, it counts, and it cuts
-//! connections in the middle.
+//! What tests and measurements of whoever uses the protocol need: a proxy between a client and a server, which delays, counts, and cuts
+//! connections in the middle; the same without sockets, in memory; a server with a fault.
+
+mod faulty;
+mod memory;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +16,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+
+pub use faulty::{Fault, Faulty};
+pub use memory::remote_in_memory;
 
 /// Bytes that are passed on together.
 const PIECE: usize = 16 << 10;
