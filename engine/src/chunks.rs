@@ -75,11 +75,20 @@ pub(crate) fn pin(store: &Store, root: &Hash) -> Result<Store> {
 /// made that the refs lead to.
 pub(crate) fn append(store: &Store, hold: &Hold, batch: Batch, updates: &[RefUpdate]) -> Result<Outcome> {
     for new in updates.iter().filter_map(|update| update.new) {
-        if !batch.contains(&new) && !hold.keep(&new) {
-            return Err(Error::Missing { hash: new });
+        if !batch.contains(&new) {
+            keep(store, hold, &new)?;
         }
     }
     Ok(store.append(batch, updates)?)
+}
+
+/// Has `hold` keep a chunk and all under it. A partial copy gets it first.
+fn keep(store: &Store, hold: &Hold, hash: &Hash) -> Result<()> {
+    let obtained = || Ok::<_, Error>(store.is_partial() && store.get(hash)?.is_some() && hold.keep(hash));
+    match hold.keep(hash) || obtained()? {
+        true => Ok(()),
+        false => Err(Error::Missing { hash: *hash }),
+    }
 }
 
 /// New chunks on their way into the store.
@@ -159,10 +168,7 @@ impl Writer {
     /// # Errors
     /// [`Error::Missing`].
     pub(crate) fn keep(&self, hash: &Hash) -> Result<()> {
-        match self.batch.contains(hash) || self.hold.keep(hash) {
-            true => Ok(()),
-            false => Err(Error::Missing { hash: *hash }),
-        }
+        if self.batch.contains(hash) { Ok(()) } else { keep(&self.store, &self.hold, hash) }
     }
 
     /// Appends what is left, with the refs that make it reachable.
