@@ -195,6 +195,9 @@ pub const WATCHES_MAX: usize = 1024;
 /// Refs that are gone which a server remembers for watches that were not told yet, per database.
 pub const WATCH_GONE_MAX: usize = 1 << 12;
 
+/// Shortest time after which a watch is told that nothing has changed.
+pub const WATCH_HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+
 /// A server that looked for the refs that changed rests for this many times as long as that took, so that a stream of changes costs no more
 /// than a tenth of a core, and at least for [`WATCH_REST_MIN`].
 pub const WATCH_REST_TIMES: u32 = 10;

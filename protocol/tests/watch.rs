@@ -59,7 +59,7 @@ impl Server {
     }
 
     async fn watch(&self) -> Watching {
-        watch(&self.remote(None).await, &RefPatterns::all(), &[]).await.unwrap()
+        watch(&self.remote(None).await, &RefPatterns::all(), &[], None).await.unwrap()
     }
 
     async fn connect(&self, window: u32) -> SyncClient<Channel> {
@@ -160,9 +160,9 @@ async fn who_knows_the_refs_is_told_so_and_who_watches_some_hears_of_no_others()
     let (server, db, [one, two]) = shop(Access::open()).await;
     let remote = server.remote(None).await;
     let known = db.refs("heads/");
-    let mut all = watch(&remote, &RefPatterns::all(), &known).await.unwrap();
+    let mut all = watch(&remote, &RefPatterns::all(), &known, None).await.unwrap();
     let tags = RefPatterns::new(&["tags/v*"]).unwrap();
-    let mut tags = watch(&remote, &tags, &[]).await.unwrap();
+    let mut tags = watch(&remote, &tags, &[], None).await.unwrap();
     assert_eq!(next(&mut all).await.unwrap(), []);
     assert_eq!(next(&mut tags).await.unwrap(), []);
     set(&db, &[("heads/other", Some(one)), ("tags/old", Some(one))]);
@@ -171,7 +171,7 @@ async fn who_knows_the_refs_is_told_so_and_who_watches_some_hears_of_no_others()
     // What is known otherwise is brought up to date by the first answer.
     let wrong = [("heads/gone".to_owned(), one), ("heads/main".to_owned(), one)];
     let heads = RefPatterns::new(&["heads/*"]).unwrap();
-    let mut stale = watch(&remote, &heads, &wrong).await.unwrap();
+    let mut stale = watch(&remote, &heads, &wrong, None).await.unwrap();
     let expected = [
         change("heads/gone", Some(one), None),
         change("heads/main", Some(one), Some(two)),
@@ -180,10 +180,39 @@ async fn who_knows_the_refs_is_told_so_and_who_watches_some_hears_of_no_others()
     assert_eq!(next(&mut stale).await.unwrap(), expected);
     let mut client = server.connect(1 << 20).await;
     let known_refs = refs_digest(&db.refs("heads/")).as_bytes().to_vec().into();
-    let request = WatchRequest { database: "shop".into(), wants: vec!["heads/*".into()], known_refs };
+    let request = WatchRequest {
+        database: "shop".into(),
+        wants: vec!["heads/*".into()],
+        known_refs,
+        ..WatchRequest::default()
+    };
     let mut stream = client.watch(request).await.unwrap().into_inner();
     let first = answer(&mut stream).await.unwrap();
     assert_eq!(first, WatchResponse { unchanged: true, ..WatchResponse::default() });
+}
+
+#[tokio::test]
+async fn heartbeats_say_that_nothing_has_changed() {
+    let (server, db, [one, two]) = shop(Access::open()).await;
+    let (remote, beat) = (server.remote(None).await, Duration::from_millis(100));
+    let known = db.refs("heads/");
+    let mut watching = watch(&remote, &RefPatterns::all(), &known, Some(beat)).await.unwrap();
+    let began = std::time::Instant::now();
+    // The first answer, and three heartbeats.
+    for _ in 0..4 {
+        assert_eq!(next(&mut watching).await.unwrap(), []);
+    }
+    assert!(began.elapsed() >= 3 * beat);
+    for tag in 0..20 {
+        set(&db, &[(format!("tags/v{tag}").as_str(), Some(if tag % 2 == 0 { one } else { two }))]);
+        // A heartbeat may be on its way already, but none comes after the change was made that does not tell it.
+        let mut told = next(&mut watching).await.unwrap();
+        if told.is_empty() {
+            told = next(&mut watching).await.unwrap();
+        }
+        assert_eq!(told.len(), 1, "{tag}");
+        tokio::time::sleep(Duration::from_millis(7 * tag)).await;
+    }
 }
 
 /// A reader for whom more waits than fits between it and the server, and the names of the branches, of 200 bytes, that this takes.
@@ -275,8 +304,8 @@ async fn each_answer_is_for_who_may_read_it_then() {
     let (server, db, [one, two]) = shop(access.clone()).await;
     set(&db, &[("heads/public", Some(one))]);
     let (ours, theirs) = (server.remote(Some(reader)).await, server.remote(Some(partner)).await);
-    let mut all = watch(&ours, &RefPatterns::all(), &[]).await.unwrap();
-    let mut some = watch(&theirs, &RefPatterns::all(), &[]).await.unwrap();
+    let mut all = watch(&ours, &RefPatterns::all(), &[], None).await.unwrap();
+    let mut some = watch(&theirs, &RefPatterns::all(), &[], None).await.unwrap();
     assert_eq!(next(&mut all).await.unwrap().len(), 2);
     assert_eq!(next(&mut some).await.unwrap(), [change("heads/public", None, Some(one))]);
     set(&db, &[("heads/secret", Some(two))]);
@@ -291,7 +320,8 @@ async fn each_answer_is_for_who_may_read_it_then() {
     access.replace(vec![]);
     assert!(matches!(next(&mut all).await, Err(Error::NotAUser { .. })));
     // Neither is let in again.
-    let code = async |remote| watch(remote, &RefPatterns::all(), &[]).await.err().map(|error| error.kind());
+    let code =
+        async |remote| watch(remote, &RefPatterns::all(), &[], None).await.err().map(|error| error.kind());
     assert_eq!(code(&ours).await, Some(pleach_protocol::ErrorKind::NotAllowed));
 }
 
@@ -320,6 +350,7 @@ async fn a_watch_ends_when_its_database_is_dropped_and_is_none_of_the_next() {
         &Remote::connect(&format!("http://{}/none", server.address).parse().unwrap()).await.unwrap(),
         &RefPatterns::all(),
         &[],
+        None,
     )
     .await
     .unwrap();
@@ -345,7 +376,7 @@ async fn what_is_no_server_says_to_ask_on_an_interval() {
     let dir = TempDir::new().unwrap();
     let url = RemoteUrl::parse(&format!("file://{}", dir.path().display())).unwrap();
     let remote = Remote::connect(&url).await.unwrap();
-    let error = watch(&remote, &RefPatterns::all(), &[]).await.err().unwrap();
+    let error = watch(&remote, &RefPatterns::all(), &[], None).await.err().unwrap();
     assert!(matches!(error, Error::NoServer { .. }) && error.to_string().contains("interval"), "{error}");
 }
 

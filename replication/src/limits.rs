@@ -28,3 +28,6 @@ pub const EPOCHS_KEPT: usize = 64;
 
 /// How often one push merges what others pushed meanwhile, and tries again.
 pub const PUSH_MERGES: usize = 8;
+
+/// How often a replica looks at a remote that cannot tell of changes, if it is to be told.
+pub const LOOK_AT_PLACE: Duration = Duration::from_secs(1);

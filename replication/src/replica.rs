@@ -1,19 +1,38 @@
 //! A read replica: it follows a remote, and each refresh makes its branches what the remote's are.
 //!
+//! What a read sees is at most as old as is allowed: each pull, and each heartbeat of a watch, says up to when nothing is missing here (`fresh`). A read that finds
+//! that recent enough asks nobody.
+//!
 //! The one idea: what is pulled is shared. A transaction that begins needs a pull that begins after it, and any such pull will do; so all
 //! that wait while one runs share the next. Nothing that the replica had of its own is lost: it is kept under `recovery/`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pleach_engine::{Batch, Branch, Database, Hash, Outcome, RefUpdate};
 use pleach_protocol::limits::MOVE_ATTEMPTS;
 use pleach_protocol::{Credentials, RefPatterns, RefResult, RefStatus, Remote, RemoteUrl, fetch};
 
+use tokio::task::JoinHandle;
+
 use crate::error::{Error, ErrorKind, NotWritable, Result};
+use crate::limits::{BACK_OFF, HEARTBEAT, LOOK_AT_PLACE};
 use crate::shared_refs::{self, HEADS, WORK};
+
+/// When a replica looks at its remote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Refresh {
+    /// Whenever it is read.
+    #[default]
+    Transaction,
+    /// So often, and when it is read if that was too long ago.
+    Every(Duration),
+    /// As soon as the remote says that something has changed there, if it is a server; else each second.
+    Watch,
+}
 
 /// What a read replica follows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +47,11 @@ pub struct ReplicaConfig {
     pub force_pull: bool,
     /// What is shown to remotes that are servers.
     pub credentials: Credentials,
+    /// When it looks at the remote.
+    pub refresh: Refresh,
+    /// How old what is read may be: if it is known to be no older, a read asks nobody. Zero: a read asks always, unless the replica looks at the remote on an interval,
+    /// and then never.
+    pub max_staleness: Duration,
 }
 
 /// Follows a remote. Cheap to clone; all clones are one.
@@ -48,6 +72,16 @@ struct Inner {
 struct Pull {
     started: AtomicU64,
     last: tokio::sync::Mutex<Last>,
+    /// Up to when nothing of the remote is missing here.
+    fresh: Mutex<Option<Instant>>,
+    /// What looks at the remote beside reads.
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        self.task.lock().take().inspect(JoinHandle::abort);
+    }
 }
 
 struct Last {
@@ -119,31 +153,151 @@ impl ReadReplica {
             Ok(patterns) => patterns,
             Err(why) => return Ok(Refreshed { changed: Vec::new(), warnings: vec![why.clone()] }),
         };
-        let pull = self.inner.pulls.lock().entry(name.to_owned()).or_default().clone();
+        let pull = self.pull_of(name, database);
+        let age = pull.fresh.lock().map(|fresh| fresh.elapsed());
+        let is_fresh = match (self.inner.config.refresh, self.inner.config.max_staleness) {
+            (Refresh::Every(_), Duration::ZERO) => age.is_some(),
+            (_, Duration::ZERO) => false,
+            (_, most) => age.is_some_and(|age| age <= most),
+        };
+        match is_fresh {
+            true => Ok(Refreshed::default()),
+            false => self.inner.shared_pull(&pull, database, patterns).await,
+        }
+    }
+
+    /// The pulls of a database; what looks at the remote beside reads is begun with the first.
+    fn pull_of(&self, name: &str, database: &Database) -> Arc<Pull> {
+        let mut pulls = self.inner.pulls.lock();
+        if let Some(pull) = pulls.get(name) {
+            return pull.clone();
+        }
+        let pull = Arc::new(Pull::default());
+        let looks = match self.inner.config.refresh {
+            Refresh::Transaction => None,
+            Refresh::Every(interval) => Some(tokio::spawn(look_every(
+                self.inner.clone(),
+                Arc::downgrade(&pull),
+                database.clone(),
+                interval,
+            ))),
+            Refresh::Watch => Some(tokio::spawn(look_when_told(
+                self.inner.clone(),
+                Arc::downgrade(&pull),
+                database.clone(),
+            ))),
+        };
+        *pull.task.lock() = looks;
+        pulls.insert(name.to_owned(), pull.clone());
+        pull
+    }
+}
+
+/// Pulls on an interval, until the replica is gone.
+async fn look_every(inner: Arc<Inner>, pull: Weak<Pull>, database: Database, interval: Duration) {
+    let mut said = None;
+    loop {
+        tokio::time::sleep(interval).await;
+        let (Some(pull), Ok(patterns)) = (pull.upgrade(), &inner.patterns) else { return };
+        let pulled = inner.shared_pull(&pull, &database, patterns).await;
+        inner.say(&mut said, pulled.err());
+    }
+}
+
+/// Pulls whenever the remote says that something has changed, until the replica is gone.
+async fn look_when_told(inner: Arc<Inner>, pull: Weak<Pull>, database: Database) {
+    let (mut said, mut wait) = (None, BACK_OFF.0);
+    loop {
+        match inner.watch(&pull, &database, &mut wait).await {
+            Ok(()) => return,
+            Err(Error::Exchange(pleach_protocol::Error::NoServer { .. })) => {
+                return look_every(inner, pull, database, LOOK_AT_PLACE).await;
+            }
+            Err(error) => inner.say(&mut said, Some(error)),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (2 * wait).min(BACK_OFF.1);
+    }
+}
+
+impl Inner {
+    /// Pulls, or shares a pull that begins after this was called.
+    async fn shared_pull(
+        self: &Arc<Inner>,
+        pull: &Pull,
+        database: &Database,
+        patterns: &RefPatterns,
+    ) -> Result<Refreshed> {
         // One that runs now may have asked the remote already; the one after it will not have.
         let needed = pull.started.load(Ordering::SeqCst) + 1;
         let mut last = pull.last.lock().await;
         if last.number < needed {
             let number = pull.started.fetch_add(1, Ordering::SeqCst) + 1;
-            let result = self.inner.pull(database, patterns, &mut last.remote).await;
+            let began = Instant::now();
+            let result = self.pull(database, patterns, &mut last.remote).await;
+            if result.is_ok() {
+                let mut fresh = pull.fresh.lock();
+                *fresh = (*fresh).max(Some(began));
+            }
             last.result = result.map_err(|error| (error.to_string(), error.kind()));
             last.number = number;
         }
         last.result.clone().map_err(|(what, kind)| Error::Shared { what, kind })
     }
-}
 
-impl Inner {
+    /// Pulls whenever the remote says that something has changed; heartbeats in between say that nothing has. Ends when the replica is gone, or with why the watch did.
+    async fn watch(
+        self: &Arc<Inner>,
+        pull: &Weak<Pull>,
+        database: &Database,
+        wait: &mut Duration,
+    ) -> Result<()> {
+        let Ok(patterns) = &self.patterns else { return Ok(()) };
+        let most = self.config.max_staleness;
+        let heartbeat = (!most.is_zero()).then(|| (most / 4).min(HEARTBEAT));
+        let remote = Remote::connect(&self.url(database)?).await?;
+        let mut watching = pleach_protocol::watch(&remote, patterns, &[], heartbeat).await?;
+        let mut is_due = true;
+        loop {
+            let changed = watching.next().await?;
+            let told = Instant::now();
+            let Some(pull) = pull.upgrade() else { return Ok(()) };
+            is_due |= !changed.is_empty();
+            if is_due {
+                self.shared_pull(&pull, database, patterns).await?;
+                is_due = false;
+            } else {
+                let mut fresh = pull.fresh.lock();
+                *fresh = (*fresh).max(Some(told));
+            }
+            *wait = BACK_OFF.0;
+        }
+    }
+
+    /// Logs what is wrong with the remote, once as long as it is the same.
+    fn say(&self, said: &mut Option<String>, error: Option<Error>) {
+        let error = error.map(|error| error.to_string());
+        if let Some(error) = error.as_ref().filter(|_| error != *said) {
+            tracing::warn!(remote = self.config.remote, "the replica was not refreshed: {error}");
+        }
+        *said = error;
+    }
+
+    /// Where the remote of a database is.
+    fn url(&self, database: &Database) -> Result<RemoteUrl> {
+        let name = &self.config.remote;
+        let url = database.setting(&format!("remote.{name}.url"))?;
+        let url: RemoteUrl = url.ok_or_else(|| Error::UnknownRemote { remote: name.clone() })?.parse()?;
+        Ok(self.config.credentials.authorize(url))
+    }
+
     async fn pull(
         self: &Arc<Inner>,
         database: &Database,
         patterns: &RefPatterns,
         open: &mut Option<Remote>,
     ) -> Result<Refreshed> {
-        let name = &self.config.remote;
-        let url = database.setting(&format!("remote.{name}.url"))?;
-        let url: RemoteUrl = url.ok_or_else(|| Error::UnknownRemote { remote: name.clone() })?.parse()?;
-        let url = self.config.credentials.authorize(url);
+        let (name, url) = (&self.config.remote, self.url(database)?);
         // A connection that was kept may have died unseen; a new one says what is true.
         let kept = open.take().filter(|remote| *remote.url() == url);
         let again = match &kept {

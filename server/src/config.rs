@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pleach_engine::Compression;
 use pleach_protocol::Identity;
+use pleach_replication::Refresh;
 
 use crate::error::{Failure, Result};
 
@@ -119,6 +120,10 @@ pub struct Follow {
     pub force_pull: bool,
     /// What goes wrong with the remote is a warning, and reads go on with what is here.
     pub skip_errors: bool,
+    /// When it looks at the remote.
+    pub refresh: Refresh,
+    /// How old what is read may be without asking.
+    pub max_staleness: Duration,
 }
 
 /// Mode 2: direct to standbys.
@@ -314,6 +319,20 @@ fn replication(file: file::Replication) -> Checked<Replication> {
             all_heads: file.replicate_all_heads,
             force_pull: file.force_pull,
             skip_errors: file.skip_replication_errors,
+            refresh: match file.refresh.as_str() {
+                "transaction" => Refresh::Transaction,
+                "watch" => Refresh::Watch,
+                interval => match units::duration(interval) {
+                    Ok(interval) if !interval.is_zero() => Refresh::Every(interval),
+                    _ => {
+                        return Err(format!(
+                            "replication.refresh: expected transaction, watch or a duration like 5s, found `{interval}`"
+                        ));
+                    }
+                },
+            },
+            max_staleness: units::duration(&file.max_staleness)
+                .map_err(|why| format!("replication.max_staleness: {why}"))?,
         })),
         (Some(_), Some(_)) => Err("replication: replicate_to_remote and read_replica_remote exclude each other: a read replica takes no \
              writes that could be pushed"

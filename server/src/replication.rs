@@ -69,6 +69,8 @@ impl Replication {
             all_heads: follow.all_heads,
             force_pull: follow.force_pull,
             credentials: credentials::read()?,
+            refresh: follow.refresh,
+            max_staleness: follow.max_staleness,
         });
         if let Some(warning) = replica.warning() {
             tracing::warn!("{warning}");

@@ -1,13 +1,14 @@
 //! Watch: learns of a server's refs that move, are made or go, as soon as that is durable there.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pleach_engine::Hash;
 use tonic::Streaming;
 
 use super::RemoteRefs;
 use crate::error::{Error, Result, within};
-use crate::limits::REFS_MAX;
+use crate::limits::{REFS_MAX, WATCH_HEARTBEAT_MIN};
 use crate::proto::{Ref, WatchRequest, WatchResponse};
 use crate::refs::{RefPatterns, check_name, hash_from, refs_digest};
 use crate::remote::Remote;
@@ -35,12 +36,17 @@ pub struct Watching {
 }
 
 /// Watches the branches and tags of `remote`, a server, that match `patterns`. `known` is what the caller takes them to be: if they are that, the
-/// first answer is short.
+/// first answer is short. With a `heartbeat`, of 100 ms at least, an empty answer comes when for so long there was nothing to tell: until then nothing has changed.
 ///
 /// # Errors
 /// [`Error::NoServer`]: directories and buckets tell nobody of changes. What the server answers comes from here or from
 /// [`Watching::next`].
-pub async fn watch(remote: &Remote, patterns: &RefPatterns, known: &[(String, Hash)]) -> Result<Watching> {
+pub async fn watch(
+    remote: &Remote,
+    patterns: &RefPatterns,
+    known: &[(String, Hash)],
+    heartbeat: Option<Duration>,
+) -> Result<Watching> {
     if remote.place().is_some() {
         let instead = "it cannot tell of changes; fetch from it on an interval";
         return Err(Error::NoServer { url: remote.url().to_string(), instead });
@@ -51,6 +57,9 @@ pub async fn watch(remote: &Remote, patterns: &RefPatterns, known: &[(String, Ha
         database: remote.url().database().to_owned(),
         wants: patterns.wants(),
         known_refs: bytes::Bytes::copy_from_slice(refs_digest(&sorted).as_bytes()),
+        heartbeat_millis: heartbeat.map_or(0, |heartbeat| {
+            u32::try_from(heartbeat.max(WATCH_HEARTBEAT_MIN).as_millis()).unwrap_or(u32::MAX)
+        }),
     };
     let response = remote.client()?.watch(request).await.map_err(|status| remote.error(status))?;
     Ok(Watching {

@@ -9,7 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -24,7 +26,9 @@ use super::status;
 use crate::access::{Access, Caller, Right};
 use crate::databases::Databases;
 use crate::error::Error;
-use crate::limits::{MESSAGE_BYTES, WATCH_GONE_MAX, WATCH_REST_MIN, WATCH_REST_TIMES, WATCHES_MAX};
+use crate::limits::{
+    MESSAGE_BYTES, WATCH_GONE_MAX, WATCH_HEARTBEAT_MIN, WATCH_REST_MIN, WATCH_REST_TIMES, WATCHES_MAX,
+};
 use crate::proto::{Ref, WatchRequest, WatchResponse};
 use crate::refs::{HEADS, RefPatterns, TAGS, refs_digest};
 
@@ -130,10 +134,12 @@ async fn follow(
     mut losses: watch::Receiver<()>,
 ) {
     loop {
+        list.is_settled.store(!changes.has_changed().unwrap_or(true), Ordering::SeqCst);
         let is_open = tokio::select! {
             changed = changes.changed() => changed.is_ok(),
             lost = losses.changed() => lost.is_ok(),
         };
+        list.is_settled.store(false, Ordering::SeqCst);
         if !is_open {
             break;
         }
@@ -155,11 +161,17 @@ struct List {
     refs: RwLock<Refs>,
     /// The number of the last change; `None` when the database was closed or dropped.
     last: watch::Sender<Option<u64>>,
+    /// Whether nothing has changed since the refs were compared.
+    is_settled: AtomicBool,
 }
 
 impl Default for List {
     fn default() -> List {
-        List { refs: RwLock::default(), last: watch::Sender::new(Some(0)) }
+        List {
+            refs: RwLock::default(),
+            last: watch::Sender::new(Some(0)),
+            is_settled: AtomicBool::new(false),
+        }
     }
 }
 
@@ -338,6 +350,8 @@ impl Watch {
         let mut users = self.access.replacements();
         let mut caller = self.caller.clone();
         let mut told = None;
+        let heartbeat = Duration::from_millis(self.request.heartbeat_millis.into());
+        let heartbeat = (!heartbeat.is_zero()).then_some(heartbeat.max(WATCH_HEARTBEAT_MIN));
         loop {
             let gone = |_| Status::cancelled("the caller is gone");
             let place = answers.reserve().await.map_err(gone)?;
@@ -367,11 +381,22 @@ impl Watch {
                 place.send(Ok(answer));
                 continue;
             }
-            drop((place, _looking));
-            // Neither can fail: this holds the one that tells.
+            drop(_looking);
+            let quiet = async {
+                match heartbeat {
+                    None => std::future::pending().await,
+                    Some(heartbeat) => tokio::time::sleep(heartbeat).await,
+                }
+            };
+            // Neither of the changes can fail: this holds the one that tells.
             tokio::select! {
+                biased;
                 _ = changes.changed() => {}
                 _ = users.changed() => {}
+                // What changed just now is looked for first.
+                () = quiet => if followed.list.is_settled.load(Ordering::SeqCst) {
+                    place.send(Ok(WatchResponse::default()));
+                }
             }
         }
     }

@@ -81,6 +81,8 @@ pub(super) struct Replication {
     pub(super) async_replication: bool,
     pub(super) force_pull: bool,
     pub(super) on_conflict: String,
+    pub(super) refresh: String,
+    pub(super) max_staleness: String,
 }
 
 impl Default for Replication {
@@ -96,6 +98,8 @@ impl Default for Replication {
             async_replication: false,
             force_pull: true,
             on_conflict: "reject".into(),
+            refresh: "transaction".into(),
+            max_staleness: "0s".into(),
         }
     }
 }
