@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pleach_engine::Compression;
-use pleach_protocol::Identity;
+use pleach_protocol::{Identity, RemoteUrl};
 use pleach_replication::Refresh;
 
 use crate::error::{Failure, Result};
@@ -104,6 +104,8 @@ pub struct Push {
     pub merges: bool,
     /// The message of the version commit that is made of each transaction, if one is.
     pub transaction_commit: Option<String>,
+    /// Where databases are pushed that do not have the remote.
+    pub template: Option<UrlTemplate>,
 }
 
 /// How a read replica follows.
@@ -124,6 +126,32 @@ pub struct Follow {
     pub refresh: Refresh,
     /// How old what is read may be without asking.
     pub max_staleness: Duration,
+    /// Where databases are cloned from that are asked for and not here.
+    pub template: Option<UrlTemplate>,
+}
+
+/// A URL with `{database}` for the name of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UrlTemplate(String);
+
+impl UrlTemplate {
+    fn parse(template: String) -> Checked<UrlTemplate> {
+        if !template.contains("{database}") {
+            return Err(format!(
+                "replication.remote_url_template: expected a URL that contains {{database}}, found `{template}`"
+            ));
+        }
+        let template = UrlTemplate(template);
+        match template.url("name").parse::<RemoteUrl>() {
+            Ok(_) => Ok(template),
+            Err(error) => Err(format!("replication.remote_url_template: {error}")),
+        }
+    }
+
+    /// The URL for a database.
+    pub fn url(&self, database: &str) -> String {
+        self.0.replace("{database}", database)
+    }
 }
 
 /// Mode 2: direct to standbys.
@@ -306,18 +334,21 @@ fn replication(file: file::Replication) -> Checked<Replication> {
     };
     let heads = file.replicate_heads.as_deref().unwrap_or_default().split(',').map(str::trim);
     let heads = heads.filter(|head| !head.is_empty()).map(str::to_owned).collect();
+    let template = named(file.remote_url_template).map(UrlTemplate::parse).transpose()?;
     match (named(file.replicate_to_remote), named(file.read_replica_remote)) {
         (Some(remote), None) => Ok(Replication::Primary(Push {
             remote,
             in_background: file.async_replication,
             merges,
             transaction_commit: file.transaction_commit.then_some(file.transaction_commit_message),
+            template,
         })),
         (None, Some(remote)) => Ok(Replication::Replica(Follow {
             remote,
             heads,
             all_heads: file.replicate_all_heads,
             force_pull: file.force_pull,
+            template,
             skip_errors: file.skip_replication_errors,
             refresh: match file.refresh.as_str() {
                 "transaction" => Refresh::Transaction,
@@ -513,7 +544,8 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let remote = "origin".to_owned();
-        let least = Push { remote, in_background: false, merges: false, transaction_commit: None };
+        let least =
+            Push { remote, in_background: false, merges: false, transaction_commit: None, template: None };
         // What a replica follows has no effect here.
         assert_eq!(push("replication: {replicate_to_remote: origin, replicate_all_heads: true}"), least);
         let text = "replication: {replicate_to_remote: origin, async_replication: true, on_conflict: merge, transaction_commit: true}";
@@ -522,6 +554,12 @@ mod tests {
         assert_eq!(push(text), most);
         let both = "replication: {replicate_to_remote: a, read_replica_remote: b}";
         assert!(message(both).contains("exclude each other"));
+        let template =
+            |url: &str| format!("replication: {{replicate_to_remote: a, remote_url_template: '{url}'}}");
+        let url = push(&template("file:///r/{database}")).template.unwrap().url("shop");
+        assert_eq!(url, "file:///r/shop");
+        assert!(message(&template("file:///r/shop")).contains("contains {database}"));
+        assert!(message(&template("ftp://{database}")).contains("is no remote"));
         assert!(
             message("replication: {replicate_to_remote: a, on_conflict: x}")
                 .contains("expected reject or merge")

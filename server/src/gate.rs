@@ -42,6 +42,11 @@ pub trait Gate: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Brings a database here that is asked for and not here; false if there is nowhere to get it from.
+    fn obtain(&self, _name: &str) -> Result<bool> {
+        Ok(false)
+    }
+
     /// A database was made or dropped.
     fn databases_changed(&self) -> Result<()>;
 

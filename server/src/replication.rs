@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pleach_engine::{Database, Hash, Token};
-use pleach_protocol::Databases;
+use pleach_protocol::{Databases, Part, Remote, check_database_name, clone_database};
 use pleach_replication::{
     Cluster, ClusterConfig, Epoch, ReadReplica, ReplicaConfig, StandbyRemote, StatusRow,
 };
@@ -19,7 +19,7 @@ use tonic::transport::server::TcpIncoming;
 use self::primary::PrimaryGate;
 use crate::config::{self, Config};
 use crate::credentials;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::gate::{Alone, Gate, Permit, no_cluster, poll};
 use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
@@ -51,18 +51,22 @@ impl Replication {
     ) -> Result<Replication> {
         let mut replication = match (&config.cluster, &config.replication) {
             (Some(cluster), _) => Replication::cluster(cluster, databases, listener_url).await?,
-            (None, Some(config::Replication::Replica(follow))) => Replication::replica(follow)?,
+            (None, Some(config::Replication::Replica(follow))) => Replication::replica(follow, databases)?,
             (None, _) => Replication { gate: Arc::new(Alone), node: None, pushing: None },
         };
         if let Some(config::Replication::Primary(push)) = &config.replication {
-            let pushing = Arc::new(PrimaryGate::new(push, replication.gate, databases)?);
+            let (push, inner, databases) = (push.clone(), replication.gate, databases.clone());
+            let made = tokio::task::spawn_blocking(move || PrimaryGate::new(&push, inner, &databases)).await;
+            let pushing =
+                made.map_err(|lost| Failure::refused(format!("replication did not start: {lost}")))?;
+            let pushing = Arc::new(pushing?);
             replication.gate = pushing.clone();
             replication.pushing = Some(pushing);
         }
         Ok(replication)
     }
 
-    fn replica(follow: &config::Follow) -> Result<Replication> {
+    fn replica(follow: &config::Follow, databases: &Databases) -> Result<Replication> {
         let replica = ReadReplica::new(ReplicaConfig {
             remote: follow.remote.clone(),
             heads: follow.heads.clone(),
@@ -75,8 +79,8 @@ impl Replication {
         if let Some(warning) = replica.warning() {
             tracing::warn!("{warning}");
         }
-        let skips_errors = follow.skip_errors;
-        let gate = Arc::new(ReplicaGate { replica, skips_errors, runtime: Handle::current() });
+        let (follow, databases) = (follow.clone(), databases.clone());
+        let gate = Arc::new(ReplicaGate { replica, follow, databases, runtime: Handle::current() });
         Ok(Replication { gate, node: None, pushing: None })
     }
 
@@ -192,8 +196,8 @@ fn row(row: StatusRow) -> StandbyStatus {
 /// The gate of a read replica: no writes, and every read is of the remote as it is now.
 struct ReplicaGate {
     replica: ReadReplica,
-    /// What goes wrong is a warning, and reads go on with what is here.
-    skips_errors: bool,
+    follow: config::Follow,
+    databases: Databases,
     runtime: Handle,
 }
 
@@ -206,7 +210,7 @@ impl Gate for ReplicaGate {
     fn before_read(&self, name: &str, database: &Database) -> Result<()> {
         let warnings = match self.runtime.block_on(self.replica.refresh(name, database)) {
             Ok(refreshed) => refreshed.warnings,
-            Err(error) if self.skips_errors => vec![error.to_string()],
+            Err(error) if self.follow.skip_errors => vec![error.to_string()],
             Err(error) => return Err(error.into()),
         };
         for warning in warnings {
@@ -224,6 +228,33 @@ impl Gate for ReplicaGate {
                 self.before_read(name, database).is_ok() && has_root(database, &token.root).unwrap_or(false)
             }
         })
+    }
+
+    /// Clones it, if the configuration says from where. Callers at the same time clone once.
+    fn obtain(&self, name: &str) -> Result<bool> {
+        let Some(template) = &self.follow.template else { return Ok(false) };
+        check_database_name(name)?;
+        let url = credentials::read()?.authorize(template.url(name).parse()?);
+        let made = self.databases.create_with(name, |dir, options| {
+            self.runtime.block_on(async {
+                let remote = Remote::connect(&url).await?;
+                let (database, _) = clone_database(&remote, dir, options, &Part::default()).await?;
+                let followed = format!("remote.{}.url", self.follow.remote);
+                database.set_setting(&followed, Some(&url.to_string()))?;
+                Ok(database.close()?)
+            })
+        });
+        match made {
+            Ok(_) => {
+                tracing::info!(database = name, "cloned from {url}");
+                Ok(true)
+            }
+            // Somebody else was first.
+            Err(pleach_protocol::Error::Exists { .. }) => Ok(true),
+            // There is none there either.
+            Err(error) if error.kind() == pleach_protocol::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn databases_changed(&self) -> Result<()> {

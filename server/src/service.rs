@@ -217,7 +217,11 @@ impl DataService {
     }
 
     fn database(&self, name: &str) -> Result<Database> {
-        self.databases.get(name)?.ok_or_else(|| no_database(name))
+        match self.databases.get(name)? {
+            Some(database) => Ok(database),
+            None if self.gate.obtain(name)? => self.databases.get(name)?.ok_or_else(|| no_database(name)),
+            None => Err(no_database(name)),
+        }
     }
 
     /// Waits until `database` has the write of the target's token.

@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_engine::{Database, NewCommit, Token};
-use pleach_protocol::Databases;
+use pleach_protocol::{Bearer, Databases, RemoteUrl, connect, endpoint};
 use pleach_replication::{OnConflict, Primary, PrimaryConfig};
 use tokio::runtime::Handle;
+use tonic::Code;
 
 use crate::config::Push;
 use crate::credentials;
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::gate::{Gate, Permit, Written};
-use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse};
+use crate::proto::data_client::DataClient;
+use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, CreateDatabaseRequest};
 
 /// How long a server that stops goes on pushing.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -28,6 +30,7 @@ pub(super) struct PrimaryGate {
 }
 
 impl PrimaryGate {
+    /// In a runtime, on a thread that may block.
     pub(super) fn new(push: &Push, inner: Arc<dyn Gate>, databases: &Databases) -> Result<PrimaryGate> {
         let writable = inner.clone();
         let primary = Primary::new(PrimaryConfig {
@@ -63,12 +66,33 @@ impl PrimaryGate {
         }
         for name in names {
             match self.databases.get(&name) {
-                Ok(Some(database)) => self.primary.follow(&name, &database),
+                Ok(Some(database)) => {
+                    self.register(&name, &database)?;
+                    self.primary.follow(&name, &database);
+                }
                 Ok(None) => {}
                 // It is told when somebody uses it; the others are pushed.
                 Err(error) => tracing::warn!(database = name, "cannot be opened, and is not pushed: {error}"),
             }
         }
+        Ok(())
+    }
+
+    /// Gives a database the remote, if it has none and the configuration says where it is; and makes it there, if that is a server. If that fails, pushes say so.
+    fn register(&self, name: &str, database: &Database) -> Result<()> {
+        let key = format!("remote.{}.url", self.push.remote);
+        let Some(template) = self.push.template.as_ref().filter(|_| self.inner.writable().is_ok()) else {
+            return Ok(());
+        };
+        if database.setting(&key)?.is_some() {
+            return Ok(());
+        }
+        let url = template.url(name);
+        if let Err(failure) = self.runtime.block_on(make_there(&url)) {
+            tracing::warn!(database = name, "{url} is not made: {failure}");
+        }
+        database.set_setting(&key, Some(&url))?;
+        tracing::info!(database = name, remote = self.push.remote, "is pushed to {url}");
         Ok(())
     }
 
@@ -133,5 +157,23 @@ impl Gate for PrimaryGate {
         let assumed = self.inner.assume_role(request)?;
         self.primary.wake();
         Ok(assumed)
+    }
+}
+
+/// Makes the database that a URL names, if it is a server's and is not there.
+async fn make_there(url: &str) -> Result<()> {
+    let url: RemoteUrl = url.parse()?;
+    let Some(host) = url.host() else { return Ok(()) };
+    let credential = credentials::read()?.of(host);
+    let server = url.to_string();
+    let server = server.trim_end_matches(url.database()).trim_end_matches('/');
+    let wrong = |error| Failure::usage(format!("`{server}` is no URL: {error}"));
+    let channel = connect(server, &endpoint(server).map_err(wrong)?, &credential).await?;
+    let mut client = DataClient::with_interceptor(channel, Bearer::new(credential.token));
+    let request = CreateDatabaseRequest { name: url.database().to_owned() };
+    match client.create_database(request).await {
+        Ok(_) => Ok(()),
+        Err(status) if status.code() == Code::AlreadyExists => Ok(()),
+        Err(status) => Err(Failure::from_status(&status)),
     }
 }

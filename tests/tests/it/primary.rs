@@ -267,3 +267,51 @@ fn a16_what_a_client_pushes_to_the_primary_is_pushed_on() {
         eventually("it is pushed on", || (pair.there() == here).then_some(()));
     }
 }
+
+#[test]
+fn a8_a_database_that_is_made_gets_its_remote_by_the_template() {
+    for is_server in [true, false] {
+        let sandbox = Sandbox::new();
+        let remote = sandbox.serve(&["--data-dir", "remote", "--listen", "127.0.0.1:0"]);
+        let template = match is_server {
+            true => remote.database("{database}"),
+            false => format!("file://{}", sandbox.path("places/{database}").display()),
+        };
+        let primary = started(&sandbox, &format!("  remote_url_template: '{template}'"));
+        sandbox.run(&["--server", &primary.url(), "database", "create", "shop"]).ok();
+        if is_server {
+            let listed = sandbox.run(&["--server", &remote.url(), "database", "list"]).ok();
+            assert_eq!(listed, "shop\n", "it is there at once");
+        }
+        sandbox.run(&primary.args("shop", &["put", "t", "a", "1"])).ok();
+        let committed = sandbox.run(&primary.args("shop", &["commit", "-m", "one"]));
+        assert!(!committed.stderr.contains("warning"), "{}", committed.stderr);
+        committed.ok();
+        sandbox.run(&["clone", &template.replace("{database}", "shop"), "copy"]).ok();
+        assert_eq!(sandbox.run(&["-C", "copy", "get", "t", "a"]).ok(), "1\n");
+    }
+}
+
+#[test]
+fn a9_a_template_without_the_database_is_refused() {
+    let sandbox = Sandbox::new();
+    let text = "replication: {replicate_to_remote: origin, remote_url_template: 'file:///share/remotes'}\n";
+    sandbox.write("p.yaml", text);
+    let checked = sandbox.run(&["serve", "--config", "p.yaml", "--check"]).fails(2);
+    assert!(checked.contains("expected a URL that contains {database}"), "{checked}");
+}
+
+#[test]
+fn a10_without_a_template_a_database_is_replicated_when_it_has_the_remote() {
+    let sandbox = Sandbox::new();
+    let mut primary = started(&sandbox, "");
+    sandbox.run(&["--server", &primary.url(), "database", "create", "shop"]).ok();
+    sandbox.run(&primary.args("shop", &["put", "t", "a", "1"])).ok();
+    sandbox.run(&primary.args("shop", &["commit", "-m", "one"])).ok();
+    assert_eq!(primary.stop(), 0);
+    let url = format!("file://{}", sandbox.path("remote").display());
+    assert!(!sandbox.path("remote").exists());
+    sandbox.run(&["-C", "p/shop", "remote", "add", "origin", &url]).ok();
+    let _primary = started(&sandbox, "");
+    eventually("it is pushed", || sandbox.path("remote/format").exists().then_some(()));
+}

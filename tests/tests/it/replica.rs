@@ -96,3 +96,33 @@ fn b13_a_replica_refuses_writes() {
     let refused = pair.on_replica(&["put", "t", "a", "x"]).fails(5);
     assert!(refused.contains("replica"), "{refused}");
 }
+
+#[test]
+fn b10_a_database_is_cloned_at_its_first_use() {
+    let sandbox = Sandbox::new();
+    let primary = sandbox.serve(&["--data-dir", "p", "--listen", "127.0.0.1:0"]);
+    sandbox.run(&["--server", &primary.url(), "database", "create", "db"]).ok();
+    sandbox.run(&primary.args("db", &["put", "t", "a", "1"])).ok();
+    sandbox.run(&primary.args("db", &["commit", "-m", "first"])).ok();
+    let config = format!(
+        "data_dir: r\nlistener: {{host: 127.0.0.1, port: 0}}\nreplication:\n  read_replica_remote: origin\n  replicate_heads: main\n  remote_url_template: '{}'\n",
+        primary.database("{database}")
+    );
+    sandbox.write("r.yaml", &config);
+    let replica = sandbox.serve(&["--config", "r.yaml"]);
+    let list = || sandbox.run(&["--server", &replica.url(), "database", "list"]).ok();
+    assert_eq!(list(), "");
+    // Many at once: one clone, and all succeed.
+    std::thread::scope(|scope| {
+        let reads: Vec<_> =
+            (0..12).map(|_| scope.spawn(|| sandbox.run(&replica.args("db", &["get", "t", "a"])))).collect();
+        for read in reads {
+            assert_eq!(read.join().unwrap().ok(), "1\n");
+        }
+    });
+    assert_eq!(list(), "db\n");
+    assert_eq!(replica.log().matches("cloned from").count(), 1, "{}", replica.log());
+    let absent = sandbox.run(&replica.args("absent", &["get", "t", "a"])).fails(1);
+    assert!(absent.contains("no database `absent`"), "{absent}");
+    assert_eq!(list(), "db\n");
+}
