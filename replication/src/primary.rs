@@ -177,7 +177,8 @@ impl Primary {
 
     fn pusher(&self, name: &str, database: &Database) -> Arc<Pusher> {
         let mut pushers = self.inner.pushers.lock();
-        if let Some(pusher) = pushers.get(name) {
+        // One that was dropped and made again is another.
+        if let Some(pusher) = pushers.get(name).filter(|pusher| is_same(&pusher.database, database)) {
             return pusher.clone();
         }
         let pusher = Arc::new(Pusher {
@@ -200,9 +201,17 @@ impl Primary {
         pusher.changed.notify_one();
         let stopping = self.inner.stopping.subscribe();
         *pusher.task.lock() = Some(tokio::spawn(pusher.clone().run(stopping)));
-        pushers.insert(name.to_owned(), pusher.clone());
+        if let Some(task) =
+            pushers.insert(name.to_owned(), pusher.clone()).and_then(|old| old.task.lock().take())
+        {
+            task.abort();
+        }
         pusher
     }
+}
+
+fn is_same(one: &Database, other: &Database) -> bool {
+    one.store().id() == other.store().id()
 }
 
 impl Pusher {
