@@ -142,6 +142,9 @@ pub const MANIFESTS_BYTES_MAX: usize = 256 << 20;
 /// Manifests on their way at the same time.
 pub const MANIFESTS_AHEAD: usize = 32;
 
+/// Bytes of a manifest that is read beside others. A larger one is read again, alone.
+pub const MANIFEST_BYTES_BESIDE: usize = 1 << 20;
+
 /// Each manifest whose number is a multiple of this has everything.
 pub const MANIFESTS_TO_FULL: u64 = 64;
 

@@ -9,7 +9,8 @@ use super::position::{self, Position, Refs};
 use super::{Place, begin};
 use crate::error::{Error, Result, within};
 use crate::limits::{
-    CATCH_UP_MAX, MANIFEST_BYTES_MAX, MANIFESTS_AHEAD, MANIFESTS_BYTES_MAX, MANIFESTS_TO_FULL,
+    CATCH_UP_MAX, MANIFEST_BYTES_BESIDE, MANIFEST_BYTES_MAX, MANIFESTS_AHEAD, MANIFESTS_BYTES_MAX,
+    MANIFESTS_TO_FULL,
 };
 use crate::transfer::Transfer;
 use pleach_engine::Hash;
@@ -223,7 +224,8 @@ async fn read(
         return Ok(Some(Vec::new()));
     }
     let keys: Vec<String> = (first..=head.number).map(|number| manifest::key(&head.name, number)).collect();
-    let mut gets = Gets::new(place, keys.clone(), MANIFESTS_AHEAD, MANIFEST_BYTES_MAX);
+    let gets = Gets::new(place, keys.clone(), MANIFESTS_AHEAD, MANIFEST_BYTES_MAX);
+    let mut gets = gets.beside(MANIFEST_BYTES_BESIDE);
     transfer.round_trips += 1;
     let (mut manifests, mut bytes) = (Vec::with_capacity(keys.len()), 0);
     for (number, key) in (first..).zip(&keys) {
@@ -237,5 +239,6 @@ async fn read(
             Entry::Tombstone => return Ok(None),
         }
     }
+    transfer.round_trips += gets.more_waits();
     Ok(Some(manifests))
 }

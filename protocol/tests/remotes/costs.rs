@@ -65,3 +65,23 @@ async fn catching_up_takes_two_waits_at_any_depth() {
     assert!(pulled.bytes_received < sent, "{pulled:?}");
     assert_eq!(b.db.root().unwrap(), a.db.root().unwrap());
 }
+
+#[tokio::test]
+async fn a_large_manifest_is_read_once_more_and_alone() {
+    let (memory, remote, a, b) = two_copies().await;
+    let tags: Vec<_> =
+        (0..25_000).map(|i| PushUpdate { name: format!("tags/{i:05}"), new: a.head("main") }).collect();
+    let pushed = push(&a.db, &remote, "origin", &tags, Force::No).await.unwrap();
+    assert!(!pushed.is_rejected());
+    a.put(1, "small");
+    a.push().await;
+    memory.calls();
+    let (pulled, _) = b.pull().await;
+    assert_eq!(
+        (pulled.round_trips, memory.calls().len()),
+        (3, 4),
+        "a list, two manifests, the large one again"
+    );
+    assert_eq!(b.db.refs("tags/").len(), tags.len());
+    assert_eq!(b.head("main"), a.head("main"));
+}
