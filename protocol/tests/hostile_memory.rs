@@ -200,7 +200,9 @@ fn fetched(db: &Database, manifests: &[Bytes]) -> Error {
     let key = |number: usize| format!("manifest/{name}/18446744073709551/{:03}", 615 - number);
     let mut objects: BTreeMap<_, _> =
         manifests.iter().enumerate().map(|(number, object)| (key(number), object.clone())).collect();
-    objects.insert("format".to_owned(), format!("pleach remote 1\n{name}\n").into());
+    let format = format!("pleach remote 2\n{name}\n");
+    let hash = Hash::of(format.as_bytes());
+    objects.insert("format".to_owned(), format!("{format}{hash}\n").into());
     let url = RemoteUrl::parse("file:///bucket").unwrap();
     let remote = Remote::at(&url, Arc::new(Bucket(objects)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -85,10 +85,10 @@ async fn attempt(
     start: Start,
     transfer: &mut Transfer,
 ) -> Result<Attempt> {
-    let Some(head) = log::head(place, transfer).await? else {
-        return Err(log::nothing(place, transfer).await);
-    };
     let known = remembered(database, name).await?;
+    let Some(head) = log::head(place, known.as_ref().map(|known| &known.name), transfer).await? else {
+        return Err(log::nothing(place));
+    };
     let near = known.as_ref().filter(|_| start == Start::Proven);
     let Some(view) = log::view(place, head, near, transfer).await? else { return Ok(Attempt::Moved) };
     if let Some(last) = view.manifests.last() {

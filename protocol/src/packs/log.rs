@@ -1,6 +1,6 @@
 //! Reads the log of manifests: where its head is, and what stands there.
 //!
-//! The one idea: one list finds the head, and all other numbers follow from it. From where a database is, the manifests since then are
+//! The one idea: one list finds the head, under the name that `format` says, and all other numbers follow from it. From where a database is, the manifests since then are
 //! read at once; if that is unknown or long ago, those from the last one that has everything, which is every 64th.
 
 use super::gets::Gets;
@@ -86,10 +86,32 @@ impl Place {
     }
 }
 
-/// Finds the head by one list; `None` if there is no manifest.
-pub(super) async fn head(place: &Place, transfer: &mut Transfer) -> Result<Option<Head>> {
+/// Finds the head, by one list and the name that is read at the same time; `None` if there is no manifest. `known` is the remote that it
+/// probably is.
+///
+/// Manifests of another name lie there if the remote was removed and begun again, and somebody pushed who did not know: they are nobody's.
+pub(super) async fn head(
+    place: &Place,
+    known: Option<&Name>,
+    transfer: &mut Transfer,
+) -> Result<Option<Head>> {
     transfer.round_trips += 1;
-    let keys = place.objects.list(MANIFESTS, 1).await?;
+    let prefix = known.map_or_else(|| MANIFESTS.to_owned(), manifest::prefix);
+    let (name, keys) = tokio::join!(begin::name(place), place.objects.list(&prefix, 1));
+    let (name, keys) = (name?, keys?);
+    let found = keys.first().and_then(|key| manifest::parse_key(key));
+    let Some((name, bytes)) = name else {
+        return if found.is_some() { Err(place.missing(begin::FORMAT)) } else { Ok(None) };
+    };
+    transfer.bytes_received += bytes;
+    if let Some((name, number)) = found.filter(|(of, _)| *of == name) {
+        return Ok(Some(Head { name, number }));
+    }
+    if known.is_none_or(|known| *known == name) && keys.is_empty() {
+        return Ok(None);
+    }
+    transfer.round_trips += 1;
+    let keys = place.objects.list(&manifest::prefix(&name), 1).await?;
     let Some(key) = keys.first() else { return Ok(None) };
     let (name, number) = manifest::parse_key(key)
         .ok_or_else(|| place.damaged(key, Error::protocol("its key is none of a manifest")))?;
@@ -102,20 +124,18 @@ pub(super) async fn head_and(
     position: Option<&Position>,
     transfer: &mut Transfer,
 ) -> Result<(Option<Head>, bool)> {
-    let Some(position) = position else { return Ok((head(place, transfer).await?, false)) };
+    let Some(position) = position else { return Ok((head(place, None, transfer).await?, false)) };
     let key = manifest::key(&position.name, position.number);
-    let (head, object) = tokio::join!(head(place, transfer), place.objects.get(&key, MANIFEST_BYTES_MAX));
+    let head = head(place, Some(&position.name), transfer);
+    let (head, object) = tokio::join!(head, place.objects.get(&key, MANIFEST_BYTES_MAX));
     let object = object?;
     transfer.bytes_received += object.as_ref().map_or(0, |object| object.len() as u64);
     Ok((head?, object.is_some_and(|object| Hash::of(&object) == position.hash)))
 }
 
 /// The error of reading where there is no manifest.
-pub(super) async fn nothing(place: &Place, transfer: &mut Transfer) -> Error {
-    match begin::name(place, transfer).await {
-        Ok(_) => Error::NothingThere { url: place.url.clone() },
-        Err(error) => error,
-    }
+pub(super) fn nothing(place: &Place) -> Error {
+    Error::NothingThere { url: place.url.clone() }
 }
 
 /// Reads what is needed to know the remote at `head`, from `position` if that is of use. `None` if what was read was trimmed away

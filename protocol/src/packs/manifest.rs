@@ -72,11 +72,16 @@ impl std::fmt::Display for Name {
     }
 }
 
+/// Where the manifests of the remote `name` lie.
+pub(super) fn prefix(name: &Name) -> String {
+    format!("{MANIFESTS}{name}/")
+}
+
 /// The key of manifest `number`.
 pub(super) fn key(name: &Name, number: u64) -> String {
     let down = format!("{:020}", u64::MAX - number);
     let (high, low) = down.split_at(17);
-    format!("{MANIFESTS}{name}/{high}/{low}")
+    format!("{}{high}/{low}", prefix(name))
 }
 
 /// The remote and the number that a key of a manifest says.
