@@ -42,6 +42,8 @@ pub struct Receiver {
     records: u64,
     /// Whether something was stored since that was last asked.
     appended: bool,
+    /// Whether tops that no later commit names are of no interest.
+    recorded: bool,
 }
 
 /// A chunk on the path: verified, not stored before its followed children are.
@@ -93,7 +95,14 @@ impl Receiver {
             named: Vec::new(),
             records: 0,
             appended: false,
+            recorded: false,
         })
+    }
+
+    /// [`Receiver::holding`] for what was recorded over a longer time. It ends with [`Receiver::finish_recorded`], and any number of its commits may
+    /// be named by nothing.
+    pub(crate) fn recorded(database: &Database, hold: Hold) -> Result<Receiver> {
+        Ok(Receiver { recorded: true, ..Receiver::holding(database, hold)? })
     }
 
     /// Records taken so far.
@@ -207,7 +216,7 @@ impl Receiver {
         })?;
         check_chunk(&chunk).map_err(|error| malformed(error.to_string()))?;
         let missing = self.missing(record, &chunk)?;
-        if record.top.is_some() {
+        if record.top.is_some() && !self.recorded {
             self.top(&chunk)?;
         }
         self.push(Step { chunk, base, missing, current: 0 })

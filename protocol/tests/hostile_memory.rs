@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use pleach_engine::{Chunk, Database, Hash, NewCommit, Options};
+use pleach_engine::{Chunk, Database, Hash, NewCommit, Options, difference};
 use pleach_protocol::limits::{LOOSE_TOPS_MAX, REFS_MAX};
 use pleach_protocol::record::{BaseName, Follow, Record};
 use pleach_protocol::{
-    Databases, Encoding, Error, Objects, Receiver, RefPatterns, Remote, RemoteUrl, SyncService, fetch,
+    Databases, Encoding, Error, Objects, Receiver, RefPatterns, Remote, RemoteUrl, Sender, SyncService,
+    Transfer, fetch, refs_digest,
 };
 use tonic::codegen::Service;
 use tonic::codegen::http;
@@ -194,19 +195,40 @@ fn manifest(body: &[u8]) -> Bytes {
     object.into()
 }
 
-/// The error of fetching from a remote with these manifests, from number 0 on.
-fn fetched(db: &Database, manifests: &[Bytes]) -> Error {
+/// The body of the first manifest: one branch, and one pack that a push left.
+fn recorded(head: &Hash, pack: &[u8], records: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    let digest = refs_digest(&[("heads/main".to_owned(), *head)]);
+    let one = |field: u8, inside: &[u8]| {
+        let mut bytes = vec![field << 3 | 2];
+        varint(inside.len(), &mut bytes);
+        [bytes, inside.to_vec()].concat()
+    };
+    let mut named = one(2, Hash::of(pack).as_bytes());
+    for (field, value) in [(3, pack.len()), (4, records)] {
+        named.push(field << 3);
+        varint(value, &mut named);
+    }
+    body.extend(one(8, &named));
+    body.extend(one(9, digest.as_bytes()));
+    body.extend(one(10, &one(1, &[one(1, b"heads/main"), one(2, head.as_bytes())].concat())));
+    body
+}
+
+/// What comes of fetching from a remote with these manifests, from number 0 on, and a pack.
+fn fetched(db: &Database, manifests: &[Bytes], pack: Option<(String, Bytes)>) -> Result<Transfer, Error> {
     let name = "ab".repeat(16);
     let key = |number: usize| format!("manifest/{name}/18446744073709551/{:03}", 615 - number);
     let mut objects: BTreeMap<_, _> =
         manifests.iter().enumerate().map(|(number, object)| (key(number), object.clone())).collect();
     let format = format!("pleach remote 2\n{name}\n");
     let hash = Hash::of(format.as_bytes());
+    objects.extend(pack);
     objects.insert("format".to_owned(), format!("{format}{hash}\n").into());
     let url = RemoteUrl::parse("file:///bucket").unwrap();
     let remote = Remote::at(&url, Arc::new(Bucket(objects)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(fetch(db, &remote, "origin", &RefPatterns::all())).unwrap_err()
+    runtime.block_on(fetch(db, &remote, "origin", &RefPatterns::all()))
 }
 
 #[test]
@@ -273,10 +295,23 @@ fn no_message_costs_much_more_than_its_bytes() {
         bytes[at..at + 8].copy_from_slice(format!("{i:08}").as_bytes());
         plain(&bytes, Some(Hash::of(&bytes))).write(&mut message);
     }
-    let error = within("tops that nothing names", 40 * MIB, || {
+    // With what the database in memory takes for them.
+    let error = within("tops that nothing names", 80 * MIB, || {
         Receiver::new(&db).unwrap().receive(&message).unwrap_err()
     });
     assert!(matches!(error, Error::Limit { what: "commits that nothing names", .. }), "{error}");
+    // Where pushes were recorded, any number may have been forced away since.
+    let head = db.branch("main").unwrap().unwrap().head.unwrap();
+    let mut sender = Sender::new(&db, difference(&db, &[head], &[]).unwrap()).unwrap();
+    while let Some(more) = sender.next_message().unwrap() {
+        message.extend_from_slice(&more);
+    }
+    let records = LOOSE_TOPS_MAX as u64 + 1 + sender.records();
+    let object = manifest(&recorded(&head, &message, records as usize));
+    let pack = (format!("pack/{:020}-{}", 0, Hash::of(&message)), Bytes::from(message));
+    let empty = Database::memory().unwrap();
+    let taken = within("tops in a pack", 80 * MIB, || fetched(&empty, &[object], Some(pack)));
+    assert_eq!(taken.unwrap().chunks, records);
 
     let dir = tempfile::TempDir::new().unwrap();
     let databases = Databases::new(dir.path(), Options::default()).unwrap();
@@ -329,17 +364,19 @@ fn manifests_cost_some_times_their_bytes(db: &Database) {
     for (name, body) in bodies {
         let object = manifest(&body);
         drop(body);
-        let error = within(&format!("a manifest of a million {name}"), 3 * MIB, || fetched(db, &[object]));
+        let error = within(&format!("a manifest of a million {name}"), 3 * MIB, || {
+            fetched(db, &[object], None).unwrap_err()
+        });
         assert!(error.to_string().contains("fields of a manifest"), "{error}");
     }
     // As many as its bytes can have are read.
     let change = [&[7 << 3 | 2, 38, 2 << 3 | 2, 36][..], &[0; 36]].concat();
     let object = manifest(&change.repeat(REFS_MAX + 1));
-    let error = within("a manifest of 5 MiB", 9 * 5 * MIB, || fetched(db, &[object]));
+    let error = within("a manifest of 5 MiB", 9 * 5 * MIB, || fetched(db, &[object], None).unwrap_err());
     assert!(error.to_string().contains("refs in a manifest"), "{error}");
     // Large ones are read one at a time.
     let large = manifest(&[&[15 << 3 | 2, 0x80, 0x80, 0x80, 2][..], &vec![0; 4 << 20]].concat());
     let manifests = vec![large; 64];
-    let error = within("64 manifests of 4 MiB", 10 * MIB, || fetched(db, &manifests));
+    let error = within("64 manifests of 4 MiB", 10 * MIB, || fetched(db, &manifests, None).unwrap_err());
     assert!(matches!(error, Error::DamagedRemote { .. }), "{error}");
 }

@@ -247,7 +247,7 @@ impl Goal {
         hold: Hold,
         mut packs: mpsc::Receiver<Bytes>,
     ) -> Result<(u64, Vec<RefResult>)> {
-        let mut receiver = Receiver::holding(database, hold)?;
+        let mut receiver = Receiver::recorded(database, hold)?;
         loop {
             match packs.blocking_recv() {
                 Some(end) if end.is_empty() => break,

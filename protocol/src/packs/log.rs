@@ -10,7 +10,7 @@ use super::{Place, begin};
 use crate::error::{Error, Result, within};
 use crate::limits::{
     CATCH_UP_MAX, MANIFEST_BYTES_BESIDE, MANIFEST_BYTES_MAX, MANIFESTS_AHEAD, MANIFESTS_BYTES_MAX,
-    MANIFESTS_TO_FULL,
+    MANIFESTS_TO_FULL, REFS_MAX,
 };
 use crate::transfer::Transfer;
 use pleach_engine::Hash;
@@ -207,7 +207,8 @@ pub(super) async fn whole(place: &Place, head: Head, transfer: &mut Transfer) ->
             _ => apply(&mut view.refs, &manifest.changes),
         }
         if manifest.full.is_some() || manifest.number == head.number {
-            within("refs of a remote", view.refs.len(), crate::limits::REFS_MAX)?;
+            // What pushes by force left since may exceed it, so that a collection can let go of it.
+            within("refs of a remote", view.refs.len(), 2 * REFS_MAX)?;
             if manifest.refs_digest != position::digest(&view.refs) {
                 return broken("the refs that follow from it are not those that it was written for");
             }
