@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use pleach_engine::{Batch, Outcome, RefUpdate};
 
+use pleach_protocol::collect_remote;
+
 use super::*;
 
 /// Manifests and packs at a remote.
@@ -254,4 +256,63 @@ async fn a_manifest_without_a_format_is_damage_and_nothing_is_begun_beside_it() 
     let error = Copy::new(&remote).try_fetch().await.unwrap_err();
     assert!(matches!(&error, Error::DamagedRemote { key, .. } if key == "format"), "{error}");
     assert_eq!(memory.objects(), objects);
+}
+
+/// A remote of six packs, and the calls that read packs when all of it is fetched, up to the `n`-th, which fails.
+async fn cut_clone(n: usize) -> (Arc<Memory>, Copy, Copy) {
+    let memory = Memory::new();
+    let remote = in_memory(&memory);
+    let a = Copy::new(&remote);
+    for part in 0..6 {
+        a.put_rows("main", (part * 150..part * 150 + 150).map(|i| (i, noise(i))));
+        a.push().await;
+    }
+    let b = Copy::new(&remote);
+    // The format, a list and six manifests come before.
+    memory.fail(8 + n, Fault::Refused);
+    b.try_fetch().await.unwrap_err();
+    assert!(memory.failed());
+    assert_eq!(b.tracking(), []);
+    memory.calls();
+    (memory, a, b)
+}
+
+fn packs_read(memory: &Memory) -> usize {
+    memory.calls().iter().filter(|call| *call == "get pack").count()
+}
+
+#[tokio::test]
+async fn a_fetch_that_was_cut_goes_on_after_the_packs_that_it_stored() {
+    for n in 0..6 {
+        let (memory, a, b) = cut_clone(n).await;
+        let fetched = b.fetch().await;
+        assert_eq!(packs_read(&memory), 6 - n, "{fetched:?}");
+        assert_eq!(b.tracking(), a.tracking());
+        check_whole(&b.db);
+        assert_eq!(b.db.setting("fetching.origin").unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_that_goes_on_reads_all_of_it_if_what_was_stored_is_gone_or_the_packs_are_others() {
+    let (memory, a, b) = cut_clone(4).await;
+    assert!(b.db.store().collect(false).unwrap().dead_chunks > 10);
+    b.fetch().await;
+    assert!(packs_read(&memory) >= 6);
+    assert_eq!(b.tracking(), a.tracking());
+    check_whole(&b.db);
+    let (_, a, b) = cut_clone(4).await;
+    collect_remote(&a.db, &a.remote, std::time::Duration::ZERO).await.unwrap();
+    a.put(1, "more");
+    a.push().await;
+    b.fetch().await;
+    assert_eq!(b.tracking(), a.tracking());
+    check_whole(&b.db);
+    for text in ["nonsense", "pack/1"] {
+        let (_, a, b) = cut_clone(2).await;
+        b.db.set_setting("fetching.origin", Some(text)).unwrap();
+        b.fetch().await;
+        assert_eq!(b.tracking(), a.tracking());
+        check_whole(&b.db);
+    }
 }
