@@ -316,3 +316,20 @@ async fn a_fetch_that_goes_on_reads_all_of_it_if_what_was_stored_is_gone_or_the_
         check_whole(&b.db);
     }
 }
+
+#[tokio::test]
+async fn a_clone_that_was_cut_stays_and_goes_on_if_it_stored_something() {
+    for n in [0, 3] {
+        let (memory, a, _) = cut_clone(5).await;
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("c");
+        memory.fail(8 + n, Fault::Refused);
+        assert!(clone_database(&a.remote, &path, Options::default(), &[]).await.is_err());
+        assert_eq!((memory.failed(), path.exists()), (true, n > 0));
+        memory.calls();
+        let (db, _) = clone_database(&a.remote, &path, Options::default(), &[]).await.unwrap();
+        assert_eq!(packs_read(&memory), 6 - n);
+        assert_eq!(db.branch("main").unwrap().unwrap().head, a.head("main"));
+        check_whole(&db);
+    }
+}
