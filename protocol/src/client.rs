@@ -18,7 +18,7 @@ pub use self::pull::pull;
 pub use self::push::{Force, HELD_BACK, PushUpdate, push};
 pub use self::watch::{RefChange, Watching, watch};
 
-pub(crate) use self::fetch::{RemoteRefs, Settle, forget_note, move_refs};
+pub(crate) use self::fetch::{RemoteRefs, Settle, forget_note, move_refs, note_key};
 pub(crate) use self::push::remember;
 
 use crate::error::{Error, Result};

@@ -56,23 +56,30 @@ const INNER: u64 = 1;
 /// How many fields a message has, and those in its first; of bytes that are no message, as many as are read before that shows.
 fn fields(mut message: &[u8], is_outer: bool) -> usize {
     let mut count = 0;
-    while let (Some(tag), true) = (varint(&mut message), count <= FIELDS_MAX) {
-        let skipped = match tag & 7 {
-            0 => varint(&mut message).map(|_| 0),
-            1 => Some(8),
-            5 => Some(4),
-            2 => varint(&mut message),
-            _ => None,
-        };
-        let inside = skipped.and_then(|len| message.split_at_checked(usize::try_from(len).ok()?));
-        let Some((inside, rest)) = inside else { break };
+    while let (Some((tag, inside)), true) = (field(&mut message), count <= FIELDS_MAX) {
         count += 1;
         if is_outer && tag == INNER << 3 | 2 {
             count += fields(inside, false);
         }
-        message = rest;
     }
     count
+}
+
+/// Takes the first field off a message: its tag, and its bytes if it has a length. `None` at the end, and where it is no message.
+pub(crate) fn field<'a>(message: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
+    let tag = varint(message)?;
+    let len = match tag & 7 {
+        0 => varint(message).map(|_| 0)?,
+        1 => 8,
+        5 => 4,
+        2 => varint(message)?,
+        // Where a group begins or ends, which nothing of ours has and who reads messages passes over.
+        3 | 4 => 0,
+        _ => return None,
+    };
+    let (inside, rest) = message.split_at_checked(usize::try_from(len).ok()?)?;
+    *message = rest;
+    Some((tag, inside))
 }
 
 fn varint(bytes: &mut &[u8]) -> Option<u64> {

@@ -37,8 +37,8 @@ pub const PATH_BYTES_MAX: usize = 64 << 20;
 /// Received chunks are appended to the store each time that this many bytes are complete.
 pub const BATCH_BYTES: usize = 4 << 20;
 
-/// Commits received that neither a wanted ref nor a later commit named yet. What is left at the end was not asked for.
-pub const LOOSE_TOPS_MAX: usize = 1 << 16;
+/// Commits received that neither a wanted ref nor a later commit named yet, as many as there can be refs. What is left at the end was not asked for.
+pub const LOOSE_TOPS_MAX: usize = REFS_MAX;
 
 /// Largest window of a zstd frame, as a power of two: a base and a chunk of the largest size.
 pub const ZSTD_WINDOW_LOG_MAX: u32 = 23;
@@ -144,6 +144,9 @@ pub const MANIFESTS_BYTES_MAX: usize = 256 << 20;
 
 /// Manifests on their way at the same time.
 pub const MANIFESTS_AHEAD: usize = 32;
+
+/// Bytes of a manifest that is read beside others. A larger one is read again, alone.
+pub const MANIFEST_BYTES_BESIDE: usize = 1 << 20;
 
 /// Each manifest whose number is a multiple of this has everything.
 pub const MANIFESTS_TO_FULL: u64 = 64;

@@ -45,6 +45,8 @@ pub struct Receiver {
     records: u64,
     /// Whether something was stored since that was last asked.
     appended: bool,
+    /// Whether tops that no later commit names are of no interest.
+    recorded: bool,
 }
 
 /// A chunk on the path: verified, not stored before its followed children are.
@@ -97,6 +99,7 @@ impl Receiver {
             named: Vec::new(),
             records: 0,
             appended: false,
+            recorded: false,
         })
     }
 
@@ -104,6 +107,12 @@ impl Receiver {
     #[must_use]
     pub(crate) fn promised(self, is_promised: bool) -> Receiver {
         Receiver { is_promised, ..self }
+    }
+
+    /// [`Receiver::holding`] for what was recorded over a longer time. It ends with [`Receiver::finish_recorded`], and any number of its commits may
+    /// be named by nothing.
+    pub(crate) fn recorded(database: &Database, hold: Hold) -> Result<Receiver> {
+        Ok(Receiver { recorded: true, ..Receiver::holding(database, hold)? })
     }
 
     /// Records taken so far.
@@ -217,7 +226,7 @@ impl Receiver {
         })?;
         check_chunk(&chunk).map_err(|error| malformed(error.to_string()))?;
         let missing = self.missing(record, &chunk)?;
-        if record.top.is_some() {
+        if record.top.is_some() && !self.recorded {
             self.top(&chunk)?;
         }
         self.push(Step { chunk, base, missing, current: 0 })

@@ -3,15 +3,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use pleach_engine::{Chunk, Database, Hash, NewCommit, Options};
-use pleach_protocol::limits::LOOSE_TOPS_MAX;
+use pleach_engine::{Chunk, Database, Hash, NewCommit, Options, difference};
+use pleach_protocol::limits::{LOOSE_TOPS_MAX, REFS_MAX};
 use pleach_protocol::record::{BaseName, Follow, Record};
-use pleach_protocol::{Databases, Encoding, Error, Receiver, SyncService};
+use pleach_protocol::{
+    Databases, Encoding, Error, Objects, Receiver, RefPatterns, Remote, RemoteUrl, Sender, SyncService,
+    Transfer, fetch, refs_digest,
+};
 use tonic::codegen::Service;
 use tonic::codegen::http;
 
@@ -145,6 +150,87 @@ fn called(service: &SyncService, method: &str, message: &[u8]) -> tonic::Code {
     })
 }
 
+/// A directory or bucket with these objects, of which each get gives a copy.
+#[derive(Debug)]
+struct Bucket(BTreeMap<String, Bytes>);
+
+#[tonic::async_trait]
+impl Objects for Bucket {
+    async fn list(&self, prefix: &str, max: usize) -> Result<Vec<String>, Error> {
+        Ok(self.0.keys().filter(|key| key.starts_with(prefix)).take(max).cloned().collect())
+    }
+
+    async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Bytes>, Error> {
+        // All that are asked for at the same time are read at the same time.
+        tokio::task::yield_now().await;
+        let object = self.0.get(key).filter(|object| object.len() <= bytes_max);
+        let copy = object.map(|object| Bytes::copy_from_slice(object));
+        tokio::task::yield_now().await;
+        match copy.is_none() && self.0.contains_key(key) {
+            true => {
+                Err(Error::Limit { what: "bytes of an object", found: MIB as u64, limit: bytes_max as u64 })
+            }
+            false => Ok(copy),
+        }
+    }
+
+    async fn put(&self, _: &str, _: Bytes) -> Result<(), Error> {
+        unreachable!("nothing is pushed")
+    }
+
+    async fn put_if_absent(&self, _: &str, _: Bytes) -> Result<bool, Error> {
+        unreachable!("nothing is pushed")
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), Error> {
+        unreachable!("nothing is pushed")
+    }
+}
+
+/// A manifest as it lies in a bucket, with whatever body.
+fn manifest(body: &[u8]) -> Bytes {
+    let mut object = [b"pleachRM", &1u32.to_le_bytes()[..], body].concat();
+    let hash = Hash::of(&object);
+    object.extend_from_slice(hash.as_bytes());
+    object.into()
+}
+
+/// The body of the first manifest: one branch, and one pack that a push left.
+fn recorded(head: &Hash, pack: &[u8], records: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    let digest = refs_digest(&[("heads/main".to_owned(), *head)]);
+    let one = |field: u8, inside: &[u8]| {
+        let mut bytes = vec![field << 3 | 2];
+        varint(inside.len(), &mut bytes);
+        [bytes, inside.to_vec()].concat()
+    };
+    let mut named = one(2, Hash::of(pack).as_bytes());
+    for (field, value) in [(3, pack.len()), (4, records)] {
+        named.push(field << 3);
+        varint(value, &mut named);
+    }
+    body.extend(one(8, &named));
+    body.extend(one(9, digest.as_bytes()));
+    body.extend(one(10, &one(1, &[one(1, b"heads/main"), one(2, head.as_bytes())].concat())));
+    body
+}
+
+/// What comes of fetching from a remote with these manifests, from number 0 on, and a pack.
+fn fetched(db: &Database, manifests: &[Bytes], pack: Option<(String, Bytes)>) -> Result<Transfer, Error> {
+    let name = "ab".repeat(16);
+    let key = |number: usize| format!("manifest/{name}/18446744073709551/{:03}", 615 - number);
+    let mut objects: BTreeMap<_, _> =
+        manifests.iter().enumerate().map(|(number, object)| (key(number), object.clone())).collect();
+    let format = format!("pleach remote 2\n{name}\n");
+    let hash = Hash::of(format.as_bytes());
+    objects.extend(pack);
+    objects.insert("format".to_owned(), format!("{format}{hash}\n").into());
+    let url = RemoteUrl::parse("file:///bucket").unwrap();
+    let remote = Remote::at(&url, Arc::new(Bucket(objects)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(fetch(db, &remote, "origin", &RefPatterns::all()))
+}
+
 #[test]
 fn no_message_costs_much_more_than_its_bytes() {
     let (db, catalogue) = held();
@@ -209,10 +295,23 @@ fn no_message_costs_much_more_than_its_bytes() {
         bytes[at..at + 8].copy_from_slice(format!("{i:08}").as_bytes());
         plain(&bytes, Some(Hash::of(&bytes))).write(&mut message);
     }
-    let error = within("tops that nothing names", 40 * MIB, || {
+    // With what the database in memory takes for them.
+    let error = within("tops that nothing names", 80 * MIB, || {
         Receiver::new(&db).unwrap().receive(&message).unwrap_err()
     });
     assert!(matches!(error, Error::Limit { what: "commits that nothing names", .. }), "{error}");
+    // Where pushes were recorded, any number may have been forced away since.
+    let head = db.branch("main").unwrap().unwrap().head.unwrap();
+    let mut sender = Sender::new(&db, difference(&db, &[head], &[]).unwrap()).unwrap();
+    while let Some(more) = sender.next_message().unwrap() {
+        message.extend_from_slice(&more);
+    }
+    let records = LOOSE_TOPS_MAX as u64 + 1 + sender.records();
+    let object = manifest(&recorded(&head, &message, records as usize));
+    let pack = (format!("pack/{:020}-{}", 0, Hash::of(&message)), Bytes::from(message));
+    let empty = Database::memory().unwrap();
+    let taken = within("tops in a pack", 80 * MIB, || fetched(&empty, &[object], Some(pack)));
+    assert_eq!(taken.unwrap().chunks, records);
 
     let dir = tempfile::TempDir::new().unwrap();
     let databases = Databases::new(dir.path(), Options::default()).unwrap();
@@ -234,4 +333,50 @@ fn no_message_costs_much_more_than_its_bytes() {
     let code =
         within("as many updates as there may be", 80 * MIB, || called(&service, "Push", &begin(1 << 17)));
     assert_eq!(code, tonic::Code::InvalidArgument);
+    // A group, which nothing of ours has, does not end the counting.
+    let grouped = |message: Vec<u8>| [&[9 << 3 | 3, 9 << 3 | 4][..], &message].concat();
+    let message = grouped(repeated(2, 2_500_000));
+    let code = within("two million patterns after a group", 32 * MIB, || called(&service, "Fetch", &message));
+    assert_eq!(code, tonic::Code::ResourceExhausted);
+
+    manifests_cost_some_times_their_bytes(&db);
+}
+
+/// Whatever lies in a bucket.
+fn manifests_cost_some_times_their_bytes(db: &Database) {
+    let repeated = |field: u8, count: usize| [field << 3 | 2, 0].repeat(count);
+    let full = |items: Vec<u8>| {
+        let mut body = vec![10 << 3 | 2];
+        varint(items.len(), &mut body);
+        [body, items].concat()
+    };
+    let many = 1 << 20;
+    let group = [13 << 3 | 3, 13 << 3 | 4];
+    let bodies = [
+        ("changes", repeated(7, many)),
+        ("packs", repeated(8, many)),
+        ("refs", full(repeated(1, many))),
+        ("packs of everything", full(repeated(2, many))),
+        ("retired packs", full(repeated(3, many))),
+        ("changes after a group", [&group[..], &repeated(7, many)].concat()),
+        ("everything, again and again", full(repeated(1, 1 << 10)).repeat(many >> 10)),
+    ];
+    for (name, body) in bodies {
+        let object = manifest(&body);
+        drop(body);
+        let error = within(&format!("a manifest of a million {name}"), 3 * MIB, || {
+            fetched(db, &[object], None).unwrap_err()
+        });
+        assert!(error.to_string().contains("fields of a manifest"), "{error}");
+    }
+    // As many as its bytes can have are read.
+    let change = [&[7 << 3 | 2, 38, 2 << 3 | 2, 36][..], &[0; 36]].concat();
+    let object = manifest(&change.repeat(REFS_MAX + 1));
+    let error = within("a manifest of 5 MiB", 9 * 5 * MIB, || fetched(db, &[object], None).unwrap_err());
+    assert!(error.to_string().contains("refs in a manifest"), "{error}");
+    // Large ones are read one at a time.
+    let large = manifest(&[&[15 << 3 | 2, 0x80, 0x80, 0x80, 2][..], &vec![0; 4 << 20]].concat());
+    let manifests = vec![large; 64];
+    let error = within("64 manifests of 4 MiB", 10 * MIB, || fetched(db, &manifests, None).unwrap_err());
+    assert!(matches!(error, Error::DamagedRemote { .. }), "{error}");
 }

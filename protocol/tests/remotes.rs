@@ -1,5 +1,5 @@
 //! Remotes of all kinds behave alike: a server, a directory, objects in memory, and a bucket if `PLEACH_TEST_BUCKET` names one
-//! (`s3://bucket/prefix`; see `tests/s3.sh`). Then what is special to those that are no server: cuts at every call, hostile bytes,
+//! (`s3://bucket/prefix`; see `tests/s3.sh`, `ceph.sh`, `azure.sh`, `gcs.sh`). Then what is special to those that are no server: cuts at every call, hostile bytes,
 //! merging and collecting packs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 

@@ -30,6 +30,7 @@ mod logging;
 mod merge;
 mod meta;
 mod output;
+mod packs;
 mod patch;
 mod print;
 mod progress;

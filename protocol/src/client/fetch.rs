@@ -118,7 +118,7 @@ struct Note {
 
 impl Note {
     fn of(database: &Database, remote: &str) -> Note {
-        Note { database: database.clone(), key: format!("fetching.{remote}") }
+        Note { database: database.clone(), key: note_key(remote) }
     }
 
     fn erase_now(&self) -> Result<()> {
@@ -147,6 +147,11 @@ impl Note {
         let note = self.clone();
         blocking(move || note.erase_now()).await
     }
+}
+
+/// The setting that says how far a fetch from a remote has come.
+pub(crate) fn note_key(remote: &str) -> String {
+    format!("fetching.{remote}")
 }
 
 /// Forgets how far a fetch from a remote had come.

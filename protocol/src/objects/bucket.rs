@@ -66,9 +66,7 @@ impl Prefix {
     fn error(&self, error: object_store::Error) -> Error {
         use object_store::Error::{NotFound, PermissionDenied, Unauthenticated};
         let url = self.url.clone();
-        // The answer of a cloud can be a page of XML.
-        let what = root_cause(&error).split_whitespace().collect::<Vec<_>>().join(" ");
-        let what: String = what.chars().take(300).collect();
+        let what: String = said(&root_cause(&error)).chars().take(300).collect();
         // The errors of a list say their status in text only.
         let says = |status: &str| what.contains(&format!("status code: {status}"));
         if matches!(error, NotFound { .. }) || says("404") {
@@ -82,6 +80,22 @@ impl Prefix {
             Error::Unreachable { url, what }
         }
     }
+}
+
+/// What a cloud said, on one line; of a page of XML its code and message.
+fn said(answer: &str) -> String {
+    let part = |name: &str| {
+        let (_, rest) = answer.split_once(&format!("<{name}>"))?;
+        rest.split_once(&format!("</{name}>")).map(|(part, _)| part).filter(|part| !part.is_empty())
+    };
+    let status = answer.split('<').next().unwrap_or_default();
+    let text = match part("Code") {
+        Some(code) => {
+            format!("{status}{code}{}", part("Message").map_or_else(String::new, |text| format!(", {text}")))
+        }
+        None => answer.to_owned(),
+    };
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[tonic::async_trait]
@@ -159,5 +173,14 @@ mod tests {
         let refused = said("non-2xx status code: 403 Forbidden: AccessDenied");
         assert!(matches!(&refused, Error::NotAllowed { what, .. } if what.contains("AWS_")), "{refused}");
         assert!(matches!(said("Connection refused"), Error::Unreachable { .. }));
+    }
+
+    #[test]
+    fn a_page_of_xml_is_its_code_and_message() {
+        let page = "status code: 403 Forbidden: <?xml?>\n<Error>\n <Code>Denied</Code><Message>Ask\nfirst</Message><Id>7</Id></Error>";
+        assert_eq!(super::said(page), "status code: 403 Forbidden: Denied, Ask first");
+        let page = "403: <Error><Code>SignatureDoesNotMatch</Code><Message></Message></Error>";
+        assert_eq!(super::said(page), "403: SignatureDoesNotMatch");
+        assert_eq!(super::said("Connection\n refused"), "Connection refused");
     }
 }

@@ -1,15 +1,17 @@
 //! How a remote begins: the object `format`, put once by the first push.
 //!
 //! ```text
-//! format = "pleach remote " version "\n" name "\n"      version 1; name: 32 hex digits, random
+//! format = "pleach remote " version "\n" name "\n" hash "\n"      version 2; name: 32 hex digits, random
+//!                                                                hash: 64 hex digits, BLAKE3-256 of all before
 //! ```
-//! All manifests lie under that name: so of two that begin at the same time one does, and a remote that was removed and begun again is
-//! another, whatever anybody remembers of it.
+//! All manifests lie under that name, and whoever looks for them reads it: so of two that begin at the same time one does, and a remote that was
+//! removed and begun again is another, whatever anybody remembers of it, or puts there who does not know of that.
 //!
 //! Before, the place is probed: some servers answer a put *if absent* with success whatever is there, and on these two pushes would
 //! lose each other's commits.
 
 use bytes::Bytes;
+use pleach_engine::Hash;
 
 use super::Place;
 use super::manifest::{Name, PACKS};
@@ -17,50 +19,51 @@ use crate::error::{Error, Result};
 use crate::random;
 use crate::transfer::Transfer;
 
-const FORMAT: &str = "format";
+pub(super) const FORMAT: &str = "format";
 const FORMAT_BYTES_MAX: usize = 1 << 10;
 const HEAD: &str = "pleach remote ";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const PROBES: &str = "probe/";
 /// What a first push that was cut can leave, and one key more.
 const LEFT_MAX: usize = 64;
 
-/// The name of the remote at `place`; `None` if there is none.
+/// The name of the remote at `place`, and how many bytes were read; `None` if there is none. It is one wait.
 ///
 /// # Errors
 /// [`Error::OtherFormat`], [`Error::DamagedRemote`].
-pub(super) async fn name(place: &Place, transfer: &mut Transfer) -> Result<Option<Name>> {
-    transfer.round_trips += 1;
-    let Some(format) = place.objects.get(FORMAT, FORMAT_BYTES_MAX).await? else { return Ok(None) };
-    transfer.bytes_received += format.len() as u64;
-    parse(&format).map(Some).map_err(|error| place.damaged(FORMAT, error))
+pub(super) async fn name(place: &Place) -> Result<Option<(Name, u64)>> {
+    let format =
+        place.objects.get(FORMAT, FORMAT_BYTES_MAX).await.map_err(|error| place.damaged(FORMAT, error))?;
+    let Some(format) = format else { return Ok(None) };
+    let name = parse(&format).map_err(|error| place.damaged(FORMAT, error))?;
+    Ok(Some((name, format.len() as u64)))
 }
 
-/// Begins a remote, or gives the name of the one that is there.
+/// Begins a remote where none was found, or gives the name of the one that somebody else began.
 ///
 /// # Errors
 /// [`Error::NotARemote`], [`Error::NotConditional`]; those of [`name`].
 pub(super) async fn begin(place: &Place, transfer: &mut Transfer) -> Result<Name> {
-    if let Some(name) = name(place, transfer).await? {
-        return Ok(name);
-    }
     transfer.round_trips += 1;
     let found = place.objects.list("", LEFT_MAX).await?;
     if let Some(found) = found.into_iter().find(|key| !key.starts_with(PROBES) && !key.starts_with(PACKS)) {
         // Somebody may have begun meanwhile.
-        return match name(place, transfer).await? {
-            Some(name) => Ok(name),
+        transfer.round_trips += 1;
+        return match name(place).await? {
+            Some((name, _)) => Ok(name),
             None => Err(Error::NotARemote { url: place.url.clone(), found }),
         };
     }
     probe(place, transfer).await?;
-    let own = Name(random::sixteen());
-    let format = Bytes::from(format!("{HEAD}{VERSION}\n{own}\n"));
-    transfer.round_trips += 1;
+    let format = format(&Name(random::sixteen()));
+    transfer.round_trips += 2;
     transfer.bytes_sent += format.len() as u64;
     // If it is there, by somebody else or by a put whose answer was lost, what is there counts.
     place.objects.put_if_absent(FORMAT, format).await?;
-    name(place, transfer).await?.ok_or_else(|| Error::NotConditional { url: place.url.clone() })
+    match name(place).await? {
+        Some((name, _)) => Ok(name),
+        None => Err(Error::NotConditional { url: place.url.clone() }),
+    }
 }
 
 /// Puts the same key twice: the second must be refused, and leave what the first put.
@@ -84,14 +87,45 @@ async fn probe(place: &Place, transfer: &mut Transfer) -> Result<()> {
     }
 }
 
-fn parse(format: &Bytes) -> Result<Name> {
-    let text = std::str::from_utf8(format).map_err(|_| Error::protocol("it is no text"))?;
-    let (version, name) = text
+fn format(name: &Name) -> Bytes {
+    let mut format = format!("{HEAD}{VERSION}\n{name}\n");
+    let hash = Hash::of(format.as_bytes());
+    format.push_str(&format!("{hash}\n"));
+    Bytes::from(format)
+}
+
+fn parse(bytes: &Bytes) -> Result<Name> {
+    let text = std::str::from_utf8(bytes).map_err(|_| Error::protocol("it is no text"))?;
+    let (version, rest) = text
         .strip_prefix(HEAD)
         .and_then(|rest| rest.split_once('\n'))
         .ok_or_else(|| Error::protocol(format!("it does not begin with `{HEAD}`")))?;
-    if version != VERSION.to_string() {
+    let version: u32 = version.parse().map_err(|_| Error::protocol("it has no version"))?;
+    if version != VERSION {
         return Err(Error::OtherFormat { what: format!("a remote of version {version}"), known: VERSION });
     }
-    name.strip_suffix('\n').and_then(Name::parse).ok_or_else(|| Error::protocol("it has no name"))
+    let name = rest.split_once('\n').and_then(|(name, _)| Name::parse(name));
+    name.filter(|name| format(name) == bytes)
+        .ok_or_else(|| Error::protocol("its bytes do not hash to what stands at their end"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn the_format_of_a_remote_is_these_bytes_and_no_others() {
+        let name = Name([0xab; 16]);
+        let bytes = format(&name);
+        let golden = format!("pleach remote 2\n{}\n", "ab".repeat(16));
+        assert_eq!(bytes, format!("{golden}{}\n", Hash::of(golden.as_bytes())));
+        assert_eq!(parse(&bytes).unwrap(), name);
+        for at in 0..bytes.len() {
+            let mut changed = bytes.to_vec();
+            changed[at] ^= 0x01;
+            assert!(parse(&Bytes::from(changed)).is_err(), "byte {at}");
+            assert!(parse(&bytes.slice(..at)).is_err(), "cut at {at}");
+        }
+    }
 }

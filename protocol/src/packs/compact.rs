@@ -106,9 +106,9 @@ fn place(remote: &Remote) -> Result<&Place> {
 }
 
 async fn look(place: &Place, transfer: &mut Transfer) -> Result<Option<View>> {
-    match log::head(place, transfer).await? {
+    match log::head(place, None, transfer).await? {
         Some(head) => log::whole(place, head, transfer).await,
-        None => Err(log::nothing(place, transfer).await),
+        None => Err(log::nothing(place)),
     }
 }
 

@@ -3,6 +3,10 @@
 //!
 //! Where to begin is proven, not believed: at a manifest all of whose refs are here. If a pack is gone, since it was merged with others
 //! or rewritten while this database was away, the fetch begins again from what the head lists.
+//!
+//! A fetch that is cut leaves what it stored, and notes the last pack with which a piece of the stream was complete (`receiver`): as the setting
+//! `fetching.REMOTE`, the pack's key. The next one reads what comes after that pack. If what was stored is gone meanwhile, that shows in what comes
+//! after, and the fetch begins as if there were no note.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,9 +20,10 @@ use super::gets::Gets;
 use super::log::{self, View};
 use super::manifest::Pack;
 use super::position::{self, Position, Refs};
-use crate::client::{RemoteRefs, Settle, blocking, move_refs};
+use crate::client::{RemoteRefs, Settle, blocking, forget_note, move_refs, note_key};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{FETCH_ATTEMPTS, PACK_BYTES_MAX, PACKS_AHEAD};
+use crate::reached::Reached;
 use crate::receiver::Receiver;
 use crate::refs::{HEADS, RefPatterns};
 use crate::transfer::{RefResult, Transfer};
@@ -40,7 +45,12 @@ struct Route {
     /// Keeps what the packs build upon.
     hold: Hold,
     start: Start,
+    /// Whether packs were left out that an earlier fetch noted.
+    goes_on: bool,
 }
+
+/// A pack that was read, or `None` after the last: so that what was cut is not taken for all.
+type Got = Option<(Pack, Bytes)>;
 
 /// What became of one attempt.
 enum Attempt {
@@ -85,23 +95,26 @@ async fn attempt(
     start: Start,
     transfer: &mut Transfer,
 ) -> Result<Attempt> {
-    let Some(head) = log::head(place, transfer).await? else {
-        return Err(log::nothing(place, transfer).await);
-    };
     let known = remembered(database, name).await?;
+    let Some(head) = log::head(place, known.as_ref().map(|known| &known.name), transfer).await? else {
+        return Err(log::nothing(place));
+    };
     let near = known.as_ref().filter(|_| start == Start::Proven);
     let Some(view) = log::view(place, head, near, transfer).await? else { return Ok(Attempt::Moved) };
     if let Some(last) = view.manifests.last() {
         crate::check_format(&place.url, last.format_digest);
     }
     let (route, view) = {
-        let database = database.clone();
-        blocking(move || Ok((route(&database, &view, known.as_ref(), start), view))).await?
+        let (database, name) = (database.clone(), name.to_owned());
+        blocking(move || {
+            Ok((route(&database, &view, known.as_ref(), start).after_note(&database, &name)?, view))
+        })
+        .await?
     };
     let Some((number, hash)) = view.head else { return Ok(Attempt::Moved) };
     let reached = Position { name: view.name, number, hash, refs: view.refs };
     let branch = default_branch(&reached.refs, patterns);
-    let (packs, start) = (route.packs, route.start);
+    let (packs, start, goes_on) = (route.packs, route.start, route.goes_on);
     let (messages, received) = mpsc::channel(1);
     let goal = Goal {
         reached,
@@ -126,11 +139,30 @@ async fn attempt(
             Ok(Attempt::Again(start.next().unwrap_or(start), error))
         }
         (Err(broken), Err(Error::Cut { .. })) => Err(broken),
+        // What an earlier fetch stored was collected meanwhile.
+        (_, Err(error)) if goes_on && error.kind() == ErrorKind::Peer => {
+            let (database, name) = (database.clone(), name.to_owned());
+            blocking(move || forget_note(&database, &name)).await?;
+            Ok(Attempt::Again(start, error))
+        }
         // What does not fit to what is here may fit to all that was ever pushed.
         (_, Err(error)) => match start.next().filter(|_| error.kind() == ErrorKind::Peer) {
             Some(next) => Ok(Attempt::Again(next, error)),
             None => Err(error),
         },
+    }
+}
+
+impl Route {
+    /// Without the packs up to the one that an earlier fetch noted.
+    fn after_note(mut self, database: &Database, name: &str) -> Result<Route> {
+        let Some(noted) = database.setting(&note_key(name))? else { return Ok(self) };
+        let found = self.packs.iter().position(|pack| pack.inline.is_none() && pack.key() == noted);
+        if let Some(last) = found {
+            self.packs.drain(..=last);
+            self.goes_on = true;
+        }
+        Ok(self)
     }
 }
 
@@ -171,7 +203,7 @@ fn route(database: &Database, view: &View, known: Option<&Position>, start: Star
         _ if !view.whole => (Start::Proven, view.packs().cloned().collect()),
         _ => (Start::Everything, view.packs().cloned().collect()),
     };
-    Route { packs, hold, start }
+    Route { packs, hold, start, goes_on: false }
 }
 
 /// The newest of the manifests read all of whose refs are here.
@@ -198,7 +230,7 @@ fn newest_held(view: &View, hold: &Hold) -> Option<u64> {
 async fn read(
     place: &Place,
     packs: Vec<Pack>,
-    messages: mpsc::Sender<Bytes>,
+    messages: mpsc::Sender<Got>,
     transfer: &mut Transfer,
 ) -> Result<()> {
     let keys: Vec<String> = packs.iter().filter(|pack| pack.inline.is_none()).map(Pack::key).collect();
@@ -218,13 +250,12 @@ async fn read(
                 bytes
             }
         };
-        if messages.send(bytes).await.is_err() {
+        if messages.send(Some((pack, bytes))).await.is_err() {
             // The thread found an error and says so itself.
             return Ok(());
         }
     }
-    // The end is said, so that what was cut is not taken for all.
-    let _ = messages.send(Bytes::new()).await;
+    let _ = messages.send(None).await;
     Ok(())
 }
 
@@ -245,14 +276,26 @@ impl Goal {
         self,
         database: &Database,
         hold: Hold,
-        mut packs: mpsc::Receiver<Bytes>,
+        mut packs: mpsc::Receiver<Got>,
     ) -> Result<(u64, Vec<RefResult>)> {
-        let mut receiver = Receiver::holding(database, hold)?;
+        let mut receiver = Receiver::recorded(database, hold)?;
+        let mut last = None;
         loop {
             match packs.blocking_recv() {
-                Some(end) if end.is_empty() => break,
-                Some(pack) => receiver.receive(&pack)?,
-                None => return Err(Error::Cut { records: receiver.records() }),
+                Some(None) => break,
+                Some(Some((pack, bytes))) => {
+                    receiver.receive(&bytes)?;
+                    last = pack.inline.is_none().then(|| pack.key()).or(last);
+                    if let Some(reached) = receiver.progress()? {
+                        self.note(database, &reached, last.as_deref())?;
+                    }
+                }
+                None => {
+                    let records = receiver.records();
+                    let (reached, _hold) = receiver.cut()?;
+                    self.note(database, &reached, last.as_deref())?;
+                    return Err(Error::Cut { records });
+                }
             }
         }
         let refs = &self.reached.refs;
@@ -268,7 +311,18 @@ impl Goal {
             Ok((moves, results))
         })?;
         position::write(database, &self.name, &self.reached)?;
+        forget_note(database, &self.name)?;
         Ok((records, results))
+    }
+
+    /// Notes that everything up to pack `last` is stored, if no piece of the stream is begun.
+    fn note(&self, database: &Database, reached: &Reached, last: Option<&str>) -> Result<()> {
+        match last {
+            Some(last) if reached.place.is_none() => {
+                Ok(database.set_setting(&note_key(&self.name), Some(last))?)
+            }
+            _ => Ok(()),
+        }
     }
 }
 

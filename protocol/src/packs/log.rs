@@ -1,6 +1,6 @@
 //! Reads the log of manifests: where its head is, and what stands there.
 //!
-//! The one idea: one list finds the head, and all other numbers follow from it. From where a database is, the manifests since then are
+//! The one idea: one list finds the head, under the name that `format` says, and all other numbers follow from it. From where a database is, the manifests since then are
 //! read at once; if that is unknown or long ago, those from the last one that has everything, which is every 64th.
 
 use super::gets::Gets;
@@ -9,7 +9,8 @@ use super::position::{self, Position, Refs};
 use super::{Place, begin};
 use crate::error::{Error, Result, within};
 use crate::limits::{
-    CATCH_UP_MAX, MANIFEST_BYTES_MAX, MANIFESTS_AHEAD, MANIFESTS_BYTES_MAX, MANIFESTS_TO_FULL,
+    CATCH_UP_MAX, MANIFEST_BYTES_BESIDE, MANIFEST_BYTES_MAX, MANIFESTS_AHEAD, MANIFESTS_BYTES_MAX,
+    MANIFESTS_TO_FULL, REFS_MAX,
 };
 use crate::transfer::Transfer;
 use pleach_engine::Hash;
@@ -85,10 +86,32 @@ impl Place {
     }
 }
 
-/// Finds the head by one list; `None` if there is no manifest.
-pub(super) async fn head(place: &Place, transfer: &mut Transfer) -> Result<Option<Head>> {
+/// Finds the head, by one list and the name that is read at the same time; `None` if there is no manifest. `known` is the remote that it
+/// probably is.
+///
+/// Manifests of another name lie there if the remote was removed and begun again, and somebody pushed who did not know: they are nobody's.
+pub(super) async fn head(
+    place: &Place,
+    known: Option<&Name>,
+    transfer: &mut Transfer,
+) -> Result<Option<Head>> {
     transfer.round_trips += 1;
-    let keys = place.objects.list(MANIFESTS, 1).await?;
+    let prefix = known.map_or_else(|| MANIFESTS.to_owned(), manifest::prefix);
+    let (name, keys) = tokio::join!(begin::name(place), place.objects.list(&prefix, 1));
+    let (name, keys) = (name?, keys?);
+    let found = keys.first().and_then(|key| manifest::parse_key(key));
+    let Some((name, bytes)) = name else {
+        return if found.is_some() { Err(place.missing(begin::FORMAT)) } else { Ok(None) };
+    };
+    transfer.bytes_received += bytes;
+    if let Some((name, number)) = found.filter(|(of, _)| *of == name) {
+        return Ok(Some(Head { name, number }));
+    }
+    if known.is_none_or(|known| *known == name) && keys.is_empty() {
+        return Ok(None);
+    }
+    transfer.round_trips += 1;
+    let keys = place.objects.list(&manifest::prefix(&name), 1).await?;
     let Some(key) = keys.first() else { return Ok(None) };
     let (name, number) = manifest::parse_key(key)
         .ok_or_else(|| place.damaged(key, Error::protocol("its key is none of a manifest")))?;
@@ -101,20 +124,18 @@ pub(super) async fn head_and(
     position: Option<&Position>,
     transfer: &mut Transfer,
 ) -> Result<(Option<Head>, bool)> {
-    let Some(position) = position else { return Ok((head(place, transfer).await?, false)) };
+    let Some(position) = position else { return Ok((head(place, None, transfer).await?, false)) };
     let key = manifest::key(&position.name, position.number);
-    let (head, object) = tokio::join!(head(place, transfer), place.objects.get(&key, MANIFEST_BYTES_MAX));
+    let head = head(place, Some(&position.name), transfer);
+    let (head, object) = tokio::join!(head, place.objects.get(&key, MANIFEST_BYTES_MAX));
     let object = object?;
     transfer.bytes_received += object.as_ref().map_or(0, |object| object.len() as u64);
     Ok((head?, object.is_some_and(|object| Hash::of(&object) == position.hash)))
 }
 
 /// The error of reading where there is no manifest.
-pub(super) async fn nothing(place: &Place, transfer: &mut Transfer) -> Error {
-    match begin::name(place, transfer).await {
-        Ok(_) => Error::NothingThere { url: place.url.clone() },
-        Err(error) => error,
-    }
+pub(super) fn nothing(place: &Place) -> Error {
+    Error::NothingThere { url: place.url.clone() }
 }
 
 /// Reads what is needed to know the remote at `head`, from `position` if that is of use. `None` if what was read was trimmed away
@@ -186,7 +207,8 @@ pub(super) async fn whole(place: &Place, head: Head, transfer: &mut Transfer) ->
             _ => apply(&mut view.refs, &manifest.changes),
         }
         if manifest.full.is_some() || manifest.number == head.number {
-            within("refs of a remote", view.refs.len(), crate::limits::REFS_MAX)?;
+            // What pushes by force left since may exceed it, so that a collection can let go of it.
+            within("refs of a remote", view.refs.len(), 2 * REFS_MAX)?;
             if manifest.refs_digest != position::digest(&view.refs) {
                 return broken("the refs that follow from it are not those that it was written for");
             }
@@ -223,7 +245,8 @@ async fn read(
         return Ok(Some(Vec::new()));
     }
     let keys: Vec<String> = (first..=head.number).map(|number| manifest::key(&head.name, number)).collect();
-    let mut gets = Gets::new(place, keys.clone(), MANIFESTS_AHEAD, MANIFEST_BYTES_MAX);
+    let gets = Gets::new(place, keys.clone(), MANIFESTS_AHEAD, MANIFEST_BYTES_MAX);
+    let mut gets = gets.beside(MANIFEST_BYTES_BESIDE);
     transfer.round_trips += 1;
     let (mut manifests, mut bytes) = (Vec::with_capacity(keys.len()), 0);
     for (number, key) in (first..).zip(&keys) {
@@ -237,5 +260,6 @@ async fn read(
             Entry::Tombstone => return Ok(None),
         }
     }
+    transfer.round_trips += gets.more_waits();
     Ok(Some(manifests))
 }

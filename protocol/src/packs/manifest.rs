@@ -25,6 +25,7 @@ use bytes::Bytes;
 use pleach_engine::Hash;
 use prost::Message as _;
 
+use crate::codec::field;
 use crate::error::{Error, Result, within};
 use crate::limits::{MANIFEST_BYTES_MAX, PACK_BYTES_MAX, REFS_MAX};
 use crate::proto::remote as proto;
@@ -34,6 +35,16 @@ use crate::refs::{check_kept_name, hash_from};
 const MAGIC: &[u8; 8] = b"pleachRM";
 const VERSION: u32 = 1;
 const HEAD_BYTES: usize = 12;
+
+/// Every ref and every pack in a manifest has at least a hash and a name or a length. What has fewer bytes for each is none, and is not read:
+/// so that a manifest takes no more than some times its bytes when it is.
+const ITEM_BYTES_MIN: usize = 40;
+
+/// The field of a manifest whose own fields repeat.
+const FULL: u64 = 10;
+
+/// Fields that do not repeat, in a manifest and in its `full`, and some that others may have added.
+const FIELDS_ONCE: usize = 32;
 
 /// No log is ever so long; below it, numbers can be counted on without a care.
 const NUMBER_END: u64 = 1 << 48;
@@ -61,11 +72,16 @@ impl std::fmt::Display for Name {
     }
 }
 
+/// Where the manifests of the remote `name` lie.
+pub(super) fn prefix(name: &Name) -> String {
+    format!("{MANIFESTS}{name}/")
+}
+
 /// The key of manifest `number`.
 pub(super) fn key(name: &Name, number: u64) -> String {
     let down = format!("{:020}", u64::MAX - number);
     let (high, low) = down.split_at(17);
-    format!("{MANIFESTS}{name}/{high}/{low}")
+    format!("{}{high}/{low}", prefix(name))
 }
 
 /// The remote and the number that a key of a manifest says.
@@ -254,6 +270,8 @@ pub(super) fn decode(object: &Bytes, number: u64) -> Result<Entry> {
     if version != VERSION {
         return Err(Error::OtherFormat { what: format!("a manifest of version {version}"), known: VERSION });
     }
+    let most = (end - HEAD_BYTES) / ITEM_BYTES_MIN + FIELDS_ONCE;
+    within("fields of a manifest", fields(&object[HEAD_BYTES..end], true), most)?;
     let body = proto::Manifest::decode(object.slice(HEAD_BYTES..end))
         .map_err(|error| Error::protocol(format!("its body cannot be read: {error}")))?;
     if body.number != number {
@@ -263,6 +281,16 @@ pub(super) fn decode(object: &Bytes, number: u64) -> Result<Entry> {
         return Ok(Entry::Tombstone);
     }
     Ok(Entry::Manifest(Box::new(from_proto(body)?), Hash::of(object)))
+}
+
+/// How many fields a manifest has, and those in what it lists; no fewer than are there.
+fn fields(mut body: &[u8], is_outer: bool) -> usize {
+    let mut count = 0;
+    while let Some((tag, inside)) = field(&mut body) {
+        let inner = if is_outer && tag == FULL << 3 | 2 { fields(inside, false) } else { 0 };
+        count += 1 + inner;
+    }
+    count
 }
 
 fn from_proto(body: proto::Manifest) -> Result<Manifest> {

@@ -147,7 +147,7 @@ pub(super) async fn commit(
     transfer: &mut Transfer,
 ) -> Result<Option<Hash>> {
     let number = view.next();
-    within("refs of a remote", next.refs.len(), REFS_MAX)?;
+    within("refs of a remote (`remote collect` drops those under recovery/)", next.refs.len(), REFS_MAX)?;
     let manifest = Manifest {
         number,
         previous: view.head.map(|(_, hash)| hash),

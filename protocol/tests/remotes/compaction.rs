@@ -14,7 +14,7 @@ fn packs(memory: &Memory) -> Vec<String> {
     memory.objects().into_keys().filter(|key| key.starts_with("pack/")).collect()
 }
 
-fn noise(from: u64, rows: u64) -> impl Iterator<Item = (u64, String)> {
+pub(super) fn noise(from: u64, rows: u64) -> impl Iterator<Item = (u64, String)> {
     (from..from + rows)
         .map(|i| (i, (0..20u64).map(|j| Hash::of(&(i * 31 + j).to_le_bytes()).to_string()).collect()))
 }

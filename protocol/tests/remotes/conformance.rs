@@ -1,5 +1,10 @@
-//! What holds of every kind of remote.
+//! What holds of every kind of remote, and of those that are no server.
 
+use std::time::Duration;
+
+use pleach_protocol::{collect_remote, compact_remote};
+
+use super::compaction::noise;
 use super::*;
 
 /// A kind of remote, empty and ready to be pushed to.
@@ -32,13 +37,23 @@ async fn kinds() -> Vec<Kind> {
         Kind { name: "directory", remote: directory, _databases: None, _dir: Some(dir) },
         Kind { name: "memory", remote: memory, _databases: None, _dir: None },
     ];
-    if let Ok(bucket) = std::env::var("PLEACH_TEST_BUCKET") {
-        let fresh = Hash::of(TempDir::new().unwrap().path().to_string_lossy().as_bytes());
-        let url = RemoteUrl::parse(&format!("{bucket}/{fresh}")).unwrap();
-        let remote = Remote::connect(&url).await.unwrap();
+    if let Some(remote) = fresh_prefix("PLEACH_TEST_BUCKET").await {
         kinds.push(Kind { name: "bucket", remote, _databases: None, _dir: None });
     }
     kinds
+}
+
+/// Those that are no server.
+async fn places() -> impl Iterator<Item = Kind> {
+    kinds().await.into_iter().filter(|kind| kind.name != "server")
+}
+
+/// A prefix that nobody used yet, below what an environment variable names, if it is set.
+async fn fresh_prefix(variable: &str) -> Option<Remote> {
+    let bucket = std::env::var(variable).ok()?;
+    let fresh = Hash::of(TempDir::new().unwrap().path().to_string_lossy().as_bytes());
+    let url = RemoteUrl::parse(&format!("{bucket}/{fresh}")).unwrap();
+    Some(Remote::connect(&url).await.unwrap())
 }
 
 #[tokio::test]
@@ -291,7 +306,82 @@ async fn many_who_push_to_branches_of_their_own_all_get_through() {
 }
 
 #[tokio::test]
+async fn of_many_who_push_first_one_begins_the_remote_and_all_get_through() {
+    for kind in kinds().await {
+        let mut pushers = Vec::new();
+        for number in 0..6 {
+            let copy = Copy::new(&kind.remote);
+            pushers.push(tokio::spawn(async move {
+                let name = format!("heads/b{number}");
+                let head = copy.put(number, "first");
+                let pushed = copy.push_ref(&name, Some(head), Force::No).await;
+                assert_eq!(pushed.refs[0].status, RefStatus::New, "{pushed:?}");
+                (format!("remotes/origin/b{number}"), head)
+            }));
+        }
+        let mut expected = Vec::new();
+        for pusher in pushers {
+            expected.push(pusher.await.unwrap());
+        }
+        let fresh = Copy::new(&kind.remote);
+        fresh.fetch().await;
+        assert_eq!(fresh.tracking(), expected, "{}", kind.name);
+        check_whole(&fresh.db);
+    }
+}
+
+#[tokio::test]
+async fn what_many_pushes_left_is_merged_collected_and_removed() {
+    for kind in places().await {
+        let a = Copy::new(&kind.remote);
+        a.put_rows("main", noise(0, 150));
+        a.push().await;
+        let b = Copy::cloned(&kind.remote).await;
+        // On to a manifest that has everything, and beyond it.
+        for number in 0..66 {
+            a.put(number, "small");
+            a.push().await;
+        }
+        b.pull().await;
+        let lost = b.put_rows("main", noise(1000, 150));
+        b.push().await;
+        let head = a.put_rows("main", noise(2000, 150));
+        assert_eq!(a.try_push(Force::Yes).await.unwrap().refs[0].status, RefStatus::Forced, "{}", kind.name);
+        let merged = compact_remote(&kind.remote, Duration::ZERO).await.unwrap();
+        assert!(merged.packs < 4 && merged.retired > 1, "{}: {merged:?}", kind.name);
+        let collected = collect_remote(&a.db, &kind.remote, Duration::ZERO).await.unwrap();
+        assert_eq!((collected.packs, collected.removed), (1, merged.retired), "{}: {collected:?}", kind.name);
+        let swept = compact_remote(&kind.remote, Duration::ZERO).await.unwrap();
+        assert_eq!((swept.packs, swept.removed), (1, collected.retired), "{}: {swept:?}", kind.name);
+        let fresh = Copy::cloned(&kind.remote).await;
+        assert_eq!(
+            (fresh.head("main"), fresh.db.store().contains(&lost)),
+            (Some(head), false),
+            "{}",
+            kind.name
+        );
+        assert_eq!(b.fetch().await.refs[0].status, RefStatus::Forced, "{}", kind.name);
+        [a, b, fresh].iter().for_each(|copy| check_whole(&copy.db));
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_ignores_the_condition_is_no_remote() {
+    let Some(remote) = fresh_prefix("PLEACH_TEST_CARELESS_BUCKET").await else { return };
+    let a = Copy::new(&remote);
+    a.put(1, "x");
+    let error = a.try_push(Force::No).await.unwrap_err();
+    assert!(matches!(error, Error::NotConditional { .. }), "{error}");
+    let error = a.try_fetch().await.unwrap_err();
+    assert!(matches!(error, Error::NothingThere { .. }), "nothing is left: {error}");
+}
+
+#[tokio::test]
 async fn where_nothing_is_a_fetch_says_so() {
+    for kind in places().await {
+        let error = Copy::new(&kind.remote).try_fetch().await.unwrap_err();
+        assert!(matches!(error, Error::NothingThere { .. }), "{}: {error}", kind.name);
+    }
     let dir = TempDir::new().unwrap();
     for url in [format!("file://{}/absent", dir.path().display()), format!("file://{}", dir.path().display())]
     {

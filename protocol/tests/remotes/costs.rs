@@ -26,15 +26,19 @@ async fn small_exchanges_cost_what_changed_and_a_list() {
     assert_eq!(b.db.root().unwrap(), a.db.root().unwrap());
 
     let nothing = b.fetch().await;
-    assert_eq!((nothing.round_trips, memory.calls()), (1, vec!["list manifest".to_owned()]));
-    assert_eq!((nothing.bytes_sent, nothing.bytes_received), (0, 0));
+    assert_eq!(
+        (nothing.round_trips, &memory.calls()[..]),
+        (1, &["get format", "list manifest"].map(String::from)[..])
+    );
+    let format = nothing.bytes_received;
+    assert!(nothing.bytes_sent == 0 && format < 120, "{nothing:?}");
 
     a.put(51_234, "changed");
     let pushed = a.push().await;
     let calls = memory.calls();
     println!("push of one row: {pushed:?}, {calls:?}");
     assert_eq!(pushed.round_trips, 2);
-    assert_eq!(calls, ["list manifest", "get manifest", "put_if_absent manifest"]);
+    assert_eq!(calls, ["get format", "list manifest", "get manifest", "put_if_absent manifest"]);
     assert!(pushed.bytes_sent < 1200, "{pushed:?}");
 
     let (pulled, _) = b.pull().await;
@@ -42,12 +46,12 @@ async fn small_exchanges_cost_what_changed_and_a_list() {
     println!("pull of one row: {pulled:?}, {calls:?}");
     assert_eq!(
         (pulled.round_trips, &calls[..]),
-        (2, &["list manifest", "get manifest"].map(String::from)[..])
+        (2, &["get format", "list manifest", "get manifest"].map(String::from)[..])
     );
-    assert_eq!(pulled.bytes_received, pushed.bytes_sent);
+    assert_eq!(pulled.bytes_received, pushed.bytes_sent + format);
 
     // Nothing new to push is one wait too.
-    assert_eq!((a.push().await.round_trips, memory.calls().len()), (1, 2));
+    assert_eq!((a.push().await.round_trips, memory.calls().len()), (1, 3));
 }
 
 #[tokio::test]
@@ -64,4 +68,20 @@ async fn catching_up_takes_two_waits_at_any_depth() {
     assert_eq!(pulled.round_trips, 2);
     assert!(pulled.bytes_received < sent, "{pulled:?}");
     assert_eq!(b.db.root().unwrap(), a.db.root().unwrap());
+}
+
+#[tokio::test]
+async fn a_large_manifest_is_read_once_more_and_alone() {
+    let (memory, remote, a, b) = two_copies().await;
+    let tags: Vec<_> =
+        (0..25_000).map(|i| PushUpdate { name: format!("tags/{i:05}"), new: a.head("main") }).collect();
+    let pushed = push(&a.db, &remote, "origin", &tags, Force::No).await.unwrap();
+    assert!(!pushed.is_rejected());
+    a.put(1, "small");
+    a.push().await;
+    memory.calls();
+    let (pulled, _) = b.pull().await;
+    assert_eq!((pulled.round_trips, memory.calls().len()), (3, 5), "two manifests, the large one again");
+    assert_eq!(b.db.refs("tags/").len(), tags.len());
+    assert_eq!(b.head("main"), a.head("main"));
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use pleach_engine::{Batch, Outcome, RefUpdate};
 
+use pleach_protocol::collect_remote;
+
 use super::*;
 
 /// Manifests and packs at a remote.
@@ -77,7 +79,7 @@ async fn a_push_that_is_cut_at_any_call_is_done_or_not_and_can_be_repeated() {
             let mut n = 0;
             while cut_push(&before, rows, n, fault).await {
                 // Of the manifests that are read at once, one is like another.
-                n = if pushes == 64 && n == 4 { 62 } else { n + 1 };
+                n = if pushes == 64 && n == 5 { 63 } else { n + 1 };
             }
             assert!(n >= 3, "calls of a push: {n}");
         }
@@ -116,7 +118,7 @@ async fn a_fetch_that_is_cut_at_any_call_moves_nothing_and_can_be_repeated() {
             }
             n += 1;
         }
-        assert_eq!(n, 4, "a list, two manifests, a pack");
+        assert_eq!(n, 5, "the format, a list, two manifests, a pack");
     }
 }
 
@@ -211,4 +213,123 @@ async fn what_is_somebody_elses_is_not_written_into() {
     let error = a.try_push(Force::No).await.unwrap_err();
     assert!(matches!(&error, Error::NotARemote { found, .. } if found == "thesis.txt"), "{error}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_manifest_of_a_remote_that_was_removed_hides_none_of_the_one_begun_again() {
+    // What sorts first is another one each time.
+    for _ in 0..6 {
+        let (memory, remote, a, b) = two_copies().await;
+        a.put(1, "nobody's");
+        let left = memory.objects();
+        a.push().await;
+        let stray = memory.objects().into_iter().filter(|(key, _)| !left.contains_key(key));
+        memory.set(BTreeMap::new());
+        let c = Copy::new(&remote);
+        let head = c.put(0, "begun again");
+        c.push().await;
+        memory.set(memory.objects().into_iter().chain(stray).collect());
+        // Who was before, with it and beside it; who was never there; and who writes.
+        for reader in [&a, &b, &Copy::new(&remote)] {
+            reader.fetch().await;
+            assert_eq!(reader.tracking(), [("remotes/origin/main".to_owned(), head)]);
+        }
+        let head = c.put(1, "goes on");
+        assert_eq!(c.push().await.refs[0].status, RefStatus::Updated);
+        assert!(a.try_push(Force::No).await.unwrap().is_rejected());
+        b.fetch().await;
+        assert_eq!(b.tracking(), [("remotes/origin/main".to_owned(), head)]);
+        check_whole(&b.db);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_without_a_format_is_damage_and_nothing_is_begun_beside_it() {
+    let (memory, remote, a, b) = two_copies().await;
+    let mut objects = memory.objects();
+    objects.remove("format");
+    memory.set(objects.clone());
+    a.put(1, "more");
+    for error in [b.try_fetch().await.unwrap_err(), a.try_push(Force::No).await.unwrap_err()] {
+        assert!(matches!(&error, Error::DamagedRemote { key, .. } if key == "format"), "{error}");
+    }
+    let error = Copy::new(&remote).try_fetch().await.unwrap_err();
+    assert!(matches!(&error, Error::DamagedRemote { key, .. } if key == "format"), "{error}");
+    assert_eq!(memory.objects(), objects);
+}
+
+/// A remote of six packs, and the calls that read packs when all of it is fetched, up to the `n`-th, which fails.
+async fn cut_clone(n: usize) -> (Arc<Memory>, Copy, Copy) {
+    let memory = Memory::new();
+    let remote = in_memory(&memory);
+    let a = Copy::new(&remote);
+    for part in 0..6 {
+        a.put_rows("main", (part * 150..part * 150 + 150).map(|i| (i, noise(i))));
+        a.push().await;
+    }
+    let b = Copy::new(&remote);
+    // The format, a list and six manifests come before.
+    memory.fail(8 + n, Fault::Refused);
+    b.try_fetch().await.unwrap_err();
+    assert!(memory.failed());
+    assert_eq!(b.tracking(), []);
+    memory.calls();
+    (memory, a, b)
+}
+
+fn packs_read(memory: &Memory) -> usize {
+    memory.calls().iter().filter(|call| *call == "get pack").count()
+}
+
+#[tokio::test]
+async fn a_fetch_that_was_cut_goes_on_after_the_packs_that_it_stored() {
+    for n in 0..6 {
+        let (memory, a, b) = cut_clone(n).await;
+        let fetched = b.fetch().await;
+        assert_eq!(packs_read(&memory), 6 - n, "{fetched:?}");
+        assert_eq!(b.tracking(), a.tracking());
+        check_whole(&b.db);
+        assert_eq!(b.db.setting("fetching.origin").unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_that_goes_on_reads_all_of_it_if_what_was_stored_is_gone_or_the_packs_are_others() {
+    let (memory, a, b) = cut_clone(4).await;
+    assert!(b.db.store().collect(false).unwrap().dead_chunks > 10);
+    b.fetch().await;
+    assert!(packs_read(&memory) >= 6);
+    assert_eq!(b.tracking(), a.tracking());
+    check_whole(&b.db);
+    let (_, a, b) = cut_clone(4).await;
+    collect_remote(&a.db, &a.remote, std::time::Duration::ZERO).await.unwrap();
+    a.put(1, "more");
+    a.push().await;
+    b.fetch().await;
+    assert_eq!(b.tracking(), a.tracking());
+    check_whole(&b.db);
+    for text in ["nonsense", "pack/1"] {
+        let (_, a, b) = cut_clone(2).await;
+        b.db.set_setting("fetching.origin", Some(text)).unwrap();
+        b.fetch().await;
+        assert_eq!(b.tracking(), a.tracking());
+        check_whole(&b.db);
+    }
+}
+
+#[tokio::test]
+async fn a_clone_that_was_cut_stays_and_goes_on_if_it_stored_something() {
+    for n in [0, 3] {
+        let (memory, a, _) = cut_clone(5).await;
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("c");
+        memory.fail(8 + n, Fault::Refused);
+        assert!(clone_database(&a.remote, &path, Options::default(), &Part::default()).await.is_err());
+        assert_eq!((memory.failed(), path.exists()), (true, n > 0));
+        memory.calls();
+        let (db, _) = clone_database(&a.remote, &path, Options::default(), &Part::default()).await.unwrap();
+        assert_eq!(packs_read(&memory), 6 - n);
+        assert_eq!(db.branch("main").unwrap().unwrap().head, a.head("main"));
+        check_whole(&db);
+    }
 }

@@ -99,8 +99,14 @@ impl Objects for Memory {
         })
     }
 
-    async fn get(&self, key: &str, _: usize) -> Result<Option<Bytes>> {
-        self.call("get", key, |objects| objects.get(key).cloned())
+    async fn get(&self, key: &str, bytes_max: usize) -> Result<Option<Bytes>> {
+        match self.call("get", key, |objects| objects.get(key).cloned())? {
+            Some(object) if object.len() > bytes_max => {
+                let (found, limit) = (object.len() as u64, bytes_max as u64);
+                Err(Error::Limit { what: "bytes of an object", found, limit })
+            }
+            got => Ok(got),
+        }
     }
 
     async fn put(&self, key: &str, object: Bytes) -> Result<()> {

@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod servers;
 
-pub(crate) use servers::{Clone, Cluster, Database, Limit, Push, Remote, Role, Serve, Token};
+pub(crate) use servers::{Clone, Cluster, Database, Limit, PacksOf, Push, Remote, Role, Serve, Token};
 
 /// The whole command line.
 #[derive(Debug, Parser)]

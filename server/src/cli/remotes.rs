@@ -10,7 +10,7 @@ use pleach_protocol::{
 use serde_json::{Value, json};
 
 use super::args::{Clone, Limit, Push, Remote};
-use super::{Context, backend, merge, print};
+use super::{Context, backend, merge, packs, print};
 use crate::error::{Failure, Result};
 
 pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
@@ -58,6 +58,8 @@ pub(super) fn remote(context: &mut Context, arguments: Remote) -> Result<()> {
             }
             Ok(())
         }
+        Remote::Compact(of) => packs::compact(context, &database, &of),
+        Remote::Collect(of) => packs::collect(context, &database, &of),
     }
 }
 
@@ -277,7 +279,7 @@ fn url_key(name: &str) -> String {
 }
 
 /// The URL of a remote, with what is for its server.
-fn url_of(context: &Context, database: &Database, name: &str) -> Result<RemoteUrl> {
+pub(super) fn url_of(context: &Context, database: &Database, name: &str) -> Result<RemoteUrl> {
     Ok(context.credentials()?.authorize(known_url(database, name)?))
 }
 

@@ -51,7 +51,8 @@ fn a_directory_is_pushed_to_cloned_and_followed() {
     assert!(bytes < 4000, "{pushed}");
     let pulled = json(&sandbox, &["-C", "a", "pull", "--json"]);
     assert_eq!((&pulled["merge"], &pulled["round_trips"]), (&json!("fast-forward"), &json!(2)));
-    assert_eq!(pulled["bytes_received"], bytes, "what was written is what is read");
+    let format = std::fs::metadata(sandbox.path("remotes/shop/format")).unwrap().len();
+    assert_eq!(pulled["bytes_received"], bytes + format, "what was written is what is read");
     assert_eq!(sandbox.run(&["-C", "a", "get", "t", "k"]).ok(), "2\n");
     let nothing = json(&sandbox, &["-C", "a", "fetch", "--json"]);
     assert_eq!((&nothing["chunks"], &nothing["round_trips"]), (&json!(0), &json!(1)));
@@ -164,4 +165,60 @@ fn a_read_replica_follows_a_directory() {
         sandbox.run(&["-C", "a", "push"]).ok();
         assert_eq!(sandbox.run(&replica.args("db", &["get", "t", "k"])).ok(), format!("{value}\n"));
     }
+}
+
+#[test]
+fn a_remote_is_compacted_and_collected() {
+    let (sandbox, _) = sandbox();
+    let remote = sandbox.path("remotes/shop");
+    let packs = || files(&remote.join("pack")).len() as u64;
+    let done = |args: &[&str]| json(&sandbox, &[&["-C", "a", "remote"], args, &["--json"]].concat());
+    let nothing = sandbox.run(&["-C", "a", "remote", "compact"]).fails(1);
+    assert!(nothing.contains("push to it first"), "{nothing}");
+    for i in 0..3 {
+        commit(&sandbox, "a", "k", &noise(i));
+        sandbox.run(&["-C", "a", "push"]).ok();
+    }
+    assert_eq!(packs(), 3);
+    let compacted = done(&["compact"]);
+    assert_eq!(
+        (&compacted["packs"], &compacted["retired"], &compacted["removed"]),
+        (&json!(1), &json!(3), &json!(0))
+    );
+    assert_eq!(packs(), 4, "whoever reads them can go on for a day");
+    let compacted = done(&["compact", "origin", "--now"]);
+    assert_eq!(
+        (&compacted["packs"], &compacted["retired"], &compacted["removed"]),
+        (&json!(1), &json!(0), &json!(3))
+    );
+    assert_eq!(packs(), 1);
+    // What a push by force replaced is kept until it is collected.
+    let bytes = |dir: &Path| files(dir).iter().map(|file| file.metadata().unwrap().len()).sum::<u64>();
+    sandbox.run(&["-C", "a", "reset", "HEAD~3", "--hard"]).ok();
+    commit(&sandbox, "a", "k", "instead");
+    sandbox.run(&["-C", "a", "push", "--force"]).ok();
+    done(&["compact", "--now"]);
+    assert!(bytes(&remote.join("pack")) > 150_000);
+    let line = sandbox.run(&["-C", "a", "remote", "collect", "--now"]).ok();
+    assert!(line.starts_with("1 pack, ") && line.contains("0 to be removed later"), "{line}");
+    assert!(bytes(&remote.join("pack")) < 20_000);
+    sandbox.run(&["clone", &format!("file://{}", remote.display()), "b"]).ok();
+    assert_eq!(sandbox.run(&["-C", "b", "get", "t", "k"]).ok(), "instead\n");
+    // Whoever has not everything that is there cannot rewrite it.
+    sandbox.run(&["init", "c"]).ok();
+    sandbox.run(&["-C", "c", "remote", "add", "origin", &format!("file://{}", remote.display())]).ok();
+    let refused = sandbox.run(&["-C", "c", "remote", "collect"]).fails(2);
+    assert!(refused.contains("fetch, then try again"), "{refused}");
+    let unknown = sandbox.run(&["-C", "c", "remote", "compact", "other"]).fails(1);
+    assert!(unknown.contains("no remote `other`"), "{unknown}");
+}
+
+/// A value that does not compress and is no small push.
+fn noise(seed: u64) -> String {
+    let mut state = seed.wrapping_add(1);
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'0' + (state >> 58) as u8)
+    };
+    (0..100_000).map(|_| next()).collect()
 }

@@ -21,6 +21,21 @@ pub(crate) enum Remote {
         /// Its name
         name: String,
     },
+    /// Merge what small pushes piled up at a remote in a directory or bucket
+    Compact(PacksOf),
+    /// Rewrite a remote in a directory or bucket: what forced and deleted branches and tags left there is gone for good
+    Collect(PacksOf),
+}
+
+/// A remote in a directory or bucket.
+#[derive(Debug, Args)]
+pub(crate) struct PacksOf {
+    /// The remote
+    #[arg(default_value = "origin")]
+    pub(crate) name: String,
+    /// Remove packs that are not needed any more at once, not after a day: whoever reads them begins again
+    #[arg(long)]
+    pub(crate) now: bool,
 }
 
 fn rate(text: &str) -> Result<u64, String> {
