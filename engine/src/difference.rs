@@ -63,6 +63,8 @@ pub struct Difference {
     opened: bool,
     /// Where a piece goes on of which the holder has the beginning.
     resumed: Option<Resumed>,
+    /// See [`Difference::left_out`].
+    left_out: u32,
     sent: HashSet<Hash>,
     /// What the hashes of the commits and of what was sent take: there is no doing with less.
     lease: Lease,
@@ -129,7 +131,18 @@ pub fn difference(database: &Database, targets: &[Hash], bases: &[Hash]) -> Resu
     let roots = target_roots.into_iter().map(|hash| Root { hash, candidates: held_roots.clone() });
     let roots = roots.collect::<Vec<_>>().into_iter();
     let (stack, sent, lease) = (Vec::new(), HashSet::new(), store.lease());
-    Ok(Difference { store, _pins: pins, commits, roots, stack, opened: false, resumed: None, sent, lease })
+    Ok(Difference {
+        store,
+        _pins: pins,
+        commits,
+        roots,
+        stack,
+        opened: false,
+        resumed: None,
+        left_out: 0,
+        sent,
+        lease,
+    })
 }
 
 impl Difference {
@@ -148,6 +161,21 @@ impl Difference {
             self.opened = false;
         }
         self.leave_way();
+    }
+
+    /// How many pieces are still to come, beside that of the chunk that was given last.
+    pub fn pieces(&self) -> usize {
+        self.commits.len() + self.roots.len()
+    }
+
+    /// The newest commit that is still to come.
+    pub fn newest(&self) -> Option<Hash> {
+        self.commits.as_slice().last().copied()
+    }
+
+    /// How many children of the chunk that was given last, the first ones, lie before the place where its piece goes on.
+    pub fn left_out(&self) -> u32 {
+        self.left_out
     }
 
     /// The index of the first child that the holder lacks of a chunk, if it stands on the way to where the piece goes on.
@@ -221,7 +249,8 @@ impl Difference {
         self.lease.take((self.commits.len() * Hash::LEN + self.sent.len() * SENT_BYTES) as u64);
         let held: HashSet<Hash> =
             candidates.iter().flat_map(|chunk| chunk.children().chain([*chunk.hash()])).collect();
-        let first = self.place(chunk.hash(), child) as usize;
+        self.left_out = self.place(chunk.hash(), child);
+        let first = self.left_out as usize;
         let mut follow = Vec::new();
         let mut following = HashSet::new();
         for (i, child) in chunk.children().enumerate() {

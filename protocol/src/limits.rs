@@ -19,6 +19,9 @@ pub const FIELDS_MAX: usize = REFS_MAX + 64;
 /// Messages on their way between the network and the thread that reads or writes chunks, on each side.
 pub const MESSAGES_AHEAD: usize = 8;
 
+/// Tables and indexes of a commit that are counted to tell how much a clone is: the root of each is read.
+pub const COUNTED_TABLES_MAX: usize = 1024;
+
 /// Most children that one chunk can have: each takes a hash of its bytes.
 pub const CHILDREN_MAX: usize = CHUNK_BYTES_MAX / Hash::LEN;
 

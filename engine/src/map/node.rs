@@ -629,7 +629,8 @@ impl Node {
     }
 }
 
-fn value_bytes(value: &Stored<'_>) -> u64 {
+/// Bytes of a value, an out-of-line one with its whole length.
+pub(crate) fn value_bytes(value: &Stored<'_>) -> u64 {
     match (value.tag, value.bytes.last_chunk::<8>()) {
         (Tag::Blob, Some(len)) => u64::from_le_bytes(*len),
         _ => value.bytes.len() as u64,

@@ -18,6 +18,7 @@ use super::manifest::Pack;
 use super::position::{self, Position, Refs};
 use crate::client::{RemoteRefs, Settle, blocking, move_refs};
 use crate::error::{Error, ErrorKind, Result};
+use crate::flow::Tally;
 use crate::limits::{FETCH_ATTEMPTS, PACK_BYTES_MAX, PACKS_AHEAD};
 use crate::receiver::Receiver;
 use crate::refs::{HEADS, RefPatterns};
@@ -111,8 +112,8 @@ async fn attempt(
         settle: settle.clone(),
     };
     let thread = {
-        let database = database.clone();
-        tokio::task::spawn_blocking(move || goal.store(&database, route.hold, received))
+        let (database, tally) = (database.clone(), place.flow.begin());
+        tokio::task::spawn_blocking(move || goal.store(&database, route.hold, received, tally))
     };
     let read = read(place, packs, messages, transfer).await;
     let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
@@ -246,12 +247,16 @@ impl Goal {
         database: &Database,
         hold: Hold,
         mut packs: mpsc::Receiver<Bytes>,
+        mut tally: Tally,
     ) -> Result<(u64, Vec<RefResult>)> {
         let mut receiver = Receiver::holding(database, hold)?;
         loop {
             match packs.blocking_recv() {
                 Some(end) if end.is_empty() => break,
-                Some(pack) => receiver.receive(&pack)?,
+                Some(pack) => {
+                    receiver.receive(&pack)?;
+                    tally.at(receiver.done(), None);
+                }
                 None => return Err(Error::Cut { records: receiver.records() }),
             }
         }
@@ -259,7 +264,7 @@ impl Goal {
         let all: RemoteRefs = position::public(refs).map(|(name, hash)| (name.clone(), *hash)).collect();
         let wanted: Vec<Hash> = all.values().copied().collect();
         let received = receiver.finish_recorded(self.records, &wanted)?;
-        let records = received.records;
+        let (records, done) = (received.records, received.done);
         let _hold = received.append(database)?;
         let chosen: RemoteRefs = all.into_iter().filter(|(name, _)| self.patterns.matches(name)).collect();
         let results = move_refs(database, &wanted, || {
@@ -268,6 +273,7 @@ impl Goal {
             Ok((moves, results))
         })?;
         position::write(database, &self.name, &self.reached)?;
+        tally.end(done);
         Ok((records, results))
     }
 }
