@@ -71,5 +71,6 @@ pub use progress::{Meter, Observer, Progress};
 pub use refs::{NAME_BYTES_MAX, RefUpdate};
 pub use stats::Stats;
 pub use store::{
-    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Scratch, Store, Ticket, Verify,
+    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Scratch, Store, Stored, Ticket,
+    Verify,
 };

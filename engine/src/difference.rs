@@ -163,6 +163,23 @@ impl Difference {
         self.leave_way();
     }
 
+    /// The chunk that comes next, and its index among its parent's children, if the holder has no earlier version of the parent. [`Difference::took`] passes over it.
+    pub fn lone(&self) -> Option<(Hash, u32)> {
+        let open = self.stack.last().filter(|open| open.candidates.is_empty())?;
+        let index = *open.follow.get(open.next)?;
+        Some((open.chunk.child(index as usize)?, index))
+    }
+
+    /// Notes that the holder gets the next chunk in another way. It has no strong children.
+    pub fn took(&mut self) {
+        if let (Some((hash, index)), Some(open)) = (self.lone(), self.stack.last_mut()) {
+            open.next += 1;
+            (self.opened, self.left_out) = (false, 0);
+            self.place(&hash, Some(index));
+            self.sent.insert(hash);
+        }
+    }
+
     /// How many pieces are still to come, beside that of the chunk that was given last.
     pub fn pieces(&self) -> usize {
         self.commits.len() + self.roots.len()

@@ -51,9 +51,19 @@ struct Pieces {
     before: Extent,
 }
 
-/// What stands below the children that follow a chunk, once that was asked.
+/// What stands below the children of a chunk, once that was asked: as it says itself, and of those that follow.
 #[derive(Debug, Default)]
-pub(crate) struct Below(Option<Vec<Extent>>);
+pub(crate) struct Below {
+    said: Option<Vec<Extent>>,
+    following: Option<Vec<Extent>>,
+}
+
+impl Below {
+    /// What the chunk says of a child.
+    pub(crate) fn of(&mut self, chunk: &Chunk, child: u32) -> Option<Extent> {
+        self.said.get_or_insert_with(|| Extent::below(chunk)).get(child as usize).copied()
+    }
+}
 
 impl Default for Counter {
     fn default() -> Counter {
@@ -121,7 +131,7 @@ impl Counter {
         below: &mut Below,
         next: usize,
     ) -> Result<Extent> {
-        let below = match &mut below.0 {
+        let below = match &mut below.following {
             Some(below) => below,
             none => none.insert(Extent::of_children(store, chunk, follow)?),
         };

@@ -8,7 +8,7 @@ use pleach_engine::{
 
 use crate::ahead::{Below, Counter, Totals};
 use crate::edits;
-use crate::encoding::{Encoder, Encoding};
+use crate::encoding::{Encoder, Encoding, Like};
 use crate::error::{Error, Result};
 use crate::limits::{EDITS_BYTES_MAX, EDITS_ROWS_MAX, MESSAGE_BYTES};
 use crate::record::{BaseName, Follow, Record};
@@ -31,6 +31,8 @@ pub struct Sender {
     is_done: bool,
     /// Whether what is sent is all that its newest commit has.
     is_whole: bool,
+    /// Whether leaves may travel as the store has them.
+    as_stored: bool,
 }
 
 struct Step {
@@ -63,6 +65,7 @@ impl Sender {
             is_long: false,
             is_done: false,
             is_whole: false,
+            as_stored: false,
         })
     }
 
@@ -78,9 +81,19 @@ impl Sender {
         Sender { is_whole, ..self }
     }
 
+    /// Whether leaves may travel as the store has them compressed, without being looked into: for a receiver that takes them at once, and will find what a
+    /// disk has damaged. What is kept for later is better checked before.
+    #[must_use]
+    pub fn with_stored(self, as_stored: bool) -> Sender {
+        Sender { as_stored, ..self }
+    }
+
     /// The next message, of about [`MESSAGE_BYTES`]; `None` when everything was given.
     pub fn next_message(&mut self) -> Result<Option<Bytes>> {
         while self.message.len() < MESSAGE_BYTES {
+            if self.as_stored && self.write_stored()? {
+                continue;
+            }
             match self.difference.next() {
                 Some(sent) => self.write(sent?)?,
                 None => {
@@ -156,15 +169,21 @@ impl Sender {
         }
         let io = |error: std::io::Error| Error::Lost { what: error.to_string() };
         let base_bytes = base.as_ref().map(Chunk::bytes);
+        let like = match sent.chunk.level() {
+            0 => Like::Leaf(sent.chunk.kind()),
+            _ => Like::Inner,
+        };
         let (encoding, payload) = match &edits {
             Some((edits, _)) if !sent.follow.is_empty() => (Encoding::Edits, edits.as_slice()),
             // A tree of one node may be smaller as that.
-            edits => match (edits, self.encoder.encode(sent.chunk.bytes(), base_bytes).map_err(io)?) {
-                (Some((edits, _)), (_, chunk)) if edits.len() < chunk.len() => {
-                    (Encoding::Edits, edits.as_slice())
+            edits => {
+                match (edits, self.encoder.encode_like(like, sent.chunk.bytes(), base_bytes).map_err(io)?) {
+                    (Some((edits, _)), (_, chunk)) if edits.len() < chunk.len() => {
+                        (Encoding::Edits, edits.as_slice())
+                    }
+                    (_, chunk) => chunk,
                 }
-                (_, chunk) => chunk,
-            },
+            }
         };
         let follow = match (encoding, &edits) {
             (Encoding::Edits, Some((_, extent))) => {
@@ -193,6 +212,43 @@ impl Sender {
         self.path.push(Step { chunk: sent.chunk, base, follow, next: 0, below: Below::default() });
         while self.path.pop_if(|step| step.is_complete()).is_some() {}
         Ok(())
+    }
+
+    /// Writes the next chunk as it lies in the store, if that can be.
+    fn write_stored(&mut self) -> Result<bool> {
+        let (Some((hash, child)), Some(step)) = (self.difference.lone(), self.path.last_mut()) else {
+            return Ok(false);
+        };
+        // A chunk that nothing counts but itself must be looked into.
+        let Some(extent) = step.below.of(&step.chunk, child).filter(|extent| extent.bytes > 0) else {
+            return Ok(false);
+        };
+        let stored = self.database.store().stored(&hash).map_err(pleach_engine::Error::from)?;
+        let Some(stored) = stored else { return Ok(false) };
+        // What is not compressed there may not have been tried.
+        let like = Like::Below(step.chunk.kind(), step.chunk.level());
+        let (encoding, payload) = match stored.is_zipped() {
+            true => (Encoding::Zstd, stored.payload()),
+            false => {
+                let encoded = self.encoder.encode_like(like, stored.payload(), None);
+                encoded.map_err(|error| Error::Lost { what: error.to_string() })?
+            }
+        };
+        self.difference.took();
+        self.counter.add(extent);
+        step.next += 1;
+        let record = Record {
+            encoding,
+            raw_len: stored.raw_len(),
+            top: None,
+            base: None,
+            follow: Follow::None,
+            payload,
+        };
+        record.write(&mut self.message);
+        self.records += 1;
+        while self.path.pop_if(|step| step.is_complete()).is_some() {}
+        Ok(true)
     }
 
     /// What makes child `child` of the last chunk of child `of_base` of its base, as a payload: if both are tables, and the rows are not too many.

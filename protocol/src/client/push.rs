@@ -373,7 +373,8 @@ impl Sending {
             difference = difference.resumed(top, path);
         }
         let is_all = bases.is_empty();
-        let mut sender = Sender::new(&self.database, difference)?.with_edits(edits).with_all(is_all);
+        let mut sender =
+            Sender::new(&self.database, difference)?.with_edits(edits).with_all(is_all).with_stored(true);
         while going {
             match sender.next_message()? {
                 Some(data) => {
