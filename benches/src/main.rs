@@ -77,6 +77,9 @@ enum Command {
         /// Rows of the table, 70 bytes each
         #[arg(long, default_value_t = 1_000_000)]
         rows: u64,
+        /// Only these parts: clones, exchanges, rivals
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
         /// Where the databases are made, and removed afterwards [default: the system's temporary directory]
         #[arg(long)]
         directory: Option<PathBuf>,
@@ -186,11 +189,12 @@ fn main() -> Result<()> {
             let directory = directory.unwrap_or_else(std::env::temp_dir);
             history::run(commits, branches, &directory, &mut print_figure)
         }
-        Command::Sync { rows, directory } => {
+        Command::Sync { rows, only, directory } => {
             if rows < 10_000 {
                 bail!("a table of {rows} rows is too small to measure; give --rows 10000 or more");
             }
-            sync::run(rows, &directory.unwrap_or_else(std::env::temp_dir), &mut print_figure)
+            let only = chosen("part", only, &sync::PARTS)?;
+            sync::run(rows, &only, &directory.unwrap_or_else(std::env::temp_dir), &mut print_figure)
         }
         Command::Worker { system, rows, directory, tuning } => worker::serve(
             &system,

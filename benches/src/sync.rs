@@ -15,8 +15,8 @@ use pleach_protocol::proto::{self, fetch_response::Message, sync_client::SyncCli
 use pleach_protocol::record::Record;
 use pleach_protocol::testing::{Counts, Proxy};
 use pleach_protocol::{
-    Databases, Force, Part, PushUpdate, RefPatterns, Remote, RemoteUrl, Sender, SyncService, Transfer,
-    clone_database, fetch, push, transport,
+    Databases, Force, Part, PushUpdate, Receiver, RefPatterns, Remote, RemoteUrl, Sender, SyncService,
+    Transfer, clone_database, fetch, push, transport,
 };
 use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
@@ -43,25 +43,36 @@ const MANY_ROWS: u64 = 1_000;
 /// How often a small thing is repeated for its median.
 const REPEATS: usize = 100;
 
-/// Measures everything on `count` rows, below `directory`, and hands each figure to `show`.
+/// Measures everything, or the parts in `only`, on `count` rows, below `directory`, and hands each figure to `show`.
 ///
 /// # Errors
 /// The databases', the network's, and the operating system's.
-pub fn run(count: u64, directory: &Path, show: &mut dyn FnMut(Figure)) -> Result<()> {
+pub fn run(count: u64, only: &[String], directory: &Path, show: &mut dyn FnMut(Figure)) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let place = tempfile::tempdir_in(directory)?;
     let bench = Bench { count, place: place.path(), runtime: &runtime };
-    bench.clones(show)?;
-    for delay in [0, 20, 100] {
-        bench.exchanges(Duration::from_millis(delay), show)?;
+    let is_wanted = |part: &str| only.is_empty() || only.iter().any(|only| only == part);
+    if is_wanted("clones") {
+        bench.clones(show)?;
     }
-    bench.latency(show)?;
-    bench.sender(show)?;
-    for delay in [0, 20, 100] {
-        rivals::git(&bench, Duration::from_millis(delay), show)?;
+    if is_wanted("exchanges") {
+        for delay in [0, 20, 100] {
+            bench.exchanges(Duration::from_millis(delay), show)?;
+        }
+        bench.latency(show)?;
+        bench.sender(show)?;
     }
-    rivals::rsync(&bench, show)
+    if is_wanted("rivals") {
+        for delay in [0, 20, 100] {
+            rivals::git(&bench, Duration::from_millis(delay), show)?;
+        }
+        rivals::rsync(&bench, show)?;
+    }
+    Ok(())
 }
+
+/// The parts of the measurement.
+pub const PARTS: [&str; 3] = ["clones", "exchanges", "rivals"];
 
 /// What every case needs.
 struct Bench<'a> {
@@ -175,6 +186,12 @@ impl Bench<'_> {
                 (0..self.count).map(|i| (i, if random { incompressible(i) } else { value(i, 0) })),
             )?;
             database.store().compact()?;
+            database.close()?;
+            server.databases.close()?;
+            let opened = Options { compression, ..options() };
+            self.ends(&directory, &opened, &mut figure)?;
+            let server = Server::start(self, &directory, opened)?;
+            let database = server.databases.get(NAME)?.context("the database is gone")?;
             let before = least_anonymous_bytes()?;
             let (cpu, since) = (cpu_nanos(), Instant::now());
             let (peak, stop) = peak_memory();
@@ -209,6 +226,52 @@ impl Bench<'_> {
             std::fs::remove_dir_all(&directory)?;
         }
         Ok(())
+    }
+
+    /// The ends of a clone one by one, without a network between: CPU of each for a GB of rows, beside that of zstd for the same chunks.
+    fn ends(
+        &self,
+        directory: &Path,
+        options: &Options,
+        figure: &mut dyn FnMut(&'static str, f64),
+    ) -> Result<()> {
+        let gigabytes = (self.count * ROW_BYTES) as f64 / 1e9;
+        let database = Database::open(&directory.join(NAME), options.clone())?;
+        let head = database.branch(MAIN)?.and_then(|branch| branch.head).context("no commit")?;
+        let cpu = cpu_nanos();
+        let mut sender = Sender::new(&database, difference(&database, &[head], &[])?)?.with_stored(true);
+        let mut messages = Vec::new();
+        while let Some(message) = sender.next_message()? {
+            messages.push(message);
+        }
+        figure("sender_cpu_s_per_GB", (cpu_nanos() - cpu) as f64 / 1e9 / gigabytes);
+        let records = sender.records();
+        let path = directory.join("received");
+        let received = Database::init(&path, Options { background: false, ..options.clone() })?;
+        let cpu = cpu_nanos();
+        let mut receiver = Receiver::new(&received)?;
+        messages.iter().try_for_each(|message| receiver.receive(message))?;
+        let _hold = receiver.finish(records, &[head])?.append(&received)?;
+        figure("receiver_cpu_s_per_GB", (cpu_nanos() - cpu) as f64 / 1e9 / gigabytes);
+        received.close()?;
+        std::fs::remove_dir_all(&path)?;
+        let chunks = difference(&database, &[head], &[])?.map(|sent| Ok(sent?.chunk));
+        let chunks = chunks.collect::<Result<Vec<_>>>()?;
+        let cpu = cpu_nanos();
+        let zipped = chunks
+            .iter()
+            .map(|chunk| zstd::bulk::compress(chunk.bytes(), 1))
+            .collect::<Result<Vec<_>, _>>()?;
+        figure("zstd1_of_each_node_cpu_s_per_GB", (cpu_nanos() - cpu) as f64 / 1e9 / gigabytes);
+        let cpu = cpu_nanos();
+        for (zipped, chunk) in zipped.iter().zip(&chunks) {
+            zstd::bulk::decompress(zipped, chunk.bytes().len())?;
+        }
+        figure("of_inflating_them", (cpu_nanos() - cpu) as f64 / 1e9 / gigabytes);
+        let cpu = cpu_nanos();
+        ensure!(chunks.iter().all(|chunk| Hash::of(chunk.bytes()) == *chunk.hash()), "a chunk is damaged");
+        figure("of_hashing_them", (cpu_nanos() - cpu) as f64 / 1e9 / gigabytes);
+        Ok(database.close()?)
     }
 
     /// Small exchanges, on an open connection with a delay each way.

@@ -128,13 +128,39 @@ impl Chunk {
     /// # Panics
     /// If the result would break an invariant of the layout, or the room is not of the list's length: the caller's bug.
     pub fn build_in(
-        mut bytes: Vec<u8>,
+        bytes: Vec<u8>,
         kind: u8,
         level: u8,
         run: Option<(u32, u32)>,
         list: &[u32],
         weak: u16,
     ) -> Chunk {
+        Chunk::hashed(Chunk::lay_out(bytes, kind, level, run, list, weak))
+    }
+
+    /// The chunk with bytes that [`Chunk::lay_out`] gave.
+    ///
+    /// # Panics
+    /// If they break an invariant of the layout: the caller's bug.
+    pub fn hashed(bytes: Vec<u8>) -> Chunk {
+        let parsed = Header::parse(&bytes);
+        assert!(parsed.is_ok(), "chunk breaks the layout: {:?}", parsed.err());
+        let header = parsed.unwrap_or(Header::EMPTY);
+        Chunk(Arc::new(Inner::new(Hash::of(&bytes), bytes, header)))
+    }
+
+    /// The bytes of [`Chunk::build_in`], for whoever wants no hash of them.
+    ///
+    /// # Panics
+    /// If the room is not of the list's length: the caller's bug.
+    pub fn lay_out(
+        mut bytes: Vec<u8>,
+        kind: u8,
+        level: u8,
+        run: Option<(u32, u32)>,
+        list: &[u32],
+        weak: u16,
+    ) -> Vec<u8> {
         let (run_start, run_count) = run.filter(|&(_, count)| count > 0).unwrap_or((0, 0));
         assert!(list.len() <= usize::from(u16::MAX), "a chunk lists at most 65,535 single addresses");
         let offsets = list.iter().flat_map(|offset| offset.to_le_bytes());
@@ -147,10 +173,7 @@ impl Chunk {
             .chain(offsets);
         assert!(bytes.len() >= HEADER_BYTES + 4 * list.len(), "a chunk begins with room for its header");
         bytes.iter_mut().zip(header).for_each(|(place, byte)| *place = byte);
-        let parsed = Header::parse(&bytes);
-        assert!(parsed.is_ok(), "chunk breaks the layout: {:?}", parsed.err());
-        let header = parsed.unwrap_or(Header::EMPTY);
-        Chunk(Arc::new(Inner::new(Hash::of(&bytes), bytes, header)))
+        bytes
     }
 
     /// The chunk with these bytes, whose hash must be `expected`.

@@ -60,6 +60,7 @@ pub use pins::Hold;
 pub use promised::Source;
 pub use scratch::Scratch;
 pub use sync::Ticket;
+pub use view::Stored;
 
 /// When an append is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -347,6 +348,13 @@ impl Store {
     pub fn local(&self, hash: &Hash) -> Result<Option<Chunk>> {
         self.check_cancelled()?;
         self.shared.get(hash)
+    }
+
+    /// The chunk as it lies in a table, if it has no strong children, and is no difference and needs no dictionary: for whoever passes it on to one who checks it. It is neither
+    /// hashed nor kept in memory. `None` if it lies otherwise, or is not here.
+    pub fn stored(&self, hash: &Hash) -> Result<Option<Stored>> {
+        self.check_cancelled()?;
+        self.shared.stored(hash)
     }
 
     /// The child of `parent`, a chunk of this store, at `index` of [`Chunk::children`]; `None` if the store does not have it. A parent that is in

@@ -97,11 +97,7 @@ fn pieces(reader: &impl Read, address: &Hash, len: u64) -> Result<Vec<Piece>> {
     let body = body_of_kind(&root)?;
     let pieces: Vec<Piece> = match root.level() {
         0 => vec![(*address, body.len() as u32)],
-        _ => {
-            let lengths = body.get(root.run().len()..).unwrap_or_default().as_chunks::<4>().0;
-            let lengths = lengths.iter().map(|len| u32::from_le_bytes(*len));
-            root.children().zip(lengths).collect()
-        }
+        _ => root.children().zip(lengths(&root).map(|len| len as u32)).collect(),
     };
     let found: u64 = pieces.iter().map(|(_, len)| u64::from(*len)).sum();
     if found != len || len > VALUE_BYTES_MAX as u64 {
@@ -167,6 +163,12 @@ fn blob_address(stored: Stored<'_>) -> Option<(Hash, u64)> {
     let address = *stored.bytes.first_chunk::<{ Hash::LEN }>()?;
     let len = *stored.bytes.last_chunk::<8>()?;
     Some((Hash::from_bytes(address), u64::from_le_bytes(len)))
+}
+
+/// The lengths of the pieces that a list names.
+pub(crate) fn lengths(list: &Chunk) -> impl Iterator<Item = u64> {
+    let lengths = list.body().get(list.run().len()..).unwrap_or_default().as_chunks::<4>().0;
+    lengths.iter().map(|len| u64::from(u32::from_le_bytes(*len)))
 }
 
 fn body_of_kind(chunk: &Chunk) -> Result<&[u8]> {

@@ -69,6 +69,8 @@ pub struct Difference {
     opened: bool,
     /// Where a piece goes on of which the holder has the beginning.
     resumed: Option<Resumed>,
+    /// See [`Difference::left_out`].
+    left_out: u32,
     sent: HashSet<Hash>,
     /// What the hashes of the commits and of what was sent take: there is no doing with less.
     lease: Lease,
@@ -151,8 +153,21 @@ pub fn difference_in(
     let roots = target_roots.into_iter().map(|hash| Root { hash, candidates: held_roots.clone() });
     let roots = roots.collect::<Vec<_>>().into_iter();
     let (stack, sent, lease) = (Vec::new(), HashSet::new(), store.lease());
-    let (opened, resumed) = (false, None);
-    Ok(Difference { store, _pins: pins, commits, roots, stack, scope, known, opened, resumed, sent, lease })
+    let (opened, resumed, left_out) = (false, None, 0);
+    Ok(Difference {
+        store,
+        _pins: pins,
+        commits,
+        roots,
+        stack,
+        scope,
+        known,
+        opened,
+        resumed,
+        left_out,
+        sent,
+        lease,
+    })
 }
 
 impl Difference {
@@ -171,6 +186,38 @@ impl Difference {
             self.opened = false;
         }
         self.leave_way();
+    }
+
+    /// The chunk that comes next, and its index among its parent's children, if the holder has no earlier version of the parent. [`Difference::took`] passes over it.
+    pub fn lone(&self) -> Option<(Hash, u32)> {
+        let open = self.stack.last().filter(|open| open.candidates.is_empty())?;
+        let index = *open.follow.get(open.next)?;
+        Some((open.chunk.child(index as usize)?, index))
+    }
+
+    /// Notes that the holder gets the next chunk in another way. It has no strong children.
+    pub fn took(&mut self) {
+        if let (Some((hash, index)), Some(open)) = (self.lone(), self.stack.last_mut()) {
+            open.next += 1;
+            (self.opened, self.left_out) = (false, 0);
+            self.place(&hash, Some(index));
+            self.sent.insert(hash);
+        }
+    }
+
+    /// How many pieces are still to come, beside that of the chunk that was given last.
+    pub fn pieces(&self) -> usize {
+        self.commits.len() + self.roots.len()
+    }
+
+    /// The newest commit that is still to come.
+    pub fn newest(&self) -> Option<Hash> {
+        self.commits.as_slice().last().copied()
+    }
+
+    /// How many children of the chunk that was given last, the first ones, lie before the place where its piece goes on.
+    pub fn left_out(&self) -> u32 {
+        self.left_out
     }
 
     /// The index of the first child that the holder lacks of a chunk, if it stands on the way to where the piece goes on.
@@ -246,17 +293,18 @@ impl Difference {
             (Some(_), Some(open)) => open.place.of_child(&open.chunk),
             _ => Place::of_top(&chunk),
         };
-        let left_out = self.scope.left_out(&chunk, place)?;
+        let unwanted = self.scope.left_out(&chunk, place)?;
         self.lease.take((self.commits.len() * Hash::LEN + self.sent.len() * SENT_BYTES) as u64);
         let mut held = HashSet::new();
         for candidate in &candidates {
             held.insert(*candidate.hash());
-            // What was left out of an earlier version is not here either.
-            let left_out = self.scope.left_out(candidate, place)?;
+            // The holder has no more of an earlier version.
+            let unwanted = self.scope.left_out(candidate, place)?;
             let children = candidate.children().enumerate();
-            held.extend(children.filter(|(i, _)| !left_out.contains(&(*i as u32))).map(|(_, child)| child));
+            held.extend(children.filter(|(i, _)| !unwanted.contains(&(*i as u32))).map(|(_, child)| child));
         }
-        let first = self.place(chunk.hash(), child) as usize;
+        self.left_out = self.place(chunk.hash(), child);
+        let first = self.left_out as usize;
         let mut follow = Vec::new();
         let mut following = HashSet::new();
         for (i, child) in chunk.children().enumerate() {
@@ -264,7 +312,7 @@ impl Difference {
             let parent_commit = chunk.kind() == COMMIT && i > 0;
             if !parent_commit
                 && i >= first
-                && !left_out.contains(&(i as u32))
+                && !unwanted.contains(&(i as u32))
                 && !held.contains(&child)
                 && !self.sent.contains(&child)
                 && following.insert(child)

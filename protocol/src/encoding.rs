@@ -1,5 +1,6 @@
 //! How a chunk's bytes travel: as they are, compressed, or as a delta: compressed with an earlier version of the same node before
-//! it. The sender tries what it has and takes the smallest. Called by `sender` and `receiver`.
+//! it. The sender tries what it has and takes the smallest, but does not try again and again what has not helped: values that are compressed already, or random, cost as
+//! much to compress as others. Called by `sender` and `receiver`.
 //!
 //! Compressed payloads are zstd frames without the magic number, checksum and dictionary id: the record around them says the
 //! length, and the chunk's hash is the checksum.
@@ -16,6 +17,34 @@ const FULL_LEVEL: i32 = 1;
 const DELTA_LEVEL: i32 = 3;
 /// A delta that is smaller than this part of the chunk is taken without trying the other encodings.
 const DELTA_GOOD: usize = 4;
+/// A whole chunk is worth compressing if it gets shorter by such a part.
+const FULL_GOOD: usize = 8;
+/// When one was not, so many like it are passed over before the next is tried.
+const PASSED_OVER: u8 = 15;
+/// What is told apart for that.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Like {
+    /// Chunks that lead to others.
+    Inner,
+    /// Other chunks, by their kind.
+    Leaf(u8),
+    /// Chunks that were not looked into, by the kind and the level of what leads to them.
+    Below(u8, u8),
+}
+
+/// How many that are; some may be taken together.
+const LIKES: usize = 9;
+
+impl Like {
+    fn index(self) -> usize {
+        match self {
+            Like::Inner => 0,
+            Like::Leaf(kind) => 1 + usize::from(kind % 4),
+            Like::Below(kind, level) => 5 + usize::from(2 * (kind % 2) + level.min(1)),
+        }
+    }
+}
+
 /// The magic number of a zstd frame, which the one-shot dictionary call always writes and no payload carries.
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
@@ -37,6 +66,8 @@ pub(crate) struct Encoder {
     context: CCtx<'static>,
     delta: Vec<u8>,
     full: Vec<u8>,
+    /// How many chunks that are alike are passed over next.
+    pass_over: [u8; LIKES],
 }
 
 impl Encoder {
@@ -45,7 +76,38 @@ impl Encoder {
         context.set_parameter(CParameter::CompressionLevel(FULL_LEVEL)).map_err(zstd_error)?;
         context.set_parameter(CParameter::Format(FrameFormat::Magicless)).map_err(zstd_error)?;
         context.set_parameter(CParameter::ChecksumFlag(false)).map_err(zstd_error)?;
-        Ok(Encoder { context, delta: Vec::new(), full: Vec::new() })
+        Ok(Encoder { context, delta: Vec::new(), full: Vec::new(), pass_over: [0; LIKES] })
+    }
+
+    /// [`Encoder::encode`] of a chunk that is like others before.
+    pub(crate) fn encode_like<'a>(
+        &'a mut self,
+        like: Like,
+        bytes: &'a [u8],
+        base: Option<&[u8]>,
+    ) -> io::Result<(Encoding, &'a [u8])> {
+        let like = like.index();
+        if base.is_none() && self.pass_over[like] > 0 {
+            self.pass_over[like] -= 1;
+            return Ok((Encoding::Raw, bytes));
+        }
+        let (encoding, len) = {
+            let (encoding, payload) = self.encode(bytes, base)?;
+            (encoding, payload.len())
+        };
+        if base.is_none() && len > bytes.len() - bytes.len() / FULL_GOOD {
+            self.pass_over[like] = PASSED_OVER;
+        }
+        Ok((encoding, self.encoded(encoding, bytes)))
+    }
+
+    /// What was encoded last.
+    fn encoded<'a>(&'a self, encoding: Encoding, bytes: &'a [u8]) -> &'a [u8] {
+        match encoding {
+            Encoding::Raw => bytes,
+            Encoding::Zstd => &self.full,
+            Encoding::Delta | Encoding::Edits => &self.delta[MAGIC.len()..],
+        }
     }
 
     /// The smallest encoding of `bytes`, with or without `base`.
@@ -75,11 +137,7 @@ impl Encoder {
                 best = (Encoding::Zstd, self.full.len());
             }
         }
-        Ok(match best.0 {
-            Encoding::Raw => (Encoding::Raw, bytes),
-            Encoding::Zstd => (Encoding::Zstd, &self.full),
-            Encoding::Delta | Encoding::Edits => (Encoding::Delta, &self.delta[MAGIC.len()..]),
-        })
+        Ok((best.0, self.encoded(best.0, bytes)))
     }
 }
 
@@ -159,6 +217,22 @@ mod tests {
                 decoder.decode(encoding, payload, bytes.len(), base.map_or(&[], Vec::as_slice)).unwrap();
             assert_eq!(&decoded, bytes);
         }
+    }
+
+    #[test]
+    fn what_did_not_help_is_tried_now_and_then_until_it_does() {
+        let noise = |seed: u32| -> Vec<u8> {
+            (0..64).flat_map(|i| *pleach_engine::Hash::of(&(seed + i).to_le_bytes()).as_bytes()).collect()
+        };
+        let rows = text(100);
+        let mut encoder = Encoder::new().unwrap();
+        let mut encode = |kind, bytes: &[u8]| encoder.encode_like(Like::Leaf(kind), bytes, None).unwrap().0;
+        assert_eq!(encode(1, &rows), Encoding::Zstd);
+        assert_eq!(encode(1, &noise(1)), Encoding::Raw);
+        assert_eq!(encode(2, &rows), Encoding::Zstd, "another kind");
+        let next = (0..40).position(|_| encode(1, &rows) == Encoding::Zstd).unwrap();
+        assert_eq!(next, usize::from(PASSED_OVER));
+        assert_eq!(encode(1, &rows), Encoding::Zstd);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What passes between here and a remote, for those who transfer: counted, told, and held to a rate.
+//! What passes between here and a remote, and how far that brings a transfer, for those who transfer: counted, told, and held to a rate.
 //!
 //! A transfer that receives is slowed by not reading: the sender then waits for the window of the connection.
 
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use pleach_engine::Extent;
 
 use crate::error::Result;
 use crate::limits::RATE_MIN;
@@ -29,6 +30,9 @@ type Tell = Box<dyn Fn(&Passed) + Send + Sync>;
 #[derive(Default)]
 struct State {
     passed: Passed,
+    /// What the transfers come to whose total is known, and how many there are of which it is not.
+    total: Extent,
+    untold: usize,
     /// When all that passed so far was due, by the rate.
     due: Option<Instant>,
 }
@@ -40,6 +44,12 @@ pub struct Passed {
     pub bytes_sent: u64,
     /// Bytes that were received.
     pub bytes_received: u64,
+    /// Rows that were received and stored, or sent, and the bytes of their keys and values: those of leaves, when a table travels as these, and those that changed
+    /// alone when it travels so. A transfer that goes on after a cut counts what was there of the commit that was under way.
+    pub done: Extent,
+    /// What `done` is of, if that is known. It is at least `done`, and the same when a transfer ends well; until then it may be an estimate, and get more or less. A server
+    /// says it of a longer transfer, and is believed; of directories and buckets it is known only in the end.
+    pub total: Option<Extent>,
 }
 
 impl Flow {
@@ -57,7 +67,7 @@ impl Flow {
         let mut state = inner.state.lock();
         state.passed.bytes_sent += sent;
         state.passed.bytes_received += received;
-        let passed = state.passed;
+        let passed = state.passed();
         let mut wait = Duration::ZERO;
         if let Some(rate) = inner.rate {
             let now = Instant::now();
@@ -71,6 +81,14 @@ impl Flow {
             tell(&passed);
         }
         wait
+    }
+
+    /// Counts how far a transfer is that begins.
+    pub(crate) fn begin(&self) -> Tally {
+        if let Some(inner) = &self.0 {
+            inner.state.lock().untold += 1;
+        }
+        Tally { flow: self.clone(), done: Extent::default(), total: None, is_kept: false }
     }
 
     pub(crate) async fn received(&self, bytes: u64) {
@@ -94,6 +112,58 @@ impl Flow {
         match &self.0 {
             None => objects,
             Some(_) => Arc::new(Flowing { flow: self.clone(), objects }),
+        }
+    }
+}
+
+impl State {
+    fn passed(&self) -> Passed {
+        Passed { total: (self.untold == 0).then_some(self.total.max(self.passed.done)), ..self.passed }
+    }
+}
+
+/// How far one transfer is. What it did counts no more if it is dropped before its end.
+pub(crate) struct Tally {
+    flow: Flow,
+    done: Extent,
+    total: Option<Extent>,
+    is_kept: bool,
+}
+
+impl Tally {
+    /// Tells how far it is; a total that is not known any more stays what it was.
+    pub(crate) fn at(&mut self, done: Extent, total: Option<Extent>) {
+        let total = total.or(self.total).map(|total| total.max(done));
+        if (done, total) != (self.done, self.total) {
+            self.set(done, total, true);
+        }
+    }
+
+    /// It came to its end.
+    pub(crate) fn end(mut self, done: Extent) {
+        self.is_kept = true;
+        self.set(done, Some(done), true);
+    }
+
+    fn set(&mut self, done: Extent, total: Option<Extent>, is_told: bool) {
+        let Some(inner) = &self.flow.0 else { return };
+        let mut state = inner.state.lock();
+        state.passed.done = state.passed.done.without(self.done) + done;
+        state.total = state.total.without(self.total.unwrap_or_default()) + total.unwrap_or_default();
+        state.untold = state.untold + usize::from(total.is_none()) - usize::from(self.total.is_none());
+        (self.done, self.total) = (done, total);
+        let passed = state.passed();
+        drop(state);
+        if let Some(tell) = inner.tell.as_ref().filter(|_| is_told) {
+            tell(&passed);
+        }
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.set(Extent::default(), Some(Extent::default()), false);
         }
     }
 }

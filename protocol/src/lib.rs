@@ -15,6 +15,7 @@
 //! What is not here: roles, epochs and acknowledgements (replication), arguments and environment (the server).
 
 mod access;
+mod ahead;
 mod client;
 mod codec;
 mod databases;
@@ -41,6 +42,7 @@ mod tls;
 mod transfer;
 
 pub use access::{Access, Bearer, Caller, Credential, Credentials, Grant, Guarded, Right, Token, User};
+pub use ahead::Totals;
 pub use client::{
     ChunkPath, Force, HELD_BACK, PushUpdate, RefChange, Watching, clone_database, fetch, get, get_below,
     pull, push, serve_promised, watch,
@@ -72,6 +74,9 @@ pub fn format_digest() -> u64 {
 
 /// The bit of `features` of a side that takes tables as the rows that changed ([`Encoding::Edits`]).
 pub const FEATURE_EDITS: u64 = 1;
+
+/// The bit of `features` of a side that shows how far a fetch is ([`Totals`]).
+pub const FEATURE_TOTALS: u64 = 2;
 
 /// Whether tables may be sent as rows that changed, to who says this of himself.
 pub fn may_send_edits(digest: u64, features: u64) -> bool {

@@ -19,6 +19,9 @@ pub const FIELDS_MAX: usize = REFS_MAX + 64;
 /// Messages on their way between the network and the thread that reads or writes chunks, on each side.
 pub const MESSAGES_AHEAD: usize = 8;
 
+/// Tables and indexes of a commit that are counted to tell how much a clone is: the root of each is read.
+pub const COUNTED_TABLES_MAX: usize = 1024;
+
 /// Most children that one chunk can have: each takes a hash of its bytes.
 pub const CHILDREN_MAX: usize = CHUNK_BYTES_MAX / Hash::LEN;
 
@@ -119,7 +122,19 @@ pub const BYTES_A_SECOND_MIN: usize = 4 << 10;
 pub const PROGRESS_MAX: usize = 1 << 17;
 
 /// Transfers that one server works on at the same time; more wait for their turn.
-pub const TRANSFERS_MAX: usize = 64;
+pub const TRANSFERS_MAX: usize = LIVE_MAX + LONG_MAX;
+
+/// How many of them are live: for pushes, fetches that catch up with a little, and gets.
+pub const LIVE_MAX: usize = 32;
+
+/// How many of them are long: clones, and what has moved more than [`LIVE_BYTES`].
+pub const LONG_MAX: usize = 32;
+
+/// Bytes that an exchange may move before it counts as long.
+pub const LIVE_BYTES: u64 = 4 << 20;
+
+/// How long a long transfer rests before a message, at most, while live ones are at work.
+pub const YIELD_MAX: Duration = Duration::from_millis(10);
 
 /// How often refs are read again because they moved between reading and moving them.
 pub const MOVE_ATTEMPTS: usize = 8;

@@ -37,11 +37,13 @@ pub(crate) use self::push::push;
 
 use std::sync::Arc;
 
+use crate::flow::Flow;
 use crate::objects::Objects;
 
-/// A place for objects, and its URL for messages.
+/// A place for objects, its URL for messages, and who is told how far transfers are.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) url: String,
     pub(crate) objects: Arc<dyn Objects>,
+    pub(crate) flow: Flow,
 }

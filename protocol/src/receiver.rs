@@ -18,7 +18,8 @@
 use std::collections::{HashMap, HashSet};
 
 use pleach_engine::{
-    Batch, Chunk, ChunkError, Database, Hash, Hold, Named, Outcome, Rebuild, check_chunk, check_lineage,
+    Batch, Chunk, ChunkError, Database, Extent, Hash, Hold, Named, Outcome, Rebuild, check_chunk,
+    check_lineage,
 };
 
 use crate::edits;
@@ -43,6 +44,7 @@ pub struct Receiver {
     /// Those that the last top named.
     named: Vec<Hash>,
     records: u64,
+    done: Extent,
     /// Whether something was stored since that was last asked.
     appended: bool,
     /// Whether tops that no later commit names are of no interest.
@@ -65,6 +67,8 @@ pub struct Received {
     pub batch: Batch,
     /// Records in the transfer.
     pub records: u64,
+    /// What arrived ([`Receiver::done`]).
+    pub done: Extent,
     hold: Hold,
 }
 
@@ -98,6 +102,7 @@ impl Receiver {
             loose: HashMap::new(),
             named: Vec::new(),
             records: 0,
+            done: Extent::default(),
             appended: false,
             recorded: false,
         })
@@ -118,6 +123,11 @@ impl Receiver {
     /// Records taken so far.
     pub fn records(&self) -> u64 {
         self.records
+    }
+
+    /// Rows that arrived with all below them, as leaves or as edits, and the bytes of their keys and values.
+    pub fn done(&self) -> Extent {
+        self.done
     }
 
     /// Takes the records of one message. After an error nothing more may be given: drop the receiver.
@@ -189,7 +199,7 @@ impl Receiver {
         if let Some(missing) = wanted.iter().find(|hash| !self.holds(hash)) {
             return Err(Error::protocol(format!("{missing} is wanted, but was not sent")));
         }
-        Ok(Received { batch: self.batch, records: self.records, hold: self.hold })
+        Ok(Received { batch: self.batch, records: self.records, done: self.done, hold: self.hold })
     }
 
     fn check_end(&self, records: u64) -> Result<()> {
@@ -251,6 +261,8 @@ impl Receiver {
         let rebuild = Rebuild::new(self.database.store(), batch, from, to).map_err(refused)?;
         let edits = edits::decode(&mut self.decoder, record.payload, |key| rebuild.old(key));
         let edits = edits.map_err(refused)?.map_err(wrong)?;
+        let bytes = |(key, new): &edits::Row| key.len() + new.as_ref().map_or(0, Vec::len);
+        let rows = Extent { rows: edits.len() as u64, bytes: edits.iter().map(bytes).sum::<usize>() as u64 };
         let (root, batch) = rebuild.apply(edits).map_err(refused)?;
         self.batch = batch;
         if *root.hash() != expected {
@@ -258,6 +270,7 @@ impl Receiver {
             let what = format!("they make {found}, expected {expected}");
             return Err(Error::WrongEdits { record: record_number, what, found: Some(found) });
         }
+        self.done += rows;
         self.close()
     }
 
@@ -347,6 +360,7 @@ impl Receiver {
     fn close(&mut self) -> Result<()> {
         while let Some(step) = self.path.pop_if(|step| step.missing.is_empty()) {
             self.path_bytes -= step.bytes();
+            self.done += Extent::of(&step.chunk);
             self.store(step)?;
         }
         Ok(())

@@ -198,7 +198,7 @@ impl Remote {
 
     /// A remote in a place of the caller's own, whatever `url`, which is for messages, says.
     pub fn at(url: &RemoteUrl, objects: Arc<dyn Objects>) -> Remote {
-        let link = Link::Place(Place { url: url.to_string(), objects });
+        let link = Link::Place(Place { url: url.to_string(), objects, flow: Flow::default() });
         Remote { url: url.clone(), link, flow: Flow::default() }
     }
 
@@ -211,7 +211,9 @@ impl Remote {
     #[must_use]
     pub fn with_flow(self, flow: Flow) -> Remote {
         let link = match self.link {
-            Link::Place(place) => Link::Place(Place { objects: flow.over(place.objects), ..place }),
+            Link::Place(place) => {
+                Link::Place(Place { objects: flow.over(place.objects), flow: flow.clone(), ..place })
+            }
             server @ Link::Server(_) => server,
         };
         Remote { link, flow, ..self }

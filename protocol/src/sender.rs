@@ -2,10 +2,13 @@
 //! message, the bases on the path and the rows of one table that changed, as far as they travel so, whatever the size of the difference. Called by `server` (fetch), `push`, and by replication.
 
 use bytes::Bytes;
-use pleach_engine::{Base, Chunk, Database, Difference, Hash, Named, RowEditLimits, Sent, row_edits};
+use pleach_engine::{
+    Base, Chunk, Database, Difference, Extent, Hash, Named, RowEdit, RowEditLimits, Sent, row_edits,
+};
 
+use crate::ahead::{Below, Counter, Totals};
 use crate::edits;
-use crate::encoding::{Encoder, Encoding};
+use crate::encoding::{Encoder, Encoding, Like};
 use crate::error::{Error, Result};
 use crate::limits::{EDITS_BYTES_MAX, EDITS_ROWS_MAX, MESSAGE_BYTES};
 use crate::record::{BaseName, Follow, Record};
@@ -21,12 +24,30 @@ pub struct Sender {
     path: Vec<Step>,
     message: Vec<u8>,
     records: u64,
+    counter: Counter,
+    /// Whether a message was given that was full.
+    is_long: bool,
+    /// Whether the difference was given to its end.
+    is_done: bool,
+    /// Whether what is sent is all that its newest commit has.
+    is_whole: bool,
+    /// Whether leaves may travel as the store has them.
+    as_stored: bool,
 }
 
 struct Step {
     chunk: Chunk,
     base: Option<Chunk>,
-    left: usize,
+    /// The children that follow, and how many of them came.
+    follow: Vec<u32>,
+    next: usize,
+    below: Below,
+}
+
+impl Step {
+    fn is_complete(&self) -> bool {
+        self.next == self.follow.len()
+    }
 }
 
 impl Sender {
@@ -40,6 +61,11 @@ impl Sender {
             path: Vec::new(),
             message: Vec::new(),
             records: 0,
+            counter: Counter::default(),
+            is_long: false,
+            is_done: false,
+            is_whole: false,
+            as_stored: false,
         })
     }
 
@@ -49,17 +75,35 @@ impl Sender {
         Sender { edits, ..self }
     }
 
+    /// Says that what is sent is all that its commits have: the newest tells how much it is at least. For a difference to nothing.
+    #[must_use]
+    pub fn with_all(self, is_whole: bool) -> Sender {
+        Sender { is_whole, ..self }
+    }
+
+    /// Whether leaves may travel as the store has them compressed, without being looked into: for a receiver that takes them at once, and will find what a
+    /// disk has damaged. What is kept for later is better checked before.
+    #[must_use]
+    pub fn with_stored(self, as_stored: bool) -> Sender {
+        Sender { as_stored, ..self }
+    }
+
     /// The next message, of about [`MESSAGE_BYTES`]; `None` when everything was given.
     pub fn next_message(&mut self) -> Result<Option<Bytes>> {
         while self.message.len() < MESSAGE_BYTES {
+            if self.as_stored && self.write_stored()? {
+                continue;
+            }
             match self.difference.next() {
                 Some(sent) => self.write(sent?)?,
                 None => {
                     assert!(self.path.is_empty(), "a difference gives every child that it announces");
+                    self.is_done = true;
                     break;
                 }
             }
         }
+        self.is_long |= self.message.len() >= MESSAGE_BYTES;
         let message = std::mem::take(&mut self.message);
         Ok((!message.is_empty()).then(|| Bytes::from(message)))
     }
@@ -69,12 +113,42 @@ impl Sender {
         self.records
     }
 
+    /// What was given so far, with what the receiver had before of a piece that goes on.
+    pub fn done(&self) -> Extent {
+        self.counter.end().done
+    }
+
+    /// How far it is with the message that was given last; `None` of a transfer that fits into one.
+    pub fn totals(&mut self) -> Result<Option<Totals>> {
+        match (self.is_long || self.counter.is_resumed(), self.is_done) {
+            (false, _) => return Ok(None),
+            (true, true) => return Ok(Some(self.counter.end())),
+            (true, false) => {}
+        }
+        let store = self.database.store();
+        if std::mem::take(&mut self.is_whole) {
+            let newest = self.difference.newest().or(self.path.first().map(|step| *step.chunk.hash()));
+            newest.iter().for_each(|newest| self.counter.all_of(store, newest));
+        }
+        let mut ahead = Extent::default();
+        for Step { chunk, base, follow, next, below } in &mut self.path {
+            ahead += self.counter.ahead(store, chunk, base.is_some(), follow, below, *next)?;
+        }
+        Ok(Some(self.counter.totals(ahead, self.difference.pieces())))
+    }
+
     fn write(&mut self, sent: Sent) -> Result<()> {
         assert_eq!(
             sent.child.is_none(),
             self.path.is_empty(),
             "a piece starts where the one before is complete"
         );
+        if sent.child.is_none() {
+            self.counter.begin_piece();
+        }
+        if sent.base.is_none() && self.difference.left_out() > 0 {
+            self.counter.had(self.database.store(), &sent.chunk, self.difference.left_out())?;
+        }
         let (name, base) = match sent.base {
             None => (None, None),
             Some(Base::Hash(hash)) => (Some(BaseName::Hash(hash)), Some(self.load(&hash)?)),
@@ -91,24 +165,36 @@ impl Sender {
             _ => None,
         };
         if let Some(step) = self.path.last_mut() {
-            step.left -= 1;
+            step.next += 1;
         }
         let io = |error: std::io::Error| Error::Lost { what: error.to_string() };
         let base_bytes = base.as_ref().map(Chunk::bytes);
-        let (encoding, payload) = match &edits {
-            Some(edits) if !sent.follow.is_empty() => (Encoding::Edits, edits.as_slice()),
-            // A tree of one node may be smaller as that.
-            edits => match (edits, self.encoder.encode(sent.chunk.bytes(), base_bytes).map_err(io)?) {
-                (Some(edits), (_, chunk)) if edits.len() < chunk.len() => (Encoding::Edits, edits.as_slice()),
-                (_, chunk) => chunk,
-            },
+        let like = match sent.chunk.level() {
+            0 => Like::Leaf(sent.chunk.kind()),
+            _ => Like::Inner,
         };
-        let follow = match encoding {
-            Encoding::Edits => {
+        let (encoding, payload) = match &edits {
+            Some((edits, _)) if !sent.follow.is_empty() => (Encoding::Edits, edits.as_slice()),
+            // A tree of one node may be smaller as that.
+            edits => {
+                match (edits, self.encoder.encode_like(like, sent.chunk.bytes(), base_bytes).map_err(io)?) {
+                    (Some((edits, _)), (_, chunk)) if edits.len() < chunk.len() => {
+                        (Encoding::Edits, edits.as_slice())
+                    }
+                    (_, chunk) => chunk,
+                }
+            }
+        };
+        let follow = match (encoding, &edits) {
+            (Encoding::Edits, Some((_, extent))) => {
                 self.difference.pass();
+                self.counter.add(*extent);
                 Vec::new()
             }
-            _ => sent.follow,
+            _ => {
+                self.counter.chunk(&sent.chunk, sent.base.is_some(), &sent.follow);
+                sent.follow
+            }
         };
         let followed = follow.len();
         // A base that neither the payload nor a child needs is not named.
@@ -118,20 +204,55 @@ impl Sender {
             raw_len: sent.chunk.bytes().len(),
             top: sent.child.is_none().then(|| *sent.chunk.hash()),
             base: name.filter(|_| base_needed),
-            follow: Follow::new(follow, sent.chunk.child_count()),
+            follow: Follow::new(follow.clone(), sent.chunk.child_count()),
             payload,
         };
         record.write(&mut self.message);
         self.records += 1;
-        self.path.push(Step { chunk: sent.chunk, base, left: followed });
-        while self.path.last().is_some_and(|step| step.left == 0) {
-            self.path.pop();
-        }
+        self.path.push(Step { chunk: sent.chunk, base, follow, next: 0, below: Below::default() });
+        while self.path.pop_if(|step| step.is_complete()).is_some() {}
         Ok(())
     }
 
+    /// Writes the next chunk as it lies in the store, if that can be.
+    fn write_stored(&mut self) -> Result<bool> {
+        let (Some((hash, child)), Some(step)) = (self.difference.lone(), self.path.last_mut()) else {
+            return Ok(false);
+        };
+        // A chunk that nothing counts but itself must be looked into.
+        let Some(extent) = step.below.of(&step.chunk, child).filter(|extent| extent.bytes > 0) else {
+            return Ok(false);
+        };
+        let stored = self.database.store().stored(&hash).map_err(pleach_engine::Error::from)?;
+        let Some(stored) = stored else { return Ok(false) };
+        // What is not compressed there may not have been tried.
+        let like = Like::Below(step.chunk.kind(), step.chunk.level());
+        let (encoding, payload) = match stored.is_zipped() {
+            true => (Encoding::Zstd, stored.payload()),
+            false => {
+                let encoded = self.encoder.encode_like(like, stored.payload(), None);
+                encoded.map_err(|error| Error::Lost { what: error.to_string() })?
+            }
+        };
+        self.difference.took();
+        self.counter.add(extent);
+        step.next += 1;
+        let record = Record {
+            encoding,
+            raw_len: stored.raw_len(),
+            top: None,
+            base: None,
+            follow: Follow::None,
+            payload,
+        };
+        record.write(&mut self.message);
+        self.records += 1;
+        while self.path.pop_if(|step| step.is_complete()).is_some() {}
+        Ok(true)
+    }
+
     /// What makes child `child` of the last chunk of child `of_base` of its base, as a payload: if both are tables, and the rows are not too many.
-    fn edits(&mut self, child: u32, of_base: u32) -> Result<Option<Vec<u8>>> {
+    fn edits(&mut self, child: u32, of_base: u32) -> Result<Option<(Vec<u8>, Extent)>> {
         let Some(Step { chunk: parent, base: Some(base), .. }) = self.path.last().filter(|_| self.edits)
         else {
             return Ok(None);
@@ -141,7 +262,8 @@ impl Sender {
         match row_edits(self.database.store(), from, to, limits)? {
             Some(edits) if !edits.is_empty() => {
                 let payload = edits::encode(&mut self.encoder, &edits);
-                payload.map_err(|error| Error::Lost { what: error.to_string() })
+                let payload = payload.map_err(|error| Error::Lost { what: error.to_string() })?;
+                Ok(payload.map(|payload| (payload, extent(&edits))))
             }
             _ => Ok(None),
         }
@@ -151,4 +273,10 @@ impl Sender {
         let chunk = self.database.store().get(hash).map_err(pleach_engine::Error::from)?;
         chunk.ok_or_else(|| Error::protocol(format!("base {hash} of a difference is not in the store")))
     }
+}
+
+/// What the receiver gets by edits.
+fn extent(edits: &[RowEdit]) -> Extent {
+    let bytes = |edit: &RowEdit| edit.key.len() + edit.new.as_ref().map_or(0, Vec::len);
+    Extent { rows: edits.len() as u64, bytes: edits.iter().map(bytes).sum::<usize>() as u64 }
 }

@@ -21,23 +21,25 @@ mod fetch;
 mod get;
 mod pace;
 mod push;
+mod turns;
 mod watch;
 
 use std::sync::{Arc, Weak};
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::pace::Pace;
 use self::push::{Answers, Pushes};
+use self::turns::{Class, Turns};
 use self::watch::{Watch, Watches};
 use crate::access::{Access, Guarded, Right};
 use crate::databases::Databases;
 use crate::error::Error;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, CUT_PUSH_KEPT, DRAIN_MESSAGES_MAX, KEEP_ALIVE, MESSAGE_BYTES_MAX,
-    MESSAGES_AHEAD, STREAM_WINDOW_BYTES, STREAMS_MAX, TRANSFERS_MAX,
+    MESSAGES_AHEAD, STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
 use crate::proto::{self, sync_server::SyncServer};
 use crate::transfer::framed;
@@ -66,7 +68,7 @@ pub struct SyncService {
     access: Access,
     answers: Arc<Answers>,
     pushes: Arc<Pushes>,
-    turns: Arc<Semaphore>,
+    turns: Arc<Turns>,
     watches: Arc<Watches>,
 }
 
@@ -81,7 +83,7 @@ impl SyncService {
             access: Access::open(),
             answers: Arc::default(),
             pushes: Arc::default(),
-            turns: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            turns: Turns::new(),
         }
     }
 
@@ -136,8 +138,9 @@ impl proto::sync_server::Sync for SyncService {
         let caller = self.access.caller(request.metadata())?;
         // Nobody who gets nothing takes a turn of others.
         caller.require(Right::Read, &request.get_ref().database).map_err(|error| status(&error))?;
-        let turn =
-            self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
+        // Who has nothing gets everything, and who goes on was getting much.
+        let is_long = request.get_ref().haves.is_empty() || request.get_ref().resume.is_some();
+        let mut turn = self.turns.take(if is_long { Class::Long } else { Class::Live }).await?;
         let (messages, last, stream) = answers()?;
         let databases = self.databases.clone();
         tokio::task::spawn_blocking(move || {
@@ -145,7 +148,7 @@ impl proto::sync_server::Sync for SyncService {
             let served = fetch::serve(&databases, &caller, &request.into_inner(), &mut |message| {
                 let message = proto::FetchResponse { message: Some(message) };
                 let bytes = framed(&message);
-                let is_taken = pace.send(&messages, Ok(message));
+                let is_taken = turn.moves(bytes) && pace.send(&messages, Ok(message));
                 pace.moved(bytes);
                 is_taken
             });
@@ -154,6 +157,9 @@ impl proto::sync_server::Sync for SyncService {
                 Err(error) => drop(last.send(Err(status(&error)))),
                 Ok(()) if pace.is_over() => drop(last.send(Err(Status::unavailable(
                     "the answer was not read; fetch again, what has arrived is not sent twice",
+                )))),
+                Ok(()) if turn.is_lost() => drop(last.send(Err(Status::unavailable(
+                    "others go first; fetch again, what has arrived is not sent twice",
                 )))),
                 Ok(()) => {}
             }
@@ -170,8 +176,7 @@ impl proto::sync_server::Sync for SyncService {
         if !caller.may_any(Right::Write) {
             return Err(status(&caller.refuse(Right::Write, "any database")));
         }
-        let turn =
-            self.turns.clone().acquire_owned().await.map_err(|_| Status::unavailable("shutting down"))?;
+        let mut turn = self.turns.take(Class::Live).await?;
         let (messages, mut received) = mpsc::channel(MESSAGES_AHEAD);
         let (answer, last, stream) = answers()?;
         let service = self.clone();
@@ -181,8 +186,9 @@ impl proto::sync_server::Sync for SyncService {
             let response = |message| proto::PushResponse { message: Some(message) };
             // Who does not read how far it has come misses some of it.
             let mut tell = |message| drop(answer.try_send(Ok(response(message))));
-            let answered =
-                push::serve(&service, &caller, &mut || received.blocking_recv(), &mut tell, stopping);
+            // Who must go on later sees the same as one whose connection broke.
+            let mut next = || received.blocking_recv().filter(|message| turn.moves(framed(message)));
+            let answered = push::serve(&service, &caller, &mut next, &mut tell, stopping);
             if matches!(answered, Err(Error::Cut { .. })) {
                 tokio::runtime::Handle::current().spawn(forget(Arc::downgrade(&service.pushes)));
             }
@@ -216,7 +222,7 @@ impl proto::sync_server::Sync for SyncService {
         let caller = self.access.caller(request.metadata())?;
         caller.require(Right::Read, &request.get_ref().database).map_err(|error| status(&error))?;
         let stopping = || Status::unavailable("shutting down");
-        let turn = self.turns.clone().acquire_owned().await.map_err(|_| stopping())?;
+        let turn = self.turns.take(Class::Live).await?;
         let databases = self.databases.clone();
         let answered = tokio::task::spawn_blocking(move || {
             let _turn = turn;

@@ -325,7 +325,7 @@ impl sync_server::Sync for Odd {
         request: Request<proto::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
         use fetch_response::Message;
-        let features = request.into_inner().features;
+        let features = request.into_inner().features & FEATURE_EDITS;
         self.asked.lock().unwrap().push(features);
         let data = if features & FEATURE_EDITS != 0 { &self.edits } else { &self.chunks };
         let mut records = 0;

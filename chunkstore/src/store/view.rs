@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Shared;
 use crate::chunk::{Chunk, ChunkError};
 use crate::error::{Error, Result};
-use crate::frame::{self, FrameError, Location, Source};
+use crate::frame::{self, Encoding, FrameError, Location, Source};
 use crate::hash::Hash;
 use crate::journal::{self, Journal};
 use crate::stats::count;
@@ -82,6 +82,31 @@ impl View {
     }
 }
 
+/// A chunk without strong children as a table has it, by itself. Nothing says that it is not damaged.
+pub struct Stored {
+    bytes: Vec<u8>,
+    start: usize,
+    raw_len: usize,
+    is_zipped: bool,
+}
+
+impl Stored {
+    /// A zstd frame without its magic number, or the chunk's bytes.
+    pub fn payload(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    /// Whether the payload is a zstd frame.
+    pub fn is_zipped(&self) -> bool {
+        self.is_zipped
+    }
+
+    /// Length of the chunk, in bytes.
+    pub fn raw_len(&self) -> usize {
+        self.raw_len
+    }
+}
+
 /// Why a chunk cannot be loaded.
 pub(super) enum LoadError {
     /// The file is not part of the store any more: the chunk has moved.
@@ -151,6 +176,24 @@ impl Shared {
                 return Ok(None);
             }
         }
+    }
+
+    /// See [`Store::stored`](super::Store::stored).
+    pub(super) fn stored(&self, hash: &Hash) -> Result<Option<Stored>> {
+        let Some((Found { place, ordinal: Some(_) }, view)) = self.locate(hash)? else { return Ok(None) };
+        if !place.leaf || place.step > 0 {
+            return Ok(None);
+        }
+        // Whoever loads the chunk says what is wrong with it.
+        let Ok(Source { bytes, .. }) = view.read_frame(place) else { return Ok(None) };
+        let Ok((header, payload)) = frame::parse(&bytes) else { return Ok(None) };
+        let is_zipped = match header.encoding {
+            Encoding::Zstd => true,
+            Encoding::Raw => false,
+            _ => return Ok(None),
+        };
+        let (raw_len, start) = (header.raw_len as usize, bytes.len() - payload.len());
+        Ok(header.leaf.then_some(Stored { bytes, start, raw_len, is_zipped }))
     }
 
     /// Loads the chunk from its file; `None` if the store lacks it.

@@ -25,6 +25,7 @@
 //!
 //! Read by cursors, diff, merge and the sync walk; written by the node builder alone.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 
 use pleach_chunkstore::{Chunk, Hash, patch::Kept, patch::common_start};
@@ -597,9 +598,21 @@ impl Node {
 
     /// The whole check of a node from outside: sorted keys, canonical form, exact references.
     pub(crate) fn check(chunk: &Chunk) -> Result<()> {
+        // One after the other, and each as long as the last: what was allocated for one serves the next.
+        thread_local! {
+            static ENCODER: Cell<Encoder> = Cell::new(Encoder::new(0));
+        }
+        let mut encoder = ENCODER.take();
+        encoder.clear();
+        let checked = Node::check_by(chunk, &mut encoder);
+        ENCODER.set(encoder);
+        checked
+    }
+
+    fn check_by(chunk: &Chunk, encoder: &mut Encoder) -> Result<()> {
         let node = Node::parse(chunk.clone())?;
         let malformed = |what: &str| Error::malformed(chunk.hash(), what);
-        let mut encoder = Encoder::new(node.level());
+        encoder.level = node.level();
         let (mut key, mut last) = (Vec::new(), Vec::new());
         for i in 0..node.len() {
             node.key_into(i, &mut key);
@@ -622,14 +635,15 @@ impl Node {
             }
             std::mem::swap(&mut key, &mut last);
         }
-        if encoder.finish() != *chunk {
+        if encoder.lay_out() != chunk.bytes() {
             return Err(malformed("expected the canonical encoding of its entries"));
         }
         Ok(())
     }
 }
 
-fn value_bytes(value: &Stored<'_>) -> u64 {
+/// Bytes of a value, an out-of-line one with its whole length.
+pub(crate) fn value_bytes(value: &Stored<'_>) -> u64 {
     match (value.tag, value.bytes.last_chunk::<8>()) {
         (Tag::Blob, Some(len)) => u64::from_le_bytes(*len),
         _ => value.bytes.len() as u64,
@@ -637,6 +651,7 @@ fn value_bytes(value: &Stored<'_>) -> u64 {
 }
 
 /// Collects entries in order and encodes them as a node. Reusable: [`Encoder::finish`] leaves it empty.
+#[derive(Default)]
 pub(crate) struct Encoder {
     level: u8,
     keys: Vec<u8>,
@@ -709,6 +724,11 @@ impl Encoder {
 
     /// Encodes the entries, and leaves the encoder empty.
     pub(crate) fn finish(&mut self) -> Chunk {
+        Chunk::hashed(self.lay_out())
+    }
+
+    /// The bytes of the chunk that [`Encoder::finish`] makes.
+    fn lay_out(&mut self) -> Vec<u8> {
         let count = self.len();
         assert!(count <= usize::from(u16::MAX), "a node's count fits in 16 bits");
         // Keys are sorted, so what the first and the last share, all share.
@@ -741,19 +761,19 @@ impl Encoder {
         push_ends(&mut bytes, &suffix_ends, key_width);
         (0..count).for_each(|i| bytes.extend_from_slice(&self.key(i)[prefix..]));
 
-        let chunk = if leaf {
+        let bytes = if leaf {
             bytes.extend_from_slice(tags);
             push_ends(&mut bytes, &self.value_ends, value_width);
             bytes.extend_from_slice(&self.values);
-            Chunk::build_in(bytes, MAP, 0, None, &list, 0)
+            Chunk::lay_out(bytes, MAP, 0, None, &list, 0)
         } else {
             self.children.iter().for_each(|child| bytes.extend_from_slice(child.hash.as_bytes()));
             self.children.iter().for_each(|child| bytes.extend_from_slice(&child.rows.to_le_bytes()));
             self.children.iter().for_each(|child| bytes.extend_from_slice(&child.bytes.to_le_bytes()));
-            Chunk::build_in(bytes, MAP, self.level, Some((after_keys as u32, count as u32)), &[], 0)
+            Chunk::lay_out(bytes, MAP, self.level, Some((after_keys as u32, count as u32)), &[], 0)
         };
         self.clear();
-        chunk
+        bytes
     }
 
     /// Offsets in the body of the addresses in tagged values, which begin at `start`.

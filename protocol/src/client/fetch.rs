@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pleach_engine::{Batch, Database, Hash, Hold, Outcome, RefUpdate};
+use pleach_engine::{Batch, Database, Extent, Hash, Hold, Outcome, RefUpdate};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
 use super::blocking;
 use crate::error::{Error, Result, within};
+use crate::flow::Tally;
 use crate::haves;
 use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS, NOTE_EVERY, REFS_MAX};
 use crate::packs;
@@ -27,7 +28,7 @@ use crate::refs::{
 };
 use crate::remote::Remote;
 use crate::transfer::{RefResult, RefStatus, Transfer, framed};
-use crate::{FEATURE_EDITS, check_format, format_digest};
+use crate::{FEATURE_EDITS, FEATURE_TOTALS, check_format, format_digest};
 
 /// The remote's refs that were asked for, as its plan says, by name.
 pub(crate) type RemoteRefs = BTreeMap<String, Hash>;
@@ -215,9 +216,12 @@ async fn attempt(
             reached.go_on(further);
             note.write_now(&reached)
         };
+        let tally = remote.flow().begin();
         tokio::task::spawn_blocking(move || {
+            // Of the remote that this is a partial copy of, what neither arrives nor is here is promised.
             let is_promised = database.partial_of()?.as_deref() == Some(name.as_str());
-            store(&database, hold, is_promised, &refs, received, &settle, &mut progress)
+            let receiver = Receiver::holding(&database, hold)?.promised(is_promised);
+            store(&database, receiver, &refs, received, &settle, &mut progress, tally)
         })
     };
     let pumped = pump(remote, &mut stream, messages, transfer).await;
@@ -282,7 +286,7 @@ async fn ask(
                 false => Bytes::copy_from_slice(refs_digest(&known).as_bytes()),
             },
             format_digest: format_digest(),
-            features,
+            features: features | FEATURE_TOTALS,
             resume: reached.place.as_ref().map(Place::to_proto),
             part,
         };
@@ -351,21 +355,26 @@ enum Stored {
     Part { records: u64, reached: Reached },
 }
 
-/// Verifies and stores what arrives, then moves the refs. Of a remote that this is a partial copy of, what neither arrives nor is here is promised. `progress` is told how far it has come each time that some MiB were stored.
+/// Verifies and stores what arrives, then moves the refs. `progress` is told how far it has come each time that some MiB were stored.
 fn store(
     database: &Database,
-    hold: Hold,
-    is_promised: bool,
+    mut receiver: Receiver,
     refs: &RemoteRefs,
     mut messages: mpsc::Receiver<Message>,
     settle: &Settle,
     progress: &mut dyn FnMut(Reached) -> Result<()>,
+    mut tally: Tally,
 ) -> Result<Stored> {
-    let mut receiver = Receiver::holding(database, hold)?.promised(is_promised);
+    let (mut before, mut total) = (Extent::default(), None);
     let received = loop {
         match messages.blocking_recv() {
+            Some(Message::Totals(totals)) => {
+                before = Extent { rows: totals.rows_before, bytes: totals.bytes_before };
+                total = Some(Extent { rows: totals.rows, bytes: totals.bytes });
+            }
             Some(Message::Data(data)) => {
                 receiver.receive(&data)?;
+                tally.at(before + receiver.done(), total);
                 if let Some(reached) = receiver.progress()? {
                     progress(reached)?;
                 }
@@ -384,10 +393,12 @@ fn store(
     if messages.blocking_recv().is_some() {
         return Err(Error::protocol("a message after the End"));
     }
-    let records = received.records;
+    let (records, done) = (received.records, before + received.done);
     let _hold = received.append(database)?;
     let heads: Vec<Hash> = refs.values().copied().collect();
-    Ok(Stored::Whole { records, refs: move_refs(database, &heads, || settle(database, refs))? })
+    let refs = move_refs(database, &heads, || settle(database, refs))?;
+    tally.end(done);
+    Ok(Stored::Whole { records, refs })
 }
 
 /// Makes the moves that `plan` says, planned again when a ref moved meanwhile, and gives what it says of them. The commits that refs are to

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use pleach_engine::{Batch, Database, Hash, Outcome, Pins, difference};
+use pleach_engine::{Batch, Database, Extent, Hash, Outcome, Pins, difference};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 
 use super::blocking;
 use crate::error::{Error, Result, within};
-use crate::flow::Flow;
+use crate::flow::{Flow, Tally};
 use crate::limits::{HAVES_MAX, MESSAGES_AHEAD, MOVE_ATTEMPTS, PROGRESS_MAX};
 use crate::packs;
 use crate::proto::{
@@ -255,6 +255,7 @@ impl Attempt {
             bases: self.bases.clone(),
             known: self.reached.clone(),
             told,
+            tally: remote.flow().begin(),
             flow: remote.flow().clone(),
             messages,
             answered: answered.clone(),
@@ -270,6 +271,9 @@ impl Attempt {
         let sent = sent?;
         transfer.bytes_sent += sent.bytes;
         transfer.chunks += sent.records;
+        if let (Ok(push_response::Message::Result(_)), Some((tally, done))) = (&answer, sent.tally) {
+            tally.end(done);
+        }
         answer
     }
 
@@ -333,6 +337,7 @@ struct Sending {
     known: Reached,
     told: std::sync::mpsc::Receiver<Reached>,
     flow: Flow,
+    tally: Tally,
     messages: mpsc::Sender<PushRequest>,
     answered: Arc<AtomicBool>,
     bytes: u64,
@@ -344,6 +349,8 @@ struct Sending {
 struct Produced {
     bytes: u64,
     records: u64,
+    /// What was sent, to be told as done when that is answered.
+    tally: Option<(Tally, Extent)>,
 }
 
 impl Sending {
@@ -356,7 +363,7 @@ impl Sending {
             false => Some(std::mem::take(&mut self.known)),
         };
         let Some(Reached { commits, place }) = reached else {
-            return Ok(Produced { bytes: self.bytes, records: 0 });
+            return Ok(Produced { bytes: self.bytes, records: 0, tally: None });
         };
         // What is whole there counts as held; what it is was said by the remote, which may say anything.
         let commits = commits.into_iter().filter(|commit| self.database.commit_object(commit).is_ok());
@@ -365,17 +372,27 @@ impl Sending {
         if let Some(Place { top, path }) = place {
             difference = difference.resumed(top, path);
         }
-        let mut sender = Sender::new(&self.database, difference)?.with_edits(edits);
+        let is_all = bases.is_empty();
+        let mut sender =
+            Sender::new(&self.database, difference)?.with_edits(edits).with_all(is_all).with_stored(true);
         while going {
             match sender.next_message()? {
-                Some(data) => going = self.emit(push_request::Message::Data(data)),
+                Some(data) => {
+                    going = self.emit(push_request::Message::Data(data));
+                    let total = sender.totals()?.map(|totals| totals.total);
+                    self.tally.at(sender.done(), total);
+                }
                 None => {
                     self.emit(push_request::Message::Finish(Finish { records: sender.records() }));
                     going = false;
                 }
             }
         }
-        Ok(Produced { bytes: self.bytes, records: sender.records() })
+        Ok(Produced {
+            bytes: self.bytes,
+            records: sender.records(),
+            tally: Some((self.tally, sender.done())),
+        })
     }
 
     /// Whether more is wanted.

@@ -22,6 +22,7 @@ use super::manifest::Pack;
 use super::position::{self, Position, Refs};
 use crate::client::{RemoteRefs, Settle, blocking, forget_note, move_refs, note_key};
 use crate::error::{Error, ErrorKind, Result};
+use crate::flow::Tally;
 use crate::limits::{FETCH_ATTEMPTS, PACK_BYTES_MAX, PACKS_AHEAD};
 use crate::reached::Reached;
 use crate::receiver::Receiver;
@@ -124,8 +125,8 @@ async fn attempt(
         settle: settle.clone(),
     };
     let thread = {
-        let database = database.clone();
-        tokio::task::spawn_blocking(move || goal.store(&database, route.hold, received))
+        let (database, tally) = (database.clone(), place.flow.begin());
+        tokio::task::spawn_blocking(move || goal.store(&database, route.hold, received, tally))
     };
     let read = read(place, packs, messages, transfer).await;
     let stored = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
@@ -277,6 +278,7 @@ impl Goal {
         database: &Database,
         hold: Hold,
         mut packs: mpsc::Receiver<Got>,
+        mut tally: Tally,
     ) -> Result<(u64, Vec<RefResult>)> {
         let mut receiver = Receiver::recorded(database, hold)?;
         let mut last = None;
@@ -285,6 +287,7 @@ impl Goal {
                 Some(None) => break,
                 Some(Some((pack, bytes))) => {
                     receiver.receive(&bytes)?;
+                    tally.at(receiver.done(), None);
                     last = pack.inline.is_none().then(|| pack.key()).or(last);
                     if let Some(reached) = receiver.progress()? {
                         self.note(database, &reached, last.as_deref())?;
@@ -302,7 +305,7 @@ impl Goal {
         let all: RemoteRefs = position::public(refs).map(|(name, hash)| (name.clone(), *hash)).collect();
         let wanted: Vec<Hash> = all.values().copied().collect();
         let received = receiver.finish_recorded(self.records, &wanted)?;
-        let records = received.records;
+        let (records, done) = (received.records, received.done);
         let _hold = received.append(database)?;
         let chosen: RemoteRefs = all.into_iter().filter(|(name, _)| self.patterns.matches(name)).collect();
         let results = move_refs(database, &wanted, || {
@@ -312,6 +315,7 @@ impl Goal {
         })?;
         position::write(database, &self.name, &self.reached)?;
         forget_note(database, &self.name)?;
+        tally.end(done);
         Ok((records, results))
     }
 

@@ -3,13 +3,14 @@
 //! A small difference becomes no object: it goes inline into the manifest, and who catches up needs nothing else.
 
 use bytes::{Bytes, BytesMut};
-use pleach_engine::{Database, Hash, difference};
+use pleach_engine::{Database, Extent, Hash, difference};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Place;
 use super::manifest::Pack;
 use crate::error::{Error, Result};
+use crate::flow::Tally;
 use crate::limits::{INLINE_BYTES_MAX, PACK_BYTES, PACKS_AHEAD};
 use crate::sender::Sender;
 use crate::transfer::Transfer;
@@ -25,8 +26,8 @@ pub(super) async fn write(
 ) -> Result<Vec<Pack>> {
     let (cut, mut received) = mpsc::channel(1);
     let thread = {
-        let database = database.clone();
-        tokio::task::spawn_blocking(move || produce(&database, &targets, &bases, &cut))
+        let (database, tally) = (database.clone(), place.flow.begin());
+        tokio::task::spawn_blocking(move || produce(&database, &targets, &bases, &cut, tally))
     };
     let (mut packs, mut puts) = (Vec::new(), Puts::new(place));
     while let Some((bytes, records)) = received.recv().await {
@@ -34,7 +35,7 @@ pub(super) async fn write(
         puts.put(pack.key(), bytes, transfer).await?;
         packs.push(pack);
     }
-    let rest = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })??;
+    let (rest, counted) = thread.await.map_err(|lost| Error::Lost { what: lost.to_string() })??;
     if let Some((bytes, records)) = rest {
         let mut pack = pack(number, number, &bytes, records);
         if packs.is_empty() && bytes.len() <= INLINE_BYTES_MAX {
@@ -45,6 +46,9 @@ pub(super) async fn write(
         packs.push(pack);
     }
     puts.finish().await?;
+    if let Some((tally, done)) = counted {
+        tally.end(done);
+    }
     transfer.chunks += packs.iter().map(|pack| pack.records).sum::<u64>();
     Ok(packs)
 }
@@ -57,14 +61,19 @@ pub(super) fn pack(made: u64, last: u64, bytes: &[u8], records: u64) -> Pack {
 /// The bytes of a pack, and how many records they are.
 type Cut = (Bytes, u64);
 
-/// Gives full packs to `cut`, and returns what is left.
+/// What there is to be told as done when all is put.
+type Counted = (Tally, Extent);
+
+/// Gives full packs to `cut`, and returns what is left, and what all was.
 fn produce(
     database: &Database,
     targets: &[Hash],
     bases: &[Hash],
     cut: &mpsc::Sender<Cut>,
-) -> Result<Option<Cut>> {
-    let mut sender = Sender::new(database, difference(database, targets, bases)?)?;
+    mut tally: Tally,
+) -> Result<(Option<Cut>, Option<Counted>)> {
+    let difference = difference(database, targets, bases)?;
+    let mut sender = Sender::new(database, difference)?.with_all(bases.is_empty());
     let (mut bytes, mut before, mut records) = (BytesMut::new(), 0, 0);
     while let Some(message) = sender.next_message()? {
         if !bytes.is_empty() && bytes.len() + message.len() > PACK_BYTES {
@@ -72,13 +81,15 @@ fn produce(
             before = records;
             if cut.blocking_send(full).is_err() {
                 // Who put the packs failed, and says so.
-                return Ok(None);
+                return Ok((None, None));
             }
         }
         bytes.extend_from_slice(&message);
         records = sender.records();
+        tally.at(sender.done(), sender.totals()?.map(|totals| totals.total));
     }
-    Ok((!bytes.is_empty()).then(|| (bytes.freeze(), records - before)))
+    let rest = (!bytes.is_empty()).then(|| (bytes.freeze(), records - before));
+    Ok((rest, Some((tally, sender.done()))))
 }
 
 /// Puts of objects that nobody sees yet, a few at a time; together they are one wait.

@@ -11,7 +11,7 @@ use crate::proto::{End, FetchRequest, Plan, Ref, fetch_response::Message};
 use crate::reached::Place;
 use crate::refs::{HEADS, RefPatterns, hashes_from, refs_digest};
 use crate::sender::Sender;
-use crate::{FEATURE_EDITS, format_digest, may_send_edits};
+use crate::{FEATURE_EDITS, FEATURE_TOTALS, format_digest, may_send_edits};
 
 /// Gives the messages of the answer to `emit`, in order, until it returns false: the caller is gone.
 pub(super) fn serve(
@@ -25,7 +25,8 @@ pub(super) fn serve(
     let haves = hashes_from(&request.haves, "haves", HAVES_MAX)?;
     let unknown = || Error::UnknownDatabase { url: request.database.clone() };
     let database = databases.get(&request.database)?.ok_or_else(unknown)?;
-    let mut plan = Plan { format_digest: format_digest(), features: FEATURE_EDITS, ..Plan::default() };
+    let mut plan =
+        Plan { format_digest: format_digest(), features: FEATURE_EDITS | FEATURE_TOTALS, ..Plan::default() };
     let (refs, _pins) = loop {
         let mut refs = patterns.of(&database)?;
         refs.retain(|(name, _)| caller.may_ref(Right::Read, &request.database, name));
@@ -63,8 +64,13 @@ pub(super) fn serve(
     if let Some(Place { top, path }) = request.resume.as_ref().map(Place::from_proto).transpose()? {
         difference = difference.resumed(top, path);
     }
-    let mut sender = Sender::new(&database, difference)?.with_edits(edits);
+    let mut sender =
+        Sender::new(&database, difference)?.with_edits(edits).with_all(bases.is_empty()).with_stored(true);
     while let Some(data) = sender.next_message()? {
+        let totals = sender.totals()?.filter(|_| request.features & FEATURE_TOTALS != 0);
+        if totals.is_some_and(|totals| !emit(Message::Totals(totals.into()))) {
+            return Ok(());
+        }
         if !emit(Message::Data(data)) {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pleach_protocol::endpoint;
-use pleach_protocol::limits::{MESSAGE_TIMEOUT, TRANSFERS_MAX};
+use pleach_protocol::limits::{LONG_MAX, MESSAGE_TIMEOUT};
 use tokio::sync::mpsc;
 
 use super::*;
@@ -33,7 +33,7 @@ async fn callers_who_do_not_read_their_answers_lose_their_turns() {
     let channel = endpoint.initial_stream_window_size(1 << 16).connect().await.unwrap();
     let request = || proto::FetchRequest { database: "x".into(), ..Default::default() };
     let mut unread = Vec::new();
-    for _ in 0..TRANSFERS_MAX {
+    for _ in 0..LONG_MAX {
         unread.push(SyncClient::new(channel.clone()).fetch(request()).await.unwrap().into_inner());
     }
     let other = served.client().await;
@@ -41,7 +41,7 @@ async fn callers_who_do_not_read_their_answers_lose_their_turns() {
         let mut other = other.clone();
         async move { other.fetch(request()).await.unwrap().into_inner().message().await.unwrap() }
     });
-    // All turns are taken.
+    // All turns of clones are taken.
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(!waiting.is_finished());
     pass(MESSAGE_TIMEOUT / 2).await;

@@ -1,6 +1,7 @@
 //! Progress of a command that takes longer than a second: one line on stderr that says what runs, how far it is, and for how long, and goes
 //! away when it is done. Only on a terminal, and never with `--quiet`.
 
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -25,7 +26,15 @@ pub(super) struct Progress {
 
 /// How far it is, as it was last told.
 #[derive(Default)]
-struct Far(Mutex<Option<engine::Progress>>);
+struct Far(Mutex<Told>);
+
+#[derive(Clone, Copy, Default)]
+enum Told {
+    #[default]
+    Nothing,
+    Call(engine::Progress),
+    Transfer(Passed),
+}
 
 impl Progress {
     pub(super) fn nowhere() -> Progress {
@@ -55,18 +64,14 @@ impl Progress {
     /// Who is to be told how far it is, if it is shown.
     pub(super) fn observer(&self) -> Option<Observer> {
         let far = self.far.clone();
-        self.shown.as_ref().map(|_| Observer::new(move |progress| *far.0.lock() = Some(progress)))
+        self.shown.as_ref().map(|_| Observer::new(move |progress| *far.0.lock() = Told::Call(progress)))
     }
 
     /// What tells how much of a transfer has passed, if it is shown, and holds it to a rate.
     pub(super) fn flow(&self, limit: Limit) -> Flow {
         let far = self.far.clone();
-        let tell = self.shown.as_ref().map(|_| {
-            move |passed: &Passed| {
-                let done = passed.bytes_sent + passed.bytes_received;
-                *far.0.lock() = Some(engine::Progress { task: "transfer", unit: "bytes", done, total: None });
-            }
-        });
+        let tell =
+            self.shown.as_ref().map(|_| move |passed: &Passed| *far.0.lock() = Told::Transfer(*passed));
         match (limit.limit_rate, &tell) {
             (None, None) => Flow::default(),
             (rate, _) => Flow::new(rate, tell),
@@ -83,13 +88,42 @@ impl Progress {
 
 impl Far {
     fn text(&self) -> String {
-        let Some(engine::Progress { task, unit, done, total }) = *self.0.lock() else { return String::new() };
-        match total {
-            None => format!(" {task}: {done} {unit},"),
-            Some(total) => {
-                let percent = done.saturating_mul(100) / total.max(1);
-                format!(" {task}: {done} of {total} {unit}, {percent} %,")
+        match *self.0.lock() {
+            Told::Nothing => String::new(),
+            Told::Call(engine::Progress { task, unit, done, total }) => match total {
+                None => format!(" {task}: {done} {unit},"),
+                Some(total) => format!(" {task}: {done} of {total} {unit}, {} %,", percent(done, total)),
+            },
+            Told::Transfer(Passed { bytes_sent, bytes_received, done, total }) => {
+                let bytes = Bytes(bytes_sent.saturating_add(bytes_received));
+                match total {
+                    // What a large value takes shows in its bytes alone.
+                    Some(total) => {
+                        let (rows, percent) = (total.rows, percent(done.bytes, total.bytes));
+                        format!(" {} of {rows} rows, {percent} %, {bytes},", done.rows)
+                    }
+                    None if done.rows > 0 => format!(" {} rows, {bytes},", done.rows),
+                    None => format!(" {bytes},"),
+                }
             }
+        }
+    }
+}
+
+fn percent(done: u64, total: u64) -> u64 {
+    done.saturating_mul(100) / total.max(1)
+}
+
+/// Bytes, for people.
+struct Bytes(u64);
+
+impl Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes @ ..1_000 => write!(f, "{bytes} bytes"),
+            bytes @ ..1_000_000 => write!(f, "{:.1} kB", bytes as f64 / 1e3),
+            bytes @ ..1_000_000_000 => write!(f, "{:.1} MB", bytes as f64 / 1e6),
+            bytes => write!(f, "{:.2} GB", bytes as f64 / 1e9),
         }
     }
 }
@@ -106,6 +140,8 @@ impl Drop for Progress {
 
 #[cfg(test)]
 mod tests {
+    use pleach_engine::Extent;
+
     use super::*;
 
     #[test]
@@ -113,9 +149,25 @@ mod tests {
         let far = Far::default();
         assert_eq!(far.text(), "");
         let told = engine::Progress { task: "loading", unit: "rows", done: 200, total: None };
-        *far.0.lock() = Some(told);
+        *far.0.lock() = Told::Call(told);
         assert_eq!(far.text(), " loading: 200 rows,");
-        *far.0.lock() = Some(engine::Progress { total: Some(600), ..told });
+        *far.0.lock() = Told::Call(engine::Progress { total: Some(600), ..told });
         assert_eq!(far.text(), " loading: 200 of 600 rows, 33 %,");
+    }
+
+    #[test]
+    fn a_transfer_tells_its_rows_and_what_passed() {
+        let far = Far::default();
+        let mut passed = Passed { bytes_sent: 100, bytes_received: 850, ..Passed::default() };
+        let text = |passed: Passed| {
+            *far.0.lock() = Told::Transfer(passed);
+            far.text()
+        };
+        assert_eq!(text(passed), " 950 bytes,");
+        passed.done = Extent { rows: 300, bytes: 50_000 };
+        passed.bytes_received = 25_000;
+        assert_eq!(text(passed), " 300 rows, 25.1 kB,");
+        passed.total = Some(Extent { rows: 1_000, bytes: 200_000 });
+        assert_eq!(text(passed), " 300 of 1000 rows, 25 %, 25.1 kB,");
     }
 }
