@@ -196,8 +196,11 @@ impl Receiver {
     /// wanted by anything now.
     pub(crate) fn finish_recorded(self, records: u64, wanted: &[Hash]) -> Result<Received> {
         self.check_end(records)?;
-        if let Some(missing) = wanted.iter().find(|hash| !self.holds(hash)) {
-            return Err(Error::protocol(format!("{missing} is wanted, but was not sent")));
+        for hash in wanted {
+            // A partial copy may lack an ancestor of what it said that it has.
+            if !self.holds(hash) && !self.obtains(hash)? {
+                return Err(Error::protocol(format!("{hash} is wanted, but was not sent")));
+            }
         }
         Ok(Received { batch: self.batch, records: self.records, done: self.done, hold: self.hold })
     }

@@ -436,7 +436,7 @@ async fn clone_again(
     remote: &Remote,
 ) -> Result<(Database, Transfer), Error> {
     let begun = Database::open(path, Options::default()).unwrap();
-    let hash = Hash::of(format!("{}\n", url(address)).as_bytes());
+    let hash = Hash::of(format!("{}\n{:?}", url(address), Part::default()).as_bytes());
     begun.set_setting("cloning", Some(&format!("{hash} {}", url(address)))).unwrap();
     begun.close().unwrap();
     clone_database(remote, path, Options::default(), &Part::default()).await

@@ -333,6 +333,32 @@ async fn a_clone_of_the_newest_commits_asks_for_older_ones() {
 }
 
 #[tokio::test]
+async fn refs_may_go_back_to_commits_that_a_partial_clone_lacks() {
+    let server = Server::start();
+    let dir = TempDir::new().unwrap();
+    for (number, part) in [lazy(), depth(2)].into_iter().enumerate() {
+        let (db, _) = server.clone(&dir.path().join(number.to_string()), &part).await;
+        // There.
+        server.db.create_tag(&format!("t{number}"), server.heads[3 + number]).unwrap();
+        server.db.create_branch(&format!("b{number}"), Some(server.heads[5 + number])).unwrap();
+        let remote = connected(server.address).await;
+        fetch(&db, &remote, "origin", &RefPatterns::all()).await.unwrap();
+        assert_eq!(db.get_ref(&format!("tags/t{number}")), Some(server.heads[3 + number]));
+        assert_eq!(db.get_ref(&format!("remotes/origin/b{number}")), Some(server.heads[5 + number]));
+        // And here.
+        let (at, to) = (server.heads[8], server.heads[9]);
+        blocking(move || {
+            db.create_branch("here", Some(at)).unwrap();
+            db.reset("main", &to, true).unwrap();
+            assert_eq!(get(&db, "here", "a", 800).unwrap().unwrap(), value("a", 800, 8));
+            assert_eq!(get(&db, "main", "b", 900).unwrap().unwrap(), value("b", 900, 9));
+            promised(&db);
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn without_its_remote_a_log_gives_the_commits_that_are_here() {
     let mut server = Server::start();
     let dir = TempDir::new().unwrap();

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use machine::{Counts, Machine};
 
 /// Seeds that are run if no number is given.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 /// Steps of each.
 const STEPS: usize = 25;
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints")]
 
+mod cuts;
 mod forms;
 mod lazyfs;
 #[cfg(target_os = "linux")]
@@ -38,6 +39,9 @@ struct Arguments {
     /// How long each runs; it ends the round that it is in
     #[arg(long, default_value_t = 10.0)]
     minutes: f64,
+    /// After how many cuts `cuts` ends, if its time is not over before
+    #[arg(long)]
+    cuts: Option<u64>,
     /// The seed to begin with
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -57,11 +61,16 @@ enum Plant {
     EarlyAck,
     /// A write is reported and never made
     LostWrite,
+    /// A server forgets where the transfer was that was cut
+    NoResume,
+    /// A server leaves out some of what it sends
+    SkippedChunks,
 }
 
 /// What a form is given.
 struct Run {
     until: Instant,
+    cuts: Option<u64>,
     seed: u64,
     plant: Option<Plant>,
 }
@@ -88,6 +97,9 @@ impl From<String> for Stop {
 }
 
 fn main() -> ExitCode {
+    if let Some(status) = cuts::as_clone() {
+        return status;
+    }
     let arguments = Arguments::parse();
     let chosen = |name: &str| arguments.names.is_empty() || arguments.names.iter().any(|wish| wish == name);
     let (mut found, mut missing) = (false, false);
@@ -99,7 +111,8 @@ fn main() -> ExitCode {
         }
         let start = Instant::now();
         let until = start + Duration::from_secs_f64(arguments.minutes * 60.0);
-        let outcome = (form.run)(&Run { until, seed: arguments.seed, plant: arguments.plant });
+        let outcome =
+            (form.run)(&Run { until, cuts: arguments.cuts, seed: arguments.seed, plant: arguments.plant });
         let seconds = start.elapsed().as_secs();
         match outcome {
             Ok(ref counts) => println!("{}: {counts}, nothing found, {seconds} s", form.name),

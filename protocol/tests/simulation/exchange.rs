@@ -1,6 +1,7 @@
 //! The exchanges of the two sides, and what the model says of them.
 
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +15,7 @@ use pleach_protocol::{
 };
 
 use crate::machine::{HERE, Machine, THERE, merge_options, options};
-use crate::model::{MAIN, Refs, Verdict};
+use crate::model::{MAIN, Refs, TABLES, Verdict};
 
 /// The side that serves, and goes on doing so when it was restarted.
 pub(crate) struct Serving {
@@ -174,6 +175,7 @@ impl Machine {
                 self.database(THERE).store().collect(false).unwrap();
             }
         }
+        self.check_part();
         if self.part.is_partial() {
             self.serve_promised();
         }
@@ -193,6 +195,24 @@ impl Machine {
         let is_clean = there.branches.keys().all(|branch| !there.is_dirty(&self.history, branch));
         if is_clean && part.branches.is_empty() {
             assert_eq!(self.database(HERE).root().unwrap(), self.database(THERE).root().unwrap());
+        }
+    }
+
+    /// The part that was asked for is here: so it is read while nobody can be asked for more.
+    fn check_part(&self) {
+        let db = self.database(HERE);
+        if self.part.lazy {
+            return;
+        }
+        for (_, head) in db.refs("heads/") {
+            let snapshot = db.snapshot_of_root(db.commit_object(&head).unwrap().root).unwrap();
+            for table in TABLES {
+                let is_wanted =
+                    self.part.tables.is_empty() || self.part.tables.iter().any(|one| one == table);
+                if let Some(table) = snapshot.table(table).unwrap().filter(|_| is_wanted) {
+                    table.scan(Bound::Unbounded, Bound::Unbounded).unwrap().for_each(|_, _| {}).unwrap();
+                }
+            }
         }
     }
 
