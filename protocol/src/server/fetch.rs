@@ -22,6 +22,7 @@ pub(super) fn serve(
 ) -> Result<()> {
     let patterns = RefPatterns::new(&request.wants)?;
     let scope = Part::scope(request.part.as_ref())?;
+    let is_all = scope.is_all();
     let haves = hashes_from(&request.haves, "haves", HAVES_MAX)?;
     let unknown = || Error::UnknownDatabase { url: request.database.clone() };
     let database = databases.get(&request.database)?.ok_or_else(unknown)?;
@@ -65,7 +66,7 @@ pub(super) fn serve(
         difference = difference.resumed(top, path);
     }
     let mut sender =
-        Sender::new(&database, difference)?.with_edits(edits).with_all(bases.is_empty()).with_stored(true);
+        Sender::new(&database, difference)?.with_edits(edits).with_all(is_all && bases.is_empty()).with_stored(true);
     while let Some(data) = sender.next_message()? {
         let totals = sender.totals()?.filter(|_| request.features & FEATURE_TOTALS != 0);
         if totals.is_some_and(|totals| !emit(Message::Totals(totals.into()))) {
