@@ -56,7 +56,7 @@ pub use packs::{Compacted, collect_remote, compact_remote, forget_remote};
 pub use part::Part;
 pub use reached::{Place, Reached};
 pub use receiver::{Received, Receiver};
-pub use refs::{HEADS, RefPatterns, TAGS, refs_digest};
+pub use refs::{HEADS, RefPatterns, TAGS, pushed_prefix, refs_digest};
 pub use remote::{Remote, RemoteUrl, connect, endpoint, root_cause};
 pub use sender::Sender;
 pub use server::{PushGate, PushPermit, SyncService, transport};

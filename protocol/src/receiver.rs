@@ -11,7 +11,7 @@
 //! 4. Nothing moves a ref but the caller, with the batch that [`Receiver::finish`] returns after the last record.
 //! 5. What the transfer builds upon (bases, and children that do not follow), and what it stored, stays until the caller has moved its
 //!    refs: the receiver keeps it, and [`Received::append`] passes that on.
-//!    Only what comes from the remote of which this is a partial copy may lack more ([`Receiver::promised`]): that has it.
+//!    Only what comes from the remote of which this is a partial copy may lack more ([`Receiver::of_fetch`]): that has it.
 //! 6. At the end, each top is a wanted commit, or was named by a later one: what nobody asked for ends in an error. (Not so in what was
 //!    recorded over a longer time, where it stays until the next collection.)
 
@@ -35,6 +35,8 @@ pub struct Receiver {
     hold: Hold,
     /// What neither follows nor is here, the sender has promised.
     is_promised: bool,
+    /// This side has asked for it: then a partial copy may ask its own remote for what is missing. What others push is not to make it.
+    is_fetch: bool,
     decoder: Decoder,
     path: Vec<Step>,
     path_bytes: usize,
@@ -95,6 +97,7 @@ impl Receiver {
             database: database.clone(),
             hold,
             is_promised: false,
+            is_fetch: false,
             decoder: Decoder::new().map_err(|error| Error::Lost { what: error.to_string() })?,
             path: Vec::new(),
             path_bytes: 0,
@@ -108,10 +111,11 @@ impl Receiver {
         })
     }
 
-    /// The same, which takes what neither follows nor is here as promised: the sender is the remote of which this is a partial copy.
+    /// The same for what this side has asked for. If `is_promised`, what neither follows nor is here is promised: the sender is the remote of which this
+    /// is a partial copy.
     #[must_use]
-    pub(crate) fn promised(self, is_promised: bool) -> Receiver {
-        Receiver { is_promised, ..self }
+    pub(crate) fn of_fetch(self, is_promised: bool) -> Receiver {
+        Receiver { is_promised, is_fetch: true, ..self }
     }
 
     /// [`Receiver::holding`] for what was recorded over a longer time. It ends with [`Receiver::finish_recorded`], and any number of its commits may
@@ -398,9 +402,15 @@ impl Receiver {
     /// Whether the chunk is here now, as this is a partial copy, whose remote has it.
     fn obtains(&self, hash: &Hash) -> Result<bool> {
         let store = self.database.store();
-        Ok(store.is_partial()
-            && store.get(hash).map_err(pleach_engine::Error::from)?.is_some()
-            && self.hold.keep(hash))
+        if !self.is_fetch || !store.is_partial() {
+            return Ok(false);
+        }
+        match store.get(hash).map_err(pleach_engine::Error::from) {
+            Ok(found) => Ok(found.is_some() && self.hold.keep(hash)),
+            // It does not give it: then it is not here.
+            Err(error) if error.kind() == pleach_engine::ErrorKind::Remote => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether the chunk is here; then it and all under it stay until the refs are moved.

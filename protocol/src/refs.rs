@@ -90,6 +90,19 @@ pub(crate) fn tracking_prefix(remote: &str) -> String {
     format!("remotes/{remote}/")
 }
 
+/// Prefix of the refs that note where a primary that pushes on write last put the branches and tags of `remote`.
+pub fn pushed_prefix(remote: &str) -> String {
+    format!("pushed/{remote}/")
+}
+
+/// What `database` knows a ref of `remote` to be: a branch when it was last pushed or fetched, a tag when it was last pushed.
+pub(crate) fn known_place(database: &Database, remote: &str, name: &str) -> Option<Hash> {
+    match name.starts_with(HEADS) {
+        true => database.get_ref(&local_name(remote, name)),
+        false => database.get_ref(&format!("{}{name}", pushed_prefix(remote))),
+    }
+}
+
 /// Where `database` keeps a ref of `remote`: a tracking ref for a branch, the tag itself for a tag.
 pub(crate) fn local_name(remote: &str, name: &str) -> String {
     match name.strip_prefix(HEADS) {

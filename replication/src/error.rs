@@ -167,6 +167,9 @@ pub enum Error {
         /// Its name.
         remote: String,
     },
+    /// Something is to be pushed, and this node is not the primary any more.
+    #[error("it was not pushed: this node is no primary now; the primary pushes it when it has it")]
+    NoPrimary,
     /// Refs cannot be pushed as they are; the others were.
     #[error("{} to `{remote}`: {}", count(refs.len()), refs.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; "))]
     Stuck {
@@ -241,6 +244,7 @@ impl Error {
             | Error::Busy
             | Error::NotFollowing { .. }
             | Error::Stuck { .. }
+            | Error::NoPrimary
             | Error::NotFastForward { .. } => ErrorKind::Refused,
             Error::Unreachable { .. }
             | Error::PeerRefused { .. }

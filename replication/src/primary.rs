@@ -17,10 +17,10 @@ use pleach_engine::{Batch, Database, Hash, MergeOptions, MergeOutcome, Outcome, 
 use pleach_protocol::limits::MOVE_ATTEMPTS;
 use pleach_protocol::{
     Credentials, Force, HELD_BACK, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, Transfer, fetch,
-    push,
+    push, pushed_prefix,
 };
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::{BACK_OFF, PUSH_MERGES};
@@ -51,9 +51,12 @@ pub struct PrimaryConfig {
     pub on_conflict: OnConflict,
     /// Who merges by that policy, as `NAME <MAIL>`.
     pub author: String,
-    /// Whether anything may be pushed now: of the nodes of a cluster, only the primary pushes.
-    pub may_push: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Lets this node write and push, as long as what it gives is held: of the nodes of a cluster, only the primary may.
+    pub permit: Arc<dyn Fn() -> Option<PushPermit> + Send + Sync>,
 }
+
+/// Held while a primary does what only a primary may.
+pub type PushPermit = Box<dyn Send>;
 
 /// Pushes each change of the branches and tags of its databases. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -157,22 +160,11 @@ impl Primary {
     pub async fn shutdown(&self, limit: Duration) {
         self.inner.stopping.send_replace(true);
         let pushers: Vec<Arc<Pusher>> = self.inner.pushers.lock().drain().map(|(_, pusher)| pusher).collect();
-        let until = tokio::time::Instant::now() + limit;
+        let mut drained = JoinSet::new();
         for pusher in pushers {
-            let task = pusher.task.lock().take();
-            if let Some(task) = task {
-                // It ends between two pushes.
-                let _ = tokio::time::timeout_at(until, task).await;
-            }
-            let pushed = tokio::time::timeout_at(until, pusher.push()).await;
-            let why = match pushed {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "it takes too long".to_owned(),
-            };
-            let remote = &pusher.config.remote;
-            tracing::warn!(database = pusher.name, remote, "stopped before everything was pushed: {why}");
+            drained.spawn(async move { pusher.drain(limit).await });
         }
+        drained.join_all().await;
     }
 
     fn pusher(&self, name: &str, database: &Database) -> Arc<Pusher> {
@@ -215,20 +207,43 @@ fn is_same(one: &Database, other: &Database) -> bool {
 }
 
 impl Pusher {
+    /// Ends the task, and pushes once more.
+    async fn drain(&self, limit: Duration) {
+        let task = self.task.lock().take();
+        let last = async {
+            if let Some(task) = task {
+                // It ends between two pushes.
+                let _ = task.await;
+            }
+            self.push().await
+        };
+        let why = match tokio::time::timeout(limit, last).await {
+            Ok(Ok(())) | Ok(Err(Error::NoPrimary)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it takes too long".to_owned(),
+        };
+        let remote = &self.config.remote;
+        tracing::warn!(database = self.name, remote, "stopped before everything was pushed: {why}");
+    }
+
     /// Pushes after each change, and again after a while what did not get through.
     async fn run(self: Arc<Pusher>, mut stopping: watch::Receiver<bool>) {
         let mut wait: Option<Duration> = None;
         loop {
-            let again = async {
+            // What did not get through is not tried more often because more has changed.
+            let due = async {
                 match wait {
                     Some(wait) => tokio::time::sleep(wait).await,
-                    None => std::future::pending().await,
+                    None => self.changed.notified().await,
                 }
             };
             tokio::select! {
-                () = self.changed.notified() => {}
-                () = again => {}
+                () = due => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
+            }
+            if (self.config.permit)().is_none() {
+                wait = None;
+                continue;
             }
             let before = self.status.lock().current_error.clone();
             wait = match self.push().await {
@@ -272,10 +287,10 @@ impl Pusher {
     async fn push_now(&self, open: &mut Option<Remote>) -> Result<()> {
         let (mut refused, mut has_fetched, mut merges) = (Stuck::new(), false, 0);
         loop {
-            if !(self.config.may_push)() {
-                return Ok(());
-            }
             let Due { updates, stuck } = self.due(&refused).await?;
+            if (!updates.is_empty() || !stuck.is_empty()) && (self.config.permit)().is_none() {
+                return Err(Error::NoPrimary);
+            }
             if updates.is_empty() {
                 let may_merge = self.config.on_conflict == OnConflict::Merge && merges < PUSH_MERGES;
                 if stuck.is_empty() {
@@ -291,6 +306,11 @@ impl Pusher {
             let transfer = self.send(open, &updates).await?;
             if !transfer.is_rejected() {
                 self.pushed(updates, &transfer).await?;
+                if stuck.is_empty() {
+                    // All that was due when this began is there. What has come since has its own push.
+                    self.changed.notify_one();
+                    return Ok(());
+                }
                 continue;
             }
             // What is there may be what this goes on from, and not have been known here.
@@ -363,9 +383,12 @@ impl Pusher {
     async fn merge(&self, open: &mut Option<Remote>, stuck: &Stuck) -> Result<bool> {
         self.fetch(open).await?;
         let (database, config) = (self.database.clone(), self.config.clone());
+        // A merge is a write.
+        let Some(permit) = (self.config.permit)() else { return Ok(false) };
         let branches: Vec<String> =
             stuck.keys().filter_map(|name| name.strip_prefix(HEADS)).map(str::to_owned).collect();
         crate::blocking(move || {
+            let _permit = permit;
             let mut moved = false;
             for branch in branches {
                 let theirs = database.get_ref(&format!("remotes/{}/{branch}", config.remote));
@@ -441,10 +464,6 @@ fn in_the_way(
     Ok((!goes_on).then(|| {
         format!("somebody else moved it to {seen} there; merge `remotes/{remote}/{branch}` into it here")
     }))
-}
-
-fn pushed_prefix(remote: &str) -> String {
-    format!("pushed/{remote}/")
 }
 
 /// What branches and tags were at the last push that got through.

@@ -16,7 +16,7 @@ use pleach_engine::{Batch, Branch, Database, Hash, Outcome, RefUpdate};
 use pleach_protocol::limits::MOVE_ATTEMPTS;
 use pleach_protocol::{Credentials, RefPatterns, RefResult, RefStatus, Remote, RemoteUrl, fetch};
 
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::error::{Error, ErrorKind, NotWritable, Result};
 use crate::limits::{BACK_OFF, HEARTBEAT, LOOK_AT_PLACE};
@@ -58,6 +58,18 @@ pub struct ReplicaConfig {
 #[derive(Clone)]
 pub struct ReadReplica {
     inner: Arc<Inner>,
+    /// Ends what looks at remotes beside reads, with the last clone.
+    looking: Arc<Looking>,
+}
+
+/// The tasks that look at remotes.
+#[derive(Default)]
+struct Looking(Mutex<Vec<AbortHandle>>);
+
+impl Drop for Looking {
+    fn drop(&mut self) {
+        self.0.get_mut().iter().for_each(AbortHandle::abort);
+    }
 }
 
 struct Inner {
@@ -74,14 +86,8 @@ struct Pull {
     last: tokio::sync::Mutex<Last>,
     /// Up to when nothing of the remote is missing here.
     fresh: Mutex<Option<Instant>>,
-    /// What looks at the remote beside reads.
-    task: Mutex<Option<JoinHandle<()>>>,
-}
-
-impl Drop for Pull {
-    fn drop(&mut self) {
-        self.task.lock().take().inspect(JoinHandle::abort);
-    }
+    /// The identity of the store that it is about.
+    store: [u8; 16],
 }
 
 struct Last {
@@ -125,7 +131,10 @@ impl ReadReplica {
         };
         let heads = heads.into_iter().map(str::to_owned).collect();
         let config = ReplicaConfig { heads, ..config };
-        ReadReplica { inner: Arc::new(Inner { config, patterns, pulls: Mutex::default() }) }
+        ReadReplica {
+            inner: Arc::new(Inner { config, patterns, pulls: Mutex::default() }),
+            looking: Arc::default(),
+        }
     }
 
     /// Why the replica is disabled, if it is.
@@ -166,13 +175,26 @@ impl ReadReplica {
         }
     }
 
+    /// [`ReadReplica::refresh`], which asks the remote however recent what is here may be.
+    ///
+    /// # Errors
+    /// As those of [`ReadReplica::refresh`].
+    pub async fn refresh_now(&self, name: &str, database: &Database) -> Result<Refreshed> {
+        match &self.inner.patterns {
+            Ok(patterns) => self.inner.shared_pull(&self.pull_of(name, database), database, patterns).await,
+            Err(why) => Ok(Refreshed { changed: Vec::new(), warnings: vec![why.clone()] }),
+        }
+    }
+
     /// The pulls of a database; what looks at the remote beside reads is begun with the first.
     fn pull_of(&self, name: &str, database: &Database) -> Arc<Pull> {
         let mut pulls = self.inner.pulls.lock();
-        if let Some(pull) = pulls.get(name) {
+        // One that was dropped and made again is another.
+        let store = database.store().id();
+        if let Some(pull) = pulls.get(name).filter(|pull| pull.store == store) {
             return pull.clone();
         }
-        let pull = Arc::new(Pull::default());
+        let pull = Arc::new(Pull { store, ..Pull::default() });
         let looks = match self.inner.config.refresh {
             Refresh::Transaction => None,
             Refresh::Every(interval) => Some(tokio::spawn(look_every(
@@ -187,7 +209,7 @@ impl ReadReplica {
                 database.clone(),
             ))),
         };
-        *pull.task.lock() = looks;
+        self.looking.0.lock().extend(looks.iter().map(JoinHandle::abort_handle));
         pulls.insert(name.to_owned(), pull.clone());
         pull
     }
@@ -259,14 +281,17 @@ impl Inner {
         let mut watching = pleach_protocol::watch(&remote, patterns, &[], heartbeat).await?;
         let mut is_due = true;
         loop {
+            let asked = Instant::now();
             let changed = watching.next().await?;
             let told = Instant::now();
+            // What had to be waited for was sent just now; what lay there already, while a pull ran, may be old.
+            let is_new = heartbeat.is_some_and(|heartbeat| told - asked >= heartbeat / 4);
             let Some(pull) = pull.upgrade() else { return Ok(()) };
             is_due |= !changed.is_empty();
             if is_due {
                 self.shared_pull(&pull, database, patterns).await?;
                 is_due = false;
-            } else {
+            } else if is_new {
                 let mut fresh = pull.fresh.lock();
                 *fresh = (*fresh).max(Some(told));
             }

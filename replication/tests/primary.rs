@@ -106,7 +106,7 @@ fn config(on_conflict: OnConflict) -> PrimaryConfig {
         credentials: Credentials::default(),
         on_conflict,
         author: "p".into(),
-        may_push: std::sync::Arc::new(|| true),
+        permit: std::sync::Arc::new(|| Some(Box::new(()))),
     }
 }
 
@@ -244,6 +244,43 @@ async fn a4_a_stranger_s_head_is_not_overwritten_and_other_branches_go_on() {
         db.merge("main", &theirs, MergeOptions::default()).unwrap();
         eventually("the merge is pushed", async || shop.refs().await == here(&db)).await;
         eventually("nothing is left", async || status(&primary).current_error.is_none()).await;
+    }
+}
+
+#[tokio::test]
+async fn a4_a_stranger_s_tag_is_neither_overwritten_nor_deleted() {
+    for shop in Shop::both().await {
+        let (db, primary) = (shop.database("p"), primary());
+        put(&db, "main", "a", "1");
+        let first = commit(&db, "main");
+        put(&db, "main", "a", "2");
+        let second = commit(&db, "main");
+        primary.push("p", &db).await.unwrap();
+        let stranger = shop.clone(&shop.dir.path().join("s")).await;
+        let remote = Remote::connect(&RemoteUrl::parse(&shop.url).unwrap()).await.unwrap();
+        let theirs = async |name: &str, new| {
+            let update = [PushUpdate { name: name.into(), new: Some(new) }];
+            assert!(!push(&stranger, &remote, "origin", &update, Force::Yes).await.unwrap().is_rejected());
+        };
+        // One that is made here, too, and one that this primary pushed and somebody else moved.
+        theirs("tags/v1", first).await;
+        db.create_tag("v1", second).unwrap();
+        db.create_tag("v2", second).unwrap();
+        let error = primary.push("p", &db).await.unwrap_err();
+        assert!(error.to_string().contains("tags/v1"), "{error}");
+        theirs("tags/v2", first).await;
+        db.delete_tag("v2").unwrap();
+        let error = primary.push("p", &db).await.unwrap_err();
+        assert!(error.to_string().contains("tags/v2"), "{error}");
+        let there = shop.refs().await;
+        assert_eq!((there["tags/v1"], there["tags/v2"]), (first, first));
+        // What it put there itself it may move.
+        db.create_tag("v3", first).unwrap();
+        let _ = primary.push("p", &db).await;
+        db.delete_tag("v3").unwrap();
+        db.create_tag("v3", second).unwrap();
+        let _ = primary.push("p", &db).await;
+        assert_eq!(shop.refs().await["tags/v3"], second);
     }
 }
 

@@ -3,6 +3,7 @@
 //! The service asks before it looks a database up, so that a standby refuses a write to a database that it does not have.
 //! [`Alone`] is the gate of a server without replication.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pleach_engine::{Database, Token};
@@ -89,6 +90,34 @@ impl Gate for Alone {
 pub(crate) fn no_cluster() -> Failure {
     Failure::refused("this server is in no cluster")
         .hint("add a `cluster:` stanza to its config.yaml and restart it")
+}
+
+/// Requests that may wait for a remote at the same time. Each has a thread, and the transfer that they wait for needs some, too: there are
+/// [`THREADS_MAX`].
+const WAITING_MAX: usize = 1024;
+/// Threads for what blocks.
+pub(crate) const THREADS_MAX: usize = 4 * WAITING_MAX;
+
+/// Counts the requests that wait for a remote.
+#[derive(Default)]
+pub(crate) struct Waiting(AtomicUsize);
+
+impl Waiting {
+    /// One more, until what this gives is dropped.
+    pub(crate) fn enter(&self) -> Result<impl Drop + '_> {
+        struct One<'a>(&'a AtomicUsize);
+        impl Drop for One<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        let one = One(&self.0);
+        match self.0.fetch_add(1, Ordering::SeqCst) < WAITING_MAX {
+            true => Ok(one),
+            false => Err(Failure::remote(format!("{WAITING_MAX} requests wait for the remote already"))
+                .hint("see that the remote answers, and try again")),
+        }
+    }
 }
 
 /// How often [`poll`] looks.

@@ -20,7 +20,7 @@ use self::primary::PrimaryGate;
 use crate::config::{self, Config};
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Alone, Gate, Permit, no_cluster, poll};
+use crate::gate::{Alone, Gate, Permit, Waiting, no_cluster, poll};
 use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
 
@@ -80,7 +80,13 @@ impl Replication {
             tracing::warn!("{warning}");
         }
         let (follow, databases) = (follow.clone(), databases.clone());
-        let gate = Arc::new(ReplicaGate { replica, follow, databases, runtime: Handle::current() });
+        let gate = Arc::new(ReplicaGate {
+            replica,
+            follow,
+            databases,
+            waiting: Waiting::default(),
+            runtime: Handle::current(),
+        });
         Ok(Replication { gate, node: None, pushing: None })
     }
 
@@ -198,6 +204,7 @@ struct ReplicaGate {
     replica: ReadReplica,
     follow: config::Follow,
     databases: Databases,
+    waiting: Waiting,
     runtime: Handle,
 }
 
@@ -208,6 +215,7 @@ impl Gate for ReplicaGate {
     }
 
     fn before_read(&self, name: &str, database: &Database) -> Result<()> {
+        let _waiting = self.waiting.enter()?;
         let warnings = match self.runtime.block_on(self.replica.refresh(name, database)) {
             Ok(refreshed) => refreshed.warnings,
             Err(error) if self.follow.skip_errors => vec![error.to_string()],
@@ -225,7 +233,8 @@ impl Gate for ReplicaGate {
         poll(limit, || match is_disabled {
             true => database.sequence() >= token.sequence,
             false => {
-                self.before_read(name, database).is_ok() && has_root(database, &token.root).unwrap_or(false)
+                let refreshed = self.runtime.block_on(self.replica.refresh_now(name, database));
+                refreshed.is_ok() && has_root(database, &token.root).unwrap_or(false)
             }
         })
     }
@@ -233,6 +242,7 @@ impl Gate for ReplicaGate {
     /// Clones it, if the configuration says from where. Callers at the same time clone once.
     fn obtain(&self, name: &str) -> Result<bool> {
         let Some(template) = &self.follow.template else { return Ok(false) };
+        let _waiting = self.waiting.enter()?;
         check_database_name(name)?;
         let url = credentials::read()?.authorize(template.url(name).parse()?);
         let made = self.databases.create_with(name, |dir, options| {

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{Config, Store};
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::Gate;
+use crate::gate::{Gate, THREADS_MAX};
 use crate::listen;
 use crate::proto::{self, data_server::DataServer};
 use crate::replication::Replication;
@@ -30,6 +30,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 pub fn run(config: &Config) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(THREADS_MAX)
         .build()
         .map_err(|error| Failure::refused(format!("cannot start the server's threads: {error}")))?;
     let databases = Databases::new(&config.data_dir, options(&config.store))?;

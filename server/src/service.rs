@@ -29,6 +29,8 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 const MESSAGES_WAITING_MAX: usize = 4;
 /// The metadata of an answer to a write in which replication warns, as text in UTF-8.
 pub(crate) const WARNING: &str = "pleach-warning-bin";
+/// The longest warning that is told.
+const WARNING_BYTES_MAX: usize = 1024;
 /// How long a read waits for the write of its token.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -166,6 +168,11 @@ impl DataService {
         let mut response = Response::new(answer);
         for warning in warnings {
             tracing::warn!(database = name, "{warning}");
+            // It may name what this user may not know of, and be longer than a header can be.
+            let warning = match session.may_read_all() {
+                true if warning.len() <= WARNING_BYTES_MAX => warning,
+                _ => "what was written is not at the remote yet; the server's log says why".to_owned(),
+            };
             response.metadata_mut().append_bin(WARNING, BinaryMetadataValue::from_bytes(warning.as_bytes()));
         }
         response

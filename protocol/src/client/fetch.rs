@@ -220,7 +220,7 @@ async fn attempt(
         tokio::task::spawn_blocking(move || {
             // Of the remote that this is a partial copy of, what neither arrives nor is here is promised.
             let is_promised = database.partial_of()?.as_deref() == Some(name.as_str());
-            let receiver = Receiver::holding(&database, hold)?.promised(is_promised);
+            let receiver = Receiver::holding(&database, hold)?.of_fetch(is_promised);
             store(&database, receiver, &refs, received, &settle, &mut progress, tally)
         })
     };

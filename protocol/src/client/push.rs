@@ -25,7 +25,8 @@ use crate::proto::{
 use crate::random;
 use crate::reached::{Patience, Place, Reached};
 use crate::refs::{
-    HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, local_name, settled, tracking_prefix,
+    HEADS, check_name, hash_from, hashes_from, hashes_to_bytes, known_place, local_name, settled,
+    tracking_prefix,
 };
 use crate::remote::Remote;
 use crate::sender::Sender;
@@ -49,8 +50,8 @@ pub struct PushUpdate {
 pub enum Force {
     /// Branches go forward, tags stay.
     No,
-    /// A branch may move anywhere from where it was when it was last pushed or fetched: an amended commit passes, what somebody
-    /// else pushed is not overwritten.
+    /// A branch may move anywhere from where it was when it was last pushed or fetched, and a tag from where a primary that pushes on write last put it: an
+    /// amended commit passes, what somebody else pushed is not overwritten.
     Known,
     /// Whatever is there is replaced; the remote keeps it under `recovery/`.
     Yes,
@@ -163,11 +164,7 @@ impl Attempt {
         updates: &[PushUpdate],
         force: Force,
     ) -> Result<Attempt> {
-        let tracked = |update: &PushUpdate| match update.name.starts_with(HEADS) {
-            true => database.get_ref(&local_name(name, &update.name)),
-            // What the remote's tags are is not remembered.
-            false => None,
-        };
+        let tracked = |update: &PushUpdate| known_place(database, name, &update.name);
         // What the pushed branches were comes first: of many refs, only so many are named.
         let mut bases: Vec<Hash> = updates.iter().filter_map(tracked).collect();
         bases.extend(database.refs(&tracking_prefix(name)).into_iter().map(|(_, hash)| hash));
@@ -316,7 +313,7 @@ fn goes_on_from(database: &Database, now: Option<Hash>, update: &PushUpdate, for
     match (now, update.new, force) {
         (None, ..) => Ok(true),
         (Some(now), Some(new), _) if now == new => Ok(true),
-        (_, _, Force::Known) if is_branch => Ok(false),
+        (_, _, Force::Known) => Ok(false),
         // A tag's place was never known; the remote says whether it may move.
         (Some(_), ..) if !is_branch => Ok(true),
         (Some(now), Some(new), _) => {

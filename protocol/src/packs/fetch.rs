@@ -280,7 +280,7 @@ impl Goal {
         mut packs: mpsc::Receiver<Got>,
         mut tally: Tally,
     ) -> Result<(u64, Vec<RefResult>)> {
-        let mut receiver = Receiver::recorded(database, hold)?;
+        let mut receiver = Receiver::recorded(database, hold)?.of_fetch(false);
         let mut last = None;
         loop {
             match packs.blocking_recv() {

@@ -10,7 +10,7 @@ use pleach_engine::{Batch, Database, Hash, Outcome, RefUpdate};
 
 use super::manifest::Name;
 use crate::error::{Error, Result};
-use crate::refs::{HEADS, TAGS, refs_digest, tracking_prefix};
+use crate::refs::{HEADS, TAGS, pushed_prefix, refs_digest, tracking_prefix};
 
 /// Refs by name.
 pub(super) type Refs = BTreeMap<String, Hash>;
@@ -96,13 +96,14 @@ pub(super) fn write(database: &Database, remote: &str, position: &Position) -> R
     Ok(())
 }
 
-/// Forgets what is known of `remote`, when it is removed: its tracking refs, and where this database was with it.
+/// Forgets what is known of `remote`, when it is removed: its tracking refs, what was pushed there on write, and where this database was with it.
 ///
 /// # Errors
 /// [`Error::Moved`](crate::Error::Moved), if a transfer moved one of them meanwhile; the store's.
 pub fn forget_remote(database: &Database, remote: &str) -> Result<()> {
     let mut moves = moves(database, remote, &Refs::new());
     let tracking = database.refs(&tracking_prefix(remote)).into_iter();
+    let tracking = tracking.chain(database.refs(&pushed_prefix(remote)));
     moves.extend(tracking.map(|(name, old)| RefUpdate { name, old: Some(old), new: None }));
     if !moves.is_empty()
         && let Outcome::Moved { name, .. } = database.update_refs(Batch::default(), &moves)?

@@ -18,7 +18,7 @@ use crate::client::{Force, HELD_BACK, PushUpdate, blocking, remember};
 use crate::error::{Error, Result, within};
 use crate::format_digest;
 use crate::limits::{MANIFEST_BYTES_MAX, MANIFESTS_TO_FULL, PUSH_ATTEMPTS, REFS_MAX, RETIRED_GRACE};
-use crate::refs::{HEADS, local_name};
+use crate::refs::{HEADS, known_place};
 use crate::transfer::{MOVED, NO_FAST_FORWARD, RefResult, RefStatus, TAG_EXISTS, Transfer};
 
 /// Pushes as [`client`](crate::client) does to a server.
@@ -280,7 +280,11 @@ fn decide_one(
         (Some(old), Some(new)) => database.store().contains(&old) && database.is_ancestor(&old, &new)?,
         _ => false,
     };
-    let tracked = if is_branch { database.get_ref(&local_name(name, &update.name)) } else { found };
+    let tracked = match (is_branch, force) {
+        // Whether it may move does not depend on where it was.
+        (false, Force::No) => found,
+        _ => known_place(database, name, &update.name),
+    };
     if force != Force::Yes && found.is_some() && found != tracked && (force == Force::Known || !goes_forward)
     {
         return rejected(MOVED);

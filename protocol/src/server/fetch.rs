@@ -65,8 +65,10 @@ pub(super) fn serve(
     if let Some(Place { top, path }) = request.resume.as_ref().map(Place::from_proto).transpose()? {
         difference = difference.resumed(top, path);
     }
-    let mut sender =
-        Sender::new(&database, difference)?.with_edits(edits).with_all(is_all && bases.is_empty()).with_stored(true);
+    let mut sender = Sender::new(&database, difference)?
+        .with_edits(edits)
+        .with_all(is_all && bases.is_empty())
+        .with_stored(true);
     while let Some(data) = sender.next_message()? {
         let totals = sender.totals()?.filter(|_| request.features & FEATURE_TOTALS != 0);
         if totals.is_some_and(|totals| !emit(Message::Totals(totals.into()))) {

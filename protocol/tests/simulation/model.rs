@@ -151,7 +151,9 @@ impl Refs {
         let may = match (branch, force) {
             _ if found == new => return Verdict::Unchanged,
             (Some(branch), _) if self.is_dirty(history, branch) || (branch == MAIN && new.is_none()) => false,
-            (_, Force::Yes) | (None, Force::Known) => true,
+            (_, Force::Yes) => true,
+            // Nobody here is a primary that knows where it put a tag.
+            (None, Force::Known) => found.is_none(),
             (None, Force::No) => found.is_none() || new.is_none(),
             (Some(_), Force::Known) => found == tracked || found.is_none(),
             (Some(_), Force::No) => forward(found) || (new.is_none() && found == tracked),

@@ -12,7 +12,7 @@ use tonic::Code;
 use crate::config::Push;
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Gate, Permit, Written};
+use crate::gate::{Gate, Permit, Waiting, Written};
 use crate::proto::data_client::DataClient;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, CreateDatabaseRequest};
 
@@ -26,6 +26,7 @@ pub(super) struct PrimaryGate {
     primary: Primary,
     push: Push,
     databases: Databases,
+    waiting: Waiting,
     runtime: Handle,
 }
 
@@ -42,10 +43,17 @@ impl PrimaryGate {
             },
             author: crate::author::default(),
             // Of a cluster, the node alone that takes writes.
-            may_push: Arc::new(move || writable.writable().is_ok()),
+            permit: Arc::new(move || writable.writable().ok()),
         });
         let (push, databases) = (push.clone(), databases.clone());
-        let gate = PrimaryGate { inner, primary, push, databases, runtime: Handle::current() };
+        let gate = PrimaryGate {
+            inner,
+            primary,
+            push,
+            databases,
+            waiting: Waiting::default(),
+            runtime: Handle::current(),
+        };
         gate.follow_all()?;
         Ok(gate)
     }
@@ -67,7 +75,7 @@ impl PrimaryGate {
         for name in names {
             match self.databases.get(&name) {
                 Ok(Some(database)) => {
-                    self.register(&name, &database)?;
+                    self.register(&name, &database);
                     self.primary.follow(&name, &database);
                 }
                 Ok(None) => {}
@@ -79,26 +87,31 @@ impl PrimaryGate {
     }
 
     /// Gives a database the remote, if it has none and the configuration says where it is; and makes it there, if that is a server. If that fails, pushes say so.
-    fn register(&self, name: &str, database: &Database) -> Result<()> {
+    fn register(&self, name: &str, database: &Database) {
         let key = format!("remote.{}.url", self.push.remote);
         let Some(template) = self.push.template.as_ref().filter(|_| self.inner.writable().is_ok()) else {
-            return Ok(());
+            return;
         };
-        if database.setting(&key)?.is_some() {
-            return Ok(());
-        }
         let url = template.url(name);
-        if let Err(failure) = self.runtime.block_on(make_there(&url)) {
-            tracing::warn!(database = name, "{url} is not made: {failure}");
+        let registered = match database.setting(&key) {
+            Ok(Some(_)) => return,
+            Ok(None) => self
+                .runtime
+                .block_on(make_there(&url))
+                .and_then(|()| Ok(database.set_setting(&key, Some(&url))?)),
+            Err(error) => Err(error.into()),
+        };
+        match registered {
+            Ok(()) => tracing::info!(database = name, remote = self.push.remote, "is pushed to {url}"),
+            // The next write tries again.
+            Err(failure) => tracing::warn!(database = name, "is not pushed to {url} yet: {failure}"),
         }
-        database.set_setting(&key, Some(&url))?;
-        tracing::info!(database = name, remote = self.push.remote, "is pushed to {url}");
-        Ok(())
     }
 
     /// Makes a version commit of a transaction, if that is wanted and there is something to commit.
     fn commit(&self, database: &Database, branch: &str) -> Result<()> {
         if let Some(message) = &self.push.transaction_commit {
+            let _permit = self.inner.writable()?;
             let status = database.status(branch)?;
             if status.dirty && status.conflicts == 0 {
                 let new = NewCommit {
@@ -134,6 +147,14 @@ impl Gate for PrimaryGate {
         {
             warnings.push(format!("no version commit was made of the transaction: {failure}"));
         }
+        let waiting = match self.waiting.enter() {
+            Ok(waiting) => waiting,
+            Err(failure) => {
+                warnings.push(format!("replication to `{}`: {failure}", self.push.remote));
+                return warnings;
+            }
+        };
+        self.register(name, database);
         if self.push.in_background {
             let _runtime = self.runtime.enter();
             self.primary.follow(name, database);
@@ -141,6 +162,7 @@ impl Gate for PrimaryGate {
             let remote = &self.push.remote;
             warnings.push(format!("replication to `{remote}`: {error}; it is tried again"));
         }
+        drop(waiting);
         warnings
     }
 
@@ -155,6 +177,8 @@ impl Gate for PrimaryGate {
 
     fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
         let assumed = self.inner.assume_role(request)?;
+        // What came while this node was a standby, and what was not for it to push.
+        self.follow_all()?;
         self.primary.wake();
         Ok(assumed)
     }
