@@ -374,7 +374,9 @@ impl Pusher {
 
     async fn fetch(&self, open: &mut Option<Remote>) -> Result<()> {
         let remote = self.remote(open).await?;
-        fetch(&self.database, &remote, &self.config.remote, &RefPatterns::all()).await?;
+        // Tags there are not to become tags here.
+        let branches = RefPatterns::new(&[format!("{HEADS}*")])?;
+        fetch(&self.database, &remote, &self.config.remote, &branches).await?;
         *open = Some(remote);
         Ok(())
     }
