@@ -305,7 +305,8 @@ impl Pusher {
             }
             let transfer = self.send(open, &updates).await?;
             if !transfer.is_rejected() {
-                self.pushed(updates, &transfer).await?;
+                let url = open.as_ref().map(|remote| remote.url().to_string()).unwrap_or_default();
+                self.pushed(url, updates, &transfer).await?;
                 if stuck.is_empty() {
                     // All that was due when this began is there. What has come since has its own push.
                     self.changed.notify_one();
@@ -342,9 +343,9 @@ impl Pusher {
     }
 
     /// Notes a push that got through.
-    async fn pushed(&self, updates: Vec<PushUpdate>, transfer: &Transfer) -> Result<()> {
+    async fn pushed(&self, url: String, updates: Vec<PushUpdate>, transfer: &Transfer) -> Result<()> {
         let (database, remote) = (self.database.clone(), self.config.remote.clone());
-        crate::blocking(move || note_pushed(&database, &remote, &updates)).await?;
+        crate::blocking(move || note_pushed(&database, &remote, &url, &updates)).await?;
         let mut status = self.status.lock();
         status.pushes += 1;
         status.bytes_sent += transfer.bytes_sent;
@@ -430,7 +431,7 @@ impl Due {
     /// What the refs of `database` are and were not at the last push to `remote`.
     fn of(database: &Database, remote: &str, refused: &Stuck) -> Result<Due> {
         let here: BTreeMap<String, Hash> = PUSHED.iter().flat_map(|prefix| database.refs(prefix)).collect();
-        let pushed = pushed(database, remote);
+        let pushed = pushed(database, remote)?;
         let gone = pushed.keys().filter(|name| !here.contains_key(*name)).map(|name| (name, None));
         let changed = here.iter().filter(|(name, new)| pushed.get(*name) != Some(new));
         let mut due = Due::default();
@@ -468,25 +469,47 @@ fn in_the_way(
     }))
 }
 
-/// What branches and tags were at the last push that got through.
-fn pushed(database: &Database, remote: &str) -> BTreeMap<String, Hash> {
-    let prefix = pushed_prefix(remote);
-    let refs = database.refs(&prefix).into_iter();
-    refs.filter_map(|(name, hash)| Some((name.strip_prefix(&prefix)?.to_owned(), hash))).collect()
+/// The setting with the URL that `pushed/REMOTE/…` is about.
+fn pushed_url(remote: &str) -> String {
+    format!("pushed.{remote}.url")
 }
 
-/// Notes what was pushed.
-fn note_pushed(database: &Database, remote: &str, updates: &[PushUpdate]) -> Result<()> {
+/// What branches and tags were at the last push that got through; nothing, if that was to another URL.
+fn pushed(database: &Database, remote: &str) -> Result<BTreeMap<String, Hash>> {
+    let url = database.setting(&format!("remote.{remote}.url"))?;
+    // As a URL is displayed.
+    let url = url.as_deref().map(|url| url.strip_suffix('/').unwrap_or(url));
+    if database.setting(&pushed_url(remote))?.as_deref() != url {
+        return Ok(BTreeMap::new());
+    }
+    let prefix = pushed_prefix(remote);
+    let refs = database.refs(&prefix).into_iter();
+    Ok(refs.filter_map(|(name, hash)| Some((name.strip_prefix(&prefix)?.to_owned(), hash))).collect())
+}
+
+/// Notes what was pushed to `url`.
+fn note_pushed(database: &Database, remote: &str, url: &str, updates: &[PushUpdate]) -> Result<()> {
     let hold = database.store().hold();
+    let prefix = pushed_prefix(remote);
+    if database.setting(&pushed_url(remote))?.as_deref() != Some(url) {
+        // What was noted is about another place, and goes before it could be taken for this one.
+        let gone = database.refs(&prefix).into_iter();
+        let gone: Vec<RefUpdate> =
+            gone.map(|(name, old)| RefUpdate { name, old: Some(old), new: None }).collect();
+        if !gone.is_empty() && !matches!(database.update_refs(Batch::default(), &gone)?, Outcome::Appended(_))
+        {
+            return Ok(());
+        }
+        database.set_setting(&pushed_url(remote), Some(url))?;
+    }
     for _ in 0..MOVE_ATTEMPTS {
-        let before = pushed(database, remote);
+        let before: BTreeMap<String, Hash> = database.refs(&prefix).into_iter().collect();
         let moves: Vec<RefUpdate> = updates
             .iter()
             .filter(|update| update.new.is_none_or(|new| hold.keep(&new)))
-            .map(|update| RefUpdate {
-                name: format!("{}{}", pushed_prefix(remote), update.name),
-                old: before.get(&update.name).copied(),
-                new: update.new,
+            .map(|update| {
+                let name = format!("{prefix}{}", update.name);
+                RefUpdate { old: before.get(&name).copied(), name, new: update.new }
             })
             .filter(|update| update.old != update.new)
             .collect();

@@ -285,6 +285,25 @@ async fn a4_a_stranger_s_tag_is_neither_overwritten_nor_deleted() {
 }
 
 #[tokio::test]
+async fn a6_all_is_pushed_to_another_remote_of_the_same_name() {
+    let (first, second) = (Shop::server().await, Shop::directory());
+    let (db, primary) = (first.database("p"), primary());
+    put(&db, "main", "a", "1");
+    let head = commit(&db, "main");
+    db.create_tag("v1", head).unwrap();
+    primary.push("p", &db).await.unwrap();
+    db.set_setting("remote.origin.url", Some(&second.url)).unwrap();
+    db.delete_tag("v1").unwrap();
+    primary.push("p", &db).await.unwrap();
+    assert_eq!(second.refs().await, here(&db));
+    assert_eq!(first.refs().await.len(), 2, "nothing more goes to the old one");
+    put(&db, "main", "a", "2");
+    commit(&db, "main");
+    primary.push("p", &db).await.unwrap();
+    assert_eq!(second.refs().await, here(&db));
+}
+
+#[tokio::test]
 async fn a11_pushes_in_the_background_catch_up_and_are_drained_at_shutdown() {
     for shop in Shop::both().await {
         let (db, primary) = (shop.database("p"), primary());

@@ -147,6 +147,10 @@ impl Gate for PrimaryGate {
         {
             warnings.push(format!("no version commit was made of the transaction: {failure}"));
         }
+        if is_transaction && self.push.transaction_commit.is_none() {
+            // It moved no branch and no tag.
+            return warnings;
+        }
         let waiting = match self.waiting.enter() {
             Ok(waiting) => waiting,
             Err(failure) => {
