@@ -38,6 +38,17 @@ pub use replica::{ReadReplica, Refresh, Refreshed, ReplicaConfig};
 pub use role::{Epoch, NodeId, Refusal, Role, Standing};
 pub use standby::ReplicationService;
 
+/// Where the remote called `name` of a database is, with what is shown to it.
+fn remote_url(
+    database: &pleach_engine::Database,
+    name: &str,
+    credentials: &pleach_protocol::Credentials,
+) -> Result<pleach_protocol::RemoteUrl> {
+    let url = database.setting(&format!("remote.{name}.url"))?;
+    let url = url.ok_or_else(|| Error::UnknownRemote { remote: name.to_owned() })?;
+    Ok(credentials.authorize(url.parse()?))
+}
+
 /// Runs what blocks on a thread that may.
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(f).await {

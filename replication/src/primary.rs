@@ -16,8 +16,8 @@ use parking_lot::Mutex;
 use pleach_engine::{Batch, Database, Hash, MergeOptions, MergeOutcome, Outcome, RefUpdate, Side};
 use pleach_protocol::limits::MOVE_ATTEMPTS;
 use pleach_protocol::{
-    Credentials, Force, HELD_BACK, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, Transfer, fetch,
-    push, pushed_prefix,
+    Credentials, Force, HELD_BACK, PushUpdate, RefPatterns, RefStatus, Remote, Transfer, fetch, push,
+    pushed_prefix,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -209,16 +209,17 @@ fn is_same(one: &Database, other: &Database) -> bool {
 impl Pusher {
     /// Ends the task, and pushes once more.
     async fn drain(&self, limit: Duration) {
+        let may_push = (self.config.permit)().is_some();
         let task = self.task.lock().take();
         let last = async {
             if let Some(task) = task {
                 // It ends between two pushes.
                 let _ = task.await;
             }
-            self.push().await
+            if may_push { self.push().await } else { Ok(()) }
         };
         let why = match tokio::time::timeout(limit, last).await {
-            Ok(Ok(())) | Ok(Err(Error::NoPrimary)) => return,
+            Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it takes too long".to_owned(),
         };
@@ -319,12 +320,18 @@ impl Pusher {
                 self.fetch(open).await?;
                 continue;
             }
+            let before = refused.len();
             for one in transfer.refs {
                 if let RefStatus::Rejected { reason } = one.status
                     && reason != HELD_BACK
                 {
                     refused.insert(one.name, reason);
                 }
+            }
+            if refused.len() == before {
+                // The remote does not say which of them it refuses: to ask again would be to ask for ever.
+                let all = updates.into_iter().map(|update| (update.name, HELD_BACK.to_owned()));
+                return Err(Error::Stuck { remote: self.config.remote.clone(), refs: all.collect() });
             }
         }
     }
@@ -364,9 +371,7 @@ impl Pusher {
 
     async fn remote(&self, open: &mut Option<Remote>) -> Result<Remote> {
         let name = &self.config.remote;
-        let url = self.database.setting(&format!("remote.{name}.url"))?;
-        let url: RemoteUrl = url.ok_or_else(|| Error::UnknownRemote { remote: name.clone() })?.parse()?;
-        let url = self.config.credentials.authorize(url);
+        let url = crate::remote_url(&self.database, name, &self.config.credentials)?;
         match open.take().filter(|remote| *remote.url() == url) {
             Some(remote) => Ok(remote),
             None => Ok(Remote::connect(&url).await?),

@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use pleach_engine::{Batch, Branch, Database, Hash, Outcome, RefUpdate};
 use pleach_protocol::limits::MOVE_ATTEMPTS;
-use pleach_protocol::{Credentials, RefPatterns, RefResult, RefStatus, Remote, RemoteUrl, fetch};
-
+use pleach_protocol::{Credentials, RefPatterns, RefResult, RefStatus, Remote, fetch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::error::{Error, ErrorKind, NotWritable, Result};
@@ -277,7 +276,8 @@ impl Inner {
         let Ok(patterns) = &self.patterns else { return Ok(()) };
         let most = self.config.max_staleness;
         let heartbeat = (!most.is_zero()).then(|| (most / 4).min(HEARTBEAT));
-        let remote = Remote::connect(&self.url(database)?).await?;
+        let url = crate::remote_url(database, &self.config.remote, &self.config.credentials)?;
+        let remote = Remote::connect(&url).await?;
         let mut watching = pleach_protocol::watch(&remote, patterns, &[], heartbeat).await?;
         let mut is_due = true;
         loop {
@@ -308,21 +308,14 @@ impl Inner {
         *said = error;
     }
 
-    /// Where the remote of a database is.
-    fn url(&self, database: &Database) -> Result<RemoteUrl> {
-        let name = &self.config.remote;
-        let url = database.setting(&format!("remote.{name}.url"))?;
-        let url: RemoteUrl = url.ok_or_else(|| Error::UnknownRemote { remote: name.clone() })?.parse()?;
-        Ok(self.config.credentials.authorize(url))
-    }
-
     async fn pull(
         self: &Arc<Inner>,
         database: &Database,
         patterns: &RefPatterns,
         open: &mut Option<Remote>,
     ) -> Result<Refreshed> {
-        let (name, url) = (&self.config.remote, self.url(database)?);
+        let name = &self.config.remote;
+        let url = crate::remote_url(database, name, &self.config.credentials)?;
         // A connection that was kept may have died unseen; a new one says what is true.
         let kept = open.take().filter(|remote| *remote.url() == url);
         let again = match &kept {
