@@ -25,6 +25,7 @@ pub mod proto;
 mod replica;
 pub mod role;
 mod role_file;
+mod runs;
 mod session;
 mod shared_refs;
 mod standby;

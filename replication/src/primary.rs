@@ -8,7 +8,6 @@
 //! ref is *stuck*, and said to be, until it is merged here, or merged by the policy; the others go on.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -22,8 +21,9 @@ use pleach_protocol::{
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::limits::{BACK_OFF, PUSH_MERGES};
+use crate::runs::{Runs, Turn};
 use crate::shared_refs::HEADS;
 
 /// Prefix of branches and tags.
@@ -98,18 +98,10 @@ struct Pusher {
     config: PrimaryConfig,
     name: String,
     database: Database,
-    started: AtomicU64,
-    last: tokio::sync::Mutex<Last>,
+    pushes: Runs<()>,
     changed: Notify,
     status: Mutex<PushStatus>,
     task: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Last {
-    /// Number of the push whose result this is.
-    number: u64,
-    result: Result<(), (String, ErrorKind)>,
-    remote: Option<Remote>,
 }
 
 /// Refs that are not pushed, by name, and why.
@@ -177,8 +169,7 @@ impl Primary {
             config: self.inner.config.clone(),
             name: name.to_owned(),
             database: database.clone(),
-            started: AtomicU64::new(0),
-            last: tokio::sync::Mutex::new(Last { number: 0, result: Ok(()), remote: None }),
+            pushes: Runs::default(),
             changed: Notify::new(),
             status: Mutex::new(PushStatus { database: name.to_owned(), ..PushStatus::default() }),
             task: Mutex::default(),
@@ -262,17 +253,14 @@ impl Pusher {
 
     /// Pushes, or shares a push that begins after this was called.
     async fn push(&self) -> Result<()> {
-        // One that runs now may have read the refs already; the one after it will not have.
-        let needed = self.started.load(Ordering::SeqCst) + 1;
-        let mut last = self.last.lock().await;
-        if last.number < needed {
-            let number = self.started.fetch_add(1, Ordering::SeqCst) + 1;
-            let result = self.push_now(&mut last.remote).await;
-            self.note(&result);
-            last.result = result.map_err(|error| (error.to_string(), error.kind()));
-            last.number = number;
+        match self.pushes.turn().await {
+            Turn::Shared(result) => result,
+            Turn::Ours(mut run) => {
+                let result = self.push_now(run.remote()).await;
+                self.note(&result);
+                run.end(result)
+            }
         }
-        last.result.clone().map_err(|(what, kind)| Error::Shared { what, kind })
     }
 
     fn note(&self, result: &Result<()>) {

@@ -7,7 +7,6 @@
 //! that wait while one runs share the next. Nothing that the replica had of its own is lost: it is kept under `recovery/`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,8 +16,9 @@ use pleach_protocol::limits::MOVE_ATTEMPTS;
 use pleach_protocol::{Credentials, RefPatterns, RefResult, RefStatus, Remote, fetch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use crate::error::{Error, ErrorKind, NotWritable, Result};
+use crate::error::{Error, NotWritable, Result};
 use crate::limits::{BACK_OFF, HEARTBEAT, LOOK_AT_PLACE};
+use crate::runs::{Runs, Turn};
 use crate::shared_refs::{self, HEADS, WORK};
 
 /// When a replica looks at its remote.
@@ -81,25 +81,11 @@ struct Inner {
 /// The pulls of one database, one at a time.
 #[derive(Default)]
 struct Pull {
-    started: AtomicU64,
-    last: tokio::sync::Mutex<Last>,
+    pulls: Runs<Refreshed>,
     /// Up to when nothing of the remote is missing here.
     fresh: Mutex<Option<Instant>>,
     /// The identity of the store that it is about.
     store: [u8; 16],
-}
-
-struct Last {
-    /// Number of the pull whose result this is.
-    number: u64,
-    result: Result<Refreshed, (String, ErrorKind)>,
-    remote: Option<Remote>,
-}
-
-impl Default for Last {
-    fn default() -> Last {
-        Last { number: 0, result: Ok(Refreshed::default()), remote: None }
-    }
 }
 
 /// What a refresh did.
@@ -249,21 +235,17 @@ impl Inner {
         database: &Database,
         patterns: &RefPatterns,
     ) -> Result<Refreshed> {
-        // One that runs now may have asked the remote already; the one after it will not have.
-        let needed = pull.started.load(Ordering::SeqCst) + 1;
-        let mut last = pull.last.lock().await;
-        if last.number < needed {
-            let number = pull.started.fetch_add(1, Ordering::SeqCst) + 1;
-            let began = Instant::now();
-            let result = self.pull(database, patterns, &mut last.remote).await;
-            if result.is_ok() {
-                let mut fresh = pull.fresh.lock();
-                *fresh = (*fresh).max(Some(began));
-            }
-            last.result = result.map_err(|error| (error.to_string(), error.kind()));
-            last.number = number;
+        let mut run = match pull.pulls.turn().await {
+            Turn::Shared(result) => return result,
+            Turn::Ours(run) => run,
+        };
+        let began = Instant::now();
+        let result = self.pull(database, patterns, run.remote()).await;
+        if result.is_ok() {
+            let mut fresh = pull.fresh.lock();
+            *fresh = (*fresh).max(Some(began));
         }
-        last.result.clone().map_err(|(what, kind)| Error::Shared { what, kind })
+        run.end(result)
     }
 
     /// Pulls whenever the remote says that something has changed; heartbeats in between say that nothing has. Ends when the replica is gone, or with why the watch did.
