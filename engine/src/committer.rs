@@ -96,7 +96,7 @@ impl Database {
             Ok(_) => {}
             Err(cancelled) if self.queue().leave(&waiting) => return Err(cancelled),
             // Whoever took it out of the queue answers it before giving the order up.
-            Err(_) => drop(self.plain().order()?),
+            Err(_) => self.pass_order(),
         }
         // Who leads a group answers everybody in it, unless it panics.
         let reply = waiting.reply.lock().take().unwrap_or(Err(Error::Unanswered));

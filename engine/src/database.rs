@@ -10,13 +10,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use parking_lot::{Mutex, MutexGuard};
 use pleach_chunkstore::{Batch, Cancel, Hash, Observer, Options, Outcome, RefUpdate, Store};
 
 use crate::{
+    approval::Order,
     branches::Branch,
     catalogue,
     chunks::{self, Writer},
@@ -44,12 +44,13 @@ pub struct Database {
     inner: Arc<Inner>,
     /// The store, by a handle that may be cancelled.
     store: Store,
+    /// Whether changes by this handle need approval, if there is somebody to give it.
+    asks: bool,
 }
 
 struct Inner {
     store: Store,
-    /// Held while a change is planned and appended; not while it becomes durable.
-    writing: Mutex<()>,
+    order: Order,
     queue: Queue,
     epoch: AtomicU64,
 }
@@ -136,12 +137,13 @@ impl Database {
     fn over(store: Store) -> Database {
         Database {
             inner: Arc::new(Inner {
+                order: Order::new(&store),
                 store: store.clone(),
-                writing: Mutex::new(()),
                 queue: Queue::default(),
                 epoch: AtomicU64::new(0),
             }),
             store,
+            asks: true,
         }
     }
 
@@ -248,29 +250,27 @@ impl Database {
 
     /// This database, by that handle of its store.
     pub(crate) fn by(&self, store: Store) -> Database {
-        Database { inner: self.inner.clone(), store }
+        Database { inner: self.inner.clone(), store, asks: self.asks }
     }
 
-    /// The order of writing: nobody else changes refs while it is held.
-    ///
-    /// # Errors
-    /// [`Error::Cancelled`], while somebody else has it.
-    pub(crate) fn order(&self) -> Result<MutexGuard<'_, ()>> {
-        /// How long a handle that may be cancelled waits before it looks whether it was.
-        const LOOK_EVERY: Duration = Duration::from_millis(5);
-        let Some(cancel) = self.store.cancel() else { return Ok(self.inner.writing.lock()) };
-        loop {
-            cancel.check()?;
-            if let Some(order) = self.inner.writing.try_lock_for(LOOK_EVERY) {
-                return Ok(order);
-            }
-        }
+    /// This database, by a handle whose changes need nobody's approval ([`Database::set_approver`]).
+    pub fn unapproved(&self) -> Database {
+        Database { asks: false, ..self.clone() }
+    }
+
+    /// Whether changes by this handle need approval, if there is somebody to give it.
+    pub(crate) fn asks(&self) -> bool {
+        self.asks
+    }
+
+    pub(crate) fn order_of_writing(&self) -> &Order {
+        &self.inner.order
     }
 
     /// Runs `f` while nobody else changes refs.
     #[cfg(test)]
     pub(crate) fn in_order<T>(&self, f: impl FnOnce() -> T) -> T {
-        let _writing = self.inner.writing.lock();
+        let _order = self.order();
         f()
     }
 
@@ -279,12 +279,12 @@ impl Database {
         &self,
         plan: impl FnOnce(&mut Writer, &mut Vec<RefUpdate>) -> Result<T>,
     ) -> Result<(T, u64)> {
+        let approval = self.prepare_approval();
         let order = self.order()?;
         let mut writer = Writer::new(self.store());
         let mut updates = Vec::new();
         let planned = plan(&mut writer, &mut updates)?;
-        let ticket = writer.append(&updates)?;
-        drop(order);
+        let ticket = self.append_in_order(order, writer, &updates, approval)?;
         ticket.wait()?;
         Ok((planned, ticket.sequence()))
     }
@@ -349,14 +349,23 @@ impl Database {
     /// # Errors
     /// [`Error::Missing`] if a ref would name what is not there; the store's.
     pub fn update_refs(&self, batch: Batch, updates: &[RefUpdate]) -> Result<Outcome> {
-        let hold = self.store().hold();
-        let order = self.order()?;
-        let outcome = chunks::append(self.store(), &hold, batch, updates)?;
-        drop(order);
-        if let Outcome::Appended(ticket) = &outcome {
-            ticket.wait()?;
+        let writer = Writer::continuing(self.store(), batch);
+        let is_public = updates.iter().any(|update| names::is_public(&update.name));
+        let approval = if is_public { self.prepare_approval() } else { None };
+        let order = self.order_for(updates)?;
+        let expected = |name: &str| updates.iter().find(|update| update.name == name);
+        match self.append_in_order(order, writer, updates, approval) {
+            Ok(ticket) => {
+                ticket.wait()?;
+                Ok(Outcome::Appended(ticket))
+            }
+            Err(Error::Moved { name }) => Ok(Outcome::Moved {
+                expected: expected(&name).and_then(|update| update.old),
+                found: self.store().appended_ref(&name),
+                name,
+            }),
+            Err(error) => Err(error),
         }
-        Ok(outcome)
     }
 
     /// The number of the last durable change.

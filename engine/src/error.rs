@@ -22,7 +22,7 @@ pub enum ErrorKind {
     Damaged,
     /// The disk or the store failed; see the source.
     Store,
-    /// What was asked for is not in this partial copy, and its remote is not at hand or failed: see to that, and try again.
+    /// A remote is needed, for what is not in this partial copy or for its approval, and is not at hand or failed: see to that, and try again.
     Remote,
     /// The caller's own wish; nothing changed.
     Cancelled,
@@ -331,6 +331,26 @@ pub enum Error {
         "the savepoint is gone: it was rolled back past or released, or it is of another transaction; make a new one"
     )]
     UnknownSavepoint,
+    /// Whoever must approve of changes of branches and tags does not.
+    #[error("{why}; nothing was changed")]
+    Disapproved {
+        /// Why not.
+        why: String,
+    },
+    /// Whoever must approve of changes of branches and tags could not be asked.
+    #[error("{why}; nothing was changed")]
+    ApproverAway {
+        /// Why not.
+        why: String,
+    },
+    /// Whoever must approve of changes of branches and tags was asked, and gave no answer.
+    #[error(
+        "whether a change is done is not known, and nothing else is changed until it is: {why}; it is settled as soon as there is an answer"
+    )]
+    Unsettled {
+        /// Why there was none.
+        why: String,
+    },
     /// A ref moved while it was being changed, more often than is worth trying.
     #[error("ref `{name}` was moved by somebody else meanwhile; look at it and try again")]
     Moved {
@@ -358,6 +378,7 @@ impl Error {
         match self {
             Error::Store(error) if error.kind() == pleach_chunkstore::ErrorKind::Remote => ErrorKind::Remote,
             Error::Store(_) => ErrorKind::Store,
+            Error::ApproverAway { .. } | Error::Unsettled { .. } => ErrorKind::Remote,
             Error::Cancelled => ErrorKind::Cancelled,
             Error::Missing { .. } | Error::Malformed { .. } | Error::Chunk(_) => ErrorKind::Damaged,
             Error::UnknownBranch { .. }

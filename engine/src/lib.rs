@@ -20,6 +20,9 @@
 //! ```
 
 mod alter;
+mod approval;
+#[cfg(test)]
+mod approval_tests;
 mod blob;
 mod branches;
 #[cfg(test)]
@@ -63,6 +66,7 @@ mod transaction;
 mod typed_tests;
 mod upkeep;
 
+pub use approval::{Approve, Disapproval};
 pub use blob::{VALUE_BYTES_MAX, ValueReader};
 pub use branches::Branch;
 pub use check::{check_chunk, check_lineage};

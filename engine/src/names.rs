@@ -5,6 +5,7 @@
 //! local:                               remotes/REMOTE/BRANCH · recovery/… → commit    local/settings → root of a map of text
 //!                                      seen/REMOTE/heads/BRANCH, seen/REMOTE/tags/TAG → commit, see `packs` of the protocol
 //!                                      pushed/REMOTE/heads/…, pushed/REMOTE/tags/… → commit, see `primary` of replication
+//!                                      pending/from/REF, pending/to/REF → a change that waits, see `approval`
 //!                                      feeds/since/NAME · feeds/to/NAME → root of a branch's work, see `feed`
 //! ```
 
@@ -20,6 +21,16 @@ pub(crate) const FEED_SINCE: &str = "feeds/since/";
 const FEED_TO: &str = "feeds/to/";
 /// The prefixes of the shared map of refs.
 pub(crate) const SHARED: [&str; 3] = [HEADS, TAGS, WORK];
+
+/// Whether replication compares the ref.
+pub(crate) fn is_shared(name: &str) -> bool {
+    SHARED.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether the ref is a branch's head or a tag, which remotes have.
+pub(crate) fn is_public(name: &str) -> bool {
+    name.starts_with(HEADS) || name.starts_with(TAGS)
+}
 
 pub(crate) fn head(branch: &str) -> String {
     format!("{HEADS}{branch}")
