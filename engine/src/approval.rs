@@ -24,7 +24,7 @@ use crate::{
     chunks::Writer,
     database::Database,
     error::{Error, Result},
-    names,
+    names, settings,
 };
 
 const PENDING: &str = "pending/";
@@ -44,12 +44,17 @@ pub trait Approve: Send + Sync + 'static {
     /// Why it could not be asked; then nothing is done that would need it.
     fn prepare(&self, database: &Database) -> Result<(), Disapproval>;
 
-    /// Whether these changes may be done: all or none. Those of works, and local ones, are in them too. It is asked again about the same after it gave no answer, and after a crash; it may have approved before. Gives
-    /// changes of local refs that are to be done together with them.
+    /// Whether these changes may be done: all or none. Those of works, and local ones, are in them too. It is asked about the same `again` after it gave no answer, and after a crash: it may have
+    /// approved then. Gives changes of local refs that are to be done together with them.
     ///
     /// # Errors
     /// Why not, or that there is no answer.
-    fn approve(&self, database: &Database, changes: &[RefUpdate]) -> Result<Vec<RefUpdate>, Disapproval>;
+    fn approve(
+        &self,
+        database: &Database,
+        changes: &[RefUpdate],
+        again: bool,
+    ) -> Result<Vec<RefUpdate>, Disapproval>;
 }
 
 /// Why a change of branches or tags may not be done.
@@ -228,13 +233,18 @@ impl Database {
         let writing = self.order_of_writing();
         let approver = writing.approver.read().clone();
         let answer = match approver {
-            Some(approver) => approver.approve(&self.unapproved(), changes),
+            Some(approver) => approver.approve(&self.unapproved(), changes, is_earlier),
             None => Err(Disapproval::Refused("nobody is there any more to approve of it".to_owned())),
         };
         let mut done: Vec<RefUpdate> = pending(changes)
             .into_iter()
             .map(|RefUpdate { name, new, .. }| RefUpdate { name, old: new, new: None })
             .collect();
+        let answer = match answer {
+            // What could not be asked now may have been done when it was asked before.
+            Err(Disapproval::Away(why)) if is_earlier => Err(Disapproval::Unknown(why)),
+            other => other,
+        };
         let disapproval = match answer {
             Err(Disapproval::Unknown(why)) => {
                 *writing.unanswered.lock() = Some((Instant::now(), why.clone()));
@@ -260,14 +270,24 @@ impl Database {
         }
     }
 
-    /// Appends what was decided. A local ref that has changed meanwhile stays what it is.
+    /// Appends what was decided. A local ref that has changed meanwhile stays what it is; of the settings, what the change is about is set in those of now.
     fn append_decided(&self, mut updates: Vec<RefUpdate>) -> Result<Ticket> {
+        let _order = self.take_order(false)?;
+        let mut branch = None;
         loop {
-            match Writer::new(self.store()).append(&updates) {
-                Err(Error::Moved { name }) if !names::is_shared(&name) && !name.starts_with(PENDING) => {
-                    updates.retain(|update| update.name != name);
-                }
+            let mut writer = Writer::new(self.store());
+            let mut all = updates.clone();
+            if let Some(branch) = &branch {
+                self.plan_setting(&mut writer, &mut all, settings::CURRENT_BRANCH, Option::as_deref(branch))?;
+            }
+            let name = match writer.append(&all) {
+                Err(Error::Moved { name }) if !names::is_shared(&name) && !name.starts_with(PENDING) => name,
                 appended => return appended,
+            };
+            let mut moved = updates.extract_if(.., |update| update.name == name);
+            // No other setting changes together with branches.
+            if let Some(RefUpdate { new, .. }) = moved.find(|_| name == names::SETTINGS) {
+                branch = Some(self.setting_in(new, settings::CURRENT_BRANCH)?);
             }
         }
     }

@@ -38,7 +38,7 @@ impl Approve for Approver {
         self.ready.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 
-    fn approve(&self, database: &Database, changes: &[RefUpdate]) -> Answer {
+    fn approve(&self, database: &Database, changes: &[RefUpdate], _: bool) -> Answer {
         let mut names: Vec<String> = changes.iter().map(|change| change.name.clone()).collect();
         names.sort();
         self.asked.lock().unwrap().push(names);
@@ -225,6 +225,7 @@ fn while_it_is_asked_readers_read_and_writers_wait() {
         cancel.cancel();
         assert!(matches!(giving_up.join().unwrap(), Err(Error::Cancelled)));
         // Its own notes are not kept.
+        database.set_setting("some.setting", Some("1")).unwrap();
         let note = RefUpdate { name: "remotes/o/x".into(), old: None, new: database.get_ref("work/main") };
         assert!(matches!(database.update_refs(Batch::default(), &[note]).unwrap(), Outcome::Appended(_)));
         go.send(()).unwrap();
@@ -251,4 +252,25 @@ fn pushes_and_other_moves_of_refs_are_asked_about_too() {
     approver.asked();
     assert!(matches!(database.update_refs(Batch::default(), &tag).unwrap(), Outcome::Moved { .. }));
     assert!(approver.asked().is_empty(), "what cannot be done is not asked about");
+}
+
+#[test]
+fn a_setting_that_changes_while_it_is_asked_stays_beside_the_current_branch() {
+    let (database, approver) = database(None);
+    put(&database, b"a").unwrap();
+    approver.will(Ok(Vec::new()));
+    commit(&database).unwrap();
+    let (tell, told) = mpsc::channel();
+    let (go, wait) = mpsc::channel();
+    *approver.waits.lock().unwrap() = Some((tell, wait));
+    approver.will(Ok(Vec::new()));
+    thread::scope(|scope| {
+        let renaming = scope.spawn(|| database.rename_branch("main", "trunk"));
+        told.recv().unwrap();
+        database.set_setting("some.setting", Some("1")).unwrap();
+        go.send(()).unwrap();
+        renaming.join().unwrap().unwrap();
+    });
+    assert_eq!(database.current_branch().unwrap(), "trunk");
+    assert_eq!(database.setting("some.setting").unwrap().as_deref(), Some("1"));
 }

@@ -289,6 +289,18 @@ impl Database {
         Ok((planned, ticket.sequence()))
     }
 
+    /// [`Database::write`], of settings alone, which is not kept while somebody is asked for approval of something else.
+    pub(crate) fn write_setting(
+        &self,
+        plan: impl FnOnce(&mut Writer, &mut Vec<RefUpdate>) -> Result<()>,
+    ) -> Result<()> {
+        let order = self.order_for(&[])?;
+        let mut writer = Writer::new(self.store());
+        let mut updates = Vec::new();
+        plan(&mut writer, &mut updates)?;
+        Ok(self.append_in_order(order, writer, &updates, None)?.wait()?)
+    }
+
     // Refs.
 
     /// The durable refs whose names begin with `prefix`, sorted.

@@ -37,7 +37,7 @@ impl Database {
         self.setting_in(self.store().appended_ref(names::SETTINGS), key)
     }
 
-    fn setting_in(&self, root: Option<Hash>, key: &str) -> Result<Option<String>> {
+    pub(crate) fn setting_in(&self, root: Option<Hash>, key: &str) -> Result<Option<String>> {
         let Some(root) = root else { return Ok(None) };
         let value = map::get(self.store(), &root, key.as_bytes())?;
         value.map(|value| utf8(&root, value.bytes)).transpose()
@@ -70,8 +70,7 @@ impl Database {
     /// # Errors
     /// [`Error::KeyTooLong`], [`Error::ValueTooLong`] over 1,024 bytes.
     pub fn set_setting(&self, key: &str, value: Option<&str>) -> Result<()> {
-        self.write(|writer, updates| self.plan_setting(writer, updates, key, value))?;
-        Ok(())
+        self.write_setting(|writer, updates| self.plan_setting(writer, updates, key, value))
     }
 
     pub(crate) fn plan_setting(

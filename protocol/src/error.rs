@@ -197,6 +197,14 @@ pub enum Error {
         /// What the transport said.
         what: String,
     },
+    /// A push may have arrived or not: it was sent, and not answered.
+    #[error("{source}; the push may have arrived or not: push again to learn it")]
+    Uncertain {
+        /// URL of the remote.
+        url: String,
+        /// Why there was no answer.
+        source: Box<Error>,
+    },
     /// There is no connection by TLS: a file that is wrong here, a peer that is not who it should be, or that does not want us.
     #[error("{url}: {error}")]
     Tls {
@@ -358,6 +366,7 @@ impl Error {
             | Error::NothingThere { .. }
             | Error::NoPlace { .. } => ErrorKind::NotFound,
             Error::Unreachable { .. }
+            | Error::Uncertain { .. }
             | Error::Tls { .. }
             | Error::Cut { .. }
             | Error::Moved { .. }
@@ -378,6 +387,10 @@ impl Error {
             Error::Engine(error) if error.kind() == pleach_engine::ErrorKind::Remote => ErrorKind::Network,
             Error::Engine(_) | Error::Io { .. } | Error::Lost { .. } => ErrorKind::Store,
         }
+    }
+
+    pub(crate) fn uncertain(url: String, source: Error) -> Error {
+        Error::Uncertain { url, source: Box::new(source) }
     }
 
     pub(crate) fn protocol(what: impl Into<String>) -> Error {

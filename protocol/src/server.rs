@@ -289,6 +289,11 @@ fn status(error: &Error) -> Status {
         Error::Limit { .. } => Code::ResourceExhausted,
         Error::Moved { .. } => Code::Aborted,
         Error::Cut { .. } => Code::Cancelled,
+        Error::Engine(
+            pleach_engine::Error::Disapproved { .. } | pleach_engine::Error::ApproverAway { .. },
+        ) => Code::FailedPrecondition,
+        // Whoever pushes is not told that it is not done.
+        Error::Engine(pleach_engine::Error::Unsettled { .. }) => Code::Unknown,
         Error::BadRef { .. }
         | Error::Protocol { .. }
         | Error::Record { .. }

@@ -29,6 +29,7 @@ mod runs;
 mod session;
 mod shared_refs;
 mod standby;
+mod strict;
 mod tracked;
 
 pub use cluster::{Cluster, ClusterConfig, StandbyRemote, StatusRow};

@@ -25,9 +25,10 @@ use crate::error::{Error, Result};
 use crate::limits::{BACK_OFF, PUSH_MERGES};
 use crate::runs::{Runs, Turn};
 use crate::shared_refs::HEADS;
+use crate::strict::{self, Strict};
 
 /// Prefix of branches and tags.
-const PUSHED: [&str; 2] = [HEADS, "tags/"];
+pub(crate) const PUSHED: [&str; 2] = [HEADS, "tags/"];
 
 /// What becomes of a branch that somebody else moved at the remote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct PrimaryConfig {
     pub on_conflict: OnConflict,
     /// Who merges by that policy, as `NAME <MAIL>`.
     pub author: String,
+    /// Branches and tags move here only once they have moved there; a write that cannot be pushed fails. See [`Approve`](pleach_engine::Approve).
+    pub strict: bool,
     /// Lets this node write and push, as long as what it gives is held: of the nodes of a cluster, only the primary may.
     pub permit: Arc<dyn Fn() -> Option<PushPermit> + Send + Sync>,
 }
@@ -94,12 +97,14 @@ pub struct PushStatus {
 }
 
 /// The pushes of one database, one at a time.
-struct Pusher {
-    config: PrimaryConfig,
+pub(crate) struct Pusher {
+    pub(crate) config: PrimaryConfig,
     name: String,
-    database: Database,
+    /// By a handle whose changes are not asked about.
+    pub(crate) database: Database,
     pushes: Runs<()>,
     changed: Notify,
+    pub(crate) strict: Strict,
     status: Mutex<PushStatus>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -121,8 +126,9 @@ impl Primary {
 
     /// Forgets a database that is dropped or closed: nothing more is pushed of it.
     pub fn forget(&self, name: &str) {
-        let pusher = self.inner.pushers.lock().remove(name);
-        if let Some(task) = pusher.and_then(|pusher| pusher.task.lock().take()) {
+        let Some(pusher) = self.inner.pushers.lock().remove(name) else { return };
+        pusher.database.set_approver(None);
+        if let Some(task) = pusher.task.lock().take() {
             task.abort();
         }
     }
@@ -168,13 +174,16 @@ impl Primary {
         let pusher = Arc::new(Pusher {
             config: self.inner.config.clone(),
             name: name.to_owned(),
-            database: database.clone(),
+            // What it does itself is pushed, or was.
+            database: database.unapproved(),
             pushes: Runs::default(),
             changed: Notify::new(),
+            strict: Strict::default(),
             status: Mutex::new(PushStatus { database: name.to_owned(), ..PushStatus::default() }),
             task: Mutex::default(),
         });
         let weak = Arc::downgrade(&pusher);
+        database.set_approver(self.inner.config.strict.then(|| strict::approver(&weak)));
         database.store().watch(Box::new(move |_| {
             if let Some(pusher) = Weak::upgrade(&weak) {
                 pusher.changed.notify_one();
@@ -209,7 +218,9 @@ impl Pusher {
             }
             if may_push { self.push().await } else { Ok(()) }
         };
-        let why = match tokio::time::timeout(limit, last).await {
+        let drained = tokio::time::timeout(limit, last).await;
+        self.database.set_approver(None);
+        let why = match drained {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it takes too long".to_owned(),
@@ -252,7 +263,7 @@ impl Pusher {
     }
 
     /// Pushes, or shares a push that begins after this was called.
-    async fn push(&self) -> Result<()> {
+    pub(crate) async fn push(&self) -> Result<()> {
         match self.pushes.turn().await {
             Turn::Shared(result) => result,
             Turn::Ours(mut run) => {
@@ -274,6 +285,7 @@ impl Pusher {
 
     /// Pushes until nothing is left that can be.
     async fn push_now(&self, open: &mut Option<Remote>) -> Result<()> {
+        self.settle().await?;
         let (mut refused, mut has_fetched, mut merges) = (Stuck::new(), false, 0);
         loop {
             let Due { updates, stuck } = self.due(&refused).await?;
@@ -341,16 +353,21 @@ impl Pusher {
     async fn pushed(&self, url: String, updates: Vec<PushUpdate>, transfer: &Transfer) -> Result<()> {
         let (database, remote) = (self.database.clone(), self.config.remote.clone());
         crate::blocking(move || note_pushed(&database, &remote, &url, &updates)).await?;
+        self.count(transfer);
+        Ok(())
+    }
+
+    /// Counts a push that got through.
+    pub(crate) fn count(&self, transfer: &Transfer) {
         let mut status = self.status.lock();
         status.pushes += 1;
         status.bytes_sent += transfer.bytes_sent;
         status.round_trips += u64::from(transfer.round_trips);
         status.last_push = Some(SystemTime::now());
-        Ok(())
     }
 
     /// One push of these, over the connection that is open, or a new one.
-    async fn send(&self, open: &mut Option<Remote>, updates: &[PushUpdate]) -> Result<Transfer> {
+    pub(crate) async fn send(&self, open: &mut Option<Remote>, updates: &[PushUpdate]) -> Result<Transfer> {
         let remote = self.remote(open).await?;
         let transfer = push(&self.database, &remote, &self.config.remote, updates, Force::Known).await?;
         *open = Some(remote);
@@ -366,7 +383,7 @@ impl Pusher {
         }
     }
 
-    async fn fetch(&self, open: &mut Option<Remote>) -> Result<()> {
+    pub(crate) async fn fetch(&self, open: &mut Option<Remote>) -> Result<()> {
         let remote = self.remote(open).await?;
         // Tags there are not to become tags here.
         let branches = RefPatterns::new(&[format!("{HEADS}*")])?;
@@ -481,7 +498,12 @@ fn pushed(database: &Database, remote: &str) -> Result<BTreeMap<String, Hash>> {
 }
 
 /// Notes what was pushed to `url`.
-fn note_pushed(database: &Database, remote: &str, url: &str, updates: &[PushUpdate]) -> Result<()> {
+pub(crate) fn note_pushed(
+    database: &Database,
+    remote: &str,
+    url: &str,
+    updates: &[PushUpdate],
+) -> Result<()> {
     let hold = database.store().hold();
     let prefix = pushed_prefix(remote);
     if database.setting(&pushed_url(remote))?.as_deref() != Some(url) {

@@ -53,6 +53,11 @@ struct Shop {
 
 impl Shop {
     async fn server() -> Shop {
+        Shop::cutting(|| None).await
+    }
+
+    /// A server to which each connection is cut after so many bytes.
+    async fn cutting(cut_after: impl FnMut() -> Option<u64> + Send + 'static) -> Shop {
         let dir = TempDir::new().unwrap();
         let databases = Databases::new(&dir.path().join("data"), Options::default()).unwrap();
         let db = databases.create("shop").unwrap();
@@ -60,7 +65,7 @@ impl Shop {
         let address = incoming.local_addr().unwrap();
         let service = SyncService::new(databases).into_server();
         tokio::spawn(transport().add_service(service).serve_with_incoming(incoming));
-        let proxy = Proxy::start(address, Duration::ZERO, || None).await.unwrap();
+        let proxy = Proxy::start(address, Duration::ZERO, cut_after).await.unwrap();
         let url = format!("http://{}/shop", proxy.address());
         Shop { dir, url, place: Place::Server { proxy, address, db } }
     }
@@ -106,12 +111,28 @@ fn config(on_conflict: OnConflict) -> PrimaryConfig {
         credentials: Credentials::default(),
         on_conflict,
         author: "p".into(),
+        strict: false,
         permit: std::sync::Arc::new(|| Some(Box::new(()))),
     }
 }
 
 fn primary() -> Primary {
     Primary::new(config(OnConflict::Reject))
+}
+
+fn strict() -> Primary {
+    Primary::new(PrimaryConfig { strict: true, ..config(OnConflict::Reject) })
+}
+
+/// A commit where it may block.
+async fn committed(db: &Database) -> Result<Hash, pleach_engine::Error> {
+    let db = db.clone();
+    let commit = move || db.commit("main", new_commit(false)).map(|committed| committed.hash);
+    tokio::task::spawn_blocking(commit).await.unwrap()
+}
+
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(f).await.unwrap()
 }
 
 fn here(db: &Database) -> BTreeMap<String, Hash> {
@@ -423,4 +444,169 @@ async fn those_who_wait_share_pushes() {
     }
     assert_eq!(shop.refs().await, here(&db));
     assert!(status(&primary).pushes < 25, "{:?}", status(&primary));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a12_a_strict_commit_is_at_the_remote_before_it_is_here() {
+    for shop in Shop::both().await {
+        let (db, primary) = (shop.database("p"), strict());
+        put(&db, "main", "before", "x");
+        commit(&db, "main");
+        // What was there before is pushed first; then each change is one push of one round trip.
+        primary.follow("p", &db);
+        for n in 0..3 {
+            put(&db, "main", &n.to_string(), "x");
+            let before = status(&primary);
+            let head = committed(&db).await.unwrap();
+            assert_eq!(shop.refs().await.get("heads/main"), Some(&head));
+            let after = status(&primary);
+            if n > 0 {
+                let trips = if matches!(shop.place, Place::Directory) { 2 } else { 1 };
+                let most = before.round_trips + trips;
+                assert!(after.pushes == before.pushes + 1 && after.round_trips <= most, "{after:?}");
+            }
+            primary.push("p", &db).await.unwrap();
+            assert_eq!(status(&primary).pushes, after.pushes, "nothing is left to push");
+        }
+        let changed = db.clone();
+        blocking(move || {
+            let head = changed.branch("main").unwrap().unwrap().head.unwrap();
+            changed.create_branch("b", Some(head)).unwrap();
+            changed.create_tag("t", head).unwrap();
+            changed.create_branch("gone", Some(head)).unwrap();
+            changed.delete_branch("gone").unwrap();
+            put(&changed, "main", "amended", "x");
+            changed.commit("main", new_commit(true)).unwrap();
+        })
+        .await;
+        assert_eq!(shop.refs().await, here(&db));
+        assert_eq!(here(&db).len(), 3);
+        primary.shutdown(Duration::from_secs(5)).await;
+        // Whoever comes afterwards is not asked about.
+        put(&db, "main", "after", "x");
+        commit(&db, "main");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a12_a_strict_commit_that_is_refused_changes_nothing() {
+    for shop in Shop::both().await {
+        let (db, primary) = (shop.database("p"), strict());
+        primary.follow("p", &db);
+        put(&db, "main", "a", "1");
+        committed(&db).await.unwrap();
+        let other = shop.clone(&shop.dir.path().join("other")).await;
+        put(&other, "main", "b", "1");
+        let theirs = commit(&other, "main");
+        let remote = Remote::connect(&RemoteUrl::parse(&shop.url).unwrap()).await.unwrap();
+        let update = [PushUpdate { name: "heads/main".into(), new: Some(theirs) }];
+        push(&other, &remote, "origin", &update, Force::No).await.unwrap();
+
+        put(&db, "main", "a", "2");
+        let before = here(&db);
+        let error = committed(&db).await.unwrap_err();
+        assert_eq!(error.kind(), pleach_engine::ErrorKind::Refused, "{error}");
+        assert!(error.to_string().contains("nothing was changed"), "{error}");
+        assert_eq!((here(&db), shop.refs().await["heads/main"]), (before, theirs));
+        assert!(db.status("main").unwrap().dirty && db.refs("pending/").is_empty());
+        // A person goes on: what is here on a branch of its own, and then together.
+        let going_on = db.clone();
+        blocking(move || {
+            let theirs = going_on.get_ref("remotes/origin/main").expect("it was fetched");
+            going_on.create_branch("mine", going_on.branch("main").unwrap().unwrap().head).unwrap();
+            put(&going_on, "mine", "a", "2");
+            let mine = going_on.commit("mine", new_commit(false)).unwrap().hash;
+            going_on.reset("main", &theirs, true).unwrap();
+            going_on.merge("main", &mine, MergeOptions::default()).unwrap();
+        })
+        .await;
+        assert_eq!(shop.refs().await, here(&db));
+        assert_eq!((get(&db, "main", "a"), get(&db, "main", "b")), (Some("2".into()), Some("1".into())));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a12_a_strict_commit_without_an_answer_is_settled_when_the_remote_answers() {
+    let (mut unsettled, mut done) = (0, 0);
+    for cut_after in [0, 400, 700, 1000, 1300, 1600, 2000, 2400] {
+        let allowed = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let shop = Shop::cutting({
+            let allowed = allowed.clone();
+            // The first connection after it was set gets so far, the others nowhere.
+            move || allowed.lock().unwrap().as_mut().map(|left: &mut u64| std::mem::take(left))
+        })
+        .await;
+        let db = shop.database("p");
+        {
+            let primary = strict();
+            primary.follow("p", &db);
+            put(&db, "main", "a", "1");
+            committed(&db).await.unwrap();
+            primary.shutdown(Duration::from_secs(5)).await;
+        }
+        let primary = strict();
+        primary.follow("p", &db);
+        put(&db, "main", "a", "2");
+        let before = here(&db);
+        *allowed.lock().unwrap() = Some(cut_after);
+        let committed = committed(&db).await;
+        let is_pending = !db.refs("pending/").is_empty();
+        match &committed {
+            Ok(_) => assert_eq!(shop.refs().await, here(&db)),
+            Err(error) => {
+                assert_eq!(error.kind(), pleach_engine::ErrorKind::Remote, "{error}");
+                assert_eq!(here(&db), before);
+                assert_eq!(is_pending, error.to_string().contains("not known"), "{error}");
+                if is_pending {
+                    let written = blocking({
+                        let db = db.clone();
+                        move || {
+                            let mut transaction = db.begin("main")?;
+                            transaction.put("t", b"b", b"1")?;
+                            transaction.commit()
+                        }
+                    });
+                    assert!(matches!(written.await, Err(pleach_engine::Error::Unsettled { .. })));
+                    unsettled += 1;
+                }
+            }
+        }
+        *allowed.lock().unwrap() = None;
+        eventually("it is settled", async || db.refs("pending/").is_empty()).await;
+        assert_eq!(shop.refs().await, here(&db));
+        assert_eq!(get(&db, "main", "a").as_deref(), Some("2"), "it is committed, or still to be");
+        done += usize::from(is_pending && here(&db) != before);
+        let db = db.clone();
+        blocking(move || put(&db, "main", "b", "1")).await;
+    }
+    assert!(unsettled > 1 && done > 0, "{unsettled} {done}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a12_what_is_not_settled_is_settled_after_a_restart() {
+    let allowed = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let shop = Shop::cutting({
+        let allowed = allowed.clone();
+        move || *allowed.lock().unwrap()
+    })
+    .await;
+    let db = shop.database("p");
+    {
+        let primary = strict();
+        primary.follow("p", &db);
+        put(&db, "main", "a", "1");
+        *allowed.lock().unwrap() = Some(0);
+        assert!(committed(&db).await.is_err());
+        primary.shutdown(Duration::from_millis(100)).await;
+    }
+    let pending = db.get_ref("pending/to/heads/main");
+    assert!(db.close().is_ok());
+    let db = Database::open(&shop.dir.path().join("p"), Options::default()).unwrap();
+    *allowed.lock().unwrap() = None;
+    let primary = strict();
+    primary.follow("p", &db);
+    eventually("it is settled", async || db.refs("pending/").is_empty()).await;
+    let expected: BTreeMap<String, Hash> =
+        pending.into_iter().map(|hash| ("heads/main".to_owned(), hash)).collect();
+    assert_eq!((here(&db), shop.refs().await), (expected.clone(), expected));
 }

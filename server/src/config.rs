@@ -102,6 +102,8 @@ pub struct Push {
     pub in_background: bool,
     /// What somebody else pushed is merged, and the merge pushed; else the branch waits for a person.
     pub merges: bool,
+    /// A commit that cannot be pushed fails.
+    pub strict: bool,
     /// The message of the version commit that is made of each transaction, if one is.
     pub transaction_commit: Option<String>,
     /// Where databases are pushed that do not have the remote.
@@ -335,11 +337,21 @@ fn replication(file: file::Replication) -> Checked<Replication> {
     let heads = file.replicate_heads.as_deref().unwrap_or_default().split(',').map(str::trim);
     let heads = heads.filter(|head| !head.is_empty()).map(str::to_owned).collect();
     let template = named(file.remote_url_template).map(UrlTemplate::parse).transpose()?;
+    for (is_set, other) in
+        [(merges, "on_conflict: merge"), (file.async_replication, "async_replication: true")]
+    {
+        if file.strict && is_set {
+            return Err(format!(
+                "replication.strict and {other} exclude each other: with strict, a commit fails that is not at the remote"
+            ));
+        }
+    }
     match (named(file.replicate_to_remote), named(file.read_replica_remote)) {
         (Some(remote), None) => Ok(Replication::Primary(Push {
             remote,
             in_background: file.async_replication,
             merges,
+            strict: file.strict,
             transaction_commit: file.transaction_commit.then_some(file.transaction_commit_message),
             template,
         })),
@@ -544,8 +556,14 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let remote = "origin".to_owned();
-        let least =
-            Push { remote, in_background: false, merges: false, transaction_commit: None, template: None };
+        let least = Push {
+            remote,
+            in_background: false,
+            merges: false,
+            strict: false,
+            transaction_commit: None,
+            template: None,
+        };
         // What a replica follows has no effect here.
         assert_eq!(push("replication: {replicate_to_remote: origin, replicate_all_heads: true}"), least);
         let text = "replication: {replicate_to_remote: origin, async_replication: true, on_conflict: merge, transaction_commit: true}";

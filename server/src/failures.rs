@@ -26,6 +26,7 @@ impl From<EngineError> for Failure {
                 match error.kind() {
                     ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),
                     ErrorKind::Damaged => split(Kind::Damaged, &message),
+                    ErrorKind::Remote => split(Kind::Remote, &message),
                     _ => split(Kind::Refused, &message),
                 }
             }

@@ -367,7 +367,7 @@ impl Soak {
 
 /// Whether a transfer ended since it was cut too often.
 fn is_cut(error: &Error) -> bool {
-    matches!(error, Error::Unreachable { .. })
+    matches!(error, Error::Unreachable { .. } | Error::Uncertain { .. })
 }
 
 fn same(one: &Database, other: &Database) -> Found<()> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use pleach_engine::{Batch, Database, Extent, Hash, Outcome, Pins, difference};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use super::blocking;
 use crate::error::{Error, Result, within};
@@ -62,7 +62,7 @@ pub enum Force {
 /// A refusal is no error: the refs in the result are then `rejected`, and none moved.
 ///
 /// # Errors
-/// The transfer failed, also when it went on after the connection had broken. Whether the refs moved is told by pushing again.
+/// The transfer failed, also when it went on after the connection had broken. Refs moved only if it is [`Error::Uncertain`]; whether they did is told by pushing again.
 pub async fn push(
     database: &Database,
     remote: &Remote,
@@ -70,9 +70,8 @@ pub async fn push(
     updates: &[PushUpdate],
     force: Force,
 ) -> Result<Transfer> {
-    let mut transfer = Transfer::default();
     if updates.is_empty() {
-        return Ok(transfer);
+        return Ok(Transfer::default());
     }
     updates.iter().try_for_each(|update| check_name(&update.name))?;
     if let Some(place) = remote.place() {
@@ -83,12 +82,33 @@ pub async fn push(
             (database.clone(), remote.clone(), name.to_owned(), updates.to_vec());
         move || Attempt::first(&database, &remote, &name, &updates, force)
     };
-    let mut attempt = blocking(plan).await?;
+    let attempt = blocking(plan).await?;
+    let mut may_be_done = false;
+    let pushed = exchange(database, remote, name, updates, force, attempt, &mut may_be_done).await;
+    pushed.map_err(|error| match may_be_done {
+        true => Error::uncertain(remote.url().to_string(), error),
+        false => error,
+    })
+}
+
+/// Sends attempts until one is answered for good; if there is an error, `may_be_done` says whether the remote may have got all of one.
+async fn exchange(
+    database: &Database,
+    remote: &Remote,
+    name: &str,
+    updates: &[PushUpdate],
+    force: Force,
+    mut attempt: Attempt,
+    may_be_done: &mut bool,
+) -> Result<Transfer> {
+    let mut transfer = Transfer::default();
     let (mut again, mut anew) = (true, true);
     let mut patience = Patience::default();
     loop {
         let went_on = attempt.reached != Reached::default();
-        let answer = match attempt.send(database, remote, &mut transfer).await {
+        let sent = attempt.send(database, remote, &mut transfer).await;
+        *may_be_done = attempt.may_be_done;
+        let answer = match sent {
             // The answer may be what was lost: under the same key the remote gives it again. Or it keeps what it has got: also if it heard
             // nothing for too long.
             Err(why @ (Error::Unreachable { .. } | Error::Refused { code: Code::Cancelled, .. })) => {
@@ -149,6 +169,8 @@ struct Attempt {
     targets: Vec<Hash>,
     /// The connection was cut.
     was_cut: bool,
+    /// The remote may have got all of it, and not have been heard.
+    may_be_done: bool,
     /// What the remote has got of it, and whether that became more since the last cut.
     reached: Reached,
     further: bool,
@@ -199,6 +221,7 @@ impl Attempt {
             bases,
             targets,
             was_cut: false,
+            may_be_done: false,
             reached: Reached::default(),
             further: false,
             pins,
@@ -283,12 +306,18 @@ impl Attempt {
         transfer: &mut Transfer,
     ) -> Result<push_response::Message> {
         let mut client = remote.client()?;
-        let response =
-            client.push(ReceiverStream::new(messages)).await.map_err(|status| remote.error(status))?;
+        let response = client.push(ReceiverStream::new(messages)).await;
+        let response = response.map_err(|status| {
+            self.may_be_done |= !is_answer(&status) && !was_never_connected(&status);
+            remote.error(status)
+        })?;
         let mut answers = response.into_inner();
         let (mut tell, mut told) = (Some(tell), 0);
         loop {
-            let answer = answers.message().await.map_err(|status| remote.error(status))?;
+            let answer = answers.message().await.map_err(|status| {
+                self.may_be_done |= !is_answer(&status);
+                remote.error(status)
+            })?;
             let answer = answer.ok_or_else(|| Error::protocol("a push was not answered"))?;
             transfer.received(&answer);
             match answer.message.ok_or_else(|| Error::protocol("a push was answered with nothing"))? {
@@ -305,6 +334,24 @@ impl Attempt {
             }
         }
     }
+}
+
+/// Whether it is the remote that says that the push failed, and knows that it did.
+fn is_answer(status: &Status) -> bool {
+    let is_sure = !matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown);
+    is_sure && std::error::Error::source(status).is_none()
+}
+
+/// Whether there was no connection by which anything could have been sent.
+fn was_never_connected(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Whether a push whose ref is elsewhere than thought may go on from there.

@@ -167,8 +167,14 @@ pub(super) async fn commit(
         match place.objects.put_if_absent(&key, object.clone()).await {
             Ok(true) => return Ok(Some(Hash::of(&object))),
             // Perhaps by an earlier try whose answer was lost.
-            Ok(false) => return Ok(found(place, &key, &object, transfer).await?.then(|| Hash::of(&object))),
-            Err(error) if !std::mem::take(&mut repeat) => return Err(error),
+            Ok(false) => {
+                let found = found(place, &key, &object, transfer).await;
+                let found = found.map_err(|error| Error::uncertain(place.url.clone(), error))?;
+                return Ok(found.then(|| Hash::of(&object)));
+            }
+            Err(error) if !std::mem::take(&mut repeat) => {
+                return Err(Error::uncertain(place.url.clone(), error));
+            }
             Err(_) => {}
         }
     }

@@ -349,6 +349,6 @@ impl Machine {
 
 /// Whether an exchange ended since it was cut too often.
 fn is_cut(error: &Error) -> bool {
-    matches!(error, Error::Unreachable { .. })
+    matches!(error, Error::Unreachable { .. } | Error::Uncertain { .. })
         || matches!(error, Error::Refused { code, .. } if *code == tonic::Code::Cancelled)
 }

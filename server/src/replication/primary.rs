@@ -42,6 +42,7 @@ impl PrimaryGate {
                 false => OnConflict::Reject,
             },
             author: crate::author::default(),
+            strict: push.strict,
             // Of a cluster, the node alone that takes writes.
             permit: Arc::new(move || writable.writable().ok()),
         });
