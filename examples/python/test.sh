@@ -46,7 +46,7 @@ fi
 [ $status = 0 ] || fail "the client does not run"
 
 if [ -z "${PLEACH:-}" ]; then
-    PLEACH=$(cargo build --quiet --locked -p pleach-server --message-format=json-render-diagnostics |
+    PLEACH=$(cargo build --quiet --locked --workspace --bin pleach --message-format=json-render-diagnostics |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
 fi
 mkdir "$work/data"

@@ -37,7 +37,7 @@ pub fn binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
-            .args(["build", "--quiet", "--locked", "-p", "pleach-server", "--bin", "pleach"])
+            .args(["build", "--quiet", "--locked", "--workspace", "--bin", "pleach"])
             .arg("--message-format=json")
             .current_dir(root)
             .stderr(Stdio::inherit())
