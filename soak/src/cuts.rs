@@ -8,7 +8,6 @@ use std::{
     ops::Bound,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
-    sync::{Arc, atomic::AtomicU64, atomic::Ordering},
     thread,
     time::Duration,
 };
@@ -23,7 +22,10 @@ use pleach_protocol::{
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
 
-use crate::{Plant, Run, Stop};
+use crate::{
+    Plant, Run, Stop,
+    dice::{Dice, mixed},
+};
 
 /// Tells a process that it is a clone, and of what: URL, directory and part, a line each.
 const CLONE: &str = "PLEACH_SOAK_CLONE";
@@ -95,7 +97,7 @@ struct Soak {
     /// Two copies: one fetches uncut what the other fetches with cuts.
     copy: Database,
     twin: Database,
-    dice: Arc<Dice>,
+    dice: Dice,
     versions: u64,
     counts: Counts,
 }
@@ -120,7 +122,7 @@ impl Soak {
             })
         };
         let (copy, twin) = (copy("copy")?, copy("twin")?);
-        let dice = Arc::new(Dice(AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))));
+        let dice = Dice::new(seed);
         Ok(Soak { dir, runtime, server, copy, twin, dice, versions: 3, counts: Counts::default() })
     }
 
@@ -527,19 +529,4 @@ fn url(address: &std::net::SocketAddr) -> RemoteUrl {
 
 fn why(error: impl std::fmt::Display) -> String {
     error.to_string()
-}
-
-/// Numbers, from a seed, for several threads.
-struct Dice(AtomicU64);
-
-impl Dice {
-    fn below(&self, end: u64) -> u64 {
-        mixed(self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)) % end
-    }
-}
-
-fn mixed(i: u64) -> u64 {
-    let i = (i ^ (i >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let i = (i ^ (i >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    i ^ (i >> 31)
 }

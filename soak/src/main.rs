@@ -6,12 +6,14 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints")]
 
 mod cuts;
+mod dice;
 mod forms;
 mod lazyfs;
 #[cfg(target_os = "linux")]
 mod log_writes;
 #[cfg(target_os = "linux")]
 mod recorder;
+mod replicas;
 
 #[cfg(not(target_os = "linux"))]
 mod log_writes {
@@ -65,6 +67,8 @@ enum Plant {
     NoResume,
     /// A server leaves out some of what it sends
     SkippedChunks,
+    /// Replicas take what they have for new
+    StaleReads,
 }
 
 /// What a form is given.
