@@ -91,10 +91,10 @@ impl Links {
         let proxies = (0..2).map(|_| {
             let (fails, dice) = (fails.clone(), dice.clone());
             let delay = Duration::from_millis([0, 2, 20][dice.below(3) as usize]);
-            // One connection in three is cut, soon or late.
+            // Two connections in three are cut, soon or late.
             let cut_after = move || {
-                let cut = fails.load(Ordering::Relaxed) && dice.below(3) == 0;
-                cut.then(|| 1 << dice.below(18))
+                let cut = fails.load(Ordering::Relaxed) && dice.below(3) > 0;
+                cut.then(|| 1 << dice.below(16))
             };
             runtime.block_on(Proxy::start(remote, delay, cut_after)).map_err(|error| error.to_string())
         });
