@@ -16,7 +16,6 @@ mod failures;
 pub mod gate;
 mod listen;
 pub mod ops;
-pub mod proto;
 mod replication;
 pub mod rights;
 pub mod serve;
@@ -26,3 +25,4 @@ mod tour;
 mod users;
 
 pub use cli::run;
+pub use pleach_client::proto;

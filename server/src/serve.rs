@@ -86,7 +86,7 @@ async fn listen(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DataServer<DataService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
