@@ -20,6 +20,7 @@ mod replication;
 pub mod rights;
 pub mod serve;
 pub mod service;
+mod sessions;
 pub mod tabular;
 mod tour;
 mod users;
