@@ -61,7 +61,42 @@ pub(crate) fn values_from_message(schema: &row::Schema, row: &Row) -> Result<Vec
             row.cells.len()
         )));
     }
-    schema.columns().iter().zip(&row.cells).map(|(column, cell)| value(cell, &column.ty)).collect()
+    let cells = schema.columns().iter().zip(&row.cells);
+    cells.map(|(column, cell)| value(cell, &column.ty).map_err(strange)).collect()
+}
+
+/// The values of the cells that a client gives for these columns.
+pub(crate) fn values_of_cells<'a>(
+    columns: impl IntoIterator<Item = &'a row::Column, IntoIter: ExactSizeIterator>,
+    cells: &[Value],
+) -> Result<Vec<row::Value>> {
+    let columns = columns.into_iter();
+    if columns.len() != cells.len() {
+        return Err(Failure::usage(format!("expected {} cells, found {}", columns.len(), cells.len()))
+            .hint("give one for each column, in their order"));
+    }
+    columns.zip(cells).map(|(column, cell)| value_of_cell(column, cell)).collect()
+}
+
+/// The value of the cell that a client gives for a column.
+pub(crate) fn value_of_cell(column: &row::Column, cell: &Value) -> Result<row::Value> {
+    let refused = |what| {
+        Failure::refused(format!("column `{}`: {what}", column.name))
+            .hint("give it as the column's type is written: `pleach table show TABLE` shows the types")
+    };
+    value(cell, &column.ty).map_err(refused)
+}
+
+/// A cell as words show it.
+pub(crate) fn shown(cell: &Value) -> String {
+    match &cell.kind {
+        None => String::new(),
+        Some(Kind::Bool(value)) => value.to_string(),
+        Some(Kind::Int(value)) => value.to_string(),
+        Some(Kind::Float(value)) => value.to_string(),
+        Some(Kind::Text(value)) => value.clone(),
+        Some(Kind::Bytes(value)) => hex_digits(value),
+    }
 }
 
 /// The stored key that a CSV record of the key columns means.
@@ -93,7 +128,7 @@ fn cell(value: row::Value, ty: &Type) -> Value {
     Value { kind }
 }
 
-fn value(cell: &Value, ty: &Type) -> Result<row::Value> {
+fn value(cell: &Value, ty: &Type) -> std::result::Result<row::Value, String> {
     Ok(match (cell.kind.as_ref(), ty) {
         (None, _) => row::Value::Null,
         (Some(Kind::Bool(value)), Type::Bool) => row::Value::Bool(*value),
@@ -102,9 +137,9 @@ fn value(cell: &Value, ty: &Type) -> Result<row::Value> {
         (Some(Kind::Text(value)), Type::Text) => row::Value::Text(value.clone()),
         (Some(Kind::Bytes(value)), Type::Bytes) => row::Value::Bytes(value.clone()),
         (Some(Kind::Text(text)), Type::Decimal { .. } | Type::Date | Type::Timestamp | Type::Uuid) => {
-            row::Value::parse(text, ty).map_err(|error| strange(error.to_string()))?
+            row::Value::parse(text, ty).map_err(|error| error.to_string())?
         }
-        (Some(found), ty) => return Err(strange(format!("expected a cell of type {ty}, found {found:?}"))),
+        (Some(found), ty) => return Err(format!("expected a cell of type {ty}, found {found:?}")),
     })
 }
 

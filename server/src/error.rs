@@ -7,9 +7,12 @@
 use std::fmt;
 use std::io;
 
+use pleach_client::metadata;
 use pleach_protocol::TlsError;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Code, Status};
+
+use crate::proto::SessionFailure;
 
 /// The result of everything in this crate that a user can see fail.
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -74,7 +77,18 @@ pub struct Failure {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// That nothing was done, because this server takes no writes now.
+    pub wrong_role: Option<WrongRole>,
     code: Code,
+}
+
+/// Why a server takes no writes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WrongRole {
+    /// `standby`, `replica`, `primary` (it hands over) or `detected_broken_config`.
+    pub role: String,
+    /// URL of the server that does, if it is known.
+    pub primary: Option<String>,
 }
 
 impl fmt::Display for Failure {
@@ -96,7 +110,7 @@ impl Failure {
             Kind::NotAllowed => Code::PermissionDenied,
             Kind::Closed | Kind::Interrupted => Code::Cancelled,
         };
-        Failure { kind, message: message.into(), hint: None, code }
+        Failure { kind, message: message.into(), hint: None, wrong_role: None, code }
     }
 
     /// Refused or failed (exit status 1).
@@ -107,6 +121,11 @@ impl Failure {
     /// Something named does not exist (exit status 1).
     pub fn not_found(message: impl Into<String>) -> Failure {
         Failure { code: Code::NotFound, ..Failure::refused(message) }
+    }
+
+    /// Somebody else was first (exit status 1).
+    pub fn conflict(message: impl Into<String>) -> Failure {
+        Failure { code: Code::Aborted, ..Failure::refused(message) }
     }
 
     /// Something to be made exists (exit status 1).
@@ -150,6 +169,12 @@ impl Failure {
         Failure { hint: Some(hint.into()), ..self }
     }
 
+    /// This failure, of a server that takes no writes.
+    #[must_use]
+    pub fn of_role(self, role: impl Into<String>, primary: Option<String>) -> Failure {
+        Failure { wrong_role: Some(WrongRole { role: role.into(), primary }), ..self }
+    }
+
     /// This failure's kind and code with another's words.
     pub(crate) fn reworded(self, words: Failure) -> Failure {
         Failure { message: words.message, hint: words.hint, ..self }
@@ -169,12 +194,32 @@ impl Failure {
         }
     }
 
+    /// The failure as a session's answer.
+    pub(crate) fn to_message(&self) -> SessionFailure {
+        let WrongRole { role, primary } = self.wrong_role.clone().unwrap_or_default();
+        SessionFailure {
+            code: self.code as u32,
+            message: self.message.clone(),
+            kind: self.kind.name().to_owned(),
+            hint: self.hint.clone().unwrap_or_default(),
+            role,
+            primary: primary.unwrap_or_default(),
+        }
+    }
+
     /// The failure as a gRPC status.
     pub fn to_status(&self) -> Status {
         let mut metadata = MetadataMap::new();
-        metadata.insert("pleach-kind", MetadataValue::from_static(self.kind.name()));
+        metadata.insert(metadata::KIND, MetadataValue::from_static(self.kind.name()));
         if let Some(hint) = &self.hint {
-            metadata.insert_bin("pleach-hint-bin", MetadataValue::from_bytes(hint.as_bytes()));
+            metadata.insert_bin(metadata::HINT, MetadataValue::from_bytes(hint.as_bytes()));
+        }
+        let WrongRole { role, primary } = self.wrong_role.clone().unwrap_or_default();
+        for (name, text) in [(metadata::ROLE, Some(role)), (metadata::PRIMARY, primary)] {
+            let text = text.filter(|text| !text.is_empty()).and_then(|text| text.parse().ok());
+            if let Some(text) = text {
+                metadata.insert(name, text);
+            }
         }
         Status::with_metadata(self.code, self.message.clone(), metadata)
     }
@@ -184,9 +229,11 @@ impl Failure {
         if let Some(error) = TlsError::behind(status) {
             return error.into();
         }
-        let metadata = status.metadata();
-        let kind = metadata.get("pleach-kind").and_then(|kind| kind.to_str().ok()).and_then(Kind::from_name);
-        let hint = metadata.get_bin("pleach-hint-bin").and_then(|hint| hint.to_bytes().ok());
+        let text = |name| status.metadata().get(name).and_then(|text| text.to_str().ok());
+        let kind = text(metadata::KIND).and_then(Kind::from_name);
+        let hint = status.metadata().get_bin(metadata::HINT).and_then(|hint| hint.to_bytes().ok());
+        let wrong_role = text(metadata::ROLE)
+            .map(|role| WrongRole { role: role.into(), primary: text(metadata::PRIMARY).map(Into::into) });
         let hint = hint.map(|hint| String::from_utf8_lossy(&hint).into_owned());
         let who = "give a user's token with --token-file or PLEACH_TOKEN; `pleach token new NAME` makes one";
         let hint = hint.or_else(|| (status.code() == Code::Unauthenticated).then(|| who.to_owned()));
@@ -202,7 +249,7 @@ impl Failure {
             Code::Unavailable if status.message().is_empty() => "the connection to the server was lost",
             _ => status.message(),
         };
-        Failure { kind, message: message.to_owned(), hint, code: status.code() }
+        Failure { kind, message: message.to_owned(), hint, wrong_role, code: status.code() }
     }
 }
 
@@ -220,6 +267,8 @@ mod tests {
             Failure::usage("no"),
             Failure::damaged("bad chunk"),
             Failure::not_allowed("read-only"),
+            Failure::conflict("somebody was first"),
+            Failure::not_allowed("read-only").of_role("standby", Some("http://h:1".into())),
         ] {
             assert_eq!(Failure::from_status(&failure.to_status()), failure);
         }

@@ -198,7 +198,13 @@ impl From<pleach_protocol::Error> for Failure {
 
 impl From<pleach_replication::NotWritable> for Failure {
     fn from(refusal: pleach_replication::NotWritable) -> Failure {
-        split(Kind::NotAllowed, &refusal.to_string())
+        let failure = split(Kind::NotAllowed, &refusal.to_string());
+        let role = refusal.role().map_or("replica", pleach_replication::Role::word);
+        let primary = match refusal {
+            pleach_replication::NotWritable::Standby { primary, .. } => primary,
+            _ => None,
+        };
+        failure.of_role(role, primary)
     }
 }
 

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pleach_engine::{Database, Token};
+use pleach_replication::Standing;
+use tokio::sync::watch;
 
 use crate::error::{Failure, Result};
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse};
@@ -50,6 +52,11 @@ pub trait Gate: Send + Sync + 'static {
 
     /// A database was made or dropped.
     fn databases_changed(&self) -> Result<()>;
+
+    /// Tells role and epoch whenever they change: transactions that clients have open end with the role. None where there are no roles.
+    fn roles(&self) -> Option<watch::Receiver<Standing>> {
+        None
+    }
 
     /// Role, epoch, and every database on every standby.
     fn status(&self) -> Result<ClusterStatusResponse>;

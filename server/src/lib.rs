@@ -16,13 +16,14 @@ mod failures;
 pub mod gate;
 mod listen;
 pub mod ops;
-pub mod proto;
 mod replication;
 pub mod rights;
 pub mod serve;
 pub mod service;
+mod sessions;
 pub mod tabular;
 mod tour;
 mod users;
 
 pub use cli::run;
+pub use pleach_client::proto;

@@ -20,6 +20,7 @@ pub mod refs;
 pub mod rows;
 pub mod stats;
 pub mod tables;
+pub mod transaction;
 pub mod upkeep;
 
 /// Takes the messages of an answer one by one; an error ends the operation.

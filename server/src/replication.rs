@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use pleach_engine::{Database, Hash, Token};
 use pleach_protocol::{Databases, Part, Remote, check_database_name, clone_database};
 use pleach_replication::{
-    Cluster, ClusterConfig, Epoch, ReadReplica, ReplicaConfig, StandbyRemote, StatusRow,
+    Cluster, ClusterConfig, Epoch, ReadReplica, ReplicaConfig, StandbyRemote, Standing, StatusRow,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -165,6 +165,10 @@ impl Gate for ClusterGate {
 
     fn databases_changed(&self) -> Result<()> {
         Ok(self.runtime.block_on(self.cluster.look_for_databases())?)
+    }
+
+    fn roles(&self) -> Option<watch::Receiver<Standing>> {
+        Some(self.cluster.changes())
     }
 
     fn status(&self) -> Result<ClusterStatusResponse> {

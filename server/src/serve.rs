@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pleach_client::MESSAGE_BYTES_MAX;
 use pleach_engine::{Durability, Options};
 use pleach_protocol::{Access, Databases, Incoming, ServerTls, SyncService};
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +21,7 @@ use crate::gate::{Gate, THREADS_MAX};
 use crate::listen;
 use crate::proto::{self, data_server::DataServer};
 use crate::replication::Replication;
-use crate::service::{DataService, MESSAGE_BYTES_MAX};
+use crate::service::DataService;
 use crate::users;
 
 /// How long running requests may take to end after a signal.
@@ -86,7 +87,7 @@ async fn listen(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DataServer<DataService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .map_err(|error| Failure::refused(format!("cannot describe the services: {error}")))?;
@@ -94,6 +95,7 @@ async fn listen(
         .with_gate(move |_: &str| gate.writable().map_err(|failure| failure.message))
         .with_access(access.clone());
     let watched = sync.clone();
+    let sessions = service.sessions();
     let data = DataServer::new(service)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -114,6 +116,7 @@ async fn listen(
     let stopped_by = stop.await;
     tracing::info!("stopping");
     watched.end_watches();
+    sessions.end();
     let _ = stopping.send(());
     match tokio::time::timeout(DRAIN_MAX, server).await {
         Ok(Ok(Ok(()))) => stopped_by,

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pleach_client::metadata;
 use pleach_engine::{Database, Token};
 use pleach_protocol::{Access, Caller, Databases, Right};
 use tokio::sync::mpsc;
@@ -21,27 +22,25 @@ use crate::gate::{Gate, Written};
 use crate::ops::{self, Session, Sink};
 use crate::proto::{data_server::Data, *};
 use crate::rights::{Rights, not_granted};
+use crate::sessions::{self, Sessions};
 use crate::tabular::Source;
 
-/// Longest message either side takes, bytes: a row of the largest values, with room to spare.
-pub(crate) const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Messages of a stream that wait for a slow reader.
-const MESSAGES_WAITING_MAX: usize = 4;
-/// The metadata of an answer to a write in which replication warns, as text in UTF-8.
-pub(crate) const WARNING: &str = "pleach-warning-bin";
+pub(crate) const MESSAGES_WAITING_MAX: usize = 4;
 /// The longest warning that is told.
 const WARNING_BYTES_MAX: usize = 1024;
-/// How long a read waits for the write of its token.
+/// How long a read waits for the write of its token at most.
 const TOKEN_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The service over the databases of one data directory.
 #[derive(Clone)]
 pub struct DataService {
     databases: Databases,
-    gate: Arc<dyn Gate>,
+    pub(crate) gate: Arc<dyn Gate>,
     access: Access,
     /// Prefixes of the URLs that clients may have this server use.
     remotes_allowed: Arc<[String]>,
+    sessions: Sessions,
 }
 
 /// A request about a place in a database.
@@ -67,13 +66,14 @@ targeted! {
     RevertRequest MakePatchRequest ApplyPatchStart FsckRequest GcRequest BackupSyncRequest BackupRestoreRequest
 }
 
-type Answer<T> = std::result::Result<Response<T>, Status>;
-type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
+pub(crate) type Answer<T> = std::result::Result<Response<T>, Status>;
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, Status>> + Send>>;
 
 impl DataService {
     /// The service over `databases`, as far as `gate` lets requests through.
     pub fn new(databases: Databases, gate: Arc<dyn Gate>) -> DataService {
-        DataService { databases, gate, access: Access::open(), remotes_allowed: Arc::default() }
+        let (access, sessions) = (Access::open(), Sessions::default());
+        DataService { databases, gate, access, remotes_allowed: Arc::default(), sessions }
     }
 
     /// Lets in those alone who have access.
@@ -82,8 +82,13 @@ impl DataService {
         DataService { access, ..self }
     }
 
+    /// The sessions that are open.
+    pub(crate) fn sessions(&self) -> Sessions {
+        self.sessions.clone()
+    }
+
     /// Who calls.
-    fn caller<Q>(&self, request: &Request<Q>) -> std::result::Result<Caller, Status> {
+    pub(crate) fn caller<Q>(&self, request: &Request<Q>) -> std::result::Result<Caller, Status> {
         self.access.caller(request.metadata())
     }
 
@@ -163,19 +168,27 @@ impl DataService {
 
     /// The answer to a write that was done, with what replication has to say to it.
     fn written<A>(&self, name: &str, session: &Session, answer: A, is_transaction: bool) -> Response<A> {
-        let (database, branch) = (&session.database, session.here().ok());
-        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction });
         let mut response = Response::new(answer);
-        for warning in warnings {
-            tracing::warn!(database = name, "{warning}");
-            // It may name what this user may not know of, and be longer than a header can be.
-            let warning = match session.may_read_all() {
-                true if warning.len() <= WARNING_BYTES_MAX => warning,
-                _ => "what was written is not at the remote yet; the server's log says why".to_owned(),
-            };
-            response.metadata_mut().append_bin(WARNING, BinaryMetadataValue::from_bytes(warning.as_bytes()));
+        for warning in self.after_write(name, session, is_transaction) {
+            let warning = BinaryMetadataValue::from_bytes(warning.as_bytes());
+            response.metadata_mut().append_bin(metadata::WARNING, warning);
         }
         response
+    }
+
+    /// Has replication do what it must about a write that was done; gives its warnings as the client may have them.
+    pub(crate) fn after_write(&self, name: &str, session: &Session, is_transaction: bool) -> Vec<String> {
+        let (database, branch) = (&session.database, session.here().ok());
+        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction });
+        let told = warnings.into_iter().map(|warning| {
+            tracing::warn!(database = name, "{warning}");
+            // It may name what this user may not know of, and be longer than a header can be.
+            match session.may_read_all() {
+                true if warning.len() <= WARNING_BYTES_MAX => warning,
+                _ => "what was written is not at the remote yet; the server's log says why".to_owned(),
+            }
+        });
+        told.collect()
     }
 
     fn stream<Q: Targeted, A: Send + 'static>(
@@ -205,7 +218,7 @@ impl DataService {
         Ok(Session::at(self.database(&target.database)?, &target.reference, rights)?.of_strangers())
     }
 
-    fn reader(&self, target: &Target, caller: Caller) -> Result<Session> {
+    pub(crate) fn reader(&self, target: &Target, caller: Caller) -> Result<Session> {
         let rights = Rights::of(caller, &target.database);
         rights.require_some(Right::Read)?;
         let database = self.database(&target.database)?;
@@ -237,7 +250,11 @@ impl DataService {
             return Ok(());
         }
         let token: Token = target.after.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-        match self.gate.wait_for(&target.database, database, &token, TOKEN_WAIT_MAX) {
+        let limit = match target.after_wait_millis {
+            0 => TOKEN_WAIT_MAX,
+            millis => TOKEN_WAIT_MAX.min(Duration::from_millis(millis.into())),
+        };
+        match self.gate.wait_for(&target.database, database, &token, limit) {
             true => Ok(()),
             false => {
                 Err(Failure::remote(format!("this server does not have the write of token {token} yet"))
@@ -575,6 +592,12 @@ calls! {
         feed(parts, sender, part_of_patch).await;
         let applied = apply.await.map_err(|_| Status::internal("the patch ended without an answer"))?;
         applied.map(Response::into_inner)
+    }
+
+    type SessionStream = Answers<SessionResponse>;
+
+    async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Answer<Self::SessionStream> {
+        sessions::open(self, request)
     }
 
     async fn cluster_status(&self, request: Request<ClusterStatusRequest>) -> Answer<ClusterStatusResponse> {

@@ -41,12 +41,12 @@ impl Remote {
     ) -> Result<Remote> {
         let (database, reference) = database.split_once('@').unwrap_or((database, ""));
         let target =
-            Target { database: database.to_owned(), reference: reference.to_owned(), after: String::new() };
+            Target { database: database.to_owned(), reference: reference.to_owned(), ..Target::default() };
         let runtime = runtime()?;
         let channel = runtime.block_on(connect(url, token.clone(), credentials))?;
         let client = DataClient::with_interceptor(channel, Bearer::new(token))
-            .max_decoding_message_size(crate::service::MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(crate::service::MESSAGE_BYTES_MAX);
+            .max_decoding_message_size(pleach_client::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(pleach_client::MESSAGE_BYTES_MAX);
         Ok(Remote { runtime, client, target })
     }
 }
@@ -199,7 +199,7 @@ impl<Q: Send> Upload<Q> {
 
 /// What a server answered; its warnings are told.
 fn answer_of<A>(response: tonic::Response<A>) -> A {
-    for warning in response.metadata().get_all_bin(crate::service::WARNING) {
+    for warning in response.metadata().get_all_bin(pleach_client::metadata::WARNING) {
         let warning = warning.to_bytes().unwrap_or_default();
         // Nobody listening is no failure.
         let _ = writeln!(std::io::stderr(), "warning: {}", String::from_utf8_lossy(&warning));

@@ -15,7 +15,8 @@ pub(super) fn put(context: &mut Context, arguments: Put) -> Result<()> {
     };
     let mut backend = context.backend()?;
     let target = backend.target();
-    let response = backend.put(PutRequest { target, table: arguments.table, key, value })?;
+    let response =
+        backend.put(PutRequest { target, table: arguments.table, key, value, ..PutRequest::default() })?;
     context.written(json!({}), &response.token)
 }
 
@@ -26,6 +27,7 @@ pub(super) fn get(context: &mut Context, arguments: Get) -> Result<()> {
         table: arguments.table,
         key: Some(key(arguments.key, arguments.hex)?),
         at: arguments.at.at.unwrap_or_default(),
+        absent_ok: false,
     };
     let response = backend.get(request)?;
     let rows = print::Rows::new(response.schema.as_ref(), arguments.hex)?;
@@ -40,7 +42,7 @@ pub(super) fn del(context: &mut Context, arguments: Del) -> Result<()> {
     let key = Some(key(arguments.key, arguments.hex)?);
     let mut backend = context.backend()?;
     let target = backend.target();
-    let response = backend.delete(DeleteRequest { target, table: arguments.table, key })?;
+    let response = backend.delete(DeleteRequest { target, table: arguments.table, key, absent_ok: false })?;
     context.written(json!({}), &response.token)
 }
 

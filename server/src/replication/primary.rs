@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use pleach_engine::{Database, NewCommit, Token};
 use pleach_protocol::{Bearer, Databases, RemoteUrl, connect, endpoint};
-use pleach_replication::{OnConflict, Primary, PrimaryConfig};
+use pleach_replication::{OnConflict, Primary, PrimaryConfig, Standing};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tonic::Code;
 
 use crate::config::Push;
@@ -174,6 +175,10 @@ impl Gate for PrimaryGate {
     fn databases_changed(&self) -> Result<()> {
         self.inner.databases_changed()?;
         self.follow_all()
+    }
+
+    fn roles(&self) -> Option<watch::Receiver<Standing>> {
+        self.inner.roles()
     }
 
     fn status(&self) -> Result<ClusterStatusResponse> {
