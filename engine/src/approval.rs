@@ -112,9 +112,15 @@ impl Drop for Asking<'_> {
 }
 
 impl Database {
-    /// Has branches and tags move only if `approver` approves, whoever moves them; `None`: they just move.
-    pub fn set_approver(&self, approver: Option<Arc<dyn Approve>>) {
-        *self.order_of_writing().approver.write() = approver;
+    /// Has branches and tags move only if `approver` approves, whoever moves them. It takes the place of another.
+    pub fn set_approver(&self, approver: Arc<dyn Approve>) {
+        *self.order_of_writing().approver.write() = Some(approver);
+    }
+
+    /// Has branches and tags just move, if this is who must approve.
+    pub fn remove_approver(&self, approver: &Arc<dyn Approve>) {
+        let mut now = self.order_of_writing().approver.write();
+        now.take_if(|now| Arc::ptr_eq(now, approver));
     }
 
     /// Asks about a change that is still pending, if one is: because there was no answer, or a crash. Returns when none is.
@@ -234,6 +240,8 @@ impl Database {
         let approver = writing.approver.read().clone();
         let answer = match approver {
             Some(approver) => approver.approve(&self.unapproved(), changes, is_earlier),
+            // Nobody has been asked, and nobody need be any more.
+            None if !is_earlier => Ok(Vec::new()),
             None => Err(Disapproval::Refused("nobody is there any more to approve of it".to_owned())),
         };
         let mut done: Vec<RefUpdate> = pending(changes)

@@ -83,7 +83,7 @@ fn database(dir: Option<&std::path::Path>) -> (Database, Arc<Approver>) {
         None => Database::memory().unwrap(),
     };
     let approver = Arc::new(Approver::default());
-    database.set_approver(Some(approver.clone()));
+    database.set_approver(approver.clone());
     (database, approver)
 }
 
@@ -179,7 +179,7 @@ fn what_is_pending_stays_so_over_a_restart() {
 
     let database = Database::open(&path, Options::default()).unwrap();
     let approver = Arc::new(Approver::default());
-    database.set_approver(Some(approver.clone()));
+    database.set_approver(approver.clone());
     approver.will(Ok(Vec::new()));
     database.settle().unwrap();
     assert_eq!(head(&database), pending);
@@ -196,7 +196,11 @@ fn what_is_pending_when_nobody_is_asked_any_more_is_kept_aside() {
     assert!(commit(&database).is_err());
     let pending = database.get_ref("pending/to/heads/main").unwrap();
     thread::sleep(Duration::from_millis(1100));
-    database.set_approver(None);
+    database.remove_approver(&(Arc::new(Approver::default()) as Arc<dyn Approve>));
+    approver.will(no_answer());
+    assert!(database.settle().is_err(), "it was somebody else's to remove");
+    thread::sleep(Duration::from_millis(1100));
+    database.remove_approver(&(approver as Arc<dyn Approve>));
     put(&database, b"b").unwrap();
     assert_eq!(head(&database), None);
     assert_eq!(database.refs("recovery/heads/main/")[0].1, pending);

@@ -52,7 +52,7 @@ pub use encoding::Encoding;
 pub use error::{Error, ErrorKind, Result};
 pub use flow::{Flow, Passed};
 pub use objects::Objects;
-pub use packs::{Compacted, collect_remote, compact_remote, forget_remote};
+pub use packs::{Compacted, begin_remote, collect_remote, compact_remote, forget_remote};
 pub use part::Part;
 pub use reached::{Place, Reached};
 pub use receiver::{Received, Receiver};

@@ -33,6 +33,7 @@ mod write;
 pub use self::compact::{Compacted, collect_remote, compact_remote};
 pub(crate) use self::fetch::fetch;
 pub use self::position::forget_remote;
+pub use self::push::begin_remote;
 pub(crate) use self::push::push;
 
 use std::sync::Arc;

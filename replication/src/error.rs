@@ -170,6 +170,19 @@ pub enum Error {
     /// Something is to be pushed, and this node is not the primary any more.
     #[error("it was not pushed: this node is no primary now; the primary pushes it when it has it")]
     NoPrimary,
+    /// Something is to be pushed, and somebody else decides by now where to.
+    #[error("it was not pushed there: where to push was changed meanwhile")]
+    Retired,
+    /// Two databases have one remote: the second would overwrite what the first pushed.
+    #[error(
+        "`{url}` is the remote of database `{database}` already: give this one a remote of its own, or drop it"
+    )]
+    SharedRemote {
+        /// The remote's URL.
+        url: String,
+        /// Whose remote it is.
+        database: String,
+    },
     /// Refs cannot be pushed as they are; the others were.
     #[error("{} to `{remote}`: {}", count(refs.len()), refs.iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>().join("; "))]
     Stuck {
@@ -236,6 +249,7 @@ impl Error {
             Error::BadConfig { .. }
             | Error::Myself { .. }
             | Error::UnknownRemote { .. }
+            | Error::SharedRemote { .. }
             | Error::UnknownBranch { .. } => ErrorKind::Input,
             Error::Refused(_)
             | Error::NotCaughtUp { .. }
@@ -245,6 +259,7 @@ impl Error {
             | Error::NotFollowing { .. }
             | Error::Stuck { .. }
             | Error::NoPrimary
+            | Error::Retired
             | Error::NotFastForward { .. } => ErrorKind::Refused,
             Error::Unreachable { .. }
             | Error::PeerRefused { .. }

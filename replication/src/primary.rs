@@ -8,6 +8,7 @@
 //! ref is *stuck*, and said to be, until it is merged here, or merged by the policy; the others go on.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +16,8 @@ use parking_lot::Mutex;
 use pleach_engine::{Batch, Database, Hash, MergeOptions, MergeOutcome, Outcome, RefUpdate, Side};
 use pleach_protocol::limits::MOVE_ATTEMPTS;
 use pleach_protocol::{
-    Credentials, Force, HELD_BACK, PushUpdate, RefPatterns, RefStatus, Remote, Transfer, fetch, push,
-    pushed_prefix,
+    Credentials, Force, HELD_BACK, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, Transfer, fetch,
+    push, pushed_prefix,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -25,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::limits::{BACK_OFF, PUSH_MERGES};
 use crate::runs::{Runs, Turn};
 use crate::shared_refs::HEADS;
-use crate::strict::{self, Strict};
+use crate::strict::Strict;
 
 /// Prefix of branches and tags.
 pub(crate) const PUSHED: [&str; 2] = [HEADS, "tags/"];
@@ -68,9 +69,48 @@ pub struct Primary {
 }
 
 struct Inner {
-    config: PrimaryConfig,
+    shared: Arc<Shared>,
     pushers: Mutex<HashMap<String, Arc<Pusher>>>,
     stopping: watch::Sender<bool>,
+}
+
+/// What the pushes of all databases share.
+pub(crate) struct Shared {
+    config: PrimaryConfig,
+    on_conflict: Mutex<OnConflict>,
+    strict: AtomicBool,
+    /// Whose remote each URL is: the first database's that had it.
+    urls: Mutex<HashMap<String, String>>,
+    pub(crate) stage: watch::Sender<Stage>,
+}
+
+/// How far a primary is with its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Pushing,
+    /// No push begins.
+    Retiring,
+    /// And none goes on.
+    Retired,
+}
+
+impl Shared {
+    /// Notes that the database pushes to `url`.
+    ///
+    /// # Errors
+    /// [`Error::SharedRemote`], if that is another's.
+    fn claim(&self, url: &str, name: &str) -> Result<()> {
+        let mut urls = self.urls.lock();
+        match urls.get(url) {
+            Some(owner) if owner == name => Ok(()),
+            Some(owner) => Err(Error::SharedRemote { url: url.to_owned(), database: owner.clone() }),
+            None => {
+                urls.retain(|_, owner| owner != name);
+                urls.insert(url.to_owned(), name.to_owned());
+                Ok(())
+            }
+        }
+    }
 }
 
 /// What there is to say of the pushes of one database.
@@ -94,11 +134,13 @@ pub struct PushStatus {
     pub behind_since: Option<SystemTime>,
     /// Why the last push did not get through, or what is stuck.
     pub current_error: Option<String>,
+    /// There is no such remote: nothing is tried until something changes here.
+    pub is_disabled: bool,
 }
 
 /// The pushes of one database, one at a time.
 pub(crate) struct Pusher {
-    pub(crate) config: PrimaryConfig,
+    pub(crate) shared: Arc<Shared>,
     name: String,
     /// By a handle whose changes are not asked about.
     pub(crate) database: Database,
@@ -115,8 +157,33 @@ type Stuck = BTreeMap<String, String>;
 impl Primary {
     /// A primary that pushes as `config` says, from when it is told of databases.
     pub fn new(config: PrimaryConfig) -> Primary {
-        let inner = Inner { config, pushers: Mutex::default(), stopping: watch::Sender::new(false) };
-        Primary { inner: Arc::new(inner) }
+        let shared = Shared {
+            on_conflict: Mutex::new(config.on_conflict),
+            strict: AtomicBool::new(config.strict),
+            config,
+            urls: Mutex::default(),
+            stage: watch::Sender::new(Stage::Pushing),
+        };
+        let (shared, stopping) = (Arc::new(shared), watch::Sender::new(false));
+        Primary { inner: Arc::new(Inner { shared, pushers: Mutex::default(), stopping }) }
+    }
+
+    /// Name of the remote that it pushes to.
+    pub fn remote(&self) -> &str {
+        &self.inner.shared.config.remote
+    }
+
+    /// What becomes, from now on, of a branch that somebody else moved at the remote.
+    pub fn set_on_conflict(&self, on_conflict: OnConflict) {
+        *self.inner.shared.on_conflict.lock() = on_conflict;
+        self.wake();
+    }
+
+    /// Whether branches and tags, from now on, move here only once they have moved there. In a runtime.
+    pub fn set_strict(&self, strict: bool) {
+        let pushers = self.inner.pushers.lock();
+        self.inner.shared.strict.store(strict, Ordering::SeqCst);
+        pushers.values().for_each(|pusher| pusher.set_strict(strict));
     }
 
     /// Has `database`, which is called `name`, pushed whenever its branches or tags have changed, and what has not been pushed yet now. In a runtime.
@@ -126,8 +193,10 @@ impl Primary {
 
     /// Forgets a database that is dropped or closed: nothing more is pushed of it.
     pub fn forget(&self, name: &str) {
-        let Some(pusher) = self.inner.pushers.lock().remove(name) else { return };
-        pusher.database.set_approver(None);
+        let pusher = self.inner.pushers.lock().remove(name);
+        self.inner.shared.urls.lock().retain(|_, owner| owner != name);
+        let Some(pusher) = pusher else { return };
+        pusher.set_strict(false);
         if let Some(task) = pusher.task.lock().take() {
             task.abort();
         }
@@ -144,6 +213,11 @@ impl Primary {
     /// Looks at all databases again: something may be pushed now that might not before.
     pub fn wake(&self) {
         self.inner.pushers.lock().values().for_each(|pusher| pusher.changed.notify_one());
+    }
+
+    /// What there is to say of one database.
+    pub fn status_of(&self, name: &str) -> Option<PushStatus> {
+        self.inner.pushers.lock().get(name).map(|pusher| pusher.status.lock().clone())
     }
 
     /// What there is to say of each database, by name.
@@ -165,6 +239,30 @@ impl Primary {
         drained.join_all().await;
     }
 
+    /// Stops pushing without another push, for good: something else decides by now what is pushed, and where to. Pushes under way may end for `limit`; when this
+    /// returns nothing more is sent.
+    pub async fn retire(&self, limit: Duration) {
+        self.inner.stopping.send_replace(true);
+        self.inner.shared.stage.send_replace(Stage::Retiring);
+        let pushers: Vec<Arc<Pusher>> = self.inner.pushers.lock().drain().map(|(_, pusher)| pusher).collect();
+        let ended = async {
+            for pusher in &pushers {
+                pusher.set_strict(false);
+                pusher.pushes.idle().await;
+                pusher.strict.idle().await;
+            }
+        };
+        let is_ended = tokio::time::timeout(limit, ended).await.is_ok();
+        self.inner.shared.stage.send_replace(Stage::Retired);
+        if !is_ended {
+            for pusher in &pushers {
+                pusher.set_strict(false);
+                pusher.pushes.idle().await;
+                pusher.strict.idle().await;
+            }
+        }
+    }
+
     fn pusher(&self, name: &str, database: &Database) -> Arc<Pusher> {
         let mut pushers = self.inner.pushers.lock();
         // One that was dropped and made again is another.
@@ -172,7 +270,7 @@ impl Primary {
             return pusher.clone();
         }
         let pusher = Arc::new(Pusher {
-            config: self.inner.config.clone(),
+            shared: self.inner.shared.clone(),
             name: name.to_owned(),
             // What it does itself is pushed, or was.
             database: database.unapproved(),
@@ -182,8 +280,10 @@ impl Primary {
             status: Mutex::new(PushStatus { database: name.to_owned(), ..PushStatus::default() }),
             task: Mutex::default(),
         });
+        // Whose remote it is does not depend on which push comes first. What is wrong with it, the push says.
+        let _ = pusher.url();
+        pusher.set_strict(self.inner.shared.strict.load(Ordering::SeqCst));
         let weak = Arc::downgrade(&pusher);
-        database.set_approver(self.inner.config.strict.then(|| strict::approver(&weak)));
         database.store().watch(Box::new(move |_| {
             if let Some(pusher) = Weak::upgrade(&weak) {
                 pusher.changed.notify_one();
@@ -207,9 +307,13 @@ fn is_same(one: &Database, other: &Database) -> bool {
 }
 
 impl Pusher {
+    pub(crate) fn config(&self) -> &PrimaryConfig {
+        &self.shared.config
+    }
+
     /// Ends the task, and pushes once more.
-    async fn drain(&self, limit: Duration) {
-        let may_push = (self.config.permit)().is_some();
+    async fn drain(self: &Arc<Pusher>, limit: Duration) {
+        let may_push = (self.config().permit)().is_some();
         let task = self.task.lock().take();
         let last = async {
             if let Some(task) = task {
@@ -219,13 +323,13 @@ impl Pusher {
             if may_push { self.push().await } else { Ok(()) }
         };
         let drained = tokio::time::timeout(limit, last).await;
-        self.database.set_approver(None);
+        self.set_strict(false);
         let why = match drained {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it takes too long".to_owned(),
         };
-        let remote = &self.config.remote;
+        let remote = &self.config().remote;
         tracing::warn!(database = self.name, remote, "stopped before everything was pushed: {why}");
     }
 
@@ -244,19 +348,22 @@ impl Pusher {
                 () = due => {}
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
-            if (self.config.permit)().is_none() {
+            if (self.config().permit)().is_none() {
                 wait = None;
                 continue;
             }
             let before = self.status.lock().current_error.clone();
             wait = match self.push().await {
                 Ok(()) => None,
+                Err(Error::Retired) => return,
                 Err(error) => {
                     if before.as_deref() != Some(&error.to_string()) {
-                        let remote = &self.config.remote;
+                        let remote = &self.config().remote;
                         tracing::warn!(database = self.name, remote, "a push did not get through: {error}");
                     }
-                    Some(wait.map_or(BACK_OFF.0, |wait| (2 * wait).min(BACK_OFF.1)))
+                    // What only a change here can mend waits for one.
+                    let is_disabled = self.status.lock().is_disabled;
+                    (!is_disabled).then(|| wait.map_or(BACK_OFF.0, |wait| (2 * wait).min(BACK_OFF.1)))
                 }
             };
         }
@@ -267,7 +374,14 @@ impl Pusher {
         match self.pushes.turn().await {
             Turn::Shared(result) => result,
             Turn::Ours(mut run) => {
-                let result = self.push_now(run.remote()).await;
+                let mut stage = self.shared.stage.subscribe();
+                if *stage.borrow() != Stage::Pushing {
+                    return Err(Error::Retired);
+                }
+                let result = tokio::select! {
+                    result = self.push_now(run.remote()) => result,
+                    _ = stage.wait_for(|stage| *stage == Stage::Retired) => return Err(Error::Retired),
+                };
                 self.note(&result);
                 run.end(result)
             }
@@ -277,6 +391,7 @@ impl Pusher {
     fn note(&self, result: &Result<()>) {
         let mut status = self.status.lock();
         status.current_error = result.as_ref().err().map(Error::to_string);
+        status.is_disabled = matches!(result, Err(Error::UnknownRemote { .. }));
         match result {
             Ok(()) => (status.backlog, status.behind_since) = (0, None),
             Err(_) => status.failures += 1,
@@ -289,11 +404,11 @@ impl Pusher {
         let (mut refused, mut has_fetched, mut merges) = (Stuck::new(), false, 0);
         loop {
             let Due { updates, stuck } = self.due(&refused).await?;
-            if (!updates.is_empty() || !stuck.is_empty()) && (self.config.permit)().is_none() {
+            if (!updates.is_empty() || !stuck.is_empty()) && (self.config().permit)().is_none() {
                 return Err(Error::NoPrimary);
             }
             if updates.is_empty() {
-                let may_merge = self.config.on_conflict == OnConflict::Merge && merges < PUSH_MERGES;
+                let may_merge = *self.shared.on_conflict.lock() == OnConflict::Merge && merges < PUSH_MERGES;
                 if stuck.is_empty() {
                     return Ok(());
                 }
@@ -302,7 +417,7 @@ impl Pusher {
                     refused.clear();
                     continue;
                 }
-                return Err(Error::Stuck { remote: self.config.remote.clone(), refs: stuck });
+                return Err(Error::Stuck { remote: self.config().remote.clone(), refs: stuck });
             }
             let transfer = self.send(open, &updates).await?;
             if !transfer.is_rejected() {
@@ -331,7 +446,7 @@ impl Pusher {
             if refused.len() == before {
                 // The remote does not say which of them it refuses: to ask again would be to ask for ever.
                 let all = updates.into_iter().map(|update| (update.name, HELD_BACK.to_owned()));
-                return Err(Error::Stuck { remote: self.config.remote.clone(), refs: all.collect() });
+                return Err(Error::Stuck { remote: self.config().remote.clone(), refs: all.collect() });
             }
         }
     }
@@ -339,7 +454,7 @@ impl Pusher {
     /// What is to be pushed, but for what was refused.
     async fn due(&self, refused: &Stuck) -> Result<Due> {
         let (database, remote, refused) =
-            (self.database.clone(), self.config.remote.clone(), refused.clone());
+            (self.database.clone(), self.config().remote.clone(), refused.clone());
         let due = crate::blocking(move || Due::of(&database, &remote, &refused)).await?;
         let mut status = self.status.lock();
         status.backlog = due.updates.len() + due.stuck.len();
@@ -351,7 +466,7 @@ impl Pusher {
 
     /// Notes a push that got through.
     async fn pushed(&self, url: String, updates: Vec<PushUpdate>, transfer: &Transfer) -> Result<()> {
-        let (database, remote) = (self.database.clone(), self.config.remote.clone());
+        let (database, remote) = (self.database.clone(), self.config().remote.clone());
         crate::blocking(move || note_pushed(&database, &remote, &url, &updates)).await?;
         self.count(transfer);
         Ok(())
@@ -369,14 +484,21 @@ impl Pusher {
     /// One push of these, over the connection that is open, or a new one.
     pub(crate) async fn send(&self, open: &mut Option<Remote>, updates: &[PushUpdate]) -> Result<Transfer> {
         let remote = self.remote(open).await?;
-        let transfer = push(&self.database, &remote, &self.config.remote, updates, Force::Known).await?;
+        let transfer = push(&self.database, &remote, &self.config().remote, updates, Force::Known).await?;
         *open = Some(remote);
         Ok(transfer)
     }
 
+    /// Where it pushes to.
+    pub(crate) fn url(&self) -> Result<RemoteUrl> {
+        let PrimaryConfig { remote, credentials, .. } = self.config();
+        let url = crate::remote_url(&self.database, remote, credentials)?;
+        self.shared.claim(&url.to_string(), &self.name)?;
+        Ok(url)
+    }
+
     async fn remote(&self, open: &mut Option<Remote>) -> Result<Remote> {
-        let name = &self.config.remote;
-        let url = crate::remote_url(&self.database, name, &self.config.credentials)?;
+        let url = self.url()?;
         match open.take().filter(|remote| *remote.url() == url) {
             Some(remote) => Ok(remote),
             None => Ok(Remote::connect(&url).await?),
@@ -387,7 +509,7 @@ impl Pusher {
         let remote = self.remote(open).await?;
         // Tags there are not to become tags here.
         let branches = RefPatterns::new(&[format!("{HEADS}*")])?;
-        fetch(&self.database, &remote, &self.config.remote, &branches).await?;
+        fetch(&self.database, &remote, &self.config().remote, &branches).await?;
         *open = Some(remote);
         Ok(())
     }
@@ -395,9 +517,9 @@ impl Pusher {
     /// Merges what the remote's branches are by now into those here that are stuck; whether one of them has moved.
     async fn merge(&self, open: &mut Option<Remote>, stuck: &Stuck) -> Result<bool> {
         self.fetch(open).await?;
-        let (database, config) = (self.database.clone(), self.config.clone());
+        let (database, config) = (self.database.clone(), self.config().clone());
         // A merge is a write.
-        let Some(permit) = (self.config.permit)() else { return Ok(false) };
+        let Some(permit) = (self.config().permit)() else { return Ok(false) };
         let branches: Vec<String> =
             stuck.keys().filter_map(|name| name.strip_prefix(HEADS)).map(str::to_owned).collect();
         crate::blocking(move || {
@@ -495,6 +617,24 @@ fn pushed(database: &Database, remote: &str) -> Result<BTreeMap<String, Hash>> {
     let prefix = pushed_prefix(remote);
     let refs = database.refs(&prefix).into_iter();
     Ok(refs.filter_map(|(name, hash)| Some((name.strip_prefix(&prefix)?.to_owned(), hash))).collect())
+}
+
+/// Notes that the remote has what was fetched from it: of a replica that is to push there, only what is new is pushed. What was noted before, by a primary that this
+/// was once, counts no more.
+///
+/// # Errors
+/// [`Error::UnknownRemote`], those of the store.
+pub fn count_as_pushed(database: &Database, remote: &str) -> Result<()> {
+    let key = format!("remote.{remote}.url");
+    let url = database.setting(&key)?.ok_or_else(|| Error::UnknownRemote { remote: remote.to_owned() })?;
+    let url = url.parse::<RemoteUrl>()?.to_string();
+    // Taken for another place's, the old notes go.
+    database.set_setting(&pushed_url(remote), None)?;
+    let fetched = |branch: &str| database.get_ref(&format!("remotes/{remote}/{branch}"));
+    let same = database.refs(HEADS).into_iter();
+    let same = same.filter(|(name, head)| name.strip_prefix(HEADS).and_then(fetched) == Some(*head));
+    let same: Vec<PushUpdate> = same.map(|(name, head)| PushUpdate { name, new: Some(head) }).collect();
+    note_pushed(database, remote, &url, &same)
 }
 
 /// Notes what was pushed to `url`.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use pleach_engine::{Batch, Branch, Database, Hash, Outcome, RefUpdate};
 use pleach_protocol::limits::MOVE_ATTEMPTS;
 use pleach_protocol::{Credentials, RefPatterns, RefResult, RefStatus, Remote, fetch};
@@ -76,6 +76,8 @@ struct Inner {
     /// Which refs are followed; what is wrong with the configuration if none is.
     patterns: Result<RefPatterns, String>,
     pulls: Mutex<HashMap<String, Arc<Pull>>>,
+    /// Whether it follows no more. Read while branches are moved.
+    is_retired: RwLock<bool>,
 }
 
 /// The pulls of one database, one at a time.
@@ -117,7 +119,12 @@ impl ReadReplica {
         let heads = heads.into_iter().map(str::to_owned).collect();
         let config = ReplicaConfig { heads, ..config };
         ReadReplica {
-            inner: Arc::new(Inner { config, patterns, pulls: Mutex::default() }),
+            inner: Arc::new(Inner {
+                config,
+                patterns,
+                pulls: Mutex::default(),
+                is_retired: RwLock::default(),
+            }),
             looking: Arc::default(),
         }
     }
@@ -125,6 +132,13 @@ impl ReadReplica {
     /// Why the replica is disabled, if it is.
     pub fn warning(&self) -> Option<&str> {
         self.inner.patterns.as_ref().err().map(String::as_str)
+    }
+
+    /// Follows no more, for good: when this returns, no branch is moved any more, not even by a pull that has begun, so that the branches can be written to. Waits for
+    /// moves under way; blocking.
+    pub fn retire(&self) {
+        *self.inner.is_retired.write() = true;
+        self.looking.0.lock().drain(..).for_each(|task| task.abort());
     }
 
     /// Asked before any write.
@@ -324,6 +338,10 @@ impl Inner {
         patterns: &RefPatterns,
         fetched: &[RefResult],
     ) -> Result<Refreshed> {
+        let is_retired = self.is_retired.read();
+        if *is_retired {
+            return Ok(Refreshed::default());
+        }
         let mut moved = String::new();
         for _ in 0..MOVE_ATTEMPTS {
             let plan = self.plan(database, patterns, fetched)?;

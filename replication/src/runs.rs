@@ -43,6 +43,11 @@ pub(crate) struct Run<'a, T> {
 }
 
 impl<T: Clone> Runs<T> {
+    /// Waits until none is under way.
+    pub(crate) async fn idle(&self) {
+        drop(self.last.lock().await);
+    }
+
     /// Waits for the run under way, if there is one.
     pub(crate) async fn turn(&self) -> Turn<'_, T> {
         // One that runs now may have looked already; the one after it will not have.

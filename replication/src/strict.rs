@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::primary::{PUSHED, Pusher, note_pushed};
+use crate::primary::{PUSHED, Pusher, Stage, note_pushed};
 use crate::shared_refs::HEADS;
 
 /// How long it waits before it pushes again what was not answered, while somebody waits for it.
@@ -22,13 +22,17 @@ const WAITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)
 /// What a primary keeps for this.
 #[derive(Default)]
 pub(crate) struct Strict {
+    /// Who is asked, while it is strict.
+    approver: parking_lot::Mutex<Option<Arc<dyn Approve>>>,
     /// A connection that is open, for the one who is asked.
     remote: Mutex<Option<Remote>>,
 }
 
-/// Who has the remote approve of the changes of the pusher's database. In a runtime.
-pub(crate) fn approver(pusher: &Weak<Pusher>) -> Arc<dyn Approve> {
-    Arc::new(Remotely { pusher: pusher.clone(), runtime: Handle::current() })
+impl Strict {
+    /// Waits until nobody is asked.
+    pub(crate) async fn idle(&self) {
+        drop(self.remote.lock().await);
+    }
 }
 
 struct Remotely {
@@ -72,6 +76,24 @@ impl Approve for Remotely {
 }
 
 impl Pusher {
+    /// Has the remote asked from now on, or nobody. In a runtime.
+    pub(crate) fn set_strict(self: &Arc<Pusher>, strict: bool) {
+        let mut approver = self.strict.approver.lock();
+        match (strict, &*approver) {
+            (true, None) => {
+                let remotely = Remotely { pusher: Arc::downgrade(self), runtime: Handle::current() };
+                let remotely: Arc<dyn Approve> = Arc::new(remotely);
+                self.database.set_approver(remotely.clone());
+                *approver = Some(remotely);
+            }
+            (false, Some(remotely)) => {
+                self.database.remove_approver(remotely);
+                *approver = None;
+            }
+            _ => {}
+        }
+    }
+
     /// Asks about what is pending, if there is anything.
     pub(crate) async fn settle(&self) -> Result<()> {
         if self.database.refs("pending/").is_empty() {
@@ -90,7 +112,7 @@ impl Pusher {
             Err(error) if error.kind() == ErrorKind::Refused => {}
             Err(error) => return Err(away(error)),
         }
-        let (database, config) = (self.database.clone(), self.config.clone());
+        let (database, config) = (self.database.clone(), self.config().clone());
         let noted = crate::blocking(move || {
             let url = crate::remote_url(&database, &config.remote, &config.credentials)?.to_string();
             note_pushed(&database, &config.remote, &url, &[])
@@ -100,14 +122,23 @@ impl Pusher {
 
     /// Has the remote move its refs before they move here. Gives what notes that it did.
     async fn push_first(&self, updates: Vec<PushUpdate>, again: bool) -> Answer<Vec<RefUpdate>> {
-        let Some(_permit) = (self.config.permit)() else {
+        let Some(_permit) = (self.config().permit)() else {
             return Err(Disapproval::Away(self.not_pushed(&Error::NoPrimary.to_string())));
         };
         let mut open = self.strict.remote.lock().await;
+        let mut stage = self.shared.stage.subscribe();
+        let retired = || self.not_pushed(&Error::Retired.to_string());
+        if *stage.borrow() != Stage::Pushing {
+            return Err(Disapproval::Away(retired()));
+        }
         let mut was_sent = again;
         let mut tries = WAITS.iter();
         loop {
-            let error = match self.send(&mut open, &updates).await {
+            let sent = tokio::select! {
+                sent = self.send(&mut open, &updates) => sent,
+                _ = stage.wait_for(|stage| *stage == Stage::Retired) => return Err(Disapproval::Unknown(retired())),
+            };
+            let error = match sent {
                 Ok(transfer) if !transfer.is_rejected() => {
                     self.count(&transfer);
                     return Ok(self.notes(&updates));
@@ -133,12 +164,12 @@ impl Pusher {
     }
 
     fn not_pushed(&self, why: &str) -> String {
-        format!("not pushed to `{}`: {why}", self.config.remote)
+        format!("not pushed to `{}`: {why}", self.config().remote)
     }
 
     /// What notes that these were pushed.
     fn notes(&self, updates: &[PushUpdate]) -> Vec<RefUpdate> {
-        let prefix = pushed_prefix(&self.config.remote);
+        let prefix = pushed_prefix(&self.config().remote);
         let note = |update: &PushUpdate| {
             let name = format!("{prefix}{}", update.name);
             RefUpdate { old: self.database.get_ref(&name), name, new: update.new }
@@ -149,7 +180,7 @@ impl Pusher {
     /// Whether a push that was not answered was done: somebody went on from it.
     async fn has_arrived(&self, updates: &[PushUpdate]) -> bool {
         let (database, remote, updates) =
-            (self.database.clone(), self.config.remote.clone(), updates.to_vec());
+            (self.database.clone(), self.config().remote.clone(), updates.to_vec());
         let looked = crate::blocking(move || {
             for PushUpdate { name, new } in updates {
                 let there = name.strip_prefix(HEADS).map(|branch| format!("remotes/{remote}/{branch}"));

@@ -21,6 +21,7 @@ use output::Output;
 mod args;
 mod backend;
 mod clusters;
+mod config;
 mod databases;
 mod files;
 mod graph;
@@ -98,6 +99,8 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Database(arguments) => databases::database(context, arguments)?,
         Command::Serve(arguments) => clusters::serve(context, arguments)?,
         Command::Cluster(arguments) => clusters::cluster(context, &arguments)?,
+        Command::Config(arguments) => config::config(context, arguments)?,
+        Command::Replica(arguments) => config::replica(context, &arguments)?,
         Command::Token(args::Token::New { name }) => tokens::new_token(context, &name)?,
         Command::Backup(arguments) => upkeep::backup(context, arguments)?,
         Command::Fsck { repair_from } => upkeep::fsck(context, repair_from)?,

@@ -1,8 +1,8 @@
 //! The server's configuration: `config.yaml` read, checked and resolved into a [`Config`] that holds no mistakes.
 //!
 //! `file` holds the shapes of the YAML, where an unknown key is an error that suggests the nearest known one; this file holds
-//! what the values mean and which combinations make sense. A path in the file is relative to the file. Flags win: `serve`
-//! applies them with [`Flags`] before anything is checked, so that a flag can mend a wrong file.
+//! what the values mean and which combinations make sense. A path in the file is relative to the file. Where each value comes from is in
+//! [`Layers`]: flags win, so that a flag can mend a wrong file, and so does what was changed under `replication:` while the server ran.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,11 @@ use pleach_replication::Refresh;
 use crate::error::{Failure, Result};
 
 mod file;
+mod layers;
+mod settings;
 pub(crate) mod units;
+
+pub use layers::{Layers, Origin, Value};
 
 /// Everything that `pleach serve` goes by.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,6 +110,8 @@ pub struct Push {
     pub strict: bool,
     /// The message of the version commit that is made of each transaction, if one is.
     pub transaction_commit: Option<String>,
+    /// A remote that does not answer soon is not waited for.
+    pub skip_errors: bool,
     /// Where databases are pushed that do not have the remote.
     pub template: Option<UrlTemplate>,
 }
@@ -199,57 +205,50 @@ pub struct Flags {
 }
 
 impl Config {
-    /// Reads and checks the configuration in `file`, or the defaults without one.
-    pub fn read(file: Option<&Path>, flags: &Flags) -> Result<Config> {
-        let Some(path) = file else { return Config::parse("", Path::new("config.yaml"), flags) };
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Failure::usage(format!("cannot read the configuration {}: {error}", path.display()))
-                .hint("give an existing file with --config, or leave it out for the defaults")
-        })?;
-        Config::parse(&text, path, flags)
-    }
-
-    /// As [`Config::read`], from the file's text; `path` is for messages and relative paths.
-    pub fn parse(text: &str, path: &Path, flags: &Flags) -> Result<Config> {
-        let file = file::parse(text, path)?;
+    /// Checks what the layers say together.
+    fn of(layers: &Layers) -> Result<Config> {
+        let (path, file) = (layers.path(), layers.file());
         let wrong = |message: String| Failure::usage(format!("{}: {message}", path.display()));
-        let listener = match &flags.listen {
-            Some(listen) => parse_listen(listen)?,
-            None => Address {
-                host: file.listener.host.clone(),
-                port: port("listener.port", file.listener.port, true).map_err(wrong)?,
-            },
+        let listener = Address {
+            host: file.listener.host.clone(),
+            port: port("listener.port", file.listener.port, true).map_err(wrong)?,
         };
-        if !listener.is_loopback() && !flags.insecure && file.users_file.is_none() {
+        if !listener.is_loopback() && !layers.is_insecure() && file.users_file.is_none() {
             return Err(Failure::usage(format!("the listener {listener} is reachable from other machines, and has no users"))
                 .hint("listen on 127.0.0.1, name users with users_file, or give --insecure if everyone who can connect may read and write everything"));
         }
-        let beside = |relative: &Path| path.parent().unwrap_or(Path::new("")).join(relative);
-        let data_dir = flags.data_dir.clone().unwrap_or_else(|| beside(&file.data_dir));
-        let users_file = file.users_file.as_deref().map(beside);
-        let tls = tls(&file.listener, beside).map_err(|what| {
+        let tls = tls(&file.listener).map_err(|what| {
             wrong(what).hint(
                 "a listener by TLS has tls_cert and tls_key, and tls_client_ca if clients need certificates",
             )
         })?;
         let store = store(&file.store).map_err(wrong)?;
-        let replication = file.replication.map(replication).transpose().map_err(wrong)?;
-        let cluster = file.cluster.map(cluster).transpose().map_err(wrong)?;
+        let replication = replication(layers.replication()?).map_err(|why| layers.wrong(why))?;
+        if replication.is_none() && layers.names_no_remote() {
+            return Err(wrong(
+                "replication: expected replicate_to_remote, the name of the remote to push to, or read_replica_remote, that of the \
+                 remote to follow"
+                    .into(),
+            ));
+        }
+        let cluster = file.cluster.clone().map(cluster).transpose().map_err(wrong)?;
         if cluster.is_some() && store.flush_interval.is_some() {
             return Err(wrong("a cluster needs store.durability: full".into())
                 .hint("a standby can keep only what the primary made durable; remove store.durability"));
         }
         if let (Some(_), Some(Replication::Replica(_))) = (&cluster, &replication) {
-            return Err(wrong("replication.read_replica_remote and cluster exclude each other".into())
-                .hint("a standby follows its primary only; remove one of the two stanzas"));
+            return Err(layers
+                .wrong("replication.read_replica_remote and cluster exclude each other".into())
+                .hint("a standby follows its primary only; remove one of the two"));
         }
-        let remotes_allowed = file.remotes_allowed;
+        let remotes_allowed = file.remotes_allowed.clone();
         if let Some(wrong_one) = remotes_allowed.iter().find(|prefix| !prefix.contains("://")) {
             return Err(wrong(format!(
                 "remotes_allowed: expected the beginning of a URL, found `{wrong_one}`"
             ))
             .hint("for example file:///share/"));
         }
+        let (data_dir, users_file) = (file.data_dir.clone(), file.users_file.clone());
         Ok(Config { data_dir, listener, tls, users_file, store, remotes_allowed, replication, cluster })
     }
 }
@@ -283,9 +282,9 @@ fn port(key: &str, value: i64, zero: bool) -> Checked<u16> {
     }
 }
 
-fn tls(listener: &file::Listener, beside: impl Fn(&Path) -> PathBuf) -> Checked<Option<Tls>> {
-    let [cert, key, client_ca] = [&listener.tls_cert, &listener.tls_key, &listener.tls_client_ca]
-        .map(|file| file.as_deref().map(&beside));
+fn tls(listener: &file::Listener) -> Checked<Option<Tls>> {
+    let [cert, key, client_ca] =
+        [&listener.tls_cert, &listener.tls_key, &listener.tls_client_ca].map(Clone::clone);
     match identity(cert, key) {
         Ok(Some(identity)) => Ok(Some(Tls { identity, client_ca })),
         Ok(None) if client_ca.is_some() => {
@@ -327,7 +326,8 @@ fn store(file: &file::Store) -> Checked<Store> {
     Ok(Store { flush_interval, cache_bytes, compression })
 }
 
-fn replication(file: file::Replication) -> Checked<Replication> {
+/// What a stanza means; none, if it names no remote.
+fn replication(file: file::Replication) -> Checked<Option<Replication>> {
     let named = |name: Option<String>| name.filter(|name| !name.is_empty());
     let merges = match file.on_conflict.as_str() {
         "reject" => false,
@@ -337,52 +337,58 @@ fn replication(file: file::Replication) -> Checked<Replication> {
     let heads = file.replicate_heads.as_deref().unwrap_or_default().split(',').map(str::trim);
     let heads = heads.filter(|head| !head.is_empty()).map(str::to_owned).collect();
     let template = named(file.remote_url_template).map(UrlTemplate::parse).transpose()?;
-    for (is_set, other) in
-        [(merges, "on_conflict: merge"), (file.async_replication, "async_replication: true")]
-    {
+    for (is_set, other) in [
+        (merges, "on_conflict: merge"),
+        (file.async_replication, "async_replication: true"),
+        (file.skip_replication_errors, "skip_replication_errors: true"),
+    ] {
         if file.strict && is_set {
             return Err(format!(
                 "replication.strict and {other} exclude each other: with strict, a commit fails that is not at the remote"
             ));
         }
     }
+    let refresh = refresh(&file.refresh)?;
+    let max_staleness =
+        units::duration(&file.max_staleness).map_err(|why| format!("replication.max_staleness: {why}"))?;
+    let skip_errors = file.skip_replication_errors;
     match (named(file.replicate_to_remote), named(file.read_replica_remote)) {
-        (Some(remote), None) => Ok(Replication::Primary(Push {
+        (Some(remote), None) => Ok(Some(Replication::Primary(Push {
             remote,
             in_background: file.async_replication,
             merges,
             strict: file.strict,
             transaction_commit: file.transaction_commit.then_some(file.transaction_commit_message),
+            skip_errors,
             template,
-        })),
-        (None, Some(remote)) => Ok(Replication::Replica(Follow {
+        }))),
+        (None, Some(remote)) => Ok(Some(Replication::Replica(Follow {
             remote,
             heads,
             all_heads: file.replicate_all_heads,
             force_pull: file.force_pull,
             template,
-            skip_errors: file.skip_replication_errors,
-            refresh: match file.refresh.as_str() {
-                "transaction" => Refresh::Transaction,
-                "watch" => Refresh::Watch,
-                interval => match units::duration(interval) {
-                    Ok(interval) if !interval.is_zero() => Refresh::Every(interval),
-                    _ => {
-                        return Err(format!(
-                            "replication.refresh: expected transaction, watch or a duration like 5s, found `{interval}`"
-                        ));
-                    }
-                },
-            },
-            max_staleness: units::duration(&file.max_staleness)
-                .map_err(|why| format!("replication.max_staleness: {why}"))?,
-        })),
+            skip_errors,
+            refresh,
+            max_staleness,
+        }))),
         (Some(_), Some(_)) => Err("replication: replicate_to_remote and read_replica_remote exclude each other: a read replica takes no \
              writes that could be pushed"
             .into()),
-        (None, None) => Err("replication: expected replicate_to_remote, the name of the remote to push to, or read_replica_remote, that of the \
-             remote to follow"
-            .into()),
+        (None, None) => Ok(None),
+    }
+}
+
+fn refresh(text: &str) -> Checked<Refresh> {
+    match text {
+        "transaction" => Ok(Refresh::Transaction),
+        "watch" => Ok(Refresh::Watch),
+        interval => match units::duration(interval) {
+            Ok(interval) if !interval.is_zero() => Ok(Refresh::Every(interval)),
+            _ => Err(format!(
+                "replication.refresh: expected transaction, watch or a duration like 5s, found `{interval}`"
+            )),
+        },
     }
 }
 
@@ -439,7 +445,11 @@ mod tests {
     use crate::error::Kind;
 
     fn parse(text: &str) -> Result<Config> {
-        Config::parse(text, Path::new("/etc/pleach/config.yaml"), &Flags::default())
+        parse_with(text, "/etc/pleach/config.yaml", &Flags::default())
+    }
+
+    fn parse_with(text: &str, path: &str, flags: &Flags) -> Result<Config> {
+        Layers::parse(text, Path::new(path), flags)?.config()
     }
 
     fn message(text: &str) -> String {
@@ -469,7 +479,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let flags = Flags { data_dir: Some("here".into()), listen: Some("[::1]:0".into()), insecure: false };
-        let config = Config::parse("data_dir: x\nlistener: {port: 1}", Path::new("c.yaml"), &flags).unwrap();
+        let config = parse_with("data_dir: x\nlistener: {port: 1}", "c.yaml", &flags).unwrap();
         assert_eq!(
             (config.data_dir.to_str().unwrap(), config.listener.to_string().as_str()),
             ("here", "[::1]:0")
@@ -491,7 +501,7 @@ mod tests {
     fn a_listener_beyond_loopback_needs_insecure() {
         assert!(message("listener: {host: 0.0.0.0}").contains("0.0.0.0:7420"));
         let flags = Flags { insecure: true, ..Flags::default() };
-        assert!(Config::parse("listener: {host: 0.0.0.0}", Path::new("c"), &flags).is_ok());
+        assert!(parse_with("listener: {host: 0.0.0.0}", "c", &flags).is_ok());
     }
 
     const STANDBY: &str = r#"standby_remotes: [{name: b, remote_url_template: "http://h:1/{database}"}]"#;
@@ -562,6 +572,7 @@ mod tests {
             merges: false,
             strict: false,
             transaction_commit: None,
+            skip_errors: false,
             template: None,
         };
         // What a replica follows has no effect here.

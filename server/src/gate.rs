@@ -11,7 +11,10 @@ use pleach_replication::Standing;
 use tokio::sync::watch;
 
 use crate::error::{Failure, Result};
-use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse};
+use crate::proto::{
+    AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, GetConfigRequest, GetConfigResponse,
+    PromoteReplicaRequest, PromoteReplicaResponse, SetConfigRequest, SetConfigResponse,
+};
 
 /// Held while a write runs; a change of role waits until all are gone.
 pub type Permit = Box<dyn Send>;
@@ -50,6 +53,11 @@ pub trait Gate: Send + Sync + 'static {
         Ok(false)
     }
 
+    /// Name of the remote that databases are given which are made here, if they are given one.
+    fn remote_of_new(&self) -> Option<String> {
+        None
+    }
+
     /// A database was made or dropped.
     fn databases_changed(&self) -> Result<()>;
 
@@ -63,6 +71,26 @@ pub trait Gate: Send + Sync + 'static {
 
     /// Takes a role; returns when it is in force and durable.
     fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse>;
+
+    /// The configuration in force.
+    fn get_config(&self, _request: &GetConfigRequest) -> Result<GetConfigResponse> {
+        Err(not_configured())
+    }
+
+    /// Changes a setting; returns when it is in force and durable.
+    fn set_config(&self, _request: &SetConfigRequest) -> Result<SetConfigResponse> {
+        Err(not_configured())
+    }
+
+    /// Makes a read replica a primary.
+    fn promote_replica(&self, _request: &PromoteReplicaRequest) -> Result<PromoteReplicaResponse> {
+        Err(not_configured())
+    }
+}
+
+fn not_configured() -> Failure {
+    Failure::refused("this server was embedded without its configuration")
+        .hint("ask the program that embeds it")
 }
 
 /// A server that replicates with nobody: every write is let in.

@@ -11,6 +11,7 @@ use pleach_protocol::Right;
 use crate::error::{Failure, Result};
 use crate::rights::Rights;
 
+pub mod clone;
 pub mod export;
 pub mod history;
 pub mod import;

@@ -14,7 +14,7 @@ use pleach_engine::{Durability, Options};
 use pleach_protocol::{Access, Databases, Incoming, ServerTls, SyncService};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Config, Store};
+use crate::config::{Config, Layers, Store};
 use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::gate::{Gate, THREADS_MAX};
@@ -27,8 +27,8 @@ use crate::users;
 /// How long running requests may take to end after a signal.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
-/// Serves until a signal says to stop.
-pub fn run(config: &Config) -> Result<()> {
+/// Serves until a signal says to stop. `layers` are what `config` was made of.
+pub fn run(config: &Config, layers: Layers) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(THREADS_MAX)
@@ -36,7 +36,7 @@ pub fn run(config: &Config) -> Result<()> {
         .map_err(|error| Failure::refused(format!("cannot start the server's threads: {error}")))?;
     let databases = Databases::new(&config.data_dir, options(&config.store))?;
     databases.set_credentials(credentials::read()?);
-    let served = runtime.block_on(serve(config, &databases));
+    let served = runtime.block_on(serve(config, layers, &databases));
     // Blocking operations that outlived the drain are left behind; what they had not acknowledged may be lost.
     runtime.shutdown_timeout(Duration::from_secs(1));
     let closed = databases.close();
@@ -54,7 +54,7 @@ fn options(store: &Store) -> Options {
     Options { cache_bytes, durability, compression, ..Options::default() }
 }
 
-async fn serve(config: &Config, databases: &Databases) -> Result<()> {
+async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result<()> {
     let stop = stop_signal()?;
     let access = users::access(config.users_file.as_deref())?;
     let tls = config.tls.as_ref().map(listen::tls).transpose()?;
@@ -64,7 +64,7 @@ async fn serve(config: &Config, databases: &Databases) -> Result<()> {
     }
     let (socket, address) = listen::bind(&config.listener, "--listen HOST:PORT")?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let replication = Replication::start(config, databases, format!("{scheme}://{address}")).await?;
+    let replication = Replication::start(config, layers, databases, format!("{scheme}://{address}")).await?;
     let service = DataService::new(databases.clone(), replication.gate())
         .with_remotes_allowed(&config.remotes_allowed)
         .with_access(access.clone());

@@ -435,9 +435,11 @@ calls! {
         blocking(move || {
             let name = request.into_inner().name;
             Rights::of(caller, &name).require_all(Right::Admin)?;
-            let _permit = service.gate.writable()?;
+            let permit = service.gate.writable()?;
             match service.databases.create(&name) {
                 Ok(_) => {
+                    // A remote that is slow to answer keeps nobody from a change of role.
+                    drop(permit);
                     service.gate.databases_changed()?;
                     Ok(CreateDatabaseResponse {})
                 }
@@ -451,14 +453,31 @@ calls! {
         .await
     }
 
+    async fn clone_database(&self, request: Request<CloneDatabaseRequest>) -> Answer<CloneDatabaseResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            let request = request.into_inner();
+            // The remote may be any database that the server can read.
+            everywhere(&caller)?;
+            let permit = service.gate.writable()?;
+            service.allow(&request.url)?;
+            let cloned = ops::clone::clone(&service.databases, &request, service.gate.remote_of_new())?;
+            drop(permit);
+            service.gate.databases_changed()?;
+            Ok(cloned)
+        })
+        .await
+    }
+
     async fn drop_database(&self, request: Request<DropDatabaseRequest>) -> Answer<DropDatabaseResponse> {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let name = request.into_inner().name;
             Rights::of(caller, &name).require_all(Right::Admin)?;
-            let _permit = service.gate.writable()?;
+            let permit = service.gate.writable()?;
             match service.databases.drop_database(&name)? {
                 true => {
+                    drop(permit);
                     service.gate.databases_changed()?;
                     Ok(DropDatabaseResponse {})
                 }
@@ -614,6 +633,33 @@ calls! {
         blocking(move || {
             everywhere(&caller)?;
             service.gate.assume_role(request.get_ref())
+        })
+        .await
+    }
+
+    async fn get_config(&self, request: Request<GetConfigRequest>) -> Answer<GetConfigResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            everywhere(&caller)?;
+            service.gate.get_config(request.get_ref())
+        })
+        .await
+    }
+
+    async fn set_config(&self, request: Request<SetConfigRequest>) -> Answer<SetConfigResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            everywhere(&caller)?;
+            service.gate.set_config(request.get_ref())
+        })
+        .await
+    }
+
+    async fn promote_replica(&self, request: Request<PromoteReplicaRequest>) -> Answer<PromoteReplicaResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            everywhere(&caller)?;
+            service.gate.promote_replica(request.get_ref())
         })
         .await
     }

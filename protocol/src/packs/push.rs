@@ -19,6 +19,7 @@ use crate::error::{Error, Result, within};
 use crate::format_digest;
 use crate::limits::{MANIFEST_BYTES_MAX, MANIFESTS_TO_FULL, PUSH_ATTEMPTS, REFS_MAX, RETIRED_GRACE};
 use crate::refs::{HEADS, known_place};
+use crate::remote::Remote;
 use crate::transfer::{MOVED, NO_FAST_FORWARD, RefResult, RefStatus, TAG_EXISTS, Transfer};
 
 /// Pushes as [`client`](crate::client) does to a server.
@@ -83,6 +84,28 @@ pub(crate) async fn push(
         })
         .await?;
         return Ok(transfer);
+    }
+    Err(Error::Busy { url: place.url.clone(), attempts: PUSH_ATTEMPTS })
+}
+
+/// Begins `remote`, if it is a directory or bucket where there is none: without branches and tags, as a database that was just made. It can be cloned and fetched from
+/// then on. What is there stays as it is.
+///
+/// # Errors
+/// [`Error::NotARemote`], [`Error::NotConditional`], [`Error::NoUpkeep`] if it is a server; [`Error::Busy`].
+pub async fn begin_remote(remote: &Remote) -> Result<()> {
+    let place = remote.place().ok_or_else(|| Error::NoUpkeep { url: remote.url().to_string() })?;
+    let mut transfer = Transfer::default();
+    for _ in 0..PUSH_ATTEMPTS {
+        let Some(view) = look(place, None, &mut transfer).await? else { continue };
+        if view.head.is_some() {
+            return Ok(());
+        }
+        let next = Next::after(&view, Vec::new());
+        let full = compact::full(place, &view, &next.refs, RETIRED_GRACE, &mut transfer).await?.full;
+        if commit(place, &view, &next, Vec::new(), Some(full), &mut transfer).await?.is_some() {
+            return Ok(());
+        }
     }
     Err(Error::Busy { url: place.url.clone(), attempts: PUSH_ATTEMPTS })
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pleach_protocol::{collect_remote, compact_remote};
+use pleach_protocol::{begin_remote, collect_remote, compact_remote};
 
 use super::compaction::noise;
 use super::*;
@@ -54,6 +54,26 @@ async fn fresh_prefix(variable: &str) -> Option<Remote> {
     let fresh = Hash::of(TempDir::new().unwrap().path().to_string_lossy().as_bytes());
     let url = RemoteUrl::parse(&format!("{bucket}/{fresh}")).unwrap();
     Some(Remote::connect(&url).await.unwrap())
+}
+
+#[tokio::test]
+async fn a_remote_that_was_begun_is_cloned_and_fetched_before_the_first_push() {
+    for kind in places().await {
+        let remote = &kind.remote;
+        begin_remote(remote).await.unwrap();
+        let a = Copy::cloned(remote).await;
+        let [branch] = &a.db.branches().unwrap()[..] else { panic!("{}", kind.name) };
+        assert_eq!((branch.name.as_str(), branch.head), ("main", None), "{}", kind.name);
+        assert!(a.fetch().await.refs.is_empty(), "{}", kind.name);
+        let b = Copy::cloned(remote).await;
+        let head = a.put(1, "one");
+        assert_eq!(a.push().await.refs[0].status, RefStatus::New, "{}", kind.name);
+        // Begun again it is what it was.
+        begin_remote(remote).await.unwrap();
+        b.fetch().await;
+        assert_eq!(b.db.get_ref("remotes/origin/main"), Some(head), "{}", kind.name);
+        assert_eq!(Copy::cloned(remote).await.db.root().unwrap(), a.db.root().unwrap(), "{}", kind.name);
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod servers;
 
-pub(crate) use servers::{Clone, Cluster, Database, Limit, PacksOf, Push, Remote, Role, Serve, Token};
+pub(crate) use servers::{
+    Clone, Cluster, Config, Database, Limit, PacksOf, Push, Remote, Replica, Role, Serve, Token,
+};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -189,6 +191,12 @@ pub(crate) enum Command {
     /// Show or change a server's role
     #[command(subcommand)]
     Cluster(Cluster),
+    /// Show or change the configuration of a server that runs
+    #[command(subcommand)]
+    Config(Config),
+    /// Promote a read replica
+    #[command(subcommand)]
+    Replica(Replica),
     /// Keep points in time of a database elsewhere, and restore them
     #[command(subcommand)]
     Backup(Backup),

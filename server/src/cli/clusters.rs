@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::args::{Cluster, Role, Serve};
 use super::{Context, print};
-use crate::config::{Config, Flags};
+use crate::config::{Flags, Layers};
 use crate::error::{Failure, Result};
 use crate::proto::{AssumeRoleRequest, ClusterStatusRequest, StandbyStatus};
 
@@ -21,14 +21,15 @@ pub(super) fn serve(context: &mut Context, arguments: Serve) -> Result<()> {
     }
     let flags =
         Flags { data_dir: arguments.data_dir, listen: arguments.listen, insecure: arguments.insecure };
-    let config = Config::read(arguments.config.as_deref(), &flags)?;
+    let layers = Layers::read(arguments.config.as_deref(), &flags)?;
+    let config = layers.config()?;
     if arguments.check {
         crate::users::access(config.users_file.as_deref())?;
         config.tls.as_ref().map(crate::listen::tls).transpose()?;
         context.output.note("the configuration is valid");
         return Ok(());
     }
-    crate::serve::run(&config)
+    crate::serve::run(&config, layers)
 }
 
 pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> {

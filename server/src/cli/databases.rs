@@ -8,7 +8,9 @@ use serde_json::json;
 use super::Context;
 use super::args::Database;
 use crate::error::{Failure, Result};
-use crate::proto::{CreateDatabaseRequest, DropDatabaseRequest, ListDatabasesRequest};
+use crate::proto::{
+    CloneDatabaseRequest, ClonedRef, CreateDatabaseRequest, DropDatabaseRequest, ListDatabasesRequest,
+};
 
 pub(super) fn init(context: &mut Context, directory: Option<PathBuf>) -> Result<()> {
     if context.global.server.is_some() {
@@ -45,6 +47,25 @@ pub(super) fn database(context: &mut Context, arguments: Database) -> Result<()>
             let request = CreateDatabaseRequest { name: name.clone() };
             server.runtime.block_on(server.client.create_database(request)).map_err(failed)?;
             done(context, "made", &name)
+        }
+        Database::Clone { url, name } => {
+            let request = CloneDatabaseRequest { name: name.clone(), url: url.clone() };
+            let progress = context.output.progress(format!("cloning {url}"));
+            let answer = server.runtime.block_on(server.client.clone_database(request)).map_err(failed)?;
+            drop(progress);
+            let cloned = answer.into_inner();
+            if !context.output.json {
+                return context.output.line(format!("cloned {url} into database {name}"));
+            }
+            let of = |cloned: &ClonedRef| json!({"ref": cloned.name, "old": null, "new": cloned.hash, "status": "new"});
+            context.output.document(&json!({
+                "database": name,
+                "refs": cloned.refs.iter().map(of).collect::<Vec<_>>(),
+                "chunks": cloned.chunks,
+                "bytes_sent": cloned.bytes_sent,
+                "bytes_received": cloned.bytes_received,
+                "round_trips": cloned.round_trips,
+            }))
         }
         Database::Drop { name } => {
             let request = DropDatabaseRequest { name: name.clone() };

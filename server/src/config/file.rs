@@ -1,12 +1,13 @@
-//! The shapes of `config.yaml`, as written: every stanza refuses keys that it does not know.
+//! The shapes of `config.yaml`, as written: every stanza refuses keys that it does not know. Written out again, they are the keys that
+//! there are, with their values.
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Failure, Result};
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct File {
     pub(super) data_dir: PathBuf,
@@ -32,7 +33,7 @@ impl Default for File {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Listener {
     pub(super) host: String,
@@ -48,7 +49,7 @@ impl Default for Listener {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Store {
     pub(super) durability: String,
@@ -68,7 +69,7 @@ impl Default for Store {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Replication {
     pub(super) replicate_to_remote: Option<String>,
@@ -108,7 +109,7 @@ impl Default for Replication {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cluster {
     #[serde(default)]
@@ -129,14 +130,14 @@ fn one() -> i64 {
     1
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StandbyRemote {
     pub(super) name: String,
     pub(super) remote_url_template: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RemotesApi {
     /// Left out: all interfaces.
@@ -152,10 +153,15 @@ impl Default for RemotesApi {
 
 /// Parses the file's text; failures name `path`, line and column.
 pub(super) fn parse(text: &str, path: &Path) -> Result<File> {
-    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+    if is_blank(text) {
         return Ok(File::default());
     }
     parse_as(text, path)
+}
+
+/// Whether there is nothing but comments.
+pub(super) fn is_blank(text: &str) -> bool {
+    text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
 }
 
 /// Parses YAML; failures name `path`, line and column.
@@ -171,11 +177,8 @@ fn failure(error: &serde_saphyr::Error, path: &Path) -> Failure {
     };
     match error {
         serde_saphyr::Error::SerdeUnknownField { field, expected, .. } => {
-            let nearest = expected
-                .iter()
-                .max_by(|a, b| strsim::jaro_winkler(a, field).total_cmp(&strsim::jaro_winkler(b, field)));
             let known = expected.join(", ");
-            Failure::usage(format!("{place}: unknown key `{field}`")).hint(match nearest {
+            Failure::usage(format!("{place}: unknown key `{field}`")).hint(match nearest(field, expected) {
                 Some(nearest) => format!("did you mean `{nearest}`? the keys here are: {known}"),
                 None => "no key is known here".to_owned(),
             })
@@ -183,6 +186,12 @@ fn failure(error: &serde_saphyr::Error, path: &Path) -> Failure {
         other => Failure::usage(format!("{place}: {}", message(other)))
             .hint("`pleach serve --check --config FILE` checks a configuration without serving it"),
     }
+}
+
+/// Which of the names that are known was meant.
+pub(super) fn nearest<'a, T: AsRef<str>>(name: &str, known: &'a [T]) -> Option<&'a str> {
+    let likeness = |known: &str| strsim::jaro_winkler(known, name);
+    known.iter().map(AsRef::as_ref).max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
 }
 
 /// The error's message without its place, which stands before it.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_engine::{Database, NewCommit, Token};
-use pleach_protocol::{Bearer, Databases, RemoteUrl, connect, endpoint};
-use pleach_replication::{OnConflict, Primary, PrimaryConfig, Standing};
+use pleach_protocol::{Bearer, Databases, Remote, RemoteUrl, begin_remote, connect, endpoint};
+use pleach_replication::{Error, OnConflict, Primary, PrimaryConfig, Standing};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tonic::Code;
 
 use crate::config::Push;
@@ -19,6 +20,12 @@ use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse,
 
 /// How long a server that stops goes on pushing.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// How long a write waits for its push if errors are to be skipped.
+const SKIPPED_AFTER: Duration = Duration::from_secs(5);
+
+/// How long pushes under way may take to end when the remote is changed.
+const RETIRE_MAX: Duration = Duration::from_secs(2);
 
 /// The gate behind which writes are pushed. Its calls come from threads that may block.
 pub(super) struct PrimaryGate {
@@ -32,32 +39,45 @@ pub(super) struct PrimaryGate {
 }
 
 impl PrimaryGate {
-    /// In a runtime, on a thread that may block.
-    pub(super) fn new(push: &Push, inner: Arc<dyn Gate>, databases: &Databases) -> Result<PrimaryGate> {
-        let writable = inner.clone();
-        let primary = Primary::new(PrimaryConfig {
-            remote: push.remote.clone(),
-            credentials: credentials::read()?,
-            on_conflict: match push.merges {
-                true => OnConflict::Merge,
-                false => OnConflict::Reject,
-            },
-            author: crate::author::default(),
-            strict: push.strict,
-            // Of a cluster, the node alone that takes writes.
-            permit: Arc::new(move || writable.writable().ok()),
-        });
-        let (push, databases) = (push.clone(), databases.clone());
-        let gate = PrimaryGate {
-            inner,
-            primary,
-            push,
-            databases,
-            waiting: Waiting::default(),
-            runtime: Handle::current(),
+    /// In a runtime. Nothing is pushed before it follows databases. It goes on with the pushes of `old`, if those go to the same remote.
+    pub(super) fn new(
+        push: &Push,
+        inner: Arc<dyn Gate>,
+        databases: &Databases,
+        old: Option<&PrimaryGate>,
+    ) -> Result<PrimaryGate> {
+        let primary = match old.map(|old| &old.primary).filter(|primary| primary.remote() == push.remote) {
+            Some(primary) => primary.clone(),
+            None => {
+                let writable = inner.clone();
+                Primary::new(PrimaryConfig {
+                    remote: push.remote.clone(),
+                    credentials: credentials::read()?,
+                    on_conflict: on_conflict(push),
+                    author: crate::author::default(),
+                    strict: push.strict,
+                    // Of a cluster, the node alone that takes writes.
+                    permit: Arc::new(move || writable.writable().ok()),
+                })
+            }
         };
-        gate.follow_all()?;
-        Ok(gate)
+        let (push, databases) = (push.clone(), databases.clone());
+        let (waiting, runtime) = (Waiting::default(), Handle::current());
+        Ok(PrimaryGate { inner, primary, push, databases, waiting, runtime })
+    }
+
+    /// Pushes as is configured, of all databases.
+    pub(super) fn begin(self: &Arc<PrimaryGate>) -> Result<()> {
+        self.primary.set_on_conflict(on_conflict(&self.push));
+        let _runtime = self.runtime.enter();
+        self.primary.set_strict(self.push.strict);
+        drop(self.follow_all()?);
+        Ok(())
+    }
+
+    /// Whether both push by the same means.
+    pub(super) fn goes_on_with(&self, other: &PrimaryGate) -> bool {
+        self.primary.remote() == other.primary.remote()
     }
 
     /// Pushes what is left.
@@ -65,49 +85,127 @@ impl PrimaryGate {
         self.primary.shutdown(DRAIN_MAX).await;
     }
 
-    /// Follows all databases that there are, and no others: of an earlier process something may be left to push.
-    fn follow_all(&self) -> Result<()> {
+    /// Pushes nothing more.
+    pub(super) fn retire(&self) {
+        self.runtime.block_on(self.primary.retire(RETIRE_MAX));
+    }
+
+    /// Follows all databases that there are, and no others: of an earlier process something may be left to push. Gives who is still being given a remote.
+    fn follow_all(self: &Arc<PrimaryGate>) -> Result<Vec<JoinHandle<()>>> {
         let _runtime = self.runtime.enter();
-        let names = self.databases.list()?;
+        let mut names = self.databases.list()?;
         for status in self.primary.status() {
             if !names.contains(&status.database) {
                 self.primary.forget(&status.database);
             }
         }
+        let mut begun = Vec::new();
+        // Of two databases with one remote, it is rather that of the one which is called as the remote is.
+        names.sort_by_cached_key(|name| !self.is_called_as_its_remote(name));
         for name in names {
             match self.databases.get(&name) {
-                Ok(Some(database)) => {
-                    self.register(&name, &database);
-                    self.primary.follow(&name, &database);
+                Ok(Some(database)) if self.is_to_register(&database) => {
+                    let gate = self.clone();
+                    begun.push(tokio::task::spawn_blocking(move || {
+                        gate.register(&name, &database);
+                        gate.follow(&name, &database);
+                    }));
                 }
+                Ok(Some(database)) => self.follow(&name, &database),
                 Ok(None) => {}
                 // It is told when somebody uses it; the others are pushed.
                 Err(error) => tracing::warn!(database = name, "cannot be opened, and is not pushed: {error}"),
             }
         }
-        Ok(())
+        Ok(begun)
     }
 
-    /// Gives a database the remote, if it has none and the configuration says where it is; and makes it there, if that is a server. If that fails, pushes say so.
+    fn follow(&self, name: &str, database: &Database) {
+        let _runtime = self.runtime.enter();
+        self.primary.follow(name, database);
+    }
+
+    fn is_called_as_its_remote(&self, name: &str) -> bool {
+        let database = self.databases.get(name).ok().flatten();
+        let url = database.and_then(|database| database.setting(&self.key()).ok().flatten());
+        url.and_then(|url| url.parse::<RemoteUrl>().ok()).is_some_and(|url| url.database() == name)
+    }
+
+    /// The setting with the URL of the remote.
+    fn key(&self) -> String {
+        format!("remote.{}.url", self.push.remote)
+    }
+
+    /// Whether a database has no remote, and the configuration says where it is.
+    fn is_to_register(&self, database: &Database) -> bool {
+        self.push.template.is_some()
+            && self.inner.writable().is_ok()
+            && matches!(database.setting(&self.key()), Ok(None))
+    }
+
+    /// Gives a database the remote, if it has none and the configuration says where it is; and makes it there. If that fails, pushes say so.
     fn register(&self, name: &str, database: &Database) {
-        let key = format!("remote.{}.url", self.push.remote);
-        let Some(template) = self.push.template.as_ref().filter(|_| self.inner.writable().is_ok()) else {
+        let Some(template) = self.push.template.as_ref().filter(|_| self.is_to_register(database)) else {
             return;
         };
         let url = template.url(name);
-        let registered = match database.setting(&key) {
-            Ok(Some(_)) => return,
-            Ok(None) => self
-                .runtime
-                .block_on(make_there(&url))
-                .and_then(|()| Ok(database.set_setting(&key, Some(&url))?)),
-            Err(error) => Err(error.into()),
-        };
+        let registered = self
+            .runtime
+            .block_on(make_there(&url))
+            .and_then(|()| Ok(database.set_setting(&self.key(), Some(&url))?));
         match registered {
             Ok(()) => tracing::info!(database = name, remote = self.push.remote, "is pushed to {url}"),
             // The next write tries again.
             Err(failure) => tracing::warn!(database = name, "is not pushed to {url} yet: {failure}"),
         }
+    }
+
+    /// Pushes what was written, or says why not.
+    fn push(&self, name: &str, database: &Database) -> Option<String> {
+        let remote = &self.push.remote;
+        let waiting = match self.waiting.enter() {
+            Ok(waiting) => waiting,
+            Err(failure) => return Some(format!("replication to `{remote}`: {failure}")),
+        };
+        self.register(name, database);
+        if self.push.in_background {
+            self.follow(name, database);
+            return None;
+        }
+        let pushed = match self.push.skip_errors {
+            false => self.runtime.block_on(self.primary.push(name, database)),
+            true => match self.push_if_soon(name, database) {
+                Some(pushed) => pushed,
+                None => {
+                    let status = self.primary.status_of(name).unwrap_or_default();
+                    let why = status.current_error.unwrap_or_else(|| "it does not answer".to_owned());
+                    return Some(format!("replication to `{remote}`: {why}; it is not waited for"));
+                }
+            },
+        };
+        drop(waiting);
+        match pushed {
+            // What is configured by now is followed from here.
+            Ok(()) | Err(Error::Retired) => None,
+            Err(error) => {
+                let is_disabled = self.primary.status_of(name).is_some_and(|status| status.is_disabled);
+                let then = if is_disabled { "this database is not replicated" } else { "it is tried again" };
+                Some(format!("replication to `{remote}`: {error}; {then}"))
+            }
+        }
+    }
+
+    /// Pushes, unless something waits for it for long already, or it takes long: then it goes on by itself.
+    fn push_if_soon(&self, name: &str, database: &Database) -> Option<pleach_replication::Result<()>> {
+        let since = self.primary.status_of(name).and_then(|status| status.behind_since?.elapsed().ok());
+        if since.is_some_and(|since| since > SKIPPED_AFTER) {
+            self.follow(name, database);
+            return None;
+        }
+        let (primary, name, database) = (self.primary.clone(), name.to_owned(), database.clone());
+        let push = self.runtime.spawn(async move { primary.push(&name, &database).await });
+        let pushed = self.runtime.block_on(async { tokio::time::timeout(SKIPPED_AFTER, push).await });
+        pushed.ok()?.ok()
     }
 
     /// Makes a version commit of a transaction, if that is wanted and there is something to commit.
@@ -128,7 +226,7 @@ impl PrimaryGate {
     }
 }
 
-impl Gate for PrimaryGate {
+impl Gate for Arc<PrimaryGate> {
     fn writable(&self) -> Result<Permit> {
         self.inner.writable()
     }
@@ -153,28 +251,21 @@ impl Gate for PrimaryGate {
             // It moved no branch and no tag.
             return warnings;
         }
-        let waiting = match self.waiting.enter() {
-            Ok(waiting) => waiting,
-            Err(failure) => {
-                warnings.push(format!("replication to `{}`: {failure}", self.push.remote));
-                return warnings;
-            }
-        };
-        self.register(name, database);
-        if self.push.in_background {
-            let _runtime = self.runtime.enter();
-            self.primary.follow(name, database);
-        } else if let Err(error) = self.runtime.block_on(self.primary.push(name, database)) {
-            let remote = &self.push.remote;
-            warnings.push(format!("replication to `{remote}`: {error}; it is tried again"));
-        }
-        drop(waiting);
+        warnings.extend(self.push(name, database));
         warnings
+    }
+
+    fn remote_of_new(&self) -> Option<String> {
+        self.push.template.as_ref().map(|_| self.push.remote.clone())
     }
 
     fn databases_changed(&self) -> Result<()> {
         self.inner.databases_changed()?;
-        self.follow_all()
+        // A database that was just made is there, too, when whoever made it is told.
+        for begun in self.follow_all()? {
+            let _ = self.runtime.block_on(begun);
+        }
+        Ok(())
     }
 
     fn roles(&self) -> Option<watch::Receiver<Standing>> {
@@ -188,16 +279,26 @@ impl Gate for PrimaryGate {
     fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
         let assumed = self.inner.assume_role(request)?;
         // What came while this node was a standby, and what was not for it to push.
-        self.follow_all()?;
+        drop(self.follow_all()?);
         self.primary.wake();
         Ok(assumed)
     }
 }
 
-/// Makes the database that a URL names, if it is a server's and is not there.
+fn on_conflict(push: &Push) -> OnConflict {
+    match push.merges {
+        true => OnConflict::Merge,
+        false => OnConflict::Reject,
+    }
+}
+
+/// Makes the database that a URL names, if it is not there: at a server, by a call that needs a token of an administrator there; in a directory or bucket, as a remote
+/// without branches.
 async fn make_there(url: &str) -> Result<()> {
-    let url: RemoteUrl = url.parse()?;
-    let Some(host) = url.host() else { return Ok(()) };
+    let url: RemoteUrl = credentials::read()?.authorize(url.parse()?);
+    let Some(host) = url.host() else {
+        return Ok(begin_remote(&Remote::connect(&url).await?).await?);
+    };
     let credential = credentials::read()?.of(host);
     let server = url.to_string();
     let server = server.trim_end_matches(url.database()).trim_end_matches('/');

@@ -23,6 +23,7 @@ mod remotes;
 mod replica;
 mod scale;
 mod server;
+mod settings;
 mod strict;
 mod syscalls;
 mod tables;

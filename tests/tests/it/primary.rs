@@ -186,16 +186,131 @@ fn a7_a_database_without_the_remote_is_told_of_and_the_others_are_pushed() {
 }
 
 #[test]
-fn a11_pushes_in_the_background_are_drained_at_a_clean_stop() {
-    for mut pair in Pair::both("  async_replication: true") {
-        for n in 0..5 {
-            pair.put("a", &n.to_string());
-            pair.run(&["commit", "-m", "m"]).ok();
+fn a7_at_the_start_the_one_that_lacks_the_remote_is_disabled_alone() {
+    let sandbox = Sandbox::new();
+    for name in ["bad", "one", "two"] {
+        let dir = format!("p/{name}");
+        sandbox.run(&["init", &dir]).ok();
+        sandbox.run(&["-C", &dir, "put", "t", "a", "1"]).ok();
+        sandbox.run(&["-C", &dir, "commit", "-m", "before"]).ok();
+        if name != "bad" {
+            let url = format!("file://{}", sandbox.path(&format!("there-{name}")).display());
+            sandbox.run(&["-C", &dir, "remote", "add", "origin", &url]).ok();
         }
-        let here = pair.here();
-        assert_eq!(pair.primary.stop(), 0);
-        assert_eq!(pair.there(), here);
     }
+    let primary = started(&sandbox, "");
+    for name in ["one", "two"] {
+        let format = format!("there-{name}/format");
+        eventually("what was there before is pushed", || sandbox.path(&format).exists().then_some(()));
+    }
+    eventually("it is told", || primary.log().contains("remote `origin` not found").then_some(()));
+    for name in ["bad", "one", "two"] {
+        let committed = sandbox.run(&primary.args(name, &["branch", "side"]));
+        let is_told = committed.stderr.contains("remote `origin` not found");
+        assert_eq!(is_told, name == "bad", "{}", committed.stderr);
+        assert_eq!(committed.stderr.contains("is not replicated"), name == "bad", "{}", committed.stderr);
+        committed.ok();
+    }
+    // It is told once, and nothing is tried over and over.
+    assert_eq!(primary.log().matches("a push did not get through").count(), 1, "{}", primary.log());
+}
+
+#[test]
+fn two_databases_with_one_remote_do_not_overwrite_each_other() {
+    let mut pair = Pair::new(false, "");
+    pair.put("a", "1");
+    pair.run(&["commit", "-m", "one"]).ok();
+    let there = pair.there();
+    // A backup that is restored under another name has its remotes.
+    assert_eq!(pair.primary.stop(), 0);
+    let backup = format!("file://{}", pair.sandbox.path("backup").display());
+    pair.sandbox.run(&["-C", "p/db", "backup", "sync", &backup]).ok();
+    // Whichever comes first by name.
+    let copy = pair.sandbox.path("p/a").display().to_string();
+    pair.sandbox.run(&["backup", "restore", &backup, &copy]).ok();
+    pair.restart();
+    pair.sandbox.run(&pair.primary.args("a", &["put", "t", "a", "wrong"])).ok();
+    let committed = pair.sandbox.run(&pair.primary.args("a", &["commit", "-m", "wrong"]));
+    let first = committed.stderr.contains("is the remote of database `db` already");
+    committed.ok();
+    pair.put("a", "2");
+    let right = pair.run(&["commit", "-m", "two"]);
+    let second = right.stderr.contains("is the remote of database `a` already");
+    right.ok();
+    assert!(first != second, "one of them is refused");
+    assert_ne!(pair.there(), there);
+}
+
+#[test]
+fn a15_with_errors_skipped_a_bad_remote_gives_warnings_only() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init", "p/bad"]).ok();
+    sandbox.run(&["init", "p/away"]).ok();
+    // Nobody listens there.
+    let nobody = format!("http://127.0.0.1:{}/db", pleach_tests::free_port());
+    sandbox.run(&["-C", "p/away", "remote", "add", "origin", &nobody]).ok();
+    let mut primary = started(&sandbox, "  skip_replication_errors: true");
+    for name in ["bad", "away"] {
+        let run = |args: &[&str]| sandbox.run(&primary.args(name, args));
+        for n in 0..3 {
+            run(&["put", "t", "a", &n.to_string()]).ok();
+            let committed = run(&["commit", "-m", "m"]);
+            assert!(committed.stderr.contains("warning: replication to `origin`"), "{}", committed.stderr);
+            committed.ok();
+            assert_eq!(run(&["get", "t", "a"]).ok(), format!("{n}\n"));
+        }
+        assert_eq!(run(&["log", "--json"]).json_lines().len(), 3);
+    }
+    assert!(primary.log().contains("WARN"), "{}", primary.log());
+    assert_eq!(primary.stop(), 0);
+}
+
+#[test]
+fn a15_with_errors_skipped_no_write_waits_for_a_remote_that_does_not_answer() {
+    // It takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/db", silent.local_addr().unwrap());
+    let sandbox = Sandbox::new();
+    sandbox.run(&["init", "p/db"]).ok();
+    sandbox.run(&["-C", "p/db", "remote", "add", "origin", &url]).ok();
+    let primary = started(&sandbox, "  skip_replication_errors: true");
+    let run = |args: &[&str]| sandbox.run(&primary.args("db", args));
+    let commit = |n: u32| {
+        run(&["put", "t", "a", &n.to_string()]).ok();
+        let began = std::time::Instant::now();
+        let committed = run(&["commit", "-m", "m"]);
+        assert!(committed.stderr.contains("it is not waited for"), "{}", committed.stderr);
+        committed.ok();
+        began.elapsed()
+    };
+    // The first finds out. A push gives up after a minute.
+    assert!(commit(0).as_secs() < 30);
+    for n in 1..4 {
+        assert!(commit(n).as_secs() < 4, "the next do not wait at all");
+    }
+}
+
+#[test]
+fn a11_pushes_in_the_background_are_drained_at_a_clean_stop() {
+    let mut pair = Pair::new(true, "  async_replication: true");
+    pair.put("a", "0");
+    pair.run(&["commit", "-m", "m"]).ok();
+    eventually("the first is pushed", || (pair.there().len() == 1).then_some(()));
+    let Place::Server(remote) = &pair.place else { unreachable!() };
+    // As slow as a remote can be.
+    remote.signal("STOP");
+    for n in 1..5 {
+        pair.put("a", &n.to_string());
+        let committed = pair.run(&["commit", "-m", "m"]);
+        assert!(!committed.stderr.contains("warning"), "{}", committed.stderr);
+        committed.ok();
+    }
+    let here = pair.here();
+    pair.primary.signal("TERM");
+    eventually("it stops", || pair.primary.log().contains("stopping").then_some(()));
+    remote.signal("CONT");
+    assert_eq!(pair.primary.stop(), 0);
+    assert_eq!(pair.there(), here, "the last commit is there, too");
 }
 
 #[test]
@@ -283,12 +398,16 @@ fn a8_a_database_that_is_made_gets_its_remote_by_the_template() {
             let listed = sandbox.run(&["--server", &remote.url(), "database", "list"]).ok();
             assert_eq!(listed, "shop\n", "it is there at once");
         }
+        sandbox.run(&["clone", &template.replace("{database}", "shop"), "early"]).ok();
         sandbox.run(&primary.args("shop", &["put", "t", "a", "1"])).ok();
         let committed = sandbox.run(&primary.args("shop", &["commit", "-m", "one"]));
         assert!(!committed.stderr.contains("warning"), "{}", committed.stderr);
         committed.ok();
         sandbox.run(&["clone", &template.replace("{database}", "shop"), "copy"]).ok();
         assert_eq!(sandbox.run(&["-C", "copy", "get", "t", "a"]).ok(), "1\n");
+        // Who was there before the first commit gets it, too.
+        sandbox.run(&["-C", "early", "pull"]).ok();
+        assert_eq!(sandbox.run(&["-C", "early", "get", "t", "a"]).ok(), "1\n");
     }
 }
 
@@ -309,8 +428,9 @@ fn a10_without_a_template_a_database_is_replicated_when_it_has_the_remote() {
     sandbox.run(&primary.args("shop", &["put", "t", "a", "1"])).ok();
     sandbox.run(&primary.args("shop", &["commit", "-m", "one"])).ok();
     assert_eq!(primary.stop(), 0);
+    let listed = sandbox.run(&["-C", "p/shop", "remote", "list"]).ok();
+    assert_eq!(listed, "", "it has no remote by itself");
     let url = format!("file://{}", sandbox.path("remote").display());
-    assert!(!sandbox.path("remote").exists());
     sandbox.run(&["-C", "p/shop", "remote", "add", "origin", &url]).ok();
     let _primary = started(&sandbox, "");
     eventually("it is pushed", || sandbox.path("remote/format").exists().then_some(()));

@@ -126,3 +126,63 @@ fn b10_a_database_is_cloned_at_its_first_use() {
     assert!(absent.contains("no database `absent`"), "{absent}");
     assert_eq!(list(), "db\n");
 }
+
+#[test]
+fn b6_a_pattern_that_matches_nothing_is_a_warning_and_a_name_that_is_missing_an_error() {
+    let pair = Replicated::new("replicate_heads: main, nothing-*");
+    for _ in 0..2 {
+        assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), "1\n");
+    }
+    let warning = "branch pattern 'nothing-*' did not match any branch";
+    assert_eq!(pair.replica.log().matches(warning).count(), 1, "{}", pair.replica.log());
+    let pair = Replicated::new("replicate_heads: main, absent");
+    let refused = pair.on_replica(&["get", "t", "a"]).fails(1);
+    assert!(refused.contains("`absent`"), "{refused}");
+    let pair = Replicated::new("replicate_heads: main, absent\n  skip_replication_errors: true");
+    pair.on_primary(&["put", "t", "a", "2"]);
+    pair.on_primary(&["commit", "-m", "next"]);
+    // What can be followed is.
+    assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), "2\n");
+    assert!(pair.replica.log().contains("`absent`"), "{}", pair.replica.log());
+}
+
+#[test]
+fn b7_with_neither_setting_of_heads_or_both_it_runs_on_local_data_and_says_why() {
+    for (heads, why) in [
+        (
+            "skip_replication_errors: false",
+            "must set either replicate_heads or replicate_all_heads, replication disabled",
+        ),
+        (
+            "replicate_heads: main\n  replicate_all_heads: true",
+            "cannot set both replicate_heads and replicate_all_heads, replication disabled",
+        ),
+    ] {
+        let pair = Replicated::new(heads);
+        assert!(pair.replica.log().contains(why), "{}", pair.replica.log());
+        pair.on_primary(&["put", "t", "a", "2"]);
+        pair.on_primary(&["commit", "-m", "next"]);
+        assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), "1\n");
+        pair.on_replica(&["put", "t", "own", "1"]).ok();
+        assert_eq!(pair.on_replica(&["get", "t", "own"]).ok(), "1\n");
+    }
+}
+
+#[test]
+fn a15_with_errors_skipped_reads_go_on_with_what_is_here() {
+    for (settings, status) in [("\n  skip_replication_errors: true", 0), ("", 4)] {
+        let mut pair = Replicated::new(&format!("replicate_heads: main{settings}"));
+        assert_eq!(pair.on_replica(&["get", "t", "a"]).ok(), "1\n");
+        pair.primary.kill();
+        assert_eq!(pair.on_replica(&["get", "t", "a"]).status, status);
+        // Also at its start.
+        assert_eq!(pair.replica.stop(), 0);
+        let replica = pair.sandbox.serve(&["--config", "r.yaml"]);
+        let read = pair.sandbox.run(&replica.args("db", &["get", "t", "a"]));
+        assert_eq!(read.status, status, "{}", read.stderr);
+        if status == 0 {
+            assert_eq!(read.stdout, "1\n");
+            assert!(replica.log().contains("WARN"), "{}", replica.log());
+        }
+    }
+}

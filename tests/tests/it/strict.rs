@@ -80,7 +80,7 @@ fn a12_a_strict_commit_fails_while_the_directory_is_away() {
 #[test]
 fn strict_excludes_what_contradicts_it() {
     let sandbox = Sandbox::new();
-    for other in ["async_replication: true", "on_conflict: merge"] {
+    for other in ["async_replication: true", "on_conflict: merge", "skip_replication_errors: true"] {
         sandbox.write("p.yaml", &SETTINGS.replace("strict: true", &format!("strict: true, {other}")));
         let error = sandbox.run(&["serve", "--config", "p.yaml", "--check"]).fails(2);
         assert!(error.contains("replication.strict") && error.contains(other), "{error}");

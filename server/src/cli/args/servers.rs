@@ -110,6 +110,13 @@ pub(crate) enum Database {
         /// Its name
         name: String,
     },
+    /// Make a database with the branches and tags of a remote, as the server sees it
+    Clone {
+        /// The remote; `remotes_allowed` of the server must allow it
+        url: String,
+        /// The database's name
+        name: String,
+    },
     /// Drop a database and all that is in it
     Drop {
         /// Its name
@@ -134,6 +141,44 @@ pub(crate) struct Serve {
     /// Listen beyond this machine although everyone who connects may read and write
     #[arg(long)]
     pub(crate) insecure: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Print the value of a key; nothing if it is not set
+    Get {
+        /// The key: listener.port, replication.replicate_to_remote
+        key: String,
+    },
+    /// Change a key under replication: in force when this returns, and kept over restarts
+    Set {
+        /// The key: replicate_to_remote, replication.replicate_to_remote
+        key: String,
+        /// Its value, as in config.yaml
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+    },
+    /// Have a key under replication not set, whatever config.yaml says
+    Unset {
+        /// The key
+        key: String,
+    },
+    /// Print all keys and the values in force
+    Show {
+        /// And where each comes from: the defaults, config.yaml, a flag, or a change while the server ran
+        #[arg(long)]
+        origin: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Replica {
+    /// Make a read replica take writes, from where its remote is now, and push them there
+    Promote {
+        /// Also if the remote cannot be reached: what is here counts, and is pushed when it returns
+        #[arg(long)]
+        force: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,0 +1,180 @@
+//! The gate of a read replica: no writes, and every read is of the remote as it is now, or as fresh as is asked for.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pleach_engine::{Database, Hash, Token};
+use pleach_protocol::{Databases, Part, Remote, check_database_name, clone_database};
+use pleach_replication::{ReadReplica, ReplicaConfig};
+use tokio::runtime::Handle;
+
+use crate::config::Follow;
+use crate::credentials;
+use crate::error::{Failure, Result};
+use crate::gate::{Gate, Permit, Waiting, no_cluster, poll};
+use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse};
+
+/// How many of the newest commits of each branch a read replica looks through for the write of a token.
+const COMMITS_SEARCHED: usize = 1000;
+
+/// The gate of a read replica. Its calls come from threads that may block.
+pub(super) struct ReplicaGate {
+    replica: ReadReplica,
+    follow: Follow,
+    databases: Databases,
+    waiting: Waiting,
+    runtime: Handle,
+    /// What was last logged of each database: the same is not said with each read.
+    said: Mutex<HashMap<String, String>>,
+}
+
+impl ReplicaGate {
+    /// In a runtime.
+    pub(super) fn new(follow: &Follow, databases: &Databases) -> Result<ReplicaGate> {
+        let replica = ReadReplica::new(ReplicaConfig {
+            remote: follow.remote.clone(),
+            heads: follow.heads.clone(),
+            all_heads: follow.all_heads,
+            force_pull: follow.force_pull,
+            credentials: credentials::read()?,
+            refresh: follow.refresh,
+            max_staleness: follow.max_staleness,
+        });
+        let (follow, databases) = (follow.clone(), databases.clone());
+        let (waiting, runtime, said) = (Waiting::default(), Handle::current(), Mutex::default());
+        Ok(ReplicaGate { replica, follow, databases, waiting, runtime, said })
+    }
+
+    /// Name of the remote that it follows.
+    pub(super) fn remote(&self) -> &str {
+        &self.follow.remote
+    }
+
+    /// Why it follows nothing, if it does not.
+    pub(super) fn warning(&self) -> Option<&str> {
+        self.replica.warning()
+    }
+
+    /// Follows no more.
+    pub(super) fn retire(&self) {
+        self.replica.retire();
+    }
+
+    /// Brings every database to where the remote is now. Gives what did not work, by database.
+    pub(super) fn refresh_all(&self) -> Result<Vec<(String, Failure)>> {
+        let mut failures = Vec::new();
+        for name in self.databases.list()? {
+            let refreshed = match self.databases.get(&name) {
+                Ok(Some(database)) => self.runtime.block_on(self.replica.refresh_now(&name, &database)),
+                Ok(None) => continue,
+                Err(error) => {
+                    failures.push((name, error.into()));
+                    continue;
+                }
+            };
+            failures.extend(refreshed.err().map(|error| (name, error.into())));
+        }
+        Ok(failures)
+    }
+
+    /// Logs what is wrong with a database, once as long as it is the same.
+    fn say(&self, name: &str, warnings: &[String]) {
+        let now = warnings.join("; ");
+        let mut said = self.said.lock();
+        let before = match now.is_empty() {
+            true => said.remove(name),
+            false => said.insert(name.to_owned(), now.clone()),
+        };
+        drop(said);
+        if !now.is_empty() && before.as_ref() != Some(&now) {
+            tracing::warn!(database = name, "{now}");
+        }
+    }
+}
+
+impl Gate for ReplicaGate {
+    fn writable(&self) -> Result<Permit> {
+        self.replica.gate()?;
+        Ok(Box::new(()))
+    }
+
+    fn before_read(&self, name: &str, database: &Database) -> Result<()> {
+        let _waiting = self.waiting.enter()?;
+        let warnings = match self.runtime.block_on(self.replica.refresh(name, database)) {
+            Ok(refreshed) => refreshed.warnings,
+            Err(error) if self.follow.skip_errors => vec![error.to_string()],
+            Err(error) => return Err(error.into()),
+        };
+        self.say(name, &warnings);
+        Ok(())
+    }
+
+    /// A token of the remote names its root: it is here as some branch's work, or as what a commit holds.
+    fn wait_for(&self, name: &str, database: &Database, token: &Token, limit: Duration) -> bool {
+        let is_disabled = self.replica.warning().is_some();
+        poll(limit, || match is_disabled {
+            true => database.sequence() >= token.sequence,
+            false => {
+                let refreshed = self.runtime.block_on(self.replica.refresh_now(name, database));
+                refreshed.is_ok() && has_root(database, &token.root).unwrap_or(false)
+            }
+        })
+    }
+
+    /// Clones it, if the configuration says from where. Callers at the same time clone once.
+    fn obtain(&self, name: &str) -> Result<bool> {
+        let Some(template) = &self.follow.template else { return Ok(false) };
+        let _waiting = self.waiting.enter()?;
+        check_database_name(name)?;
+        let url = credentials::read()?.authorize(template.url(name).parse()?);
+        let made = self.databases.create_with(name, |dir, options| {
+            self.runtime.block_on(async {
+                let remote = Remote::connect(&url).await?;
+                let (database, _) = clone_database(&remote, dir, options, &Part::default()).await?;
+                let followed = format!("remote.{}.url", self.follow.remote);
+                database.set_setting(&followed, Some(&url.to_string()))?;
+                Ok(database.close()?)
+            })
+        });
+        match made {
+            Ok(_) => {
+                tracing::info!(database = name, "cloned from {url}");
+                Ok(true)
+            }
+            // Somebody else was first.
+            Err(pleach_protocol::Error::Exists { .. }) => Ok(true),
+            // There is none there either.
+            Err(error) if error.kind() == pleach_protocol::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn databases_changed(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn status(&self) -> Result<ClusterStatusResponse> {
+        Err(no_cluster())
+    }
+
+    fn assume_role(&self, _request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
+        Err(no_cluster())
+    }
+}
+
+fn has_root(database: &Database, root: &Hash) -> Result<bool> {
+    for branch in database.branches()? {
+        if branch.work == *root {
+            return Ok(true);
+        }
+        if let Some(head) = branch.head {
+            for commit in database.log(&head)?.take(COMMITS_SEARCHED) {
+                if commit?.1.root == *root {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
