@@ -398,6 +398,16 @@ impl Store {
         refs::with_prefix(&self.shared.durable.read().refs, prefix)
     }
 
+    /// The durable refs of several stores, all as they are at one moment: while they are looked at, none of them shows a change.
+    pub fn refs_at_one_moment(stores: &[&Store]) -> Vec<BTreeMap<String, Hash>> {
+        let place = |store: &Store| Arc::as_ptr(&store.shared) as usize;
+        // Each once, and in one order: two who do this must not each wait, behind a writer, for what the other holds.
+        let each: BTreeMap<usize, &Store> = stores.iter().map(|store| (place(store), *store)).collect();
+        let held: BTreeMap<usize, _> =
+            each.into_iter().map(|(place, store)| (place, store.shared.durable.read())).collect();
+        stores.iter().map(|store| held[&place(store)].refs.clone()).collect()
+    }
+
     /// Sequence of the last durable root record; 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.shared.durable.read().sequence

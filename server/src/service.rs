@@ -480,7 +480,10 @@ calls! {
             // A backup may be that of any database.
             everywhere(&caller)?;
             service.allow(&request.url)?;
-            ops::upkeep::backup_sync(&service.admin(&request.target(), caller)?, &request)
+            match request.target().database.as_str() {
+                "" => ops::server_backup::sync(&service.databases, &request),
+                _ => ops::upkeep::backup_sync(&service.admin(&request.target(), caller)?, &request),
+            }
         })
         .await
     }

@@ -23,6 +23,7 @@ mod remotes;
 mod replica;
 mod scale;
 mod server;
+mod server_backup;
 mod syscalls;
 mod tables;
 mod tls;
