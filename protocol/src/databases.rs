@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use pleach_engine::{Database, Options, StoreError};
@@ -170,6 +171,14 @@ impl Databases {
         let slots: Vec<_> =
             self.inner.slots.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
         slots.into_iter().filter_map(|(name, slot)| Some((name, slot.lock().clone()?))).collect()
+    }
+
+    /// The databases that are open, by name; those that are being opened, made or dropped at `deadline` are left out.
+    pub fn loaded_before(&self, deadline: Instant) -> BTreeMap<String, Database> {
+        let slots: Vec<_> =
+            self.inner.slots.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+        let open = |slot: &Mutex<Option<Database>>| slot.try_lock_until(deadline)?.clone();
+        slots.into_iter().filter_map(|(name, slot)| Some((name, open(&slot)?))).collect()
     }
 
     /// How many times databases were made and dropped.

@@ -20,7 +20,7 @@ use self::primary::PrimaryGate;
 use crate::config::{self, Config};
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Alone, Gate, Permit, Waiting, no_cluster, poll};
+use crate::gate::{Alone, Gate, Observed, Permit, Waiting, no_cluster, poll};
 use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
 
@@ -177,6 +177,13 @@ impl Gate for ClusterGate {
         })
     }
 
+    fn observe(&self) -> Observed {
+        let standing = self.cluster.standing();
+        let (role, epoch, standbys) =
+            (standing.role.word(), Some(standing.epoch.0), self.cluster.known_status());
+        Observed { role, epoch, standbys, ..Observed::default() }
+    }
+
     fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
         let standing = self.runtime.block_on(self.cluster.assume_role(&request.role, request.epoch))?;
         Ok(AssumeRoleResponse { role: standing.role.word().to_owned(), epoch: standing.epoch.0 })
@@ -265,6 +272,13 @@ impl Gate for ReplicaGate {
             Err(error) if error.kind() == pleach_protocol::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn observe(&self) -> Observed {
+        // One that is disabled takes writes.
+        let role = if self.replica.gate().is_ok() { "primary" } else { "replica" };
+        let (remote, pulls) = (self.follow.remote.clone(), self.replica.status());
+        Observed { role, remote, pulls, ..Observed::default() }
     }
 
     fn databases_changed(&self) -> Result<()> {

@@ -12,7 +12,7 @@ use tonic::Code;
 use crate::config::Push;
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Gate, Permit, Waiting, Written};
+use crate::gate::{Gate, Observed, Permit, Waiting, Written};
 use crate::proto::data_client::DataClient;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, CreateDatabaseRequest};
 
@@ -168,6 +168,10 @@ impl Gate for PrimaryGate {
         }
         drop(waiting);
         warnings
+    }
+
+    fn observe(&self) -> Observed {
+        Observed { remote: self.push.remote.clone(), pushes: self.primary.status(), ..self.inner.observe() }
     }
 
     fn databases_changed(&self) -> Result<()> {
