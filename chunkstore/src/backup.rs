@@ -1,15 +1,18 @@
-//! Backups: a store that keeps what other points in time of a store were.
+//! Backups: a store that keeps what other points in time of a store were, or of several stores together.
 //!
 //! One idea: a backup *is* a store. A point in time is a ref `backups/TIME`; what it leads to lists the refs of the source at one moment and,
 //! through them, all that they reach. So whatever two points share is there once, and what a point costs is what changed: chunks that the
-//! backup has are passed over, others are kept as their difference from the same node of the point before.
+//! backup has are passed over, others are kept as their difference from the same node of the point before. A point of several stores is the same, its refs being
+//! those of all of them at one [`Moment`].
 //!
 //! Invariants, each held by tests in `tests/store/backup.rs`:
 //! 1. A chunk in the backup implies its closure, but for what the source lacks as promised: children are appended before parents. So a sync that was cut, at whatever call, is gone
 //!    on with by the next one.
 //! 2. A point appears whole, by one append, when all that it leads to is durable; before that there is none.
 //! 3. A restored store has exactly the refs of the point. They too appear by one append, at the end.
-//! 4. A backup takes points of one store only: of the one it was begun for, or of one restored from it.
+//! 4. A backup takes points of one store only: of the one it was begun for, or of one restored from it. One of several takes points of stores one of which
+//!    it knows, from a point or as restored from one.
+//! 5. No store of a point of several is partial: what one lacks would be lacking in all that share the chunk that names it.
 //!
 //! The layout of a point is in `point.rs`.
 
@@ -33,8 +36,8 @@ use crate::store::{Options, Outcome, Store};
 
 use copy::{Copy, pair};
 use places::Places;
-pub use point::{KIND, Point, Refs, digest};
-use point::{POINT, SOURCE, check, decode_page, decode_point, encode_pages};
+pub use point::{KIND, Of, Point, Refs, digest};
+use point::{SOURCE, check, decode_page, decode_point, encode_pages, encode_point};
 
 const POINTS: &str = "backups/";
 const SOURCES: &str = "backup-of/";
@@ -47,6 +50,29 @@ pub struct Kinds<'a> {
     /// The index of the child that is an earlier version of the chunk, if it has such a child: what is copied is kept as a difference from
     /// that.
     pub earlier: &'a (dyn Fn(&Chunk) -> Option<usize> + Sync),
+}
+
+/// Several stores, by name, as all of them were at one moment. What they led to then stays in them as long as this lives.
+pub struct Moment {
+    sources: Vec<(String, Store)>,
+    refs: Vec<Refs>,
+    _pins: Vec<Store>,
+}
+
+impl Moment {
+    /// Now. Nothing is copied, and the stores stay in use: they show no change for as long as it takes to copy their refs in memory. The names have no `/`.
+    ///
+    /// # Errors
+    /// [`Error::PartialSource`]; [`Error::Missing`] if a ref names what is not there.
+    pub fn of(sources: Vec<(String, Store)>) -> Result<Moment> {
+        debug_assert!(sources.iter().all(|(name, _)| !name.is_empty() && !name.contains('/')));
+        if let Some((name, _)) = sources.iter().find(|(_, store)| store.is_partial()) {
+            return Err(Error::PartialSource { name: name.clone() });
+        }
+        let stores: Vec<&Store> = sources.iter().map(|(_, store)| store).collect();
+        let (refs, pins) = pinned_refs(&stores)?;
+        Ok(Moment { sources, refs, _pins: pins })
+    }
 }
 
 /// What a sync did.
@@ -167,13 +193,13 @@ impl Backup {
             Error::damaged(&self.store.file_name(file), u64::from(offset), what).of(chunk.hash())
         };
         let chunk = get(&self.store, root)?;
-        let (source, bytes) = decode_point(&chunk).ok_or_else(|| malformed(&chunk))?;
+        let (of, bytes) = decode_point(&chunk).ok_or_else(|| malformed(&chunk))?;
         let mut refs = Refs::new();
         for page in chunk.children() {
             let page = get(&self.store, &page)?;
             refs.extend(decode_page(&page).ok_or_else(|| malformed(&page))?);
         }
-        Ok(Point { time: name[POINTS.len()..].to_owned(), refs, source, bytes })
+        Ok(Point { time: name[POINTS.len()..].to_owned(), refs, of, bytes })
     }
 
     /// Adds the point `time` of `source`: all its durable refs, as they are at one moment during the call, and all that they reach. `time` is
@@ -183,25 +209,80 @@ impl Backup {
     /// [`Error::OtherSource`]; those of both stores. No point is added then, and what was copied is not copied again.
     pub fn sync(&self, source: &Store, time: &str, kinds: Kinds<'_>) -> Result<Synced> {
         let before = self.store.stats().bytes_written;
+        let of = Of::One(source.id());
+        let last = self.last(&of)?;
         self.claim(source)?;
-        let (refs, _pins) = pinned_refs(source)?;
-        let last = self.store.refs(POINTS).pop();
-        let base = last.as_ref().map(|(name, root)| self.point(name, root)).transpose()?;
+        let (mut refs, _pins) = pinned_refs(&[source])?;
+        let refs = refs.pop().unwrap_or_default();
+        self.add(&[(source, &refs, String::new())], time, of, last, before, kinds)
+    }
+
+    /// Adds the point `time` of several stores, as they were at `moment`, and all that they reached then. `time` is later than that of any point there is.
+    ///
+    /// # Errors
+    /// [`Error::OtherSource`] if it knows none of them; those of both sides. No point is added then, and what was copied is not copied again.
+    pub fn sync_all(&self, moment: &Moment, time: &str, kinds: Kinds<'_>) -> Result<Synced> {
+        let before = self.store.stats().bytes_written;
+        let of = Of::Several(moment.sources.iter().map(|(name, store)| (name.clone(), store.id())).collect());
+        let last = self.last(&of)?;
+        let knows = |(_, store): &(String, Store)| self.store.get_ref(&source_ref(store)).is_some();
+        let is_new = last.is_none() || self.store.refs(SOURCES).is_empty();
+        if !is_new && !moment.sources.is_empty() && !moment.sources.iter().any(knows) {
+            return Err(Error::OtherSource { dir: self.store.dir() });
+        }
+        let sources = moment.sources.iter().zip(&moment.refs);
+        let sources: Vec<(&Store, &Refs, String)> =
+            sources.map(|((name, store), refs)| (store, refs, format!("{name}/"))).collect();
+        self.add(&sources, time, of, last, before, kinds)
+    }
+
+    /// The last point, and its address. Refuses to add one of another kind.
+    fn last(&self, of: &Of) -> Result<Option<(Point, Hash)>> {
+        let Some((name, root)) = self.store.refs(POINTS).pop() else { return Ok(None) };
+        let point = self.point(&name, &root)?;
+        match point.of.differs(of) {
+            Some([holds, wanted]) => Err(Error::OtherKindOfBackup { dir: self.store.dir(), holds, wanted }),
+            None => Ok(Some((point, root))),
+        }
+    }
+
+    /// Copies what the backup lacks of the sources, each of which has its refs and what stands before their names in the point; and adds the point.
+    fn add(
+        &self,
+        sources: &[(&Store, &Refs, String)],
+        time: &str,
+        of: Of,
+        last: Option<(Point, Hash)>,
+        before: u64,
+        kinds: Kinds<'_>,
+    ) -> Result<Synced> {
+        let base = last.as_ref().map(|(point, _)| &point.refs);
         let hold = self.store.hold();
         let started = self.store.stats().bytes_written;
-        let mut copy = Copy::new(source, &self.store, self.batch_bytes, kinds, copying(source));
-        for (name, root) in &refs {
-            copy.tree(root, base.as_ref().and_then(|point| point.refs.get(name)))?;
+        let (mut all, mut chunks) = (Refs::new(), 0);
+        for (source, refs, prefix) in sources {
+            let mut copy = Copy::new(source, &self.store, self.batch_bytes, kinds, copying(source));
+            for (name, root) in *refs {
+                let name = format!("{prefix}{name}");
+                copy.tree(root, base.and_then(|base| base.get(&name)))?;
+                all.insert(name, *root);
+            }
+            chunks += copy.end()?;
         }
-        let chunks = copy.end()?;
         let bytes = self.store.stats().bytes_written - started;
-        let (point, batch) = self.encode(&refs, source.id(), bytes, last.map(|(_, root)| root))?;
-        set_refs(&self.store, batch, &[(format!("{POINTS}{time}"), point)])?;
+        let (point, mut batch) = self.encode(&all, &of, bytes, last.map(|(_, root)| root))?;
+        let mut refs = vec![(format!("{POINTS}{time}"), point)];
+        for (source, _, _) in sources {
+            if self.store.get_ref(&source_ref(source)).is_none() {
+                refs.push(put_source(&mut batch, source));
+            }
+        }
+        set_refs(&self.store, batch, &refs)?;
         drop(hold);
         // The journals that were filled become tables, which take less. The point is there whatever becomes of that.
         while self.store.maintain().unwrap_or(false) {}
         Ok(Synced {
-            point: Point { time: time.to_owned(), refs, source: source.id(), bytes },
+            point: Point { time: time.to_owned(), refs: all, of, bytes },
             chunks,
             bytes_written: self.store.stats().bytes_written - before,
         })
@@ -227,22 +308,18 @@ impl Backup {
     }
 
     fn note_source(&self, source: &Store) -> Result<()> {
-        let name = source_ref(source);
-        if self.store.get_ref(&name).is_some() {
+        if self.store.get_ref(&source_ref(source)).is_some() {
             return Ok(());
         }
-        let chunk = Chunk::build(KIND, SOURCE, &source.id(), None, &[], 0);
-        let (mut batch, hash) = (Batch::default(), *chunk.hash());
-        batch.put(chunk, None);
-        set_refs(&self.store, batch, &[(name, hash)])
+        let mut batch = Batch::default();
+        let source = put_source(&mut batch, source);
+        set_refs(&self.store, batch, &[source])
     }
 
     /// The chunks of a point, as differences from those of the point `base`.
-    fn encode(&self, refs: &Refs, source: [u8; 16], bytes: u64, base: Option<Hash>) -> Result<(Hash, Batch)> {
+    fn encode(&self, refs: &Refs, of: &Of, bytes: u64, base: Option<Hash>) -> Result<(Hash, Batch)> {
         let pages = encode_pages(refs);
-        let addresses: Vec<u8> = pages.iter().flat_map(|page| *page.hash().as_bytes()).collect();
-        let body = [&addresses[..], &source, &bytes.to_le_bytes()].concat();
-        let point = Chunk::build(KIND, POINT, &body, Some((0, pages.len() as u32)), &[], 0);
+        let point = encode_point(&pages, of, bytes);
         let pairs = match &base {
             Some(base) => pair(&point, &get(&self.store, base)?),
             None => Vec::new(),
@@ -319,6 +396,14 @@ fn source_ref(source: &Store) -> String {
     format!("{SOURCES}{id}")
 }
 
+/// Adds what says that a store is a source of a backup; gives the ref that leads to it.
+fn put_source(batch: &mut Batch, source: &Store) -> (String, Hash) {
+    let chunk = Chunk::build(KIND, SOURCE, &source.id(), None, &[], 0);
+    let hash = *chunk.hash();
+    batch.put(chunk, None);
+    (source_ref(source), hash)
+}
+
 fn get(store: &Store, hash: &Hash) -> Result<Chunk> {
     store.get(hash)?.ok_or(Error::Missing { hash: *hash })
 }
@@ -332,21 +417,27 @@ fn set_refs(store: &Store, batch: Batch, refs: &[(String, Hash)]) -> Result<()> 
     }
 }
 
-/// The durable refs as they are at one moment, and handles that keep what they name.
-fn pinned_refs(store: &Store) -> Result<(Refs, Vec<Store>)> {
+/// The durable refs of stores, all as they are at one moment, and handles that keep what they name.
+fn pinned_refs(stores: &[&Store]) -> Result<(Vec<Refs>, Vec<Store>)> {
     loop {
-        let refs: Refs = store.refs("").into_iter().collect();
-        let mut pins = Vec::with_capacity(refs.len());
-        for (name, root) in &refs {
+        let all = Store::refs_at_one_moment(stores);
+        if let Some(pins) = pin(stores, &all)? {
+            return Ok((all, pins));
+        }
+    }
+}
+
+/// Handles that keep what the refs name; `None` if one has moved, and what it named was collected.
+fn pin(stores: &[&Store], all: &[Refs]) -> Result<Option<Vec<Store>>> {
+    let mut pins = Vec::new();
+    for (store, refs) in stores.iter().zip(all) {
+        for (name, root) in refs {
             match store.pinned(root)? {
                 Some(pin) => pins.push(pin),
                 None if store.get_ref(name) == Some(*root) => return Err(Error::Missing { hash: *root }),
-                // It has moved, and what it named was collected.
-                None => break,
+                None => return Ok(None),
             }
         }
-        if pins.len() == refs.len() {
-            return Ok((refs, pins));
-        }
     }
+    Ok(Some(pins))
 }

@@ -59,6 +59,22 @@ pub enum Error {
         /// The directory.
         dir: String,
     },
+    /// The backup in the directory is of one store, and several were to be added, or the other way round.
+    #[error("{dir} holds a backup of {holds}, not of {wanted}: choose another place")]
+    OtherKindOfBackup {
+        /// The directory.
+        dir: String,
+        /// What it is a backup of.
+        holds: &'static str,
+        /// What was to be added to it.
+        wanted: &'static str,
+    },
+    /// A store that is to be backed up together with others is a partial copy.
+    #[error("{name} is a partial copy, which a backup of several stores cannot hold: back it up by itself")]
+    PartialSource {
+        /// What it is called.
+        name: String,
+    },
     /// A ref that was to be made exists.
     #[error("the ref {name} exists already: try again")]
     RefExists {
@@ -203,6 +219,8 @@ impl Error {
             | Error::NotEmpty { .. }
             | Error::NotBackup { .. }
             | Error::OtherSource { .. }
+            | Error::OtherKindOfBackup { .. }
+            | Error::PartialSource { .. }
             | Error::BatchTooLarge { .. }
             | Error::TooManyRefs { .. }
             | Error::ReadOnly

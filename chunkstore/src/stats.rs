@@ -54,6 +54,8 @@ pub struct Stats {
     pub leased_bytes: u64,
     /// The most that it ever had, since the store was opened.
     pub leased_bytes_most: u64,
+    /// Durable refs.
+    pub refs: u64,
     /// Roots that a handle keeps from collection.
     pub pinned_roots: u64,
     /// Holds that keep from collection what is appended.

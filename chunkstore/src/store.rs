@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -398,6 +398,16 @@ impl Store {
         refs::with_prefix(&self.shared.durable.read().refs, prefix)
     }
 
+    /// The durable refs of several stores, all as they are at one moment: while they are looked at, none of them shows a change.
+    pub fn refs_at_one_moment(stores: &[&Store]) -> Vec<BTreeMap<String, Hash>> {
+        let place = |store: &Store| Arc::as_ptr(&store.shared) as usize;
+        // Each once, and in one order: two who do this must not each wait, behind a writer, for what the other holds.
+        let each: BTreeMap<usize, &Store> = stores.iter().map(|store| (place(store), *store)).collect();
+        let held: BTreeMap<usize, _> =
+            each.into_iter().map(|(place, store)| (place, store.shared.durable.read())).collect();
+        stores.iter().map(|store| held[&place(store)].refs.clone()).collect()
+    }
+
     /// Sequence of the last durable root record; 0 before the first.
     pub fn sequence(&self) -> u64 {
         self.shared.durable.read().sequence
@@ -421,16 +431,30 @@ impl Store {
 
     /// What the store holds, and what it did since it was opened.
     pub fn stats(&self) -> Stats {
+        let manifest = self.shared.manifest.lock();
+        let active = self.shared.appender.lock().end;
+        self.stats_of(&manifest, active)
+    }
+
+    /// [`Store::stats`], unless it would have to wait for longer: the disk may be what is waited for.
+    pub fn stats_before(&self, deadline: Instant) -> Option<Stats> {
+        let manifest = self.shared.manifest.try_lock_until(deadline)?;
+        let active = self.shared.appender.try_lock_until(deadline)?.end;
+        Some(self.stats_of(&manifest, active))
+    }
+
+    fn stats_of(&self, manifest: &Manifest, active: u64) -> Stats {
         let shared = &self.shared;
         let mut stats = shared.counters.stats();
         let view = shared.view.load();
         stats.chunks = shared.index.len() + view.lookup.len();
         stats.cache_bytes = shared.cache.weight();
-        stats.sequence = self.sequence();
+        {
+            let durable = shared.durable.read();
+            (stats.sequence, stats.refs) = (durable.sequence, durable.refs.len() as u64);
+        }
         [stats.leased_bytes, stats.leased_bytes_most] = shared.budget.leased();
         shared.pins.lock().count(&mut stats);
-        let manifest = shared.manifest.lock();
-        let active = shared.appender.lock().end;
         stats.journals = manifest.sealed.len() as u64 + 1;
         let sealed: u64 = manifest.sealed.iter().map(|sealed| sealed.end + sealed.index_len).sum();
         stats.journal_bytes = sealed + active;
@@ -444,6 +468,11 @@ impl Store {
 
     pub(crate) fn budget(&self) -> &Arc<Budget> {
         &self.shared.budget
+    }
+
+    /// Why nothing may be written any more until the store is opened again, if so.
+    pub fn poisoned(&self) -> Option<&str> {
+        self.shared.poison.get().map(String::as_str)
     }
 
     /// How it was opened.

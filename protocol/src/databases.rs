@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use pleach_engine::{Database, Options, StoreError};
@@ -32,6 +33,8 @@ struct Inner {
     /// One slot per name that was asked for. The lock of a slot is held while its database is opened, made or dropped, so that
     /// this happens once; the lock of the map never is.
     slots: Mutex<HashMap<String, Arc<Mutex<Option<Database>>>>>,
+    /// One more whenever a database was made or dropped, which happens under this lock. Taken after a slot's.
+    generation: Mutex<u64>,
     /// Told whenever some were closed or dropped.
     losses: watch::Sender<()>,
 }
@@ -51,6 +54,7 @@ impl Databases {
             options,
             credentials: Mutex::default(),
             slots: Mutex::default(),
+            generation: Mutex::default(),
             losses: watch::Sender::default(),
         };
         Ok(Databases { inner: Arc::new(inner) })
@@ -120,7 +124,7 @@ impl Databases {
         }
         let unfinished = self.inner.unfinished(name);
         let made = make(&unfinished, self.inner.options.clone())
-            .and_then(|()| std::fs::rename(&unfinished, &path).map_err(|source| io(&path, source)))
+            .and_then(|()| self.inner.rename(&unfinished, &path))
             .and_then(|()| self.inner.sync());
         if let Err(error) = made {
             let _ = std::fs::remove_dir_all(&unfinished);
@@ -143,7 +147,7 @@ impl Databases {
             return Ok(false);
         }
         let unfinished = self.inner.unfinished(name);
-        std::fs::rename(&path, &unfinished).map_err(|source| io(&path, source))?;
+        self.inner.rename(&path, &unfinished)?;
         self.inner.sync()?;
         if let Some(database) = open.take() {
             // It is gone already; an error of its last write concerns nobody.
@@ -167,6 +171,26 @@ impl Databases {
         let slots: Vec<_> =
             self.inner.slots.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
         slots.into_iter().filter_map(|(name, slot)| Some((name, slot.lock().clone()?))).collect()
+    }
+
+    /// The databases that are open, by name; those that are being opened, made or dropped at `deadline` are left out.
+    pub fn loaded_before(&self, deadline: Instant) -> BTreeMap<String, Database> {
+        let slots: Vec<_> =
+            self.inner.slots.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
+        let open = |slot: &Mutex<Option<Database>>| slot.try_lock_until(deadline)?.clone();
+        slots.into_iter().filter_map(|(name, slot)| Some((name, open(&slot)?))).collect()
+    }
+
+    /// How many times databases were made and dropped.
+    pub fn generation(&self) -> u64 {
+        *self.inner.generation.lock()
+    }
+
+    /// Does `f`, which must not wait for anything here, while no database is made or dropped; `None` if one was since `generation` was asked for. So what was listed and opened
+    /// since then is all there is.
+    pub fn unchanged_since<T>(&self, generation: u64, f: impl FnOnce() -> T) -> Option<T> {
+        let now = self.inner.generation.lock();
+        (*now == generation).then(f)
     }
 
     /// Closes all open databases, so that the next start has nothing to recover. They are opened again at the next use.
@@ -210,6 +234,14 @@ impl Inner {
     /// Whether a directory holds a store, as far as can be told without locking it.
     fn looks_like_one(&self, name: &str) -> bool {
         self.path(name).join("manifest").is_file()
+    }
+
+    /// Makes or drops a database.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        let mut generation = self.generation.lock();
+        std::fs::rename(from, to).map_err(|source| io(to, source))?;
+        *generation += 1;
+        Ok(())
     }
 
     /// Makes renames in the data directory durable.
@@ -310,6 +342,18 @@ mod tests {
         assert!(databases.get("shop").unwrap().is_none());
         assert!(!databases.drop_database("shop").unwrap());
         databases.create("shop").unwrap();
+    }
+
+    #[test]
+    fn who_lists_all_databases_is_told_if_one_is_made_or_dropped_meanwhile() {
+        let (_dir, databases) = databases();
+        let before = databases.generation();
+        databases.create("shop").unwrap();
+        assert_eq!(databases.unchanged_since(before, || ()), None);
+        let made = databases.generation();
+        assert_eq!(databases.unchanged_since(made, || 7), Some(7));
+        databases.drop_database("shop").unwrap();
+        assert_eq!(databases.unchanged_since(made, || ()), None);
     }
 
     #[test]

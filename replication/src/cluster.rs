@@ -189,11 +189,16 @@ impl Cluster {
 
     /// A row for each database and standby remote, by name. Blocking: it lists the data directory.
     pub fn status(&self) -> Vec<StatusRow> {
-        let Inner { node, peers, tracked, .. } = &*self.inner;
         // What cannot be listed now is shown as it was; the log says why.
-        if let Err(error) = tracked.look() {
+        if let Err(error) = self.inner.tracked.look() {
             tracing::warn!(%error, "the databases cannot be listed");
         }
+        self.known_status()
+    }
+
+    /// [`Cluster::status`] of the databases that are known already. Never blocks.
+    pub fn known_status(&self) -> Vec<StatusRow> {
+        let Inner { node, peers, tracked, .. } = &*self.inner;
         let Standing { role, epoch, .. } = node.standing();
         let mut rows = Vec::new();
         for (database, _) in tracked.all() {

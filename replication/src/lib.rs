@@ -36,7 +36,7 @@ pub use cluster::{Cluster, ClusterConfig, StandbyRemote, StatusRow};
 pub use error::{Behind, Error, ErrorKind, NotWritable, Result};
 pub use node::WritePermit;
 pub use primary::{OnConflict, Primary, PrimaryConfig, PushPermit, PushStatus, count_as_pushed};
-pub use replica::{ReadReplica, Refresh, Refreshed, ReplicaConfig};
+pub use replica::{PullStatus, ReadReplica, Refresh, Refreshed, ReplicaConfig};
 pub use role::{Epoch, NodeId, Refusal, Role, Standing};
 pub use standby::ReplicationService;
 

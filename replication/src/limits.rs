@@ -31,3 +31,6 @@ pub const PUSH_MERGES: usize = 8;
 
 /// How often a replica looks at a remote that cannot tell of changes, if it is to be told.
 pub const LOOK_AT_PLACE: Duration = Duration::from_secs(1);
+
+/// So many commits of a branch are counted, at most, to say how far behind a remote is.
+pub const COMMITS_COUNTED: usize = 1000;

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::error::{Error, Result};
-use crate::limits::{BACK_OFF, PUSH_MERGES};
+use crate::limits::{BACK_OFF, COMMITS_COUNTED, PUSH_MERGES};
 use crate::runs::{Runs, Turn};
 use crate::shared_refs::HEADS;
 use crate::strict::Strict;
@@ -120,6 +120,8 @@ pub struct PushStatus {
     pub database: String,
     /// Refs that are not yet at the remote what they are here.
     pub backlog: usize,
+    /// Commits of branches here that are not there, as counted when a push did not get through last; at most [`COMMITS_COUNTED`] of each branch.
+    pub commits_behind: u64,
     /// Pushes that got through, and those that did not, since the primary began.
     pub pushes: u64,
     /// See `pushes`.
@@ -383,6 +385,9 @@ impl Pusher {
                     _ = stage.wait_for(|stage| *stage == Stage::Retired) => return Err(Error::Retired),
                 };
                 self.note(&result);
+                if result.is_err() {
+                    self.count_commits().await;
+                }
                 run.end(result)
             }
         }
@@ -393,8 +398,17 @@ impl Pusher {
         status.current_error = result.as_ref().err().map(Error::to_string);
         status.is_disabled = matches!(result, Err(Error::UnknownRemote { .. }));
         match result {
-            Ok(()) => (status.backlog, status.behind_since) = (0, None),
+            Ok(()) => (status.backlog, status.behind_since, status.commits_behind) = (0, None, 0),
             Err(_) => status.failures += 1,
+        }
+    }
+
+    /// Counts how far behind the remote is.
+    async fn count_commits(&self) {
+        let (database, remote) = (self.database.clone(), self.config().remote.clone());
+        // What cannot be read now is counted next time.
+        if let Ok(commits) = crate::blocking(move || commits_ahead(&database, &remote)).await {
+            self.status.lock().commits_behind = commits;
         }
     }
 
@@ -635,6 +649,27 @@ pub fn count_as_pushed(database: &Database, remote: &str) -> Result<()> {
     let same = same.filter(|(name, head)| name.strip_prefix(HEADS).and_then(fetched) == Some(*head));
     let same: Vec<PushUpdate> = same.map(|(name, head)| PushUpdate { name, new: Some(head) }).collect();
     note_pushed(database, remote, &url, &same)
+}
+
+/// How many commits the branches here have that were not pushed; of each, at most [`COMMITS_COUNTED`].
+fn commits_ahead(database: &Database, remote: &str) -> Result<u64> {
+    let pushed = pushed(database, remote)?;
+    let mut ahead = 0;
+    for (name, head) in database.refs(HEADS) {
+        let there = pushed.get(&name);
+        if there == Some(&head) {
+            continue;
+        }
+        for commit in database.log(&head)?.take(COMMITS_COUNTED) {
+            let (commit, _) = commit?;
+            match there {
+                Some(there) if commit == *there => break,
+                Some(there) => ahead += u64::from(!database.is_ancestor(&commit, there)?),
+                None => ahead += 1,
+            }
+        }
+    }
+    Ok(ahead)
 }
 
 /// Notes what was pushed to `url`.

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
 use pleach_engine::{Batch, Branch, Database, Hash, Outcome, RefUpdate};
@@ -88,6 +88,36 @@ struct Pull {
     fresh: Mutex<Option<Instant>>,
     /// The identity of the store that it is about.
     store: [u8; 16],
+    status: Mutex<PullStatus>,
+}
+
+/// What there is to say of the pulls of one database.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PullStatus {
+    /// The database.
+    pub database: String,
+    /// Pulls that got through, whether or not anything had changed, and those that did not, since the replica began.
+    pub pulls: u64,
+    /// See `pulls`.
+    pub failures: u64,
+    /// When the last pull got through.
+    pub last_pull: Option<SystemTime>,
+    /// How long ago it was known that nothing of the remote is missing here; `None` before the first pull.
+    pub staleness: Option<Duration>,
+    /// Why the last pull did not get through.
+    pub current_error: Option<String>,
+}
+
+impl Pull {
+    /// Notes a pull that was made.
+    fn note(&self, result: &Result<Refreshed>) {
+        let mut status = self.status.lock();
+        match result {
+            Ok(_) => (status.pulls, status.last_pull) = (status.pulls + 1, Some(SystemTime::now())),
+            Err(_) => status.failures += 1,
+        }
+        status.current_error = result.as_ref().err().map(Error::to_string);
+    }
 }
 
 /// What a refresh did.
@@ -185,6 +215,18 @@ impl ReadReplica {
         }
     }
 
+    /// What there is to say of each database that was read, by name. Never blocks.
+    pub fn status(&self) -> Vec<PullStatus> {
+        let pulls: Vec<Arc<Pull>> = self.inner.pulls.lock().values().cloned().collect();
+        let of = |pull: Arc<Pull>| {
+            let staleness = pull.fresh.lock().map(|fresh| fresh.elapsed());
+            PullStatus { staleness, ..pull.status.lock().clone() }
+        };
+        let mut status: Vec<PullStatus> = pulls.into_iter().map(of).collect();
+        status.sort_by(|a, b| a.database.cmp(&b.database));
+        status
+    }
+
     /// The pulls of a database; what looks at the remote beside reads is begun with the first.
     fn pull_of(&self, name: &str, database: &Database) -> Arc<Pull> {
         let mut pulls = self.inner.pulls.lock();
@@ -193,7 +235,8 @@ impl ReadReplica {
         if let Some(pull) = pulls.get(name).filter(|pull| pull.store == store) {
             return pull.clone();
         }
-        let pull = Arc::new(Pull { store, ..Pull::default() });
+        let status = Mutex::new(PullStatus { database: name.to_owned(), ..PullStatus::default() });
+        let pull = Arc::new(Pull { store, status, ..Pull::default() });
         let looks = match self.inner.config.refresh {
             Refresh::Transaction => None,
             Refresh::Every(interval) => Some(tokio::spawn(look_every(
@@ -255,6 +298,7 @@ impl Inner {
         };
         let began = Instant::now();
         let result = self.pull(database, patterns, run.remote()).await;
+        pull.note(&result);
         if result.is_ok() {
             let mut fresh = pull.fresh.lock();
             *fresh = (*fresh).max(Some(began));

@@ -28,6 +28,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where the data API, fetch and push are served.
     pub listener: Address,
+    /// Where metrics and health are served; nowhere without the stanza.
+    pub metrics: Option<Address>,
     /// What the listener shows; none, and it serves in the clear.
     pub tls: Option<Tls>,
     /// Who has access; everybody without it.
@@ -222,6 +224,7 @@ impl Config {
                 "a listener by TLS has tls_cert and tls_key, and tls_client_ca if clients need certificates",
             )
         })?;
+        let metrics = file.metrics.as_ref().map(metrics).transpose().map_err(wrong)?;
         let store = store(&file.store).map_err(wrong)?;
         let replication = replication(layers.replication()?).map_err(|why| layers.wrong(why))?;
         if replication.is_none() && layers.names_no_remote() {
@@ -249,7 +252,17 @@ impl Config {
             .hint("for example file:///share/"));
         }
         let (data_dir, users_file) = (file.data_dir.clone(), file.users_file.clone());
-        Ok(Config { data_dir, listener, tls, users_file, store, remotes_allowed, replication, cluster })
+        Ok(Config {
+            data_dir,
+            listener,
+            metrics,
+            tls,
+            users_file,
+            store,
+            remotes_allowed,
+            replication,
+            cluster,
+        })
     }
 }
 
@@ -280,6 +293,10 @@ fn port(key: &str, value: i64, zero: bool) -> Checked<u16> {
         Ok(port) if port > 0 || zero => Ok(port),
         _ => Err(format!("{key}: expected a port from {} to 65535, found {value}", u8::from(!zero))),
     }
+}
+
+fn metrics(file: &file::Metrics) -> Checked<Address> {
+    Ok(Address { host: file.host.clone(), port: port("metrics.port", file.port, true)? })
 }
 
 fn tls(listener: &file::Listener) -> Checked<Option<Tls>> {
@@ -495,6 +512,15 @@ mod tests {
         assert!(message("listener: {tls_cert: a.pem}").contains("expected tls_key too"));
         assert!(message("listener: {tls_key: a.pem}").contains("expected tls_cert too"));
         assert!(message("listener: {tls_client_ca: a.pem}").contains("expected tls_cert and tls_key"));
+    }
+
+    #[test]
+    fn metrics_are_off_unless_the_stanza_is_there() {
+        assert_eq!(parse("").unwrap().metrics, None);
+        let address = |text: &str| parse(text).unwrap().metrics.unwrap().to_string();
+        assert_eq!(address("metrics: {}"), "127.0.0.1:7421");
+        assert_eq!(address("metrics: {host: 0.0.0.0, port: 9}"), "0.0.0.0:9");
+        assert!(message("metrics: {port: 70000}").contains("metrics.port: expected a port"));
     }
 
     #[test]

@@ -105,6 +105,8 @@ impl From<StoreError> for Failure {
             StoreError::NotEmpty { .. }
             | StoreError::NotBackup { .. }
             | StoreError::OtherSource { .. }
+            | StoreError::OtherKindOfBackup { .. }
+            | StoreError::PartialSource { .. }
             | StoreError::RefExists { .. } => {
                 let hint = message.rsplit_once(": ").map_or("", |(_, advice)| advice).to_owned();
                 Failure::refused(what).hint(hint)

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pleach_engine::{Database, Token};
-use pleach_replication::Standing;
+use pleach_replication::{PullStatus, PushStatus, Standing, StatusRow};
 use tokio::sync::watch;
 
 use crate::error::{Failure, Result};
@@ -58,6 +58,11 @@ pub trait Gate: Send + Sync + 'static {
         None
     }
 
+    /// What there is to see of replication. Never blocks, and opens no database.
+    fn observe(&self) -> Observed {
+        Observed::default()
+    }
+
     /// A database was made or dropped.
     fn databases_changed(&self) -> Result<()>;
 
@@ -91,6 +96,30 @@ pub trait Gate: Send + Sync + 'static {
 fn not_configured() -> Failure {
     Failure::refused("this server was embedded without its configuration")
         .hint("ask the program that embeds it")
+}
+
+/// What there is to see of replication.
+#[derive(Debug)]
+pub struct Observed {
+    /// `primary`, which takes writes; `replica`; and of a cluster's node `standby` and `detected_broken_config`, too.
+    pub role: &'static str,
+    /// Of a cluster's node.
+    pub epoch: Option<u64>,
+    /// The remote that `pushes` and `pulls` are about.
+    pub remote: String,
+    /// What a primary pushes, by database.
+    pub pushes: Vec<PushStatus>,
+    /// What a read replica pulls, by database.
+    pub pulls: Vec<PullStatus>,
+    /// Of a cluster, each database on each standby.
+    pub standbys: Vec<StatusRow>,
+}
+
+impl Default for Observed {
+    fn default() -> Observed {
+        let (pushes, pulls, standbys) = Default::default();
+        Observed { role: "primary", epoch: None, remote: String::new(), pushes, pulls, standbys }
+    }
 }
 
 /// A server that replicates with nobody: every write is let in.

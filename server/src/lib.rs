@@ -15,6 +15,7 @@ pub mod error;
 mod failures;
 pub mod gate;
 mod listen;
+pub mod metrics;
 pub mod ops;
 mod replication;
 pub mod rights;

@@ -19,6 +19,7 @@ pub mod merge;
 pub mod patch;
 pub mod refs;
 pub mod rows;
+pub mod server_backup;
 pub mod stats;
 pub mod tables;
 pub mod transaction;

@@ -19,7 +19,7 @@ use tonic::transport::server::TcpIncoming;
 use self::through::Through;
 use crate::config::{self, Config, Layers};
 use crate::error::Result;
-use crate::gate::{Alone, Gate, Permit};
+use crate::gate::{Alone, Gate, Observed, Permit};
 use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
 
@@ -141,6 +141,13 @@ impl Gate for ClusterGate {
             epoch: standing.epoch.0,
             databases,
         })
+    }
+
+    fn observe(&self) -> Observed {
+        let standing = self.cluster.standing();
+        let (role, epoch, standbys) =
+            (standing.role.word(), Some(standing.epoch.0), self.cluster.known_status());
+        Observed { role, epoch, standbys, ..Observed::default() }
     }
 
     fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {

@@ -19,6 +19,7 @@ use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::gate::{Gate, THREADS_MAX};
 use crate::listen;
+use crate::metrics::{Metrics, port::Port};
 use crate::proto::{self, data_server::DataServer};
 use crate::replication::Replication;
 use crate::service::DataService;
@@ -63,13 +64,31 @@ async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result
         tracing::warn!("tokens and data travel in the clear: set listener.tls_cert and tls_key");
     }
     let (socket, address) = listen::bind(&config.listener, "--listen HOST:PORT")?;
+    let metrics = Metrics::default();
+    let port = Port::new(metrics.clone(), databases);
+    if let Some(address) = &config.metrics {
+        let (socket, address) = listen::bind(address, "metrics in the configuration")?;
+        tokio::spawn(port.clone().serve(listen::start(socket)?));
+        tracing::info!("metrics are served on http://{address}/metrics");
+    }
     let scheme = if tls.is_some() { "https" } else { "http" };
     let replication = Replication::start(config, layers, databases, format!("{scheme}://{address}")).await?;
     let service = DataService::new(databases.clone(), replication.gate())
         .with_remotes_allowed(&config.remotes_allowed)
-        .with_access(access.clone());
-    let incoming = || Ok(Incoming::new(listen::start(socket)?, tls));
-    let served = listen(incoming, address, databases, service, access, replication.gate(), stop).await;
+        .with_access(access.clone())
+        .with_metrics(metrics.clone());
+    let incoming = || {
+        let incoming = Incoming::new(listen::start(socket)?, tls);
+        port.ready(replication.gate());
+        Ok(incoming)
+    };
+    let stop = async {
+        let stopped = stop.await;
+        port.stopping();
+        stopped
+    };
+    let (gate, services) = (replication.gate(), (service, metrics));
+    let served = listen(incoming, address, databases, services, access, gate, stop).await;
     replication.stop().await;
     served
 }
@@ -79,7 +98,7 @@ async fn listen(
     incoming: impl FnOnce() -> Result<Incoming>,
     address: SocketAddr,
     databases: &Databases,
-    service: DataService,
+    (service, metrics): (DataService, Metrics),
     access: Access,
     gate: Arc<dyn Gate>,
     stop: impl Future<Output = Result<()>>,
@@ -103,6 +122,7 @@ async fn listen(
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let incoming = incoming()?;
     let server = pleach_protocol::transport()
+        .layer(metrics.calls().clone())
         .add_service(data)
         .add_service(sync.into_server())
         .add_service(health_service)

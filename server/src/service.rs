@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::gate::{Gate, Written};
+use crate::metrics::Metrics;
 use crate::ops::{self, Session, Sink};
 use crate::proto::{data_server::Data, *};
 use crate::rights::{Rights, not_granted};
@@ -41,6 +42,7 @@ pub struct DataService {
     /// Prefixes of the URLs that clients may have this server use.
     remotes_allowed: Arc<[String]>,
     sessions: Sessions,
+    metrics: Metrics,
 }
 
 /// A request about a place in a database.
@@ -72,8 +74,8 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = std::result::Result<T, St
 impl DataService {
     /// The service over `databases`, as far as `gate` lets requests through.
     pub fn new(databases: Databases, gate: Arc<dyn Gate>) -> DataService {
-        let (access, sessions) = (Access::open(), Sessions::default());
-        DataService { databases, gate, access, remotes_allowed: Arc::default(), sessions }
+        let (access, sessions, metrics) = (Access::open(), Sessions::default(), Metrics::default());
+        DataService { databases, gate, access, remotes_allowed: Arc::default(), sessions, metrics }
     }
 
     /// Lets in those alone who have access.
@@ -85,6 +87,12 @@ impl DataService {
     /// The sessions that are open.
     pub(crate) fn sessions(&self) -> Sessions {
         self.sessions.clone()
+    }
+
+    /// Counts in `metrics` what nobody else can.
+    #[must_use]
+    pub fn with_metrics(self, metrics: Metrics) -> DataService {
+        DataService { metrics, ..self }
     }
 
     /// Who calls.
@@ -182,6 +190,7 @@ impl DataService {
         let warnings = self.gate.after_write(Written { name, database, branch, is_transaction });
         let told = warnings.into_iter().map(|warning| {
             tracing::warn!(database = name, "{warning}");
+            self.metrics.warned(name);
             // It may name what this user may not know of, and be longer than a header can be.
             match session.may_read_all() {
                 true if warning.len() <= WARNING_BYTES_MAX => warning,
@@ -411,7 +420,6 @@ calls! {
     write merge(MergeRequest) -> MergeResponse = ops::merge::merge;
     write abort_merge(AbortMergeRequest) -> AbortMergeResponse = ops::merge::abort;
     write resolve_conflicts(ResolveConflictsRequest) -> ResolveConflictsResponse = ops::merge::resolve;
-    read stats(StatsRequest) -> StatsResponse = ops::stats::stats;
     ;
     stream scan(ScanRequest) -> ScanResponse as ScanStream = ops::rows::scan;
     stream export(ExportRequest) -> ExportResponse as ExportStream = ops::export::export;
@@ -426,6 +434,26 @@ calls! {
             let mut databases = service.databases.list()?;
             databases.retain(|name| caller.may_some(Right::Read, name));
             Ok(ListDatabasesResponse { databases })
+        })
+        .await
+    }
+
+    async fn stats(&self, request: Request<StatsRequest>) -> Answer<StatsResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            let request = request.into_inner();
+            let target = request.target();
+            let replication = |name: &str| ops::stats::replication(&service.gate.observe(), name);
+            if target.database.is_empty() {
+                everywhere(&caller)?;
+                return Ok(StatsResponse { replication: replication(""), ..StatsResponse::default() });
+            }
+            let session = service.reader(&target, caller)?;
+            let mut stats = ops::stats::stats(&session, &request)?;
+            if session.may_read_all() {
+                stats.replication = replication(&target.database);
+            }
+            Ok(stats)
         })
         .await
     }
@@ -516,7 +544,14 @@ calls! {
             // A backup may be that of any database.
             everywhere(&caller)?;
             service.allow(&request.url)?;
-            ops::upkeep::backup_sync(&service.admin(&request.target(), caller)?, &request)
+            if request.target().database.is_empty() {
+                let synced = ops::server_backup::sync(&service.databases, &request)?;
+                service.metrics.backed_up("server");
+                return Ok(synced);
+            }
+            let synced = ops::upkeep::backup_sync(&service.admin(&request.target(), caller)?, &request)?;
+            service.metrics.backed_up("database");
+            Ok(synced)
         })
         .await
     }

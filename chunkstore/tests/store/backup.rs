@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pleach_chunkstore::backup::{Backup, Kinds, Point, digest};
+use pleach_chunkstore::backup::{Backup, Kinds, Moment, Of, Point, digest};
 use pleach_chunkstore::io::memory::Memory;
 use pleach_chunkstore::{Batch, Chunk, Error, Hash, Options, Outcome, RefUpdate, Store};
 
@@ -579,4 +579,129 @@ fn a_crash_between_the_two_renames_is_mended_by_the_next_restore() {
     drop(new);
     backup.restore_dir(&point, &at, false, KINDS).unwrap();
     assert_eq!(names(dir.path()), ["backup", "db"]);
+}
+
+fn several(sources: &[(&str, &Store)]) -> Moment {
+    let sources = sources.iter().map(|(name, store)| ((*name).to_owned(), (*store).clone()));
+    Moment::of(sources.collect()).unwrap()
+}
+
+#[test]
+fn a_point_of_several_stores_is_what_all_were_at_one_moment_and_costs_what_changed() {
+    let (mut one, two) = (Source::new(300), Source::new(200));
+    let backup = backup_at(&Memory::default());
+    let moment = several(&[("one", &one.store), ("two", &two.store)]);
+    let (before, unchanged) = (one.refs(), two.refs());
+    // What comes after the moment is not in the point, and what was then stays until it is copied.
+    one.version();
+    let first = backup.sync_all(&moment, &time(1), KINDS).unwrap();
+    drop(moment);
+    let stores = first.point.stores();
+    assert_eq!((&stores["one"].refs, &stores["two"].refs), (&before, &unchanged));
+    assert_eq!(stores["one"].of, Of::One(one.store.id()));
+    assert_eq!(one.store.stats().pinned_roots, 0);
+
+    let second =
+        backup.sync_all(&several(&[("one", &one.store), ("two", &two.store)]), &time(2), KINDS).unwrap();
+    println!("one row in one of two stores: {} bytes", second.bytes_written);
+    assert_eq!(second.chunks, 4);
+    assert!(second.bytes_written < 1500, "{}", second.bytes_written);
+    let third =
+        backup.sync_all(&several(&[("one", &one.store), ("three", &two.store)]), &time(3), KINDS).unwrap();
+    assert_eq!(third.chunks, 0, "under another name");
+
+    let points = backup.points().unwrap();
+    let restored = |point: &Point, name: &str| {
+        let target = Store::memory(Options::default());
+        backup.restore(&point.stores()[name], &target, KINDS).unwrap();
+        assert_eq!(pleach_chunkstore::fsck::check(&target, &fine).unwrap().damages, []);
+        target
+    };
+    assert_eq!(points[0], first.point);
+    assert_eq!(restored(&points[0], "one").refs(""), before.into_iter().collect::<Vec<_>>());
+    assert_eq!(restored(&points[1], "one").refs(""), one.store.refs(""));
+    let again = restored(&points[2], "three");
+    assert_eq!(again.refs(""), two.store.refs(""));
+    sound(&backup);
+    // What was restored from it may go on.
+    let next = backup.sync_all(&several(&[("two", &again)]), &time(4), KINDS).unwrap();
+    assert_eq!(next.chunks, 0);
+}
+
+#[test]
+fn a_point_of_several_stores_among_hundreds_costs_what_changed() {
+    let stores: Vec<(String, Source)> = (0..300).map(|n| (format!("store-{n:03}"), Source::new(2))).collect();
+    let mut stores: BTreeMap<String, Source> = stores.into_iter().collect();
+    let backup = backup_at(&Memory::default());
+    let moment = |stores: &BTreeMap<String, Source>| {
+        let sources: Vec<(&str, &Store)> =
+            stores.iter().map(|(name, source)| (name.as_str(), &source.store)).collect();
+        several(&sources)
+    };
+    backup.sync_all(&moment(&stores), &time(1), KINDS).unwrap();
+    stores.get_mut("store-123").unwrap().version();
+    let second = backup.sync_all(&moment(&stores), &time(2), KINDS).unwrap();
+    println!("one row in one of 300 stores: {} bytes", second.bytes_written);
+    assert!(second.bytes_written < 1500, "{}", second.bytes_written);
+    let nothing = backup.sync_all(&moment(&stores), &time(3), KINDS).unwrap();
+    println!("nothing in 300 stores: {} bytes", nothing.bytes_written);
+    assert!(nothing.bytes_written < 600, "{}", nothing.bytes_written);
+    sound(&backup);
+}
+
+#[test]
+fn a_moment_never_has_what_came_later_in_one_store_without_what_came_before_in_another() {
+    let stores = [(); 2].map(|()| Store::memory(Options::default()));
+    let number = |hash: Option<&Hash>| {
+        hash.map_or(0, |hash| u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap()))
+    };
+    let writing = std::sync::atomic::AtomicBool::new(true);
+    let (mut looks, mut seen) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut last = None;
+            for count in 1_u64.. {
+                let mut bytes = [0; 32];
+                bytes[..8].copy_from_slice(&count.to_le_bytes());
+                let new = Some(Hash::from_bytes(bytes));
+                for store in &stores {
+                    append(store, Batch::default(), &[RefUpdate { name: "count".into(), old: last, new }]);
+                }
+                last = new;
+                if !writing.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        while seen < 20_000 && looks < 2_000_000 {
+            // The one that is written first is named last: who looked at them one after the other would be found out.
+            let refs = Store::refs_at_one_moment(&[&stores[1], &stores[0]]);
+            let (later, first) = (number(refs[0].get("count")), number(refs[1].get("count")));
+            assert!(later <= first && first <= later + 1, "{first} was written before {later}");
+            (looks, seen) = (looks + 1, first);
+        }
+        writing.store(false, Ordering::Relaxed);
+    });
+    println!("{looks} looks at {seen} pairs of changes");
+    assert!(looks > 100 && seen > 100);
+}
+
+#[test]
+fn a_backup_is_of_one_store_or_of_several_that_it_knows() {
+    let (source, other) = (Source::new(4), Source::new(5));
+    let backup = backup_at(&Memory::default());
+    backup.sync(&source.store, &time(1), KINDS).unwrap();
+    let refused = backup.sync_all(&several(&[("a", &source.store)]), &time(2), KINDS);
+    assert!(matches!(refused, Err(Error::OtherKindOfBackup { holds: "one store", .. })), "{refused:?}");
+    let backup = backup_at(&Memory::default());
+    backup.sync_all(&several(&[("a", &source.store)]), &time(1), KINDS).unwrap();
+    let refused = backup.sync(&source.store, &time(2), KINDS);
+    assert!(matches!(refused, Err(Error::OtherKindOfBackup { holds: "several stores", .. })), "{refused:?}");
+    let refused = backup.sync_all(&several(&[("a", &other.store)]), &time(2), KINDS);
+    assert!(matches!(refused, Err(Error::OtherSource { .. })), "{refused:?}");
+    backup.sync_all(&several(&[("a", &other.store), ("b", &source.store)]), &time(2), KINDS).unwrap();
+    // All were dropped.
+    backup.sync_all(&several(&[]), &time(3), KINDS).unwrap();
+    assert_eq!(backup.points().unwrap()[2].stores(), BTreeMap::new());
+    sound(&backup);
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 
-use pleach_chunkstore::backup::{Backup, Kinds};
+use pleach_chunkstore::backup::{Backup, Kinds, Moment};
 use pleach_chunkstore::fsck::{self, Report};
 use pleach_chunkstore::io::Io;
 use pleach_chunkstore::io::hooked::{Call, Hooked};
@@ -186,6 +186,9 @@ fn a_backup_of_a_partial_store_and_what_is_restored_from_it_promise_the_same() {
     assert_eq!((restored.refs(""), restored.stats().chunks), (source.refs(""), source.stats().chunks));
     let remote = Remote::of((0..40).map(|number| rows(number, 0)));
     assert_eq!(walk(&partial(restored, &remote)), 7 * 41);
+    // Among others it would be passed over by who has what it lacks.
+    let among = Moment::of(vec![("clone".to_owned(), source)]).map(drop);
+    assert!(matches!(among, Err(Error::PartialSource { name }) if name == "clone"));
 }
 
 #[test]

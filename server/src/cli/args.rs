@@ -197,7 +197,7 @@ pub(crate) enum Command {
     /// Promote a read replica
     #[command(subcommand)]
     Replica(Replica),
-    /// Keep points in time of a database elsewhere, and restore them
+    /// Keep points in time of a database, or of a server, elsewhere, and restore them
     #[command(subcommand)]
     Backup(Backup),
     /// Read and check every chunk, and repair what is damaged
@@ -539,7 +539,8 @@ pub(crate) struct Merge {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Backup {
-    /// Add the database as it is now, uncommitted work included; only what changed is written
+    /// Add the database as it is now, uncommitted work included; only what changed is written. With --server and without --database: all databases of
+    /// the server, as they are at one moment
     Sync {
         /// The backup, file:///PATH; made if absent
         url: String,
@@ -549,7 +550,7 @@ pub(crate) enum Backup {
         /// The backup
         url: String,
     },
-    /// Make a database as it was at a point in time
+    /// Make a database as it was at a point in time; of a server's backup, the directory of all its databases
     Restore {
         /// The backup
         url: String,
@@ -561,6 +562,9 @@ pub(crate) enum Backup {
         /// Replace the database that is there; it is kept until the restored one is in its place
         #[arg(long)]
         force: bool,
+        /// Of a server's backup, this database only [default with --server: that of --database]
+        #[arg(long, value_name = "NAME", value_parser = NonEmpty::new())]
+        from: Option<String>,
     },
     /// Read and check everything in a backup
     Verify {

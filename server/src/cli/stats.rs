@@ -5,14 +5,20 @@ use pleach_protocol::{Credential, Remote, RemoteUrl, get};
 use serde_json::{Value, json};
 
 use super::args::After;
+use super::backend::Backend;
 use super::{Context, backend, print, tables, tokens};
 use crate::error::{Failure, Result};
-use crate::proto::StatsRequest;
+use crate::proto::{ReplicationStats, StatsRequest};
 
 pub(super) fn stats(context: &mut Context, after: &After) -> Result<()> {
-    let mut backend = context.backend()?;
+    let mut backend = match (&context.global.server, &context.global.database) {
+        // Replication of all its databases.
+        (Some(_), None) => Backend::Remote(Box::new(context.server()?)),
+        _ => context.backend()?,
+    };
     let target = backend.target_after(after)?;
     let stats = backend.stats(StatsRequest { target })?;
+    let is_of_server = context.global.server.is_some();
     let mut store: Vec<(String, u64)> = stats.store.into_iter().collect();
     store.sort();
     if context.output.json {
@@ -25,9 +31,15 @@ pub(super) fn stats(context: &mut Context, after: &After) -> Result<()> {
             .map(|file| json!({"kind": file.kind, "count": file.count, "bytes": file.bytes}))
             .collect();
         let failure = Some(stats.compaction_failure).filter(|failure| !failure.is_empty());
-        return context.output.document(
-            &json!({"tables": tables, "files": files, "store": store, "compaction_failure": failure}),
-        );
+        let replication = stats.replication.iter().map(replication_to_json);
+        let replication = is_of_server.then(|| replication.collect::<Vec<_>>());
+        return context.output.document(&json!({
+            "tables": tables,
+            "files": files,
+            "store": store,
+            "compaction_failure": failure,
+            "replication": replication,
+        }));
     }
     for table in &stats.tables {
         context.output.line(format!("table {}\t{} rows\t{} bytes", table.name, table.rows, table.bytes))?;
@@ -42,7 +54,46 @@ pub(super) fn stats(context: &mut Context, after: &After) -> Result<()> {
     if !stats.compaction_failure.is_empty() {
         context.output.line(format!("compaction failed\t{}", stats.compaction_failure))?;
     }
-    Ok(())
+    stats.replication.iter().try_for_each(|one| context.output.line(replication_line(one)))
+}
+
+fn replication_line(one: &ReplicationStats) -> String {
+    let mut line = format!("{}\t{} {}", one.database, one.direction, one.remote);
+    let lag =
+        one.lag_millis.map_or("unknown".to_owned(), |millis| format!("{:.1} s", millis as f64 / 1000.0));
+    line += &format!("\tlag {lag}");
+    if let Some(commits) = one.lag_commits {
+        line += &format!(", {}", print::count(commits, "commit"));
+    }
+    if let Some(backlog) = one.backlog {
+        line += &format!(", {} to push", print::count(backlog, "ref"));
+    }
+    if let (Some(done), Some(failures)) = (one.done, one.failures) {
+        line += &format!("\t{done} done, {failures} failed");
+    }
+    if let Some(error) = &one.current_error {
+        line += &format!("\t{error}");
+    }
+    line
+}
+
+/// How many bytes a lag is nobody knows before they are sent.
+fn replication_to_json(one: &ReplicationStats) -> Value {
+    json!({
+        "database": one.database,
+        "remote": one.remote,
+        "direction": one.direction,
+        "lag_millis": one.lag_millis,
+        "lag_commits": one.lag_commits,
+        "lag_bytes": null,
+        "backlog": one.backlog,
+        "done": one.done,
+        "failures": one.failures,
+        "bytes_sent": one.bytes_sent,
+        "round_trips": one.round_trips,
+        "last_update": one.last_update_micros.map(print::time),
+        "current_error": one.current_error,
+    })
 }
 
 /// Prints the chunk's bytes as they are hashed.

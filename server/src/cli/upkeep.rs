@@ -145,13 +145,25 @@ pub(super) fn backup(context: &mut Context, arguments: Backup) -> Result<()> {
     match arguments {
         Backup::Sync { url } => sync(context, url),
         Backup::List { url } => list(context, url),
-        Backup::Restore { url, directory, at, force } => restore(context, url, directory, at, force),
+        Backup::Restore { url, directory, at, force, from } => {
+            let request = BackupRestoreRequest {
+                target: None,
+                url,
+                at: at.unwrap_or_default(),
+                from: from.unwrap_or_default(),
+            };
+            restore(context, request, directory, force)
+        }
         Backup::Verify { url } => verify(context, url),
     }
 }
 
 fn sync(context: &mut Context, url: String) -> Result<()> {
-    let mut backend = context.backend()?;
+    let mut backend = match (&context.global.server, &context.global.database) {
+        // All databases of it.
+        (Some(_), None) => Backend::Remote(Box::new(context.server()?)),
+        _ => context.backend()?,
+    };
     let request = BackupSyncRequest { target: backend.target(), url };
     let progress = context.output.progress("backup");
     progress.watch(&mut backend);
@@ -167,7 +179,7 @@ fn sync(context: &mut Context, url: String) -> Result<()> {
         document["bytes_written"] = done.bytes_written.into();
         return context.output.document(&document);
     }
-    let (chunks, refs) = (print::count(done.chunks, "chunk"), print::count(point.refs, "ref"));
+    let (chunks, refs) = (print::count(done.chunks, "chunk"), refs(&point));
     context.output.line(format!(
         "{}: state {}, {refs}; {chunks} copied, {} bytes written",
         point.time, point.digest, done.bytes_written
@@ -185,23 +197,34 @@ fn list(context: &mut Context, url: String) -> Result<()> {
         return context.output.document(&json!({"points": points}));
     }
     points.points.iter().try_for_each(|point| {
-        let refs = print::count(point.refs, "ref");
+        let refs = refs(point);
         context.output.line(format!("{}\t{}\t{refs}\t{} bytes", point.time, point.digest, point.bytes))
     })
 }
 
+/// How much a point is of.
+fn refs(point: &BackupPoint) -> String {
+    let refs = print::count(point.refs, "ref");
+    match point.of_server {
+        true => format!("{}, {refs}", print::count(point.databases.len() as u64, "database")),
+        false => refs,
+    }
+}
+
+/// `databases` is null for a point of one database.
 fn point_to_json(point: &BackupPoint) -> Value {
-    json!({"time": point.time, "digest": point.digest, "refs": point.refs, "bytes": point.bytes})
+    let database =
+        |one: &BackupDatabase| json!({"database": one.database, "digest": one.digest, "refs": one.refs});
+    let databases = point.of_server.then(|| point.databases.iter().map(database).collect::<Vec<_>>());
+    json!({"time": point.time, "digest": point.digest, "refs": point.refs, "bytes": point.bytes, "databases": databases})
 }
 
 fn restore(
     context: &mut Context,
-    url: String,
+    mut request: BackupRestoreRequest,
     directory: Option<PathBuf>,
-    at: Option<String>,
     force: bool,
 ) -> Result<()> {
-    let mut request = BackupRestoreRequest { target: None, url, at: at.unwrap_or_default() };
     let progress = context.output.progress("restoring");
     let (done, place) = match (&context.global.server, directory) {
         (None, Some(directory)) => {
@@ -243,7 +266,7 @@ fn restore(
         return context.output.document(&document);
     }
     let place = place.as_object().and_then(|place| place.values().next()?.as_str().map(str::to_owned));
-    let (chunks, refs) = (print::count(done.chunks, "chunk"), print::count(point.refs, "ref"));
+    let (chunks, refs) = (print::count(done.chunks, "chunk"), refs(&point));
     context.output.line(format!(
         "{} as of {}: state {}, {refs}, {chunks}",
         place.unwrap_or_default(),

@@ -12,6 +12,7 @@ use crate::error::{Failure, Result};
 pub(super) struct File {
     pub(super) data_dir: PathBuf,
     pub(super) listener: Listener,
+    pub(super) metrics: Option<Metrics>,
     pub(super) users_file: Option<PathBuf>,
     pub(super) store: Store,
     pub(super) remotes_allowed: Vec<String>,
@@ -24,6 +25,7 @@ impl Default for File {
         File {
             data_dir: "./data".into(),
             listener: Listener::default(),
+            metrics: None,
             users_file: None,
             store: Store::default(),
             remotes_allowed: Vec::new(),
@@ -46,6 +48,19 @@ pub(super) struct Listener {
 impl Default for Listener {
     fn default() -> Listener {
         Listener { host: "127.0.0.1".into(), port: 7420, tls_key: None, tls_cert: None, tls_client_ca: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) host: String,
+    pub(super) port: i64,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics { host: "127.0.0.1".into(), port: 7421 }
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use pleach_engine::backup::{Backup, Point};
+use pleach_engine::backup::{Backup, Of, Point, Synced};
 use pleach_engine::fsck::{Damage, Report};
 use pleach_engine::{Batch, Database, KINDS, Observer, Options, Outcome, RefUpdate, Store, StoreError};
 use pleach_protocol::{Credentials, Part, Remote, RemoteUrl, clone_database};
 
-use super::Session;
+use super::{Session, server_backup};
 use crate::error::{Failure, Kind, Result};
 use crate::proto::{self, *};
 
@@ -176,12 +176,22 @@ fn purge(database: &Database, name: &str) -> Result<String> {
 /// Adds a point in time to the backup at the URL, which is made if absent.
 pub fn backup_sync(session: &Session, request: &BackupSyncRequest) -> Result<BackupSyncResponse> {
     let backup = Backup::open_or_create(&directory(&request.url)?).map_err(of_backup)?;
+    let time = next_time(&backup);
+    let synced = backup.sync(session.database.store(), &time, KINDS).map_err(of_backup)?;
+    end_sync(backup, synced)
+}
+
+/// Now, as the time of a new point.
+pub(super) fn next_time(backup: &Backup) -> String {
     let mut time = jiff::Timestamp::now();
     // Another point may have been made within the microsecond.
     while backup.has(&time_text(time)) {
         time = jiff::Timestamp::from_microsecond(time.as_microsecond() + 1).unwrap_or(time);
     }
-    let synced = backup.sync(session.database.store(), &time_text(time), KINDS).map_err(of_backup)?;
+    time_text(time)
+}
+
+pub(super) fn end_sync(backup: Backup, synced: Synced) -> Result<BackupSyncResponse> {
     backup.close().map_err(of_backup)?;
     let point = Some(point_to_message(&synced.point));
     Ok(BackupSyncResponse { point, chunks: synced.chunks, bytes_written: synced.bytes_written })
@@ -193,7 +203,7 @@ pub fn backup_list(request: &BackupListRequest) -> Result<BackupListResponse> {
     Ok(BackupListResponse { points: points.iter().map(point_to_message).collect() })
 }
 
-/// Makes `dir` a database as it was at a point in time.
+/// Makes `dir` a database as it was at a point in time; or, of a server's backup, if none of its databases is named, a directory of all of them.
 pub fn backup_restore(
     request: &BackupRestoreRequest,
     dir: &Path,
@@ -201,7 +211,19 @@ pub fn backup_restore(
     observer: Option<&Observer>,
 ) -> Result<BackupRestoreResponse> {
     let backup = observed(open(&request.url)?, observer);
-    let point = point_at(&backup, &request.at)?;
+    let mut point = point_at(&backup, &request.at)?;
+    let made = request.target.as_ref().map(|target| target.database.as_str());
+    match (&point.of, request.from.as_str(), made) {
+        (Of::One(_), "", _) => {}
+        (Of::One(_), from, _) => {
+            return Err(Failure::usage(format!("--from {from}: the backup is of one database"))
+                .hint("leave --from out"));
+        }
+        (Of::Several(_), "", None) => return server_backup::restore_all(&backup, &point, dir, force),
+        (Of::Several(_), "", Some(name)) | (Of::Several(_), name, _) => {
+            point = server_backup::of_database(&point, name)?;
+        }
+    }
     let restored = backup.restore_dir(&point, dir, force, KINDS).map_err(|error| match error {
         StoreError::AlreadyExists { dir } => Failure::exists(format!("{dir} holds a database already"))
             .hint("--force replaces it; it is kept until the restored one is in its place"),
@@ -274,18 +296,37 @@ fn time_text(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
-fn point_to_message(point: &Point) -> BackupPoint {
+pub(super) fn point_to_message(point: &Point) -> BackupPoint {
+    let database = |(database, alone): (String, Point)| BackupDatabase {
+        database,
+        digest: alone.digest().to_string(),
+        refs: alone.refs.len() as u64,
+    };
     BackupPoint {
         time: point.time.clone(),
         digest: point.digest().to_string(),
         refs: point.refs.len() as u64,
         bytes: point.bytes,
+        of_server: matches!(point.of, Of::Several(_)),
+        databases: point.stores().into_iter().map(database).collect(),
     }
 }
 
 /// A failure of the backup's store, not of the database's.
-fn of_backup(error: StoreError) -> Failure {
+pub(super) fn of_backup(error: StoreError) -> Failure {
     let failure = match &error {
+        StoreError::OtherKindOfBackup { dir, holds: "one store", .. } => {
+            return Failure::refused(format!("{dir} holds a backup of one database, not of a server"))
+                .hint("choose another place for the server's, or name the database with --database");
+        }
+        StoreError::OtherKindOfBackup { dir, .. } => {
+            return Failure::refused(format!("{dir} holds a backup of a whole server, not of one database"))
+                .hint("choose another place for the database's, or leave --database out");
+        }
+        StoreError::PartialSource { name } => {
+            return Failure::refused(format!("database `{name}` is a partial clone, which a backup of a whole server cannot hold"))
+                .hint("back up that one by itself with --database, and move it to another server; or replace it by a whole clone");
+        }
         StoreError::NotFound { dir } => {
             return Failure::not_found(format!("no backup in {dir}"))
                 .hint("`pleach backup sync URL` begins one");

@@ -14,7 +14,7 @@ use tonic::Code;
 use crate::config::Push;
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Gate, Permit, Waiting, Written};
+use crate::gate::{Gate, Observed, Permit, Waiting, Written};
 use crate::proto::data_client::DataClient;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, CreateDatabaseRequest};
 
@@ -257,6 +257,10 @@ impl Gate for Arc<PrimaryGate> {
 
     fn remote_of_new(&self) -> Option<String> {
         self.push.template.as_ref().map(|_| self.push.remote.clone())
+    }
+
+    fn observe(&self) -> Observed {
+        Observed { remote: self.push.remote.clone(), pushes: self.primary.status(), ..self.inner.observe() }
     }
 
     fn databases_changed(&self) -> Result<()> {

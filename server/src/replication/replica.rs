@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use crate::config::Follow;
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Gate, Permit, Waiting, no_cluster, poll};
+use crate::gate::{Gate, Observed, Permit, Waiting, no_cluster, poll};
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse};
 
 /// How many of the newest commits of each branch a read replica looks through for the write of a token.
@@ -148,6 +148,13 @@ impl Gate for ReplicaGate {
             Err(error) if error.kind() == pleach_protocol::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn observe(&self) -> Observed {
+        // One that is disabled takes writes.
+        let role = if self.replica.gate().is_ok() { "primary" } else { "replica" };
+        let (remote, pulls) = (self.follow.remote.clone(), self.replica.status());
+        Observed { role, remote, pulls, ..Observed::default() }
     }
 
     fn databases_changed(&self) -> Result<()> {

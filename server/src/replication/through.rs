@@ -20,7 +20,7 @@ use super::primary::PrimaryGate;
 use super::replica::ReplicaGate;
 use crate::config::{self, Layers};
 use crate::error::{Failure, Result};
-use crate::gate::{Gate, Permit, Written, poll};
+use crate::gate::{Gate, Observed, Permit, Written, poll};
 use crate::proto::{
     AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, ConfigValue, GetConfigRequest,
     GetConfigResponse, PromoteReplicaRequest, PromoteReplicaResponse, SetConfigRequest, SetConfigResponse,
@@ -302,6 +302,10 @@ impl Gate for Through {
 
     fn status(&self) -> Result<ClusterStatusResponse> {
         self.now().mode.gate().status()
+    }
+
+    fn observe(&self) -> Observed {
+        self.now().mode.gate().observe()
     }
 
     fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {

@@ -23,6 +23,7 @@ mod remotes;
 mod replica;
 mod scale;
 mod server;
+mod server_backup;
 mod settings;
 mod strict;
 mod syscalls;
