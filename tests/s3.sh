@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the suite of remotes (protocol/tests/remotes.rs) against an S3 server: moto, from PyPI, which answers one request at a time, so that
+# Runs the suite of remotes (protocol/tests/remotes.rs), and that of primaries that push on write (replication/tests/primary.rs), against an S3 server: moto, from PyPI, which answers one request at a time, so that
 # a put if absent is one step. Its bucket `careless` ignores the condition, as some servers do. It is no part of `cargo test`: it needs Python, and the
 # network once.
 #
@@ -60,3 +60,4 @@ PYTHON
 
 PLEACH_TEST_CARELESS_BUCKET=s3://careless/tests PLEACH_TEST_BUCKET=s3://pleach/tests \
     cargo test --locked -p pleach-protocol --features object-stores --test remotes "$@"
+PLEACH_TEST_BUCKET=s3://pleach/primaries cargo test --locked --workspace --test primary "$@"

@@ -1,4 +1,4 @@
-//! A primary that pushes on write, to a server over real sockets and to a directory.
+//! A primary that pushes on write: to a server over real sockets, to a directory, and to a bucket if `PLEACH_TEST_BUCKET` names one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -39,10 +39,10 @@ fn get(db: &Database, branch: &str, key: &str) -> Option<String> {
     Some(String::from_utf8(value).unwrap())
 }
 
-/// Where a primary pushes to: a server, by a proxy, or a directory.
+/// Where a primary pushes to: a server, by a proxy, or a directory or bucket.
 enum Place {
     Server { proxy: Proxy, address: SocketAddr, db: Database },
-    Directory,
+    Objects,
 }
 
 struct Shop {
@@ -73,11 +73,20 @@ impl Shop {
     fn directory() -> Shop {
         let dir = TempDir::new().unwrap();
         let url = format!("file://{}", dir.path().join("remote").display());
-        Shop { dir, url, place: Place::Directory }
+        Shop { dir, url, place: Place::Objects }
     }
 
-    async fn both() -> [Shop; 2] {
-        [Shop::server().await, Shop::directory()]
+    /// In the bucket, where nobody was before.
+    fn bucket() -> Option<Shop> {
+        let bucket = std::env::var("PLEACH_TEST_BUCKET").ok()?;
+        let dir = TempDir::new().unwrap();
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        let url = format!("{bucket}/{}", name.trim_start_matches('.'));
+        Some(Shop { dir, url, place: Place::Objects })
+    }
+
+    async fn all() -> Vec<Shop> {
+        [Shop::server().await, Shop::directory()].into_iter().chain(Shop::bucket()).collect()
     }
 
     /// A database that has it as `origin`.
@@ -91,7 +100,7 @@ impl Shop {
     async fn refs(&self) -> BTreeMap<String, Hash> {
         let db = match &self.place {
             Place::Server { db, .. } => db.clone(),
-            Place::Directory => {
+            Place::Objects => {
                 let path = TempDir::new().unwrap();
                 self.clone(path.path()).await
             }
@@ -153,7 +162,7 @@ async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
 
 #[tokio::test]
 async fn a1_the_remote_s_head_is_the_commit_when_the_call_returns() {
-    for shop in Shop::both().await {
+    for shop in Shop::all().await {
         let (db, primary) = (shop.database("p"), primary());
         for n in 0..3 {
             put(&db, "main", &n.to_string(), "x");
@@ -201,7 +210,7 @@ async fn a2_a_transaction_without_a_version_commit_pushes_nothing() {
 
 #[tokio::test]
 async fn a4_the_remote_follows_whatever_becomes_of_branches_and_tags() {
-    for shop in Shop::both().await {
+    for shop in Shop::all().await {
         let (db, primary) = (shop.database("p"), primary());
         put(&db, "main", "a", "1");
         let first = commit(&db, "main");
@@ -236,7 +245,7 @@ async fn a4_the_remote_follows_whatever_becomes_of_branches_and_tags() {
 
 #[tokio::test]
 async fn a4_a_stranger_s_head_is_not_overwritten_and_other_branches_go_on() {
-    for shop in Shop::both().await {
+    for shop in Shop::all().await {
         let (db, primary) = (shop.database("p"), primary());
         put(&db, "main", "a", "1");
         let first = commit(&db, "main");
@@ -270,7 +279,7 @@ async fn a4_a_stranger_s_head_is_not_overwritten_and_other_branches_go_on() {
 
 #[tokio::test]
 async fn a4_a_stranger_s_tag_is_neither_overwritten_nor_deleted() {
-    for shop in Shop::both().await {
+    for shop in Shop::all().await {
         let (db, primary) = (shop.database("p"), primary());
         put(&db, "main", "a", "1");
         let first = commit(&db, "main");
@@ -326,7 +335,7 @@ async fn a6_all_is_pushed_to_another_remote_of_the_same_name() {
 
 #[tokio::test]
 async fn a11_pushes_in_the_background_catch_up_and_are_drained_at_shutdown() {
-    for shop in Shop::both().await {
+    for shop in Shop::all().await {
         let (db, primary) = (shop.database("p"), primary());
         primary.follow("p", &db);
         for n in 0..20 {
@@ -448,7 +457,7 @@ async fn those_who_wait_share_pushes() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a12_a_strict_commit_is_at_the_remote_before_it_is_here() {
-    for shop in Shop::both().await {
+    for shop in Shop::all().await {
         let (db, primary) = (shop.database("p"), strict());
         put(&db, "main", "before", "x");
         commit(&db, "main");
@@ -461,7 +470,7 @@ async fn a12_a_strict_commit_is_at_the_remote_before_it_is_here() {
             assert_eq!(shop.refs().await.get("heads/main"), Some(&head));
             let after = status(&primary);
             if n > 0 {
-                let trips = if matches!(shop.place, Place::Directory) { 2 } else { 1 };
+                let trips = if matches!(shop.place, Place::Objects) { 2 } else { 1 };
                 let most = before.round_trips + trips;
                 assert!(after.pushes == before.pushes + 1 && after.round_trips <= most, "{after:?}");
             }
@@ -490,7 +499,7 @@ async fn a12_a_strict_commit_is_at_the_remote_before_it_is_here() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a12_a_strict_commit_that_is_refused_changes_nothing() {
-    for shop in Shop::both().await {
+    for shop in Shop::all().await {
         let (db, primary) = (shop.database("p"), strict());
         primary.follow("p", &db);
         put(&db, "main", "a", "1");
