@@ -234,7 +234,7 @@ impl Layers {
         let remotes = ["replicate_to_remote", "read_replica_remote"];
         let is_setting =
             |name: &&str| self.settings.set.contains_key(*name) || self.settings.unset.contains(*name);
-        self.file.replication.is_some() && !remotes.iter().any(|name| is_setting(&name))
+        self.file.replication.is_some() && !remotes.iter().any(is_setting)
     }
 
     /// What is wrong with the stanza, with the file or files that it is in.

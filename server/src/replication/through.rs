@@ -28,13 +28,18 @@ use crate::proto::{
 /// How long writes that have begun may take to end before a server becomes a read replica.
 const WRITES_END_MAX: Duration = Duration::from_secs(10);
 
+/// How long a promotion that is forced waits for the remote.
+const FORCED_AFTER: Duration = Duration::from_secs(10);
+
 /// The gate of a server, whose part through a remote can be exchanged. Its calls come from threads that may block, but for [`Gate::writable`].
 pub(super) struct Through {
     /// What else decides about requests.
     base: Arc<dyn Gate>,
     databases: Databases,
-    /// What is configured. Held over a change.
+    /// What is configured.
     layers: Mutex<Layers>,
+    /// Held over a change.
+    changing: Mutex<()>,
     now: RwLock<Arc<Now>>,
     runtime: tokio::runtime::Handle,
 }
@@ -126,7 +131,8 @@ impl Through {
         begun.map_err(|lost| Failure::refused(format!("replication did not start: {lost}")))??;
         let (databases, runtime) = (databases.clone(), tokio::runtime::Handle::current());
         let now = RwLock::new(Arc::new(Now { mode, writes: AtomicUsize::new(0) }));
-        Ok(Through { base, databases, layers: Mutex::new(layers), now, runtime })
+        let (layers, changing) = (Mutex::new(layers), Mutex::default());
+        Ok(Through { base, databases, layers, changing, now, runtime })
     }
 
     /// Pushes what is left.
@@ -144,12 +150,16 @@ impl Through {
         *self.now.write() = Arc::new(Now { mode, writes: AtomicUsize::new(0) });
     }
 
-    /// Puts `changed` in the place of `layers`. Gives warnings.
-    fn change(&self, layers: &mut Layers, changed: Layers) -> Result<Vec<String>> {
+    fn layers(&self) -> Layers {
+        self.layers.lock().clone()
+    }
+
+    /// Puts `changed` in the place of `layers`, while nobody else changes them. Gives warnings.
+    fn change(&self, layers: &Layers, changed: Layers) -> Result<Vec<String>> {
         let (before, after) = (layers.config()?.replication, changed.config()?.replication);
         if before == after {
             changed.save()?;
-            *layers = changed;
+            *self.layers.lock() = changed;
             return Ok(Vec::new());
         }
         let warnings = self.check_remote(before.as_ref(), after.as_ref())?;
@@ -165,7 +175,7 @@ impl Through {
             *self.now.write() = old;
             return Err(failure);
         }
-        *layers = changed;
+        *self.layers.lock() = changed;
         self.exchange(&old.mode, &next);
         let begun = next.begin();
         let warnings = warnings.into_iter().chain(next.warning());
@@ -303,7 +313,7 @@ impl Gate for Through {
     }
 
     fn get_config(&self, request: &GetConfigRequest) -> Result<GetConfigResponse> {
-        let layers = self.layers.lock();
+        let layers = self.layers();
         let values = match request.key.is_empty() {
             true => layers.values()?,
             false => vec![layers.value(&request.key)?],
@@ -312,17 +322,17 @@ impl Gate for Through {
     }
 
     fn set_config(&self, request: &SetConfigRequest) -> Result<SetConfigResponse> {
-        let mut layers = self.layers.lock();
-        let changed = layers.with(&request.key, request.value.as_deref())?;
-        let warnings = self.change(&mut layers, changed)?;
-        let value = layers.value(&request.key)?;
+        let _changing = self.changing.lock();
+        let layers = self.layers();
+        let warnings = self.change(&layers, layers.with(&request.key, request.value.as_deref())?)?;
+        let value = self.layers().value(&request.key)?;
         tracing::info!("{} is {} now", value.key, value.value);
         Ok(SetConfigResponse { value: Some(to_message(value)), warnings })
     }
 
     fn promote_replica(&self, request: &PromoteReplicaRequest) -> Result<PromoteReplicaResponse> {
-        let mut layers = self.layers.lock();
-        let now = self.now();
+        let _changing = self.changing.lock();
+        let (layers, now) = (self.layers(), self.now());
         let Mode::Replica(replica) = &now.mode else {
             return Err(Failure::refused("this server is no read replica").hint(
                 "there is nothing to promote: `pleach config get read_replica_remote` shows what it follows",
@@ -334,7 +344,7 @@ impl Gate for Through {
         }
         let remote = replica.remote().to_owned();
         // Where the remote is by now.
-        let failures = replica.refresh_all()?;
+        let failures = replica.refresh_all(request.force.then_some(FORCED_AFTER))?;
         let mut warnings: Vec<String> =
             failures.iter().map(|(name, failure)| format!("database `{name}`: {failure}")).collect();
         if let Some((_, first)) = failures.first().filter(|_| !request.force) {
@@ -354,8 +364,7 @@ impl Gate for Through {
             }
             databases.push(name);
         }
-        let promoted = layers.promoted(&remote)?;
-        warnings.extend(self.change(&mut layers, promoted)?);
+        warnings.extend(self.change(&layers, layers.promoted(&remote)?)?);
         tracing::info!(remote, "this server was a read replica, and is a primary that pushes now");
         Ok(PromoteReplicaResponse { remote, databases, warnings })
     }

@@ -456,3 +456,56 @@ fn b14_what_is_no_replica_is_not_promoted() {
         assert!(!site.sandbox.path("s/settings.yaml").exists());
     }
 }
+
+#[test]
+fn a_standby_has_settings_of_its_own() {
+    let sandbox = Sandbox::new();
+    let peer = format!("http://127.0.0.1:{}/{{database}}", pleach_tests::free_port());
+    sandbox.write(
+        "s.yaml",
+        &format!(
+            "data_dir: s\nlistener: {{host: 127.0.0.1, port: 0}}\ncluster:\n  standby_remotes:\n    - {{name: a, remote_url_template: \"{peer}\"}}\n  \
+             bootstrap_role: standby\n  remotesapi: {{address: 127.0.0.1, port: 0}}\n"
+        ),
+    );
+    let server = sandbox.serve(&["--config", "s.yaml"]);
+    let config = |args: &[&str]| sandbox.run(&[&["--server", &server.url(), "config"], args].concat());
+    config(&["set", "replicate_to_remote", "origin"]).ok();
+    assert_eq!(config(&["get", "replicate_to_remote"]).ok(), "origin\n");
+    assert_eq!(config(&["get", "cluster.bootstrap_role"]).ok(), "standby\n");
+    config(&["unset", "replicate_to_remote"]).ok();
+    let both = config(&["set", "read_replica_remote", "origin"]).fails(2);
+    assert!(both.contains("cluster exclude each other"), "{both}");
+}
+
+#[test]
+fn only_who_administers_the_whole_server_sees_and_changes_its_configuration() {
+    let sandbox = Sandbox::new();
+    let mut users = String::from("users:\n");
+    for (name, database) in [("admin", "*"), ("keeper", "db")] {
+        let made = sandbox.run(&["token", "new", name, "--json"]).json();
+        sandbox.write(name, made["token"].as_str().unwrap());
+        let hash = made["token_hash"].as_str().unwrap();
+        users += &format!(
+            "  - {{name: {name}, token_hash: \"{hash}\", grants: [{{database: \"{database}\", refs: \"*\", allow: admin}}]}}\n"
+        );
+    }
+    sandbox.write("users.yaml", &users);
+    sandbox.write("s.yaml", "data_dir: s\nlistener: {port: 0}\nusers_file: users.yaml\n");
+    let server = sandbox.serve(&["--config", "s.yaml"]);
+    for args in [
+        &["config", "show"][..],
+        &["config", "get", "listener.port"],
+        &["config", "set", "transaction_commit", "true"],
+        &["config", "unset", "transaction_commit"],
+        &["replica", "promote"],
+        &["database", "clone", "file:///nowhere", "db"],
+    ] {
+        let run = |user: &[&str]| sandbox.run(&[&["--server", &server.url()], user, args].concat());
+        run(&[]).fails(5);
+        let refused = run(&["--token-file", "keeper"]).fails(5);
+        assert!(refused.contains("the whole server"), "{refused}");
+        let of_admin = run(&["--token-file", "admin"]);
+        assert!(!of_admin.stderr.contains("user `admin` may not"), "{}", of_admin.stderr);
+    }
+}
