@@ -350,7 +350,8 @@ async fn b14_what_a_replica_has_from_the_remote_counts_as_pushed() {
         let main = replica.get_ref("heads/main").unwrap();
         let note = |name: &str| pleach_engine::RefUpdate { name: name.into(), old: None, new: Some(main) };
         let notes = [note("pushed/origin/heads/gone"), note("pushed/origin/heads/side")];
-        replica.update_refs(Default::default(), &notes).unwrap();
+        let noted = replica.update_refs(Default::default(), &notes).unwrap();
+        assert!(matches!(noted, pleach_engine::Outcome::Appended(_)));
         replica.delete_branch("gone").unwrap();
         count_as_pushed(&replica, "origin").unwrap();
         let new = primary();

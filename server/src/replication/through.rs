@@ -374,3 +374,43 @@ fn to_message(value: config::Value) -> ConfigValue {
     let config::Value { key, value, origin } = value;
     ConfigValue { key, value: value.to_string(), origin: origin.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::path::Path;
+
+    use pleach_engine::Options;
+
+    use super::*;
+    use crate::config::Flags;
+    use crate::error::Kind;
+    use crate::gate::Alone;
+
+    #[test]
+    fn writes_that_have_begun_end_before_a_server_becomes_a_read_replica() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let databases = Databases::new(dir.path(), Options::default()).unwrap();
+        let flags = Flags { data_dir: Some(dir.path().to_owned()), ..Flags::default() };
+        let layers = Layers::parse("", Path::new("c.yaml"), &flags).unwrap();
+        let through = runtime.block_on(Through::start(layers, None, Arc::new(Alone), &databases)).unwrap();
+        let set = |key: &str, value: &str| {
+            through.set_config(&SetConfigRequest { key: key.into(), value: Some(value.into()) })
+        };
+        set("replicate_all_heads", "true").unwrap();
+        let writing = through.writable().unwrap();
+        std::thread::scope(|scope| {
+            let changing = scope.spawn(|| set("read_replica_remote", "origin"));
+            // No other is let in, and what has begun is waited for.
+            assert!(poll(WRITES_END_MAX, || through.writable().is_err()));
+            assert_eq!(through.writable().err().unwrap().kind, Kind::NotAllowed);
+            assert!(matches!(through.now().mode, Mode::Closing { .. }) && !changing.is_finished());
+            drop(writing);
+            changing.join().unwrap().unwrap();
+        });
+        assert!(matches!(through.now().mode, Mode::Replica(_)));
+        through.set_config(&SetConfigRequest { key: "read_replica_remote".into(), value: None }).unwrap();
+        through.writable().unwrap();
+    }
+}
