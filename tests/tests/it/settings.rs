@@ -444,6 +444,39 @@ fn b14_with_a_dead_remote_a_promotion_is_refused_unless_it_is_forced() {
 }
 
 #[test]
+fn b14_a_pull_that_was_under_way_takes_no_write_back_and_force_does_not_wait_for_a_silent_remote() {
+    let mut remote = None;
+    let stanza = "  read_replica_remote: origin\n  replicate_heads: main\n  async_replication: true";
+    let site = Site::new(stanza, |sandbox| {
+        let server = sandbox.serve(&["--data-dir", "there", "--listen", "127.0.0.1:0"]);
+        sandbox.run(&["--server", &server.url(), "database", "create", "db"]).ok();
+        sandbox.run(&server.args("db", &["put", "t", "a", "1"])).ok();
+        sandbox.run(&server.args("db", &["commit", "-m", "one"])).ok();
+        sandbox.run(&["clone", &server.database("db"), "s/db"]).ok();
+        remote = Some(server);
+    });
+    let remote = remote.unwrap();
+    assert_eq!(site.run(&["get", "t", "a"]).ok(), "1\n");
+    remote.signal("STOP");
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| site.run(&["get", "t", "a"]));
+        let began = std::time::Instant::now();
+        let forced = site.promote(&["--force"]);
+        assert!(forced.stderr.contains("did not answer in time"), "{}", forced.stderr);
+        forced.ok();
+        assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+        site.commit("mine");
+        assert!(!read.is_finished(), "its pull is under way");
+        remote.signal("CONT");
+        assert_eq!(read.join().unwrap().ok(), "1\n");
+    });
+    assert_eq!(messages(site.run(&["log", "--json"])), ["mine", "one"]);
+    let at_remote = || messages(site.sandbox.run(&remote.args("db", &["log", "--json"])));
+    eventually("it is pushed", || (at_remote() == ["mine", "one"]).then_some(()));
+    assert_eq!(messages(site.run(&["log", "--json"])), ["mine", "one"]);
+}
+
+#[test]
 fn b14_what_is_no_replica_is_not_promoted() {
     for (stanza, why) in [
         ("", "no read replica"),
