@@ -143,6 +143,35 @@ fn a6_a_change_to_a_policy_of_conflicts_is_in_force_at_once() {
 }
 
 #[test]
+fn a6_a_push_that_hangs_ends_when_the_remote_is_switched() {
+    let mut remote = None;
+    let site = Site::new("  replicate_to_remote: origin", |sandbox| {
+        let server = sandbox.serve(&["--data-dir", "there", "--listen", "127.0.0.1:0"]);
+        sandbox.run(&["--server", &server.url(), "database", "create", "db"]).ok();
+        sandbox.run(&["init", "s/db"]).ok();
+        sandbox.run(&["-C", "s/db", "remote", "add", "origin", &server.database("db")]).ok();
+        sandbox.run(&["-C", "s/db", "remote", "add", "backup", &url(sandbox, "backup")]).ok();
+        remote = Some(server);
+    });
+    let remote = remote.unwrap();
+    site.commit("one");
+    remote.signal("STOP");
+    std::thread::scope(|scope| {
+        let began = std::time::Instant::now();
+        let writer = scope.spawn(|| site.commit("two"));
+        eventually("it is done here", || (messages(site.run(&["log", "--json"])).len() == 2).then_some(()));
+        assert!(!writer.is_finished(), "it waits for the push");
+        site.config(&["set", "replicate_to_remote", "backup"]).ok();
+        let committed = writer.join().unwrap();
+        assert!(!committed.stderr.contains("warning"), "{}", committed.stderr);
+        // By itself a push gives up after a minute.
+        assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+    });
+    eventually("it goes to the other", || (there(&site.sandbox, "backup") == ["two", "one"]).then_some(()));
+    remote.signal("CONT");
+}
+
+#[test]
 fn a6_writes_go_on_while_the_remote_is_switched_back_and_forth() {
     let site = Site::new("  replicate_to_remote: origin", |sandbox| with_remotes(sandbox, "db"));
     site.run(&["put", "t", "a", "0"]).ok();
