@@ -12,7 +12,7 @@ use pleach_protocol::{
     Credentials, Databases, Force, Part, PushUpdate, Remote, RemoteUrl, SyncService, clone_database, push,
     transport,
 };
-use pleach_replication::{ErrorKind, OnConflict, Primary, PrimaryConfig, PushStatus};
+use pleach_replication::{ErrorKind, OnConflict, Primary, PrimaryConfig, PushStatus, count_as_pushed};
 use tempfile::TempDir;
 use tonic::transport::server::TcpIncoming;
 
@@ -331,6 +331,90 @@ async fn a6_all_is_pushed_to_another_remote_of_the_same_name() {
     commit(&db, "main");
     primary.push("p", &db).await.unwrap();
     assert_eq!(second.refs().await, here(&db));
+}
+
+#[tokio::test]
+async fn a6_one_that_is_retired_sends_nothing_more() {
+    let shop = Shop::server().await;
+    let Place::Server { proxy, db: there, .. } = &shop.place else { unreachable!() };
+    let (db, primary) = (shop.database("p"), primary());
+    put(&db, "main", "a", "1");
+    let first = commit(&db, "main");
+    primary.push("p", &db).await.unwrap();
+    primary.retire(Duration::from_secs(5)).await;
+    put(&db, "main", "a", "2");
+    commit(&db, "main");
+    primary.follow("p", &db);
+    primary.push("p", &db).await.unwrap_err();
+    assert_eq!(there.get_ref("heads/main"), Some(first));
+    // Nor does one that hangs: nobody answers behind the proxy.
+    let second = self::primary();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    proxy.lead_to(silent.local_addr().unwrap());
+    let (pusher, pushed) = (second.clone(), db.clone());
+    let push = tokio::spawn(async move { pusher.push("p", &pushed).await });
+    eventually("it is under way", async || second.status_of("p").is_some_and(|status| status.backlog == 1))
+        .await;
+    let began = Instant::now();
+    second.retire(Duration::from_millis(100)).await;
+    push.await.unwrap().unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn b14_what_a_replica_has_from_the_remote_counts_as_pushed() {
+    for shop in Shop::all().await {
+        let (other, old) = (shop.database("other"), primary());
+        for branch in ["main", "side", "gone"] {
+            if branch != "main" {
+                other.create_branch(branch, other.get_ref("heads/main")).unwrap();
+            }
+            put(&other, branch, branch, "1");
+            commit(&other, branch);
+        }
+        old.push("other", &other).await.unwrap();
+        let dir = TempDir::new().unwrap();
+        let replica = shop.clone(dir.path()).await;
+        // In an earlier life it was a primary.
+        replica.set_setting("pushed.origin.url", Some(&shop.url)).unwrap();
+        let main = replica.get_ref("heads/main").unwrap();
+        let note = |name: &str| pleach_engine::RefUpdate { name: name.into(), old: None, new: Some(main) };
+        let notes = [note("pushed/origin/heads/gone"), note("pushed/origin/heads/side")];
+        let noted = replica.update_refs(Default::default(), &notes).unwrap();
+        assert!(matches!(noted, pleach_engine::Outcome::Appended(_)));
+        replica.delete_branch("gone").unwrap();
+        count_as_pushed(&replica, "origin").unwrap();
+        let new = primary();
+        new.push("r", &replica).await.unwrap();
+        assert_eq!((status(&new).pushes, status(&new).bytes_sent), (0, 0), "there is nothing to push");
+        assert_eq!(shop.refs().await, here(&other), "and nothing to delete");
+        put(&replica, "main", "mine", "1");
+        let head = commit(&replica, "main");
+        replica.delete_branch("side").unwrap();
+        new.push("r", &replica).await.unwrap();
+        let there = shop.refs().await;
+        assert_eq!((there.get("heads/main"), there.get("heads/side")), (Some(&head), None));
+        assert!(there.contains_key("heads/gone"));
+    }
+}
+
+#[tokio::test]
+async fn two_databases_do_not_push_to_one_remote() {
+    let shop = Shop::server().await;
+    let (one, two) = (shop.database("one"), shop.database("two"));
+    let primary = primary();
+    for db in [&one, &two] {
+        put(db, "main", "a", "1");
+        commit(db, "main");
+    }
+    primary.push("one", &one).await.unwrap();
+    let error = primary.push("two", &two).await.unwrap_err();
+    assert!(error.to_string().contains("is the remote of database `one` already"), "{error}");
+    assert_eq!(shop.refs().await, here(&one));
+    // It is free when the first is gone.
+    primary.forget("one");
+    let error = primary.push("two", &two).await.unwrap_err();
+    assert!(error.to_string().contains("somebody else moved it"), "{error}");
 }
 
 #[tokio::test]

@@ -235,3 +235,21 @@ async fn a_directory_is_looked_at_each_second_where_a_server_would_tell() {
     send(new).await;
     eventually("it comes by itself", || head(&db) == Some(new)).await;
 }
+
+#[tokio::test]
+async fn b14_one_that_is_retired_moves_no_branch_any_more() {
+    for refresh in [Refresh::Transaction, Refresh::Watch, Refresh::Every(Duration::from_millis(5))] {
+        let pair = Pair::new().await;
+        let replica = replica(refresh, Duration::ZERO);
+        replica.refresh_now("shop", &pair.db).await.unwrap();
+        let retired = replica.clone();
+        tokio::task::spawn_blocking(move || retired.retire()).await.unwrap();
+        let mine = write(&pair.db, "mine");
+        for n in 0..20 {
+            write(&pair.primary, &format!("theirs {n}"));
+            let refreshed = replica.refresh_now("shop", &pair.db).await.unwrap();
+            assert!(refreshed.changed.is_empty());
+            assert_eq!(head(&pair.db), Some(mine), "{refresh:?}");
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! How a remote begins: the object `format`, put once by the first push.
+//! How a remote begins: the object `format`, put once by the first push, or before it by whoever wants the remote to be there.
 //!
 //! ```text
 //! format = "pleach remote " version "\n" name "\n" hash "\n"      version 2; name: 32 hex digits, random

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pleach_protocol::{begin_remote, collect_remote, compact_remote};
+use pleach_protocol::{Part, begin_remote, clone_database, collect_remote, compact_remote};
 
 use super::compaction::noise;
 use super::*;
@@ -61,11 +61,13 @@ async fn a_remote_that_was_begun_is_cloned_and_fetched_before_the_first_push() {
     for kind in places().await {
         let remote = &kind.remote;
         begin_remote(remote).await.unwrap();
-        let a = Copy::cloned(remote).await;
-        let [branch] = &a.db.branches().unwrap()[..] else { panic!("{}", kind.name) };
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("early");
+        let cloned = clone_database(remote, &path, Options::default(), &Part::default()).await.unwrap().0;
+        let [branch] = &cloned.branches().unwrap()[..] else { panic!("{}", kind.name) };
         assert_eq!((branch.name.as_str(), branch.head), ("main", None), "{}", kind.name);
-        assert!(a.fetch().await.refs.is_empty(), "{}", kind.name);
-        let b = Copy::cloned(remote).await;
+        let (a, b) = (Copy::new(remote), Copy::new(remote));
+        assert!(a.fetch().await.refs.is_empty() && b.fetch().await.refs.is_empty(), "{}", kind.name);
         let head = a.put(1, "one");
         assert_eq!(a.push().await.refs[0].status, RefStatus::New, "{}", kind.name);
         // Begun again it is what it was.

@@ -163,8 +163,18 @@ impl Layers {
         };
         let mut changed = self.clone();
         changed.put(name, value)?;
-        changed.config()?;
-        Ok(changed)
+        match changed.config() {
+            Ok(_) => Ok(changed),
+            // It is no file that is wrong.
+            Err(mut failure) => {
+                if let Some(what) = failure.message.strip_prefix(&changed.place()) {
+                    failure.message = what.to_owned();
+                }
+                Err(failure.hint(
+                    "nothing was changed; `pleach config show --origin` shows what is set, and `pleach config unset KEY` unsets it",
+                ))
+            }
+        }
     }
 
     /// These as a primary that pushes to where they say that a read replica pulls from.
@@ -234,16 +244,21 @@ impl Layers {
         let remotes = ["replicate_to_remote", "read_replica_remote"];
         let is_setting =
             |name: &&str| self.settings.set.contains_key(*name) || self.settings.unset.contains(*name);
-        self.file.replication.is_some() && !remotes.iter().any(|name| is_setting(&name))
+        self.file.replication.is_some() && !remotes.iter().any(is_setting)
     }
 
     /// What is wrong with the stanza, with the file or files that it is in.
     pub(super) fn wrong(&self, what: String) -> Failure {
+        Failure::usage(format!("{}{what}", self.place()))
+    }
+
+    /// How a message about the stanza begins.
+    fn place(&self) -> String {
         match self.settings == Settings::default() {
-            true => Failure::usage(format!("{}: {what}", self.path.display())),
+            true => format!("{}: ", self.path.display()),
             false => {
                 let settings = settings::path(&self.file.data_dir);
-                Failure::usage(format!("{}, {}: {what}", self.path.display(), settings.display()))
+                format!("{}, {}: ", self.path.display(), settings.display())
             }
         }
     }
@@ -347,7 +362,7 @@ mod tests {
         assert!(refused("max_staleness", "soon").contains("expected a duration"));
         assert!(refused("async_replication", "yes").contains("expected true or false, found `yes`"));
         assert!(refused("remote_url_template", "file:///x").contains("contains {database}"));
-        assert!(refused("read_replica_remote", "origin").contains("exclude each other"));
+        assert!(refused("read_replica_remote", "origin").starts_with("replication: replicate_to_remote and"));
         assert!(refused("listener.port", "2").contains("change it in /etc/c.yaml and restart"));
         assert!(refused("replicate_remote", "a").contains("did you mean `replication.replicate_"));
         assert!(refused("replication.on_conflikt", "a").contains("did you mean `replication.on_conflict`"));

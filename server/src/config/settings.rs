@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -49,7 +49,10 @@ impl Settings {
         let path = path(data_dir);
         match std::fs::read_to_string(&path) {
             Ok(text) => Settings::parse(&text, &path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
+            // Whether it can be the data directory shows later.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Ok(Settings::default())
+            }
             Err(error) => Err(damaged(&path, &Failure::usage(format!("{}: {error}", path.display())))),
         }
     }

@@ -1,6 +1,7 @@
 //! The gate of a read replica: no writes, and every read is of the remote as it is now, or as fresh as is asked for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -8,6 +9,9 @@ use pleach_engine::{Database, Hash, Token};
 use pleach_protocol::{Databases, Part, Remote, check_database_name, clone_database};
 use pleach_replication::{ReadReplica, ReplicaConfig};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::config::Follow;
 use crate::credentials;
@@ -17,6 +21,9 @@ use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse}
 
 /// How many of the newest commits of each branch a read replica looks through for the write of a token.
 const COMMITS_SEARCHED: usize = 1000;
+
+/// How many databases are brought up to date at the same time before a promotion.
+const REFRESHED_AT_ONCE: usize = 16;
 
 /// The gate of a read replica. Its calls come from threads that may block.
 pub(super) struct ReplicaGate {
@@ -61,21 +68,51 @@ impl ReplicaGate {
         self.replica.retire();
     }
 
-    /// Brings every database to where the remote is now. Gives what did not work, by database.
-    pub(super) fn refresh_all(&self) -> Result<Vec<(String, Failure)>> {
-        let mut failures = Vec::new();
+    /// Brings every database to where the remote is now, as far as that comes within `limit`. Gives what did not work, by database.
+    pub(super) fn refresh_all(&self, limit: Option<Duration>) -> Result<Vec<(String, Failure)>> {
+        let mut failures = BTreeMap::new();
+        let mut refreshed = JoinSet::new();
+        let turns = Arc::new(Semaphore::new(REFRESHED_AT_ONCE));
+        let _runtime = self.runtime.enter();
         for name in self.databases.list()? {
-            let refreshed = match self.databases.get(&name) {
-                Ok(Some(database)) => self.runtime.block_on(self.replica.refresh_now(&name, &database)),
-                Ok(None) => continue,
-                Err(error) => {
-                    failures.push((name, error.into()));
-                    continue;
+            let (replica, turns) = (self.replica.clone(), turns.clone());
+            match self.databases.get(&name) {
+                Ok(Some(database)) => {
+                    failures.insert(name.clone(), Failure::remote("its remote did not answer in time"));
+                    refreshed.spawn(async move {
+                        let _turn = turns.acquire_owned().await;
+                        let refreshed = replica.refresh_now(&name, &database).await;
+                        (name, refreshed)
+                    });
+                }
+                Ok(None) => {}
+                Err(error) => drop(failures.insert(name, error.into())),
+            }
+        }
+        self.runtime.block_on(async {
+            let deadline = limit.map(|limit| Instant::now() + limit);
+            let late = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
                 }
             };
-            failures.extend(refreshed.err().map(|error| (name, error.into())));
-        }
-        Ok(failures)
+            tokio::pin!(late);
+            loop {
+                let ended = tokio::select! {
+                    ended = refreshed.join_next() => ended,
+                    () = &mut late => None,
+                };
+                match ended {
+                    None => break,
+                    Some(Ok((name, Ok(_)))) => drop(failures.remove(&name)),
+                    Some(Ok((name, Err(error)))) => drop(failures.insert(name, error.into())),
+                    // It stays among those that did not answer.
+                    Some(Err(_)) => {}
+                }
+            }
+        });
+        Ok(failures.into_iter().collect())
     }
 
     /// Logs what is wrong with a database, once as long as it is the same.

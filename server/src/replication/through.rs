@@ -29,13 +29,18 @@ use crate::proto::{
 /// How long writes that have begun may take to end before a server becomes a read replica.
 const WRITES_END_MAX: Duration = Duration::from_secs(10);
 
+/// How long a promotion that is forced waits for the remote.
+const FORCED_AFTER: Duration = Duration::from_secs(10);
+
 /// The gate of a server, whose part through a remote can be exchanged. Its calls come from threads that may block, but for [`Gate::writable`].
 pub(super) struct Through {
     /// What else decides about requests.
     base: Arc<dyn Gate>,
     databases: Databases,
-    /// What is configured. Held over a change.
+    /// What is configured.
     layers: Mutex<Layers>,
+    /// Held over a change.
+    changing: Mutex<()>,
     now: RwLock<Arc<Now>>,
     runtime: tokio::runtime::Handle,
 }
@@ -127,7 +132,8 @@ impl Through {
         begun.map_err(|lost| Failure::refused(format!("replication did not start: {lost}")))??;
         let (databases, runtime) = (databases.clone(), tokio::runtime::Handle::current());
         let now = RwLock::new(Arc::new(Now { mode, writes: AtomicUsize::new(0) }));
-        Ok(Through { base, databases, layers: Mutex::new(layers), now, runtime })
+        let (layers, changing) = (Mutex::new(layers), Mutex::default());
+        Ok(Through { base, databases, layers, changing, now, runtime })
     }
 
     /// Pushes what is left.
@@ -145,12 +151,16 @@ impl Through {
         *self.now.write() = Arc::new(Now { mode, writes: AtomicUsize::new(0) });
     }
 
-    /// Puts `changed` in the place of `layers`. Gives warnings.
-    fn change(&self, layers: &mut Layers, changed: Layers) -> Result<Vec<String>> {
+    fn layers(&self) -> Layers {
+        self.layers.lock().clone()
+    }
+
+    /// Puts `changed` in the place of `layers`, while nobody else changes them. Gives warnings.
+    fn change(&self, layers: &Layers, changed: Layers) -> Result<Vec<String>> {
         let (before, after) = (layers.config()?.replication, changed.config()?.replication);
         if before == after {
             changed.save()?;
-            *layers = changed;
+            *self.layers.lock() = changed;
             return Ok(Vec::new());
         }
         let warnings = self.check_remote(before.as_ref(), after.as_ref())?;
@@ -166,7 +176,7 @@ impl Through {
             *self.now.write() = old;
             return Err(failure);
         }
-        *layers = changed;
+        *self.layers.lock() = changed;
         self.exchange(&old.mode, &next);
         let begun = next.begin();
         let warnings = warnings.into_iter().chain(next.warning());
@@ -313,7 +323,7 @@ impl Gate for Through {
     }
 
     fn get_config(&self, request: &GetConfigRequest) -> Result<GetConfigResponse> {
-        let layers = self.layers.lock();
+        let layers = self.layers();
         let values = match request.key.is_empty() {
             true => layers.values()?,
             false => vec![layers.value(&request.key)?],
@@ -322,17 +332,17 @@ impl Gate for Through {
     }
 
     fn set_config(&self, request: &SetConfigRequest) -> Result<SetConfigResponse> {
-        let mut layers = self.layers.lock();
-        let changed = layers.with(&request.key, request.value.as_deref())?;
-        let warnings = self.change(&mut layers, changed)?;
-        let value = layers.value(&request.key)?;
+        let _changing = self.changing.lock();
+        let layers = self.layers();
+        let warnings = self.change(&layers, layers.with(&request.key, request.value.as_deref())?)?;
+        let value = self.layers().value(&request.key)?;
         tracing::info!("{} is {} now", value.key, value.value);
         Ok(SetConfigResponse { value: Some(to_message(value)), warnings })
     }
 
     fn promote_replica(&self, request: &PromoteReplicaRequest) -> Result<PromoteReplicaResponse> {
-        let mut layers = self.layers.lock();
-        let now = self.now();
+        let _changing = self.changing.lock();
+        let (layers, now) = (self.layers(), self.now());
         let Mode::Replica(replica) = &now.mode else {
             return Err(Failure::refused("this server is no read replica").hint(
                 "there is nothing to promote: `pleach config get read_replica_remote` shows what it follows",
@@ -344,7 +354,7 @@ impl Gate for Through {
         }
         let remote = replica.remote().to_owned();
         // Where the remote is by now.
-        let failures = replica.refresh_all()?;
+        let failures = replica.refresh_all(request.force.then_some(FORCED_AFTER))?;
         let mut warnings: Vec<String> =
             failures.iter().map(|(name, failure)| format!("database `{name}`: {failure}")).collect();
         if let Some((_, first)) = failures.first().filter(|_| !request.force) {
@@ -364,8 +374,7 @@ impl Gate for Through {
             }
             databases.push(name);
         }
-        let promoted = layers.promoted(&remote)?;
-        warnings.extend(self.change(&mut layers, promoted)?);
+        warnings.extend(self.change(&layers, layers.promoted(&remote)?)?);
         tracing::info!(remote, "this server was a read replica, and is a primary that pushes now");
         Ok(PromoteReplicaResponse { remote, databases, warnings })
     }
@@ -374,4 +383,44 @@ impl Gate for Through {
 fn to_message(value: config::Value) -> ConfigValue {
     let config::Value { key, value, origin } = value;
     ConfigValue { key, value: value.to_string(), origin: origin.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::path::Path;
+
+    use pleach_engine::Options;
+
+    use super::*;
+    use crate::config::Flags;
+    use crate::error::Kind;
+    use crate::gate::Alone;
+
+    #[test]
+    fn writes_that_have_begun_end_before_a_server_becomes_a_read_replica() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let databases = Databases::new(dir.path(), Options::default()).unwrap();
+        let flags = Flags { data_dir: Some(dir.path().to_owned()), ..Flags::default() };
+        let layers = Layers::parse("", Path::new("c.yaml"), &flags).unwrap();
+        let through = runtime.block_on(Through::start(layers, None, Arc::new(Alone), &databases)).unwrap();
+        let set = |key: &str, value: &str| {
+            through.set_config(&SetConfigRequest { key: key.into(), value: Some(value.into()) })
+        };
+        set("replicate_all_heads", "true").unwrap();
+        let writing = through.writable().unwrap();
+        std::thread::scope(|scope| {
+            let changing = scope.spawn(|| set("read_replica_remote", "origin"));
+            // No other is let in, and what has begun is waited for.
+            assert!(poll(WRITES_END_MAX, || through.writable().is_err()));
+            assert_eq!(through.writable().err().unwrap().kind, Kind::NotAllowed);
+            assert!(matches!(through.now().mode, Mode::Closing { .. }) && !changing.is_finished());
+            drop(writing);
+            changing.join().unwrap().unwrap();
+        });
+        assert!(matches!(through.now().mode, Mode::Replica(_)));
+        through.set_config(&SetConfigRequest { key: "read_replica_remote".into(), value: None }).unwrap();
+        through.writable().unwrap();
+    }
 }

@@ -15,6 +15,7 @@ mod bad_input;
 mod branches;
 mod cluster;
 mod crash;
+mod databases;
 mod directory_remotes;
 mod partial;
 mod patches;

@@ -143,6 +143,35 @@ fn a6_a_change_to_a_policy_of_conflicts_is_in_force_at_once() {
 }
 
 #[test]
+fn a6_a_push_that_hangs_ends_when_the_remote_is_switched() {
+    let mut remote = None;
+    let site = Site::new("  replicate_to_remote: origin", |sandbox| {
+        let server = sandbox.serve(&["--data-dir", "there", "--listen", "127.0.0.1:0"]);
+        sandbox.run(&["--server", &server.url(), "database", "create", "db"]).ok();
+        sandbox.run(&["init", "s/db"]).ok();
+        sandbox.run(&["-C", "s/db", "remote", "add", "origin", &server.database("db")]).ok();
+        sandbox.run(&["-C", "s/db", "remote", "add", "backup", &url(sandbox, "backup")]).ok();
+        remote = Some(server);
+    });
+    let remote = remote.unwrap();
+    site.commit("one");
+    remote.signal("STOP");
+    std::thread::scope(|scope| {
+        let began = std::time::Instant::now();
+        let writer = scope.spawn(|| site.commit("two"));
+        eventually("it is done here", || (messages(site.run(&["log", "--json"])).len() == 2).then_some(()));
+        assert!(!writer.is_finished(), "it waits for the push");
+        site.config(&["set", "replicate_to_remote", "backup"]).ok();
+        let committed = writer.join().unwrap();
+        assert!(!committed.stderr.contains("warning"), "{}", committed.stderr);
+        // By itself a push gives up after a minute.
+        assert!(began.elapsed().as_secs() < 30, "{:?}", began.elapsed());
+    });
+    eventually("it goes to the other", || (there(&site.sandbox, "backup") == ["two", "one"]).then_some(()));
+    remote.signal("CONT");
+}
+
+#[test]
 fn a6_writes_go_on_while_the_remote_is_switched_back_and_forth() {
     let site = Site::new("  replicate_to_remote: origin", |sandbox| with_remotes(sandbox, "db"));
     site.run(&["put", "t", "a", "0"]).ok();
@@ -444,6 +473,39 @@ fn b14_with_a_dead_remote_a_promotion_is_refused_unless_it_is_forced() {
 }
 
 #[test]
+fn b14_a_pull_that_was_under_way_takes_no_write_back_and_force_does_not_wait_for_a_silent_remote() {
+    let mut remote = None;
+    let stanza = "  read_replica_remote: origin\n  replicate_heads: main\n  async_replication: true";
+    let site = Site::new(stanza, |sandbox| {
+        let server = sandbox.serve(&["--data-dir", "there", "--listen", "127.0.0.1:0"]);
+        sandbox.run(&["--server", &server.url(), "database", "create", "db"]).ok();
+        sandbox.run(&server.args("db", &["put", "t", "a", "1"])).ok();
+        sandbox.run(&server.args("db", &["commit", "-m", "one"])).ok();
+        sandbox.run(&["clone", &server.database("db"), "s/db"]).ok();
+        remote = Some(server);
+    });
+    let remote = remote.unwrap();
+    assert_eq!(site.run(&["get", "t", "a"]).ok(), "1\n");
+    remote.signal("STOP");
+    std::thread::scope(|scope| {
+        let read = scope.spawn(|| site.run(&["get", "t", "a"]));
+        let began = std::time::Instant::now();
+        let forced = site.promote(&["--force"]);
+        assert!(forced.stderr.contains("did not answer in time"), "{}", forced.stderr);
+        forced.ok();
+        assert!(began.elapsed().as_secs() < 20, "{:?}", began.elapsed());
+        site.commit("mine");
+        assert!(!read.is_finished(), "its pull is under way");
+        remote.signal("CONT");
+        assert_eq!(read.join().unwrap().ok(), "1\n");
+    });
+    assert_eq!(messages(site.run(&["log", "--json"])), ["mine", "one"]);
+    let at_remote = || messages(site.sandbox.run(&remote.args("db", &["log", "--json"])));
+    eventually("it is pushed", || (at_remote() == ["mine", "one"]).then_some(()));
+    assert_eq!(messages(site.run(&["log", "--json"])), ["mine", "one"]);
+}
+
+#[test]
 fn b14_what_is_no_replica_is_not_promoted() {
     for (stanza, why) in [
         ("", "no read replica"),
@@ -454,5 +516,58 @@ fn b14_what_is_no_replica_is_not_promoted() {
         let said = site.promote(&[]).fails(1);
         assert!(said.contains(why) && said.contains("hint:"), "{said}");
         assert!(!site.sandbox.path("s/settings.yaml").exists());
+    }
+}
+
+#[test]
+fn a_standby_has_settings_of_its_own() {
+    let sandbox = Sandbox::new();
+    let peer = format!("http://127.0.0.1:{}/{{database}}", pleach_tests::free_port());
+    sandbox.write(
+        "s.yaml",
+        &format!(
+            "data_dir: s\nlistener: {{host: 127.0.0.1, port: 0}}\ncluster:\n  standby_remotes:\n    - {{name: a, remote_url_template: \"{peer}\"}}\n  \
+             bootstrap_role: standby\n  remotesapi: {{address: 127.0.0.1, port: 0}}\n"
+        ),
+    );
+    let server = sandbox.serve(&["--config", "s.yaml"]);
+    let config = |args: &[&str]| sandbox.run(&[&["--server", &server.url(), "config"], args].concat());
+    config(&["set", "replicate_to_remote", "origin"]).ok();
+    assert_eq!(config(&["get", "replicate_to_remote"]).ok(), "origin\n");
+    assert_eq!(config(&["get", "cluster.bootstrap_role"]).ok(), "standby\n");
+    config(&["unset", "replicate_to_remote"]).ok();
+    let both = config(&["set", "read_replica_remote", "origin"]).fails(2);
+    assert!(both.contains("cluster exclude each other"), "{both}");
+}
+
+#[test]
+fn only_who_administers_the_whole_server_sees_and_changes_its_configuration() {
+    let sandbox = Sandbox::new();
+    let mut users = String::from("users:\n");
+    for (name, database) in [("admin", "*"), ("keeper", "db")] {
+        let made = sandbox.run(&["token", "new", name, "--json"]).json();
+        sandbox.write(name, made["token"].as_str().unwrap());
+        let hash = made["token_hash"].as_str().unwrap();
+        users += &format!(
+            "  - {{name: {name}, token_hash: \"{hash}\", grants: [{{database: \"{database}\", refs: \"*\", allow: admin}}]}}\n"
+        );
+    }
+    sandbox.write("users.yaml", &users);
+    sandbox.write("s.yaml", "data_dir: s\nlistener: {port: 0}\nusers_file: users.yaml\n");
+    let server = sandbox.serve(&["--config", "s.yaml"]);
+    for args in [
+        &["config", "show"][..],
+        &["config", "get", "listener.port"],
+        &["config", "set", "transaction_commit", "true"],
+        &["config", "unset", "transaction_commit"],
+        &["replica", "promote"],
+        &["database", "clone", "file:///nowhere", "db"],
+    ] {
+        let run = |user: &[&str]| sandbox.run(&[&["--server", &server.url()], user, args].concat());
+        run(&[]).fails(5);
+        let refused = run(&["--token-file", "keeper"]).fails(5);
+        assert!(refused.contains("the whole server"), "{refused}");
+        let of_admin = run(&["--token-file", "admin"]);
+        assert!(!of_admin.stderr.contains("user `admin` may not"), "{}", of_admin.stderr);
     }
 }
