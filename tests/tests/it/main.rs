@@ -16,6 +16,7 @@ mod branches;
 mod cluster;
 mod crash;
 mod directory_remotes;
+mod metrics;
 mod partial;
 mod patches;
 mod primary;
