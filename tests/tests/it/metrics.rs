@@ -10,8 +10,13 @@ use serde_json::json;
 
 /// What a server answers to `GET`: the status and the body.
 fn get(port: u16, path: &str) -> (u16, String) {
+    get_as(port, path, "*/*")
+}
+
+fn get_as(port: u16, path: &str, accept: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n")
+        .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -22,7 +27,6 @@ fn get(port: u16, path: &str) -> (u16, String) {
 fn samples(port: u16) -> BTreeMap<String, f64> {
     let (status, text) = get(port, "/metrics");
     assert_eq!(status, 200, "{text}");
-    assert!(text.ends_with("# EOF\n"), "{text}");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| line.rsplit_once(' ').unwrap())
@@ -111,7 +115,12 @@ fn metrics_count_calls_and_show_databases_that_are_in_use() {
     assert!(of_shop("fsyncs_total") >= 2.0 && of_shop("written_bytes_total") > 100.0);
     assert_eq!((of_shop("busy"), of_shop("poisoned"), of_shop("compaction_failed")), (0.0, 0.0, 0.0));
     assert!(!found.keys().any(|name| name.contains("idle")), "what nobody used is not opened");
-    // A row more is a sequence more; what strangers make up has one label.
+    // In the format that is asked for; a counter is called otherwise in each.
+    let (open, older) = (get_as(port, "/metrics", "application/openmetrics-text").1, get(port, "/metrics").1);
+    assert!(open.contains("# TYPE pleach_requests counter\n") && open.ends_with("\n# EOF\n"), "{open}");
+    assert!(older.contains("# TYPE pleach_requests_total counter\n") && !older.contains("EOF"), "{older}");
+    assert!(older.contains("# HELP pleach_requests_total Calls"), "{older}");
+    // A row more is a sequence more.
     shop(&["put", "t", "c", "3"]).ok();
     assert!(samples(port)["pleach_database_sequence{database=\"shop\"}"] > of_shop("sequence"));
 }
