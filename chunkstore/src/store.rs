@@ -559,3 +559,23 @@ impl Shared {
         Ok(Some(chunk))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn figures_are_not_waited_for_longer_than_is_said() {
+        let store = Store::memory(Options::default());
+        assert_eq!(store.stats_before(Instant::now()), Some(store.stats()));
+        let appending = store.shared.appender.lock();
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| store.stats_before(Instant::now() + Duration::from_millis(5)));
+            assert_eq!(other.join().unwrap(), None);
+        });
+        drop(appending);
+        assert!(store.stats_before(Instant::now()).is_some());
+        assert_eq!(store.poisoned(), None);
+    }
+}

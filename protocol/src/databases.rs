@@ -345,6 +345,29 @@ mod tests {
     }
 
     #[test]
+    fn who_only_looks_does_not_wait_for_a_database_that_is_being_made() {
+        let (_dir, databases) = databases();
+        databases.create("shop").unwrap();
+        let (making, begun) = std::sync::mpsc::channel();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let databases = &databases;
+            scope.spawn(move || {
+                let make = |_: &Path, _| {
+                    making.send(()).unwrap();
+                    wait.recv().unwrap();
+                    Err(Error::UnknownDatabase { url: "stock".to_owned() })
+                };
+                databases.create_with("stock", make).map(drop).unwrap_err()
+            });
+            begun.recv().unwrap();
+            let open = databases.loaded_before(Instant::now());
+            assert_eq!(open.into_keys().collect::<Vec<_>>(), ["shop"]);
+            go_on.send(()).unwrap();
+        });
+    }
+
+    #[test]
     fn who_lists_all_databases_is_told_if_one_is_made_or_dropped_meanwhile() {
         let (_dir, databases) = databases();
         let before = databases.generation();

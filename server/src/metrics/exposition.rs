@@ -1,8 +1,8 @@
-//! The figures as text for Prometheus, in the OpenMetrics format. What each means, with its unit, is in its help here and in `docs/monitoring.md`, which a test compares.
+//! The figures as text for Prometheus, in the OpenMetrics format or the one from before. What each means, with its unit, is in its help here and in `docs/monitoring.md`, which a test compares.
 //!
 //! Labels are methods of this server, databases that are open, and remotes and standbys of the configuration: nothing that strangers choose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -20,8 +20,10 @@ use super::calls::{Method, SECONDS};
 use super::port::ROLES;
 use crate::gate::Observed;
 
-/// What the text is.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What [`text`] gives.
+pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What [`older`] gives.
+pub(super) const OLDER: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All figures, as they are now. Databases that have not given theirs by `deadline` are said to be busy.
 pub(super) fn text(
@@ -55,6 +57,25 @@ pub(super) fn text(
     // Writing to a string does not fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
     text
+}
+
+/// The same in the format from before OpenMetrics, in which a counter is called what its samples are.
+pub(super) fn older(text: &str) -> String {
+    let counters: HashSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut older = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| *line != "# EOF") {
+        let word = ["# HELP ", "# TYPE "].into_iter().find(|word| line.starts_with(word));
+        let described = word.and_then(|word| Some((word, line.strip_prefix(word)?.split_once(' ')?)));
+        match described {
+            Some((word, (name, rest))) if counters.contains(name) => {
+                older.extend([word, name, "_total ", rest]);
+            }
+            _ => older.push_str(line),
+        }
+        older.push('\n');
+    }
+    older
 }
 
 /// What a scrape found.

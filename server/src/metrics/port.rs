@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -100,7 +100,11 @@ impl Port {
             return text(StatusCode::METHOD_NOT_ALLOWED, "expected GET");
         }
         match request.uri().path() {
-            "/metrics" => self.scrape().await,
+            "/metrics" => {
+                let accepted = request.headers().get_all(ACCEPT).iter();
+                let mut accepted = accepted.filter_map(|types| types.to_str().ok());
+                self.scrape(accepted.any(|types| types.contains("application/openmetrics-text"))).await
+            }
             "/healthz" => text(StatusCode::OK, "ok"),
             "/readyz" => match self.why_not_ready() {
                 None => text(StatusCode::OK, "ready"),
@@ -144,7 +148,7 @@ impl Port {
         text(if is_wanted { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, role)
     }
 
-    async fn scrape(&self) -> Response<Full<Bytes>> {
+    async fn scrape(&self, is_open_metrics: bool) -> Response<Full<Bytes>> {
         let inner = self.inner.clone();
         let scraped = async move {
             let turn = inner.scraping.clone().lock_owned().await;
@@ -159,8 +163,12 @@ impl Port {
         let Ok(Some(metrics)) = tokio::time::timeout(SCRAPE_MAX, scraped).await else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "the figures cannot be had in time");
         };
+        let (metrics, format) = match is_open_metrics {
+            true => (metrics, exposition::OPEN_METRICS),
+            false => (exposition::older(&metrics), exposition::OLDER),
+        };
         let mut response = Response::new(Full::new(Bytes::from(metrics)));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(exposition::CONTENT_TYPE));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format));
         response
     }
 }

@@ -17,6 +17,7 @@ mod cluster;
 mod crash;
 mod databases;
 mod directory_remotes;
+mod metrics;
 mod partial;
 mod patches;
 mod primary;
