@@ -221,7 +221,7 @@ impl DataService {
     pub(crate) fn reader(&self, target: &Target, caller: Caller) -> Result<Session> {
         let rights = Rights::of(caller, &target.database);
         rights.require_some(Right::Read)?;
-        let database = self.database(&target.database)?;
+        let database = self.database(&target.database).map_err(|failure| self.not_yet(target, failure))?;
         if !target.reference.is_empty() {
             rights.require(Right::Read, &target.reference)?;
         }
@@ -242,6 +242,15 @@ impl DataService {
             None if self.gate.obtain(name)? => self.databases.get(name)?.ok_or_else(|| no_database(name)),
             None => Err(no_database(name)),
         }
+    }
+
+    /// What is not here may be on its way, if who reads has a token of it.
+    fn not_yet(&self, target: &Target, failure: Failure) -> Failure {
+        if target.after.is_empty() || !failure.is_not_found() || self.gate.writable().is_ok() {
+            return failure;
+        }
+        Failure::remote(format!("this server does not have database `{}` yet", target.database))
+            .hint("read again later, or on the server that took the write")
     }
 
     /// Waits until `database` has the write of the target's token.
