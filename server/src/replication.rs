@@ -243,6 +243,11 @@ impl Gate for ReplicaGate {
         })
     }
 
+    /// It follows one remote, which is never behind what it had.
+    fn keeps_writes(&self) -> bool {
+        true
+    }
+
     /// Clones it, if the configuration says from where. Callers at the same time clone once.
     fn obtain(&self, name: &str) -> Result<bool> {
         let Some(template) = &self.follow.template else { return Ok(false) };

@@ -2,11 +2,13 @@
 //! blocking thread. Answers of any length go through a bounded channel, so that a slow reader slows the operation and nothing
 //! piles up.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pleach_client::metadata;
 use pleach_engine::{Database, Token};
 use pleach_protocol::{Access, Caller, Databases, Right};
@@ -41,6 +43,8 @@ pub struct DataService {
     /// Prefixes of the URLs that clients may have this server use.
     remotes_allowed: Arc<[String]>,
     sessions: Sessions,
+    /// Of each database, by its name and its store, the token that was waited for last, where its write stays.
+    waited: Arc<Mutex<HashMap<String, ([u8; 16], Token)>>>,
 }
 
 /// A request about a place in a database.
@@ -73,7 +77,14 @@ impl DataService {
     /// The service over `databases`, as far as `gate` lets requests through.
     pub fn new(databases: Databases, gate: Arc<dyn Gate>) -> DataService {
         let (access, sessions) = (Access::open(), Sessions::default());
-        DataService { databases, gate, access, remotes_allowed: Arc::default(), sessions }
+        DataService {
+            databases,
+            gate,
+            access,
+            remotes_allowed: Arc::default(),
+            sessions,
+            waited: Arc::default(),
+        }
     }
 
     /// Lets in those alone who have access.
@@ -259,12 +270,21 @@ impl DataService {
             return Ok(());
         }
         let token: Token = target.after.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+        let waited = (database.store().id(), token);
+        if self.waited.lock().get(&target.database) == Some(&waited) {
+            return Ok(());
+        }
         let limit = match target.after_wait_millis {
             0 => TOKEN_WAIT_MAX,
             millis => TOKEN_WAIT_MAX.min(Duration::from_millis(millis.into())),
         };
         match self.gate.wait_for(&target.database, database, &token, limit) {
-            true => Ok(()),
+            true => {
+                if self.gate.keeps_writes() {
+                    self.waited.lock().insert(target.database.clone(), waited);
+                }
+                Ok(())
+            }
             false => {
                 Err(Failure::remote(format!("this server does not have the write of token {token} yet"))
                     .hint(
