@@ -43,9 +43,11 @@ pub struct DataService {
     /// Prefixes of the URLs that clients may have this server use.
     remotes_allowed: Arc<[String]>,
     sessions: Sessions,
-    /// Of each database, by its name and its store, the token that was waited for last, where its write stays.
-    waited: Arc<Mutex<HashMap<String, ([u8; 16], Token)>>>,
+    waited: Arc<Mutex<Waited>>,
 }
+
+/// Of each database, by its name and its store, the token that was waited for last, where its write stays.
+type Waited = HashMap<String, ([u8; 16], Token)>;
 
 /// A request about a place in a database.
 trait Targeted: Send + 'static {
