@@ -244,8 +244,7 @@ where
     F: Fn(Stub, Q) -> Fut,
     Fut: Future<Output = Result<Response<A>, Status>>,
 {
-    let in_use = node.begin();
-    let stub = node.stub(options).await?;
+    let (stub, in_use) = node.begin(options).await?;
     match call(stub, request).await {
         Ok(answer) => Ok((answer, in_use)),
         Err(status) => Err(Failed::of(&node.url, &status)),

@@ -19,6 +19,8 @@ use crate::proto::data_client::DataClient;
 /// The data API of one server.
 pub(crate) type Stub = DataClient<InterceptedService<Channel, Bearer>>;
 
+/// Calls at once on one connection, transactions too. A server lets in some more, so that none waits for another to end.
+const CALLS_MAX: usize = pleach_protocol::limits::STREAMS_MAX as usize / 4 * 3;
 /// Servers that a client remembers beside those in its list: primaries that others named.
 const LEARNED_MAX: usize = 16;
 /// Of reads that go to the server with the least lag, one in so many goes to another.
@@ -30,10 +32,17 @@ const WEIGHT: f64 = 0.2;
 pub(crate) struct Node {
     pub(crate) url: String,
     endpoint: Endpoint,
-    /// The connection, once there is one.
-    channel: tokio::sync::Mutex<Option<Channel>>,
+    /// One, once there is one; more while more calls last than one takes.
+    connections: tokio::sync::Mutex<Vec<Arc<Connection>>>,
     outstanding: AtomicUsize,
     health: Mutex<Health>,
+}
+
+/// A connection to a server.
+struct Connection {
+    channel: Channel,
+    /// Calls that are on it.
+    calls: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -61,31 +70,41 @@ impl Node {
         Ok(Arc::new(Node {
             url: url.to_owned(),
             endpoint,
-            channel: tokio::sync::Mutex::default(),
+            connections: tokio::sync::Mutex::default(),
             outstanding: AtomicUsize::new(0),
             health: Mutex::default(),
         }))
     }
 
-    /// Its data API. Connects, if need be.
-    pub(crate) async fn stub(&self, options: &Options) -> Result<Stub, Failed> {
-        let mut held = self.channel.lock().await;
-        let channel = match held.as_ref() {
-            Some(channel) => channel.clone(),
+    /// Its data API, for one call. Connects, if need be.
+    pub(crate) async fn begin(self: &Arc<Node>, options: &Options) -> Result<(Stub, InUse), Failed> {
+        let mut held = self.connections.lock().await;
+        let free = |connection: &&Arc<Connection>| connection.calls.load(Ordering::Relaxed) < CALLS_MAX;
+        let connection = match held.iter().find(free).cloned() {
+            Some(connection) => connection,
             None => {
                 let connected =
                     pleach_protocol::connect(&self.url, &self.endpoint, &options.credential).await;
-                held.insert(connected.map_err(|error| Failed::Unsent(error.to_string()))?).clone()
+                let channel = connected.map_err(|error| Failed::Unsent(error.to_string()))?;
+                let connection = Arc::new(Connection { channel, calls: AtomicUsize::new(0) });
+                held.push(connection.clone());
+                connection
             }
         };
-        Ok(DataClient::with_interceptor(channel, Bearer::new(options.credential.token.clone()))
+        // Those that were needed for a while are closed.
+        held.retain(|other| Arc::ptr_eq(other, &connection) || other.calls.load(Ordering::Relaxed) > 0);
+        connection.calls.fetch_add(1, Ordering::Relaxed);
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        let bearer = Bearer::new(options.credential.token.clone());
+        let stub = DataClient::with_interceptor(connection.channel.clone(), bearer)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Ok((stub, InUse { node: self.clone(), connection }))
     }
 
     /// It could not be reached, or was lost: it is left out for a while, and then connected to anew.
     pub(crate) async fn lost(&self, options: &Options) {
-        *self.channel.lock().await = None;
+        self.connections.lock().await.clear();
         let mut health = self.health.lock();
         let longer = 1 << health.failures.min(4);
         health.failures = health.failures.saturating_add(1);
@@ -110,20 +129,18 @@ impl Node {
     fn is_out(&self, now: Instant) -> bool {
         self.health.lock().out_until.is_some_and(|until| now < until)
     }
-
-    /// One more call of this client that is on its way there.
-    pub(crate) fn begin(self: &Arc<Node>) -> InUse {
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
-        InUse(self.clone())
-    }
 }
 
 /// A call that is on its way, until it is dropped.
-pub(crate) struct InUse(pub(crate) Arc<Node>);
+pub(crate) struct InUse {
+    pub(crate) node: Arc<Node>,
+    connection: Arc<Connection>,
+}
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.node.outstanding.fetch_sub(1, Ordering::Relaxed);
+        self.connection.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -265,9 +282,8 @@ mod tests {
     fn reads_go_where_least_is_on_its_way_or_least_was_waited_for() {
         let nodes = nodes(&["http://a:1", "http://b:1"]);
         let options = Options { spread: Spread::LeastOutstanding, ..Options::default() };
-        let busy = nodes.all.read()[0].begin();
+        nodes.all.read()[0].outstanding.store(1, Ordering::Relaxed);
         assert!((0..4).all(|_| nodes.for_read(&options)[0].url == "http://b:1"));
-        drop(busy);
         let options = Options { spread: Spread::LeastLag, ..Options::default() };
         nodes.all.read()[0].answered(Duration::from_millis(1));
         nodes.all.read()[1].answered(Duration::from_secs(1));

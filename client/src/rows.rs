@@ -95,11 +95,11 @@ impl Rows {
 
 /// Why an answer that had begun goes no further.
 pub(crate) async fn interrupted(client: &Client, in_use: &InUse, status: &tonic::Status) -> Error {
-    let server = in_use.0.url.clone();
+    let server = in_use.node.url.clone();
     match Failed::of(&server, status) {
         Failed::Answered(refusal) => Error::Refused(refusal),
         Failed::Unsent(what) | Failed::Lost(what) => {
-            client.lost(&in_use.0).await;
+            client.lost(&in_use.node).await;
             Error::Interrupted { server, what }
         }
     }

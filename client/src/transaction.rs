@@ -95,7 +95,7 @@ impl Transaction {
 
     /// The URL of the server that it is with.
     pub fn server(&self) -> &str {
-        &self.in_use.0.url
+        &self.in_use.node.url
     }
 
     /// The row of a key, if there is one.
@@ -251,7 +251,7 @@ impl Transaction {
             }
             Failed::Answered(refusal) => Error::Refused(refusal),
             failed => {
-                self.database.client().lost(&self.in_use.0).await;
+                self.database.client().lost(&self.in_use.node).await;
                 Error::Lost { server: self.server().to_owned(), what: failed.what() }
             }
         }
