@@ -169,6 +169,11 @@ impl Failure {
         Failure { hint: Some(hint.into()), ..self }
     }
 
+    /// Whether something named does not exist.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code == Code::NotFound
+    }
+
     /// This failure, of a server that takes no writes.
     #[must_use]
     pub fn of_role(self, role: impl Into<String>, primary: Option<String>) -> Failure {

@@ -25,6 +25,9 @@ impl From<EngineError> for Failure {
                 let message = error.to_string();
                 match error.kind() {
                     ErrorKind::NotFound => Failure::not_found("").reworded(split(Kind::Refused, &message)),
+                    _ if matches!(error, EngineError::Exists { .. }) => {
+                        Failure::exists("").reworded(split(Kind::Refused, &message))
+                    }
                     ErrorKind::Damaged => split(Kind::Damaged, &message),
                     ErrorKind::Remote => split(Kind::Remote, &message),
                     _ => split(Kind::Refused, &message),

@@ -43,6 +43,11 @@ pub trait Gate: Send + Sync + 'static {
     /// Waits until `database` has the write of `token`; false if it does not within `limit`.
     fn wait_for(&self, name: &str, database: &Database, token: &Token, limit: Duration) -> bool;
 
+    /// Whether a write that is found here stays: then nobody waits for its token twice.
+    fn keeps_writes(&self) -> bool {
+        false
+    }
+
     /// Does what replication has to do about a write before that is answered. Gives warnings for whoever wrote.
     fn after_write(&self, _written: Written<'_>) -> Vec<String> {
         Vec::new()

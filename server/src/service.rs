@@ -2,11 +2,13 @@
 //! blocking thread. Answers of any length go through a bounded channel, so that a slow reader slows the operation and nothing
 //! piles up.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use pleach_client::metadata;
 use pleach_engine::{Database, Token};
 use pleach_protocol::{Access, Caller, Databases, Right};
@@ -43,7 +45,11 @@ pub struct DataService {
     remotes_allowed: Arc<[String]>,
     sessions: Sessions,
     metrics: Metrics,
+    waited: Arc<Mutex<Waited>>,
 }
+
+/// Of each database, by its name and its store, the token that was waited for last, where its write stays.
+type Waited = HashMap<String, ([u8; 16], Token)>;
 
 /// A request about a place in a database.
 trait Targeted: Send + 'static {
@@ -75,7 +81,8 @@ impl DataService {
     /// The service over `databases`, as far as `gate` lets requests through.
     pub fn new(databases: Databases, gate: Arc<dyn Gate>) -> DataService {
         let (access, sessions, metrics) = (Access::open(), Sessions::default(), Metrics::default());
-        DataService { databases, gate, access, remotes_allowed: Arc::default(), sessions, metrics }
+        let (remotes_allowed, waited) = (Arc::default(), Arc::default());
+        DataService { databases, gate, access, remotes_allowed, sessions, metrics, waited }
     }
 
     /// Lets in those alone who have access.
@@ -230,7 +237,7 @@ impl DataService {
     pub(crate) fn reader(&self, target: &Target, caller: Caller) -> Result<Session> {
         let rights = Rights::of(caller, &target.database);
         rights.require_some(Right::Read)?;
-        let database = self.database(&target.database)?;
+        let database = self.database(&target.database).map_err(|failure| self.not_yet(target, failure))?;
         if !target.reference.is_empty() {
             rights.require(Right::Read, &target.reference)?;
         }
@@ -253,18 +260,36 @@ impl DataService {
         }
     }
 
+    /// What is not here may be on its way, if who reads has a token of it.
+    fn not_yet(&self, target: &Target, failure: Failure) -> Failure {
+        if target.after.is_empty() || !failure.is_not_found() || self.gate.writable().is_ok() {
+            return failure;
+        }
+        Failure::remote(format!("this server does not have database `{}` yet", target.database))
+            .hint("read again later, or on the server that took the write")
+    }
+
     /// Waits until `database` has the write of the target's token.
     fn wait_for(&self, target: &Target, database: &Database) -> Result<()> {
         if target.after.is_empty() {
             return Ok(());
         }
         let token: Token = target.after.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+        let waited = (database.store().id(), token);
+        if self.waited.lock().get(&target.database) == Some(&waited) {
+            return Ok(());
+        }
         let limit = match target.after_wait_millis {
             0 => TOKEN_WAIT_MAX,
             millis => TOKEN_WAIT_MAX.min(Duration::from_millis(millis.into())),
         };
         match self.gate.wait_for(&target.database, database, &token, limit) {
-            true => Ok(()),
+            true => {
+                if self.gate.keeps_writes() {
+                    self.waited.lock().insert(target.database.clone(), waited);
+                }
+                Ok(())
+            }
             false => {
                 Err(Failure::remote(format!("this server does not have the write of token {token} yet"))
                     .hint(

@@ -14,6 +14,7 @@ mod log_writes;
 #[cfg(target_os = "linux")]
 mod recorder;
 mod replicas;
+mod tokens;
 
 #[cfg(not(target_os = "linux"))]
 mod log_writes {
@@ -44,6 +45,15 @@ struct Arguments {
     /// After how many cuts `cuts` ends, if its time is not over before
     #[arg(long)]
     cuts: Option<u64>,
+    /// After how many reads `tokens` ends, if its time is not over before
+    #[arg(long)]
+    checks: Option<u64>,
+    /// How many replicas `tokens` reads from
+    #[arg(long, default_value_t = 2)]
+    replicas: usize,
+    /// How long `tokens` waits between versions that it writes, ms
+    #[arg(long, default_value_t = 20)]
+    pause: u64,
     /// The seed to begin with
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -69,12 +79,17 @@ enum Plant {
     SkippedChunks,
     /// Replicas take what they have for new
     StaleReads,
+    /// Reads carry no token
+    NoToken,
 }
 
 /// What a form is given.
 struct Run {
     until: Instant,
     cuts: Option<u64>,
+    checks: Option<u64>,
+    replicas: usize,
+    pause_millis: u64,
     seed: u64,
     plant: Option<Plant>,
 }
@@ -115,8 +130,8 @@ fn main() -> ExitCode {
         }
         let start = Instant::now();
         let until = start + Duration::from_secs_f64(arguments.minutes * 60.0);
-        let outcome =
-            (form.run)(&Run { until, cuts: arguments.cuts, seed: arguments.seed, plant: arguments.plant });
+        let Arguments { cuts, checks, replicas, pause, seed, plant, .. } = arguments;
+        let outcome = (form.run)(&Run { until, cuts, checks, replicas, pause_millis: pause, seed, plant });
         let seconds = start.elapsed().as_secs();
         match outcome {
             Ok(ref counts) => println!("{}: {counts}, nothing found, {seconds} s", form.name),

@@ -4,7 +4,8 @@
 //! condition, never for a time.
 //!
 //! What goes wrong is in modules, which `pleach-soak` uses too: a script of commands ([`script`]) with a fault at each system call
-//! ([`syscalls`]), servers killed under load ([`kills`]), a disk that fills up ([`small_disk`]).
+//! ([`syscalls`]), servers killed under load ([`kills`]), a disk that fills up ([`small_disk`]),
+//! replicas that are behind ([`tokens`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -13,6 +14,7 @@ pub mod script;
 pub mod small_disk;
 pub mod state;
 pub mod syscalls;
+pub mod tokens;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},

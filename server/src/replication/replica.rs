@@ -187,6 +187,11 @@ impl Gate for ReplicaGate {
         }
     }
 
+    /// It follows one remote, which is never behind what it had.
+    fn keeps_writes(&self) -> bool {
+        true
+    }
+
     fn observe(&self) -> Observed {
         // One that is disabled takes writes.
         let role = if self.replica.gate().is_ok() { "primary" } else { "replica" };

@@ -314,6 +314,10 @@ impl Gate for Through {
         self.now().mode.gate().status()
     }
 
+    fn keeps_writes(&self) -> bool {
+        self.now().mode.gate().keeps_writes()
+    }
+
     fn observe(&self) -> Observed {
         self.now().mode.gate().observe()
     }
