@@ -20,7 +20,7 @@ use self::primary::PrimaryGate;
 use crate::config::{self, Config};
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Alone, Gate, Permit, Waiting, no_cluster, poll};
+use crate::gate::{Alone, Gate, Permit, Waiting, Written, no_cluster, poll};
 use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
 
@@ -106,6 +106,7 @@ impl Replication {
                     config::Role::Standby => pleach_replication::Role::Standby,
                 },
                 bootstrap_epoch: Epoch(config.bootstrap_epoch),
+                ack: config.ack,
                 listener_url,
                 ..ClusterConfig::new(standbys)
             },
@@ -163,6 +164,12 @@ impl Gate for ClusterGate {
         self.runtime.block_on(self.cluster.wait_for(name, database, token, limit))
     }
 
+    /// Waits until as many standbys have the write as the configuration says.
+    fn after_write(&self, Written { name, database, .. }: Written<'_>) -> Result<Vec<String>> {
+        let acknowledged = self.cluster.acknowledged(name, database.sequence());
+        Ok(self.runtime.block_on(acknowledged)?.into_iter().collect())
+    }
+
     fn databases_changed(&self) -> Result<()> {
         Ok(self.runtime.block_on(self.cluster.look_for_databases())?)
     }
@@ -174,6 +181,7 @@ impl Gate for ClusterGate {
             role: standing.role.word().to_owned(),
             epoch: standing.epoch.0,
             databases,
+            warnings: self.cluster.warnings(),
         })
     }
 

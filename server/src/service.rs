@@ -156,15 +156,21 @@ impl DataService {
             let session = service.session(&target, caller)?;
             let answer = operation(&session, &request)?;
             drop(permit);
-            Ok(service.written(&target.database, &session, answer, is_transaction))
+            service.written(&target.database, &session, answer, is_transaction)
         });
         changed.await.map(Response::into_inner)
     }
 
     /// The answer to a write that was done, with what replication has to say to it.
-    fn written<A>(&self, name: &str, session: &Session, answer: A, is_transaction: bool) -> Response<A> {
+    fn written<A>(
+        &self,
+        name: &str,
+        session: &Session,
+        answer: A,
+        is_transaction: bool,
+    ) -> Result<Response<A>> {
         let (database, branch) = (&session.database, session.here().ok());
-        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction });
+        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction })?;
         let mut response = Response::new(answer);
         for warning in warnings {
             tracing::warn!(database = name, "{warning}");
@@ -175,7 +181,7 @@ impl DataService {
             };
             response.metadata_mut().append_bin(WARNING, BinaryMetadataValue::from_bytes(warning.as_bytes()));
         }
-        response
+        Ok(response)
     }
 
     fn stream<Q: Targeted, A: Send + 'static>(
@@ -263,7 +269,7 @@ impl DataService {
         let permit = self.gate.writable()?;
         let answer = ops::import::import(&session, start, &source)?;
         drop(permit);
-        Ok(self.written(&start.target().database, &session, answer, true))
+        self.written(&start.target().database, &session, answer, true)
     }
 }
 
@@ -570,7 +576,7 @@ calls! {
             let session = service.session(&start.target(), caller)?;
             let answer = ops::patch::apply(&session, &mut file)?;
             drop(permit);
-            Ok(service.written(&start.target().database, &session, answer, true))
+            service.written(&start.target().database, &session, answer, true)
         }));
         feed(parts, sender, part_of_patch).await;
         let applied = apply.await.map_err(|_| Status::internal("the patch ended without an answer"))?;

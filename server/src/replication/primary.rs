@@ -139,9 +139,9 @@ impl Gate for PrimaryGate {
         self.inner.wait_for(name, database, token, limit)
     }
 
-    fn after_write(&self, written: Written<'_>) -> Vec<String> {
+    fn after_write(&self, written: Written<'_>) -> Result<Vec<String>> {
         let Written { name, database, branch, is_transaction } = written;
-        let mut warnings = self.inner.after_write(Written { name, database, branch, is_transaction });
+        let mut warnings = self.inner.after_write(Written { name, database, branch, is_transaction })?;
         if let Some(branch) = branch.filter(|_| is_transaction)
             && let Err(failure) = self.commit(database, branch)
         {
@@ -149,13 +149,13 @@ impl Gate for PrimaryGate {
         }
         if is_transaction && self.push.transaction_commit.is_none() {
             // It moved no branch and no tag.
-            return warnings;
+            return Ok(warnings);
         }
         let waiting = match self.waiting.enter() {
             Ok(waiting) => waiting,
             Err(failure) => {
                 warnings.push(format!("replication to `{}`: {failure}", self.push.remote));
-                return warnings;
+                return Ok(warnings);
             }
         };
         self.register(name, database);
@@ -167,7 +167,7 @@ impl Gate for PrimaryGate {
             warnings.push(format!("replication to `{remote}`: {error}; it is tried again"));
         }
         drop(waiting);
-        warnings
+        Ok(warnings)
     }
 
     fn databases_changed(&self) -> Result<()> {
