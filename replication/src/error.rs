@@ -71,6 +71,36 @@ pub enum Error {
         /// What was expected, and found.
         what: String,
     },
+    /// What a database notes of the last change that was applied to it cannot be read.
+    #[error("{what}")]
+    BadPosition {
+        /// What was expected, and found.
+        what: String,
+    },
+    /// A node became primary, and takes no writes yet.
+    #[error(
+        "this node is {standing}, durably, and takes no writes yet: {why}; it takes them as soon as that is so. If that cannot be, assume the \
+         role of primary at a higher epoch on a node that has everything that was acknowledged"
+    )]
+    NotGranted {
+        /// What it is.
+        standing: Standing,
+        /// What is missing.
+        why: NotWritable,
+    },
+    /// Not enough standbys have a write, as far as this node knows.
+    #[error(
+        "the outcome of the write is open: it is durable on this server, and {had} of the {needed} standbys that must have it said so {why}; \
+         it goes on to them, and may be lost if this server is. Read it before you write it again"
+    )]
+    Unacknowledged {
+        /// Standbys that have it.
+        had: usize,
+        /// Standbys that must have it.
+        needed: usize,
+        /// `in 10.0 s`, or what became of this node.
+        why: String,
+    },
     /// A role is not assumed.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -253,6 +283,7 @@ impl Error {
             | Error::UnknownBranch { .. } => ErrorKind::Input,
             Error::Refused(_)
             | Error::NotCaughtUp { .. }
+            | Error::NotGranted { .. }
             | Error::StillWriting { .. }
             | Error::Overtaken { .. }
             | Error::Busy
@@ -265,6 +296,7 @@ impl Error {
             | Error::PeerRefused { .. }
             | Error::Protocol { .. }
             | Error::Moved { .. }
+            | Error::Unacknowledged { .. }
             | Error::UnknownDatabase { .. } => ErrorKind::Network,
             Error::Shared { kind, .. } => *kind,
             Error::Exchange(error) => match error.kind() {
@@ -272,9 +304,11 @@ impl Error {
                 pleach_protocol::ErrorKind::Store => ErrorKind::Store,
                 _ => ErrorKind::Network,
             },
-            Error::DamagedRole { .. } | Error::Engine(_) | Error::Io { .. } | Error::Lost { .. } => {
-                ErrorKind::Store
-            }
+            Error::BadPosition { .. }
+            | Error::DamagedRole { .. }
+            | Error::Engine(_)
+            | Error::Io { .. }
+            | Error::Lost { .. } => ErrorKind::Store,
         }
     }
 
@@ -304,6 +338,26 @@ pub enum NotWritable {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// The primary waits for other nodes before it takes writes.
+    #[error(
+        "this server is primary at epoch {epoch} and read-only: {}",
+        if *ahead {
+            "a standby has writes of this epoch that are lost here, and would be lost; assume the role of primary at a higher epoch on that \
+             standby".to_owned()
+        } else {
+            format!("{granted} of the {needed} other nodes that must agree have done so; try again when they are up")
+        }
+    )]
+    Claiming {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Nodes that granted.
+        granted: usize,
+        /// Nodes that must grant.
+        needed: usize,
+        /// A standby has more of this epoch than this node.
+        ahead: bool,
+    },
     /// The primary is handing over.
     #[error("this server is read-only while it hands over to a standby; try again in a moment")]
     HandingOver,
@@ -321,7 +375,7 @@ impl NotWritable {
         match self {
             NotWritable::Standby { .. } => Some(Role::Standby),
             NotWritable::BrokenConfig { .. } => Some(Role::DetectedBrokenConfig),
-            NotWritable::HandingOver => Some(Role::Primary),
+            NotWritable::HandingOver | NotWritable::Claiming { .. } => Some(Role::Primary),
             NotWritable::ReadReplica { .. } => None,
         }
     }

@@ -5,6 +5,15 @@ use std::time::Duration;
 /// How long a primary that becomes a standby waits for its standbys to have everything.
 pub const HAND_OVER: Duration = Duration::from_secs(10);
 
+/// How long a write waits for standbys, unless the configuration says otherwise.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a primary that restarts waits for its standbys to tell what they have, before it takes writes.
+pub const HEAR: Duration = Duration::from_secs(2);
+
+/// Changes of a database that are on their way to a standby at the same time; what comes then goes along with the next.
+pub const CHANGES_AHEAD: usize = 8;
+
 /// How often a primary says that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 

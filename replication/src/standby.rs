@@ -9,14 +9,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pleach_engine::{Batch, Database, ErrorKind, Outcome, RefUpdate};
+use pleach_engine::{Database, ErrorKind, RefUpdate};
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
 use pleach_protocol::{FEATURE_EDITS, Receiver};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::applied::Applied;
+use crate::applied::{Applied, Position};
 use crate::error::{Error, Result};
 use crate::limits::{ANSWERS_AHEAD, DRAIN, UPDATES_A_MESSAGE};
 use crate::node::Node;
@@ -24,7 +24,7 @@ use crate::proto::replicate_request::Message;
 use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_server::{Replication, ReplicationServer};
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
-use crate::role::{Reaction, Role, Standing};
+use crate::role::{Input as Event, Reaction, Role, Standing};
 use crate::shared_refs::{self, SharedRefs, Update};
 
 /// Answers Replicate.
@@ -61,7 +61,8 @@ impl Replication for ReplicationService {
         let alive = self.alive.upgrade().ok_or_else(|| Status::unavailable("this node is shutting down"))?;
         let (node, applied, alike) = (self.node.clone(), self.applied.clone(), self.alike.clone());
         tokio::task::spawn_blocking(move || {
-            let mut stream = Stream { node, applied, alike, answers, followed: None, change: None };
+            let mut stream =
+                Stream { node, applied, alike, answers, followed: None, tells_received: false, change: None };
             if let Err(error) = stream.serve(&mut || received.blocking_recv()) {
                 tracing::warn!(%error, "a stream of replication ended");
                 // The primary may be gone; then nobody waits for the error.
@@ -117,6 +118,8 @@ struct Stream {
     answers: mpsc::Sender<Result<ReplicateResponse, Status>>,
     /// The standing in which this node follows the caller.
     followed: Option<Standing>,
+    /// The caller wants to know what arrived, before that is durable.
+    tells_received: bool,
     change: Option<Change>,
 }
 
@@ -203,18 +206,20 @@ impl Stream {
         }
         // A node that calls itself must not find two primaries; the answer shows it.
         let myself = caller == self.node.id();
-        let reaction = if myself { Reaction::Nothing } else { self.node.meet(&theirs)? };
-        let standing = reaction.next().unwrap_or_else(|| self.node.standing());
+        let meet = Event::Meet { node: caller, standing: theirs };
+        let reaction = if myself { Reaction::Nothing } else { self.node.step(&meet)? };
+        let standing = self.node.standing();
         self.answer(Answer::HelloAck(proto::HelloAck {
             node: proto::node_bytes(self.node.id()),
             standing: Some((&standing).into()),
             format_digest: pleach_protocol::format_digest(),
             features: if self.alike.load(Ordering::Relaxed) { FEATURE_EDITS } else { 0 },
         }));
-        if !matches!(reaction, Reaction::Follow(_)) {
+        if reaction != Reaction::Follow {
             return Ok(Some(standing));
         }
-        self.followed = Some(standing);
+        self.followed = Some(Standing { role: Role::Standby, ..theirs });
+        self.tells_received = hello.tell_received;
         self.node.follow(&standing, hello.listener_url);
         self.node.hear();
         self.held()?;
@@ -225,13 +230,17 @@ impl Stream {
     fn held(&self) -> Result<()> {
         for name in self.node.databases().list()? {
             let Some(database) = self.node.databases().get(&name)? else { continue };
+            // Read before the refs, which so are no older.
+            let mut position = Position::of(&database, self.node.state().led)?.map(Into::into);
             let refs: Vec<_> = shared_refs::read(&database).into_iter().collect();
             for part in refs.chunks(UPDATES_A_MESSAGE) {
                 let refs = part.iter().map(|(name, hash)| proto::Ref {
                     name: name.clone(),
                     hash: proto::hash_bytes(Some(*hash)),
                 });
-                self.answer(Answer::Held(proto::Held { database: name.clone(), refs: refs.collect() }));
+                let held =
+                    proto::Held { database: name.clone(), refs: refs.collect(), position: position.take() };
+                self.answer(Answer::Held(held));
             }
         }
         self.answer(Answer::Ready(proto::Ready {}));
@@ -273,8 +282,12 @@ impl Stream {
         if let Some(twice) = updates.iter().find(|update| !names.insert(&update.name)) {
             return Err(Error::protocol(format!("{} stands twice in a change", twice.name)));
         }
+        let received = receiver.finish(records, &shared_refs::targets(&updates))?;
+        if self.tells_received {
+            self.answer(Answer::Received(proto::Received { database: name.clone(), sequence }));
+        }
         // Until the refs have moved, nothing else keeps what was received.
-        let _hold = receiver.finish(records, &shared_refs::targets(&updates))?.append(&database)?;
+        let _hold = received.append(&database)?;
         check(&database, &updates)?;
         let mut updates = updates;
         if !self.applied.has(&name, followed.epoch.0) {
@@ -286,13 +299,16 @@ impl Stream {
                 Ok(applying) => applying,
                 Err(now) => return Ok(Some(now)),
             };
-            if !updates.is_empty() {
+            let position = Position { epoch: followed.epoch.0, sequence };
+            if !updates.is_empty() || Position::of(&database, None)? != Some(position) {
                 // Durable when it returns.
-                if let Outcome::Moved { name: moved, .. } =
-                    database.update_refs(Batch::default(), &updates)?
-                {
-                    return Err(Error::Moved { database: name, name: moved });
-                }
+                let moved = database.update_refs_and_setting(&updates, Position::SETTING, &position.text());
+                moved.map_err(|error| match error {
+                    pleach_engine::Error::Moved { name: moved } => {
+                        Error::Moved { database: name.clone(), name: moved }
+                    }
+                    other => other.into(),
+                })?;
             }
             self.applied.note(&name, followed.epoch.0, sequence);
         }

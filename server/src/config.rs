@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pleach_engine::Compression;
 use pleach_protocol::{Identity, RemoteUrl};
-use pleach_replication::Refresh;
+use pleach_replication::{AckCount, AckLevel, AckPolicy, OnTimeout, Refresh};
 
 use crate::error::{Failure, Result};
 
@@ -175,6 +175,8 @@ pub struct Cluster {
     pub bootstrap_epoch: u64,
     /// Where peers connect.
     pub remotesapi: Address,
+    /// When a write is acknowledged.
+    pub ack: AckPolicy,
 }
 
 /// One other node of the cluster.
@@ -451,7 +453,42 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
              expected address: 127.0.0.1"
         ));
     }
-    Ok(Cluster { standby_remotes, bootstrap_role, bootstrap_epoch, remotesapi })
+    let ack = ack(file.ack, standby_remotes.len())?;
+    Ok(Cluster { standby_remotes, bootstrap_role, bootstrap_epoch, remotesapi, ack })
+}
+
+fn ack(file: file::Ack, standbys: usize) -> Checked<AckPolicy> {
+    let wrong_count = |found: &dyn std::fmt::Display| {
+        format!(
+            "cluster.ack.count: expected all, or a number from 0 to {standbys}, the number of standbys, found {found}"
+        )
+    };
+    let count = match file.count {
+        file::AckCount::Word(word) if word == "all" => AckCount::All,
+        file::AckCount::Word(word) => return Err(wrong_count(&format!("`{word}`"))),
+        file::AckCount::Number(number) => match usize::try_from(number) {
+            Ok(count) if count <= standbys => AckCount::Number(count),
+            _ => return Err(wrong_count(&number)),
+        },
+    };
+    let level = match file.level.as_str() {
+        "received" => AckLevel::Received,
+        "durable" => AckLevel::Durable,
+        "applied" => AckLevel::Applied,
+        other => {
+            return Err(format!("cluster.ack.level: expected received, durable or applied, found `{other}`"));
+        }
+    };
+    let on_timeout = match file.on_timeout.as_str() {
+        "warn" => OnTimeout::Warn,
+        "error" => OnTimeout::Error,
+        "block" => OnTimeout::Block,
+        other => {
+            return Err(format!("cluster.ack.on_timeout: expected warn, error or block, found `{other}`"));
+        }
+    };
+    let timeout = units::duration(&file.timeout).map_err(|error| format!("cluster.ack.timeout: {error}"))?;
+    Ok(AckPolicy { count, level, timeout, on_timeout })
 }
 
 #[cfg(test)]
@@ -541,6 +578,16 @@ mod tests {
         assert_eq!((cluster.bootstrap_role, cluster.bootstrap_epoch), (Role::Standby, 10));
         assert_eq!(cluster.remotesapi.to_string(), "127.0.0.1:50051");
         assert_eq!(cluster.standby_remotes.len(), 1);
+        assert_eq!(cluster.ack, AckPolicy::default());
+        let policy = "ack: {count: all, level: received, timeout: 2s, on_timeout: block}";
+        let cluster = parse(&format!("{text}\n  {policy}")).unwrap().cluster.unwrap();
+        let policy = AckPolicy {
+            count: AckCount::All,
+            level: AckLevel::Received,
+            timeout: Duration::from_secs(2),
+            on_timeout: OnTimeout::Block,
+        };
+        assert_eq!(cluster.ack, policy);
     }
 
     #[test]

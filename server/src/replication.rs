@@ -19,7 +19,7 @@ use tonic::transport::server::TcpIncoming;
 use self::through::Through;
 use crate::config::{self, Config, Layers};
 use crate::error::Result;
-use crate::gate::{Alone, Gate, Observed, Permit};
+use crate::gate::{Alone, Gate, Observed, Permit, Written};
 use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
 
@@ -71,6 +71,7 @@ impl Replication {
                     config::Role::Standby => pleach_replication::Role::Standby,
                 },
                 bootstrap_epoch: Epoch(config.bootstrap_epoch),
+                ack: config.ack,
                 listener_url,
                 ..ClusterConfig::new(standbys)
             },
@@ -125,6 +126,12 @@ impl Gate for ClusterGate {
         self.runtime.block_on(self.cluster.wait_for(name, database, token, limit))
     }
 
+    /// Waits until as many standbys have the write as the configuration says.
+    fn after_write(&self, Written { name, database, .. }: Written<'_>) -> Result<Vec<String>> {
+        let acknowledged = self.cluster.acknowledged(name, database.sequence());
+        Ok(self.runtime.block_on(acknowledged)?.into_iter().collect())
+    }
+
     fn databases_changed(&self) -> Result<()> {
         Ok(self.runtime.block_on(self.cluster.look_for_databases())?)
     }
@@ -140,6 +147,7 @@ impl Gate for ClusterGate {
             role: standing.role.word().to_owned(),
             epoch: standing.epoch.0,
             databases,
+            warnings: self.cluster.warnings(),
         })
     }
 

@@ -40,7 +40,12 @@ pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> 
             let status = answer.map_err(|status| Failure::from_status(&status))?.into_inner();
             if context.output.json {
                 let databases: Vec<Value> = status.databases.iter().map(standby_to_json).collect();
-                let document = json!({"role": status.role, "epoch": status.epoch, "databases": databases});
+                let document = json!({
+                    "role": status.role,
+                    "epoch": status.epoch,
+                    "databases": databases,
+                    "warnings": status.warnings,
+                });
                 return context.output.document(&document);
             }
             context.output.line(format!("{} at epoch {}", status.role, status.epoch))?;
@@ -53,6 +58,9 @@ pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> 
                 context
                     .output
                     .line(format!("{}\t{}\t{lag}{error}", standby.database, standby.standby_remote))?;
+            }
+            for warning in &status.warnings {
+                context.output.line(format!("warning: {warning}"))?;
             }
             Ok(())
         }

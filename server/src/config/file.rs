@@ -135,6 +135,35 @@ pub(super) struct Cluster {
     pub(super) bootstrap_epoch: i64,
     #[serde(default)]
     pub(super) remotesapi: RemotesApi,
+    #[serde(default)]
+    pub(super) ack: Ack,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Ack {
+    pub(super) count: AckCount,
+    pub(super) level: String,
+    pub(super) timeout: String,
+    pub(super) on_timeout: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub(super) enum AckCount {
+    Number(i64),
+    Word(String),
+}
+
+impl Default for Ack {
+    fn default() -> Ack {
+        Ack {
+            count: AckCount::Number(0),
+            level: "durable".into(),
+            timeout: "10s".into(),
+            on_timeout: "warn".into(),
+        }
+    }
 }
 
 fn primary() -> String {
