@@ -10,22 +10,25 @@
 //! let standby = StandbyRemote::new("standby", "http://127.0.0.1:50052/{database}");
 //! let cluster = Cluster::start(ClusterConfig::new(vec![standby]), databases).await?;
 //! let incoming = TcpIncoming::bind("127.0.0.1:50051".parse()?)?.with_nodelay(Some(true));
-//! transport().add_service(cluster.service().into_server()).serve_with_incoming(incoming).await?;
+//! transport().accept_http1(true).add_routes(cluster.routes()).serve_with_incoming(incoming).await?;
 //! # Ok(())
 //! # }
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use pleach_engine::{Database, Token};
-use pleach_protocol::Databases;
+use pleach_protocol::{ClientTls, Databases};
 use tokio::sync::{mpsc, watch};
+use tonic::service::Routes;
 
 use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 use crate::applied::Applied;
+use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
 use crate::error::{Behind, Error, NotWritable, Result};
 use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES};
 use crate::node::{Node, WritePermit};
@@ -51,6 +54,10 @@ pub struct ClusterConfig {
     pub hand_over: Duration,
     /// When a write is acknowledged. The same on every node: it says how many of them must agree with a new primary.
     pub ack: AckPolicy,
+    /// File of this node's key, which is made if it is not there; `None`: `node.pem` in the data directory.
+    pub node_key: Option<PathBuf>,
+    /// For peers whose URL begins with `https`: whom to trust, and what to show.
+    pub tls: ClientTls,
 }
 
 impl ClusterConfig {
@@ -63,6 +70,8 @@ impl ClusterConfig {
             listener_url: String::new(),
             hand_over: HAND_OVER,
             ack: AckPolicy::default(),
+            node_key: None,
+            tls: ClientTls::default(),
         }
     }
 }
@@ -72,14 +81,22 @@ impl ClusterConfig {
 pub struct StandbyRemote {
     /// Its name in the status.
     pub name: String,
-    /// Where its cluster port is: `http://HOST:PORT/{database}`.
+    /// Where its cluster port is: `http://HOST:PORT/{database}`, or `https`.
     pub url_template: String,
+    /// Its key, and no other; `None`: the keys that it publishes, whichever they are.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 impl StandbyRemote {
-    /// The node called `name` at `url_template`.
+    /// The node called `name` at `url_template`, which is trusted by the keys that it publishes.
     pub fn new(name: &str, url_template: &str) -> StandbyRemote {
-        StandbyRemote { name: name.to_owned(), url_template: url_template.to_owned() }
+        StandbyRemote { name: name.to_owned(), url_template: url_template.to_owned(), fingerprint: None }
+    }
+
+    /// The same, with this key and no other.
+    #[must_use]
+    pub fn pinned(self, fingerprint: Fingerprint) -> StandbyRemote {
+        StandbyRemote { fingerprint: Some(fingerprint), ..self }
     }
 }
 
@@ -114,6 +131,8 @@ struct Inner {
     tracked: Tracked,
     applied: Arc<Applied>,
     greeting: Greeting,
+    /// This node has heard its standbys, or waited for it.
+    heard: watch::Sender<bool>,
     hand_over: Duration,
     ack: AckPolicy,
     /// Counts what arrived or became durable at standbys.
@@ -128,12 +147,14 @@ struct Inner {
 }
 
 impl Cluster {
-    /// Starts a node over `databases`: recovers its role, opens all databases, and begins to replicate if it is a primary. A primary that
-    /// restarts hears its standbys first, for a moment: if one has writes that were lost here, it takes none. Tasks run on the current
-    /// tokio runtime until [`Cluster::shutdown`].
+    /// Starts a node over `databases`: recovers its role, opens all databases, and begins to replicate if it is a primary. Tasks run on
+    /// the current tokio runtime until [`Cluster::shutdown`].
+    ///
+    /// A primary that restarts hears its standbys first, for a moment ([`Cluster::heard`]): if one has writes that were lost here, it takes
+    /// none.
     ///
     /// # Errors
-    /// [`Error::BadConfig`], [`Error::DamagedRole`], those of the data directory.
+    /// [`Error::BadConfig`], [`Error::DamagedRole`], [`Error::BadKey`], those of the data directory.
     pub async fn start(config: ClusterConfig, databases: Databases) -> Result<Cluster> {
         if config.standbys.is_empty() {
             return Err(Error::BadConfig { what: "expected at least one standby remote, found none".into() });
@@ -146,11 +167,11 @@ impl Cluster {
                 format!("ack.count: expected at most {found}, as many as there are standbys, found {count}");
             return Err(Error::BadConfig { what });
         }
-        let acks = watch::Sender::new(0);
+        let (acks, news) = (watch::Sender::new(0), watch::Sender::new(0));
         let peers = config
             .standbys
             .iter()
-            .map(|standby| Peer::new(&standby.name, &standby.url_template, acks.clone()).map(Arc::new));
+            .map(|standby| Peer::new(standby, config.tls.clone(), acks.clone(), news.clone()).map(Arc::new));
         let peers: Arc<[Arc<Peer>]> = peers.collect::<Result<Vec<_>>>()?.into();
         if let Some(twice) =
             (1..peers.len()).find(|&i| peers[..i].iter().any(|peer| peer.name() == peers[i].name()))
@@ -158,19 +179,33 @@ impl Cluster {
             let what = format!("the standby remote `{}` is there twice", peers[twice].name());
             return Err(Error::BadConfig { what });
         }
-        let cluster = crate::blocking(move || open(config, databases, peers, acks)).await?;
-        cluster
-            .inner
-            .peers
-            .iter()
-            .for_each(|peer| cluster.inner.spawn(lead(cluster.inner.clone(), peer.clone())));
-        cluster.inner.spawn(look(cluster.inner.clone()));
-        cluster.inner.hear().await?;
+        let cluster = crate::blocking(move || open(config, databases, peers, acks, news)).await?;
+        let inner = &cluster.inner;
+        for peer in inner.peers.iter() {
+            inner.spawn(lead(inner.clone(), peer.clone()));
+            inner.spawn(keep_keys(peer.clone()));
+        }
+        inner.spawn(look(inner.clone()));
+        inner.spawn(hear(inner.clone()));
         Ok(cluster)
     }
 
-    /// The service to mount on the cluster port: `cluster.service().into_server()`.
-    pub fn service(&self) -> ReplicationService {
+    /// What the cluster port serves: Replicate, and the keys of this node. By HTTP/2, and without TLS by HTTP/1.1 as well, for whoever
+    /// looks at the keys; with TLS not so, as a client would then not hear that its certificate is refused.
+    pub fn routes(&self) -> Routes {
+        let jwks = self.inner.greeting.auth.jwks();
+        let publish = || async move { ([(axum::http::header::CONTENT_TYPE, "application/json")], jwks) };
+        let router = Routes::new(self.service().into_server()).into_axum_router();
+        router.route(JWKS_PATH, axum::routing::get(publish)).into()
+    }
+
+    /// Returns once this node, if it is a primary that restarted, has heard its standbys, or has waited for that. Its port must be served.
+    pub async fn heard(&self) {
+        // The sender lives as long as the node.
+        let _ = self.inner.heard.subscribe().wait_for(|heard| *heard).await;
+    }
+
+    fn service(&self) -> ReplicationService {
         // After a shutdown it still answers, by refusing each stream.
         let alive = match self.inner.alive.lock().as_ref() {
             Some((alive, _)) => alive.downgrade(),
@@ -178,6 +213,7 @@ impl Cluster {
         };
         ReplicationService {
             node: self.inner.node.clone(),
+            auth: self.inner.greeting.auth.clone(),
             applied: self.inner.applied.clone(),
             alike: Arc::new(AtomicBool::new(true)),
             stop: self.inner.stop.subscribe(),
@@ -186,6 +222,11 @@ impl Cluster {
     }
 
     // Seeing it.
+
+    /// What other nodes know this one by.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.inner.greeting.auth.fingerprint()
+    }
 
     /// Role, epoch and leader now.
     pub fn standing(&self) -> Standing {
@@ -266,6 +307,8 @@ impl Cluster {
             warnings.push(why.to_string());
         }
         warnings.extend(node.alarm().as_ref().map(Alarm::to_string));
+        let trusted_by_url = self.inner.peers.iter().filter(|peer| !peer.keys().is_pinned());
+        warnings.extend(trusted_by_url.map(|peer| unpinned(peer)));
         warnings
     }
 
@@ -342,11 +385,23 @@ impl Cluster {
     }
 }
 
+/// In the data directory, unless the configuration names another.
+const KEY_FILE: &str = "node.pem";
+
+fn unpinned(peer: &Peer) -> String {
+    format!(
+        "standby remote `{}` is trusted by the keys that {} publishes: whoever can answer there can replicate; pin its `fingerprint`",
+        peer.name(),
+        peer.server()
+    )
+}
+
 fn open(
     config: ClusterConfig,
     databases: Databases,
     peers: Arc<[Arc<Peer>]>,
     acks: watch::Sender<u64>,
+    news: watch::Sender<u64>,
 ) -> Result<Cluster> {
     let (role, epoch) = (config.bootstrap_role, config.bootstrap_epoch);
     let quorum = Quorum::new(peers.len(), config.ack.needed(peers.len()));
@@ -358,7 +413,14 @@ fn open(
     let (file, state) = RoleFile::open(databases.data_dir(), bootstrap, restart)?;
     let standing = state.standing;
     let node = Arc::new(Node::new(file, state, databases));
-    tracing::info!(node = %node.id(), %standing, "this node of the cluster starts");
+    let key_file = config.node_key.unwrap_or_else(|| node.databases().data_dir().join(KEY_FILE));
+    let keys = peers.iter().map(|peer| peer.keys().clone()).collect();
+    let auth = Arc::new(Auth::new(NodeKey::open(&key_file)?, keys, news));
+    let fingerprint = auth.fingerprint();
+    tracing::info!(node = %node.id(), %fingerprint, %standing, "this node of the cluster starts");
+    for peer in peers.iter().filter(|peer| !peer.keys().is_pinned()) {
+        tracing::warn!("{}", unpinned(peer));
+    }
     if let Some(risk) = config.ack.risk() {
         tracing::warn!("{risk}");
     }
@@ -369,7 +431,9 @@ fn open(
         peers,
         tracked,
         applied: Arc::new(Applied::new()),
+        heard: watch::Sender::new(false),
         greeting: Greeting {
+            auth,
             listener_url: config.listener_url,
             tell_received: config.ack.level == AckLevel::Received && !quorum.may_lose(),
         },
@@ -609,6 +673,23 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
             () = peer.kicked() => {}
         }
     }
+}
+
+/// A primary that restarted hears its standbys.
+async fn hear(inner: Arc<Inner>) {
+    if let Err(error) = inner.hear().await {
+        tracing::error!(%error, "this node takes no writes: what it is could not be made durable");
+    }
+    inner.heard.send_replace(true);
+}
+
+/// Keeps the keys that a peer publishes.
+async fn keep_keys(peer: Arc<Peer>) {
+    let connect = || async {
+        let connected = peer.connect().await.map_err(|error| error.to_string())?;
+        Ok(connected.0)
+    };
+    peer.keys().clone().keep(peer.name(), connect).await;
 }
 
 /// Looks for databases that were made or dropped.

@@ -71,6 +71,34 @@ pub enum Error {
         /// What was expected, and found.
         what: String,
     },
+    /// The file of this node's key holds something else.
+    #[error(
+        "{}: this is no key of a node: {what}; name another file with node_key, or remove this one and the node makes itself a key, whose \
+         fingerprint its peers then need",
+        path.display()
+    )]
+    BadKey {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// A node did not prove who it is.
+    #[error("{url} did not prove who it is: {why}")]
+    Unauthenticated {
+        /// Its address.
+        url: String,
+        /// What is wrong.
+        why: crate::auth::Refused,
+    },
+    /// A peer does not publish its keys as it should.
+    #[error("{url}{what}; pin the `fingerprint` of that node, or have it publish its keys")]
+    NoKeys {
+        /// Its address.
+        url: String,
+        /// What is wrong.
+        what: String,
+    },
     /// What a database notes of the last change that was applied to it cannot be read.
     #[error("{what}")]
     BadPosition {
@@ -277,6 +305,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::BadConfig { .. }
+            | Error::BadKey { .. }
             | Error::Myself { .. }
             | Error::UnknownRemote { .. }
             | Error::SharedRemote { .. }
@@ -294,6 +323,8 @@ impl Error {
             | Error::NotFastForward { .. } => ErrorKind::Refused,
             Error::Unreachable { .. }
             | Error::PeerRefused { .. }
+            | Error::Unauthenticated { .. }
+            | Error::NoKeys { .. }
             | Error::Protocol { .. }
             | Error::Moved { .. }
             | Error::Unacknowledged { .. }

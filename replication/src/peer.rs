@@ -2,12 +2,17 @@
 //! the watch of each database, and by `cluster` for the status.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 use pleach_engine::Pins;
+use pleach_protocol::{Bound, ClientTls, TlsError, endpoint, root_cause};
 use tokio::sync::{Notify, watch};
+use tonic::transport::Channel;
 
+use crate::auth::PeerKeys;
+use crate::cluster::StandbyRemote;
 use crate::error::{Behind, Error, Result};
 
 /// The part of a URL template that stands for the database.
@@ -16,8 +21,10 @@ const DATABASE: &str = "{database}";
 /// A standby remote.
 pub(crate) struct Peer {
     name: String,
-    /// `http://HOST:PORT`.
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
     server: String,
+    keys: Arc<PeerKeys>,
+    tls: ClientTls,
     state: Mutex<State>,
     /// A database changed here.
     changed: Notify,
@@ -60,9 +67,15 @@ pub(crate) struct LinkStatus {
 }
 
 impl Peer {
-    /// The standby called `name`, reached at what `template` says: `http://HOST:PORT/{database}`. `acks` counts what arrived or became
-    /// durable at any standby.
-    pub(crate) fn new(name: &str, template: &str, acks: watch::Sender<u64>) -> Result<Peer> {
+    /// The standby `remote`, to which `tls` is shown. `acks` counts what arrived or became durable at any standby, `news` what keys were
+    /// fetched.
+    pub(crate) fn new(
+        remote: &StandbyRemote,
+        tls: ClientTls,
+        acks: watch::Sender<u64>,
+        news: watch::Sender<u64>,
+    ) -> Result<Peer> {
+        let StandbyRemote { name, url_template: template, fingerprint } = remote;
         let bad = |what: String| Error::BadConfig { what: format!("standby remote `{name}`: {what}") };
         if name.is_empty() {
             return Err(Error::BadConfig {
@@ -72,15 +85,21 @@ impl Peer {
         if !template.contains(DATABASE) {
             return Err(bad(format!("expected a URL template that contains {DATABASE}, found `{template}`")));
         }
-        let authority =
-            template.strip_prefix("http://").and_then(|rest| rest.strip_suffix(&format!("/{DATABASE}")));
-        let host =
-            authority.filter(|authority| !authority.is_empty() && !authority.contains(['/', '@', '{']));
-        let host =
-            host.ok_or_else(|| bad(format!("expected http://HOST:PORT/{DATABASE}, found `{template}`")))?;
+        let server = template.strip_suffix(&format!("/{DATABASE}"));
+        let server = server.filter(|server| {
+            let host = server.strip_prefix("http://").or_else(|| server.strip_prefix("https://"));
+            host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '@', '{']))
+        });
+        let server = server.ok_or_else(|| {
+            bad(format!(
+                "expected http://HOST:PORT/{DATABASE} or https://HOST:PORT/{DATABASE}, found `{template}`"
+            ))
+        })?;
         Ok(Peer {
             name: name.to_owned(),
-            server: format!("http://{host}"),
+            server: server.to_owned(),
+            keys: Arc::new(PeerKeys::new(*fingerprint, news)),
+            tls,
             state: Mutex::default(),
             changed: Notify::new(),
             kick: Notify::new(),
@@ -95,6 +114,24 @@ impl Peer {
 
     pub(crate) fn server(&self) -> &str {
         &self.server
+    }
+
+    /// What its key must be.
+    pub(crate) fn keys(&self) -> &Arc<PeerKeys> {
+        &self.keys
+    }
+
+    /// Connects to it.
+    pub(crate) async fn connect(&self) -> Result<(Channel, Bound)> {
+        let endpoint = endpoint(&self.server).map_err(|error| self.unreachable(&error))?;
+        let connected = self.tls.connect_bound(&endpoint.keep_alive_while_idle(true)).await;
+        connected.map_err(|error| self.unreachable(&error))
+    }
+
+    /// That the transport failed of this.
+    pub(crate) fn unreachable(&self, cause: &(dyn std::error::Error + 'static)) -> Error {
+        let what = TlsError::behind(cause).map_or_else(|| root_cause(cause), |error| error.to_string());
+        Error::Unreachable { url: self.server.clone(), what }
     }
 
     // What happens here.
@@ -255,7 +292,8 @@ mod tests {
     use super::*;
 
     fn new(name: &str, template: &str) -> Result<Peer> {
-        Peer::new(name, template, watch::Sender::new(0))
+        let remote = StandbyRemote::new(name, template);
+        Peer::new(&remote, ClientTls::default(), watch::Sender::new(0), watch::Sender::new(0))
     }
 
     fn peer() -> Peer {
@@ -265,9 +303,10 @@ mod tests {
     #[test]
     fn the_template_says_where_the_standby_is() {
         assert_eq!(peer().server(), "http://127.0.0.1:50051");
+        assert_eq!(new("s", "https://h:5/{database}").unwrap().server(), "https://h:5");
         assert_eq!(new("s", "http://[::1]:5/{database}").unwrap().server(), "http://[::1]:5");
         for template in
-            ["http://h:1", "http://h:1/x", "https://h:1/{database}", "http:///{database}", "h/{database}"]
+            ["http://h:1", "http://h:1/x", "https:///{database}", "ftp://h/{database}", "h/{database}"]
         {
             assert!(new("standby", template).is_err(), "{template}");
         }

@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use pleach_engine::{Database, Hash, Pins};
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
-use pleach_protocol::{Sender, endpoint, may_send_edits, root_cause};
+use pleach_protocol::{ChannelBinding, Sender, may_send_edits};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::applied::Position;
+use crate::auth::{Auth, Fingerprint, Nonce, Refused};
 use crate::error::{Error, Result};
 use crate::limits::{CHANGES_AHEAD, HEARTBEAT, UPDATES_A_MESSAGE};
 use crate::node::Node;
@@ -33,6 +33,8 @@ use crate::tracked::Tracked;
 
 /// What a primary says to each standby.
 pub(crate) struct Greeting {
+    /// Signs it.
+    pub(crate) auth: Arc<Auth>,
     /// Where clients reach this node.
     pub(crate) listener_url: String,
     /// It acknowledges what has arrived at standbys, though it is not durable there.
@@ -57,12 +59,25 @@ pub(crate) async fn run(
             listener_url: greeting.listener_url.clone(),
             tell_received: greeting.tell_received,
         };
-        send(&requests, Request::Hello(hello)).await?;
-        let mut client = connect(peer.server()).await?;
+        let (channel, bound) = peer.connect().await?;
+        let to = peer.keys().of_server(&channel).await;
+        let to = to.map_err(|what| Error::NoKeys { url: peer.server().to_owned(), what })?;
+        if to == greeting.auth.fingerprint() {
+            return Err(Error::Myself { url: peer.server().to_owned(), node: node.id() });
+        }
+        let binding = bound.binding();
+        let signed = greeting.auth.greet(to, hello, binding);
+        let (signed, nonce) = signed.map_err(|why| unauthenticated(peer, why))?;
+        send(&requests, Request::Greeting(signed)).await?;
+        let mut client = ReplicationClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let answers = client.replicate(ReceiverStream::new(stream)).await;
         let mut answers =
             Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
-        let Greeted { who, held, positions, edits } = greet(node, peer, &standing, &mut answers).await?;
+        let asked = Asked { auth: &greeting.auth, to, nonce, binding };
+        let Greeted { who, held, positions, edits } =
+            greet(node, peer, &standing, &asked, &mut answers).await?;
         pin(peer, databases, &held).await?;
         peer.connected();
         tell(node, peer, databases, standing, who, positions).await?;
@@ -85,16 +100,16 @@ pub(crate) async fn run(
     }
 }
 
-async fn connect(server: &str) -> Result<ReplicationClient<Channel>> {
-    let unreachable = |error: &dyn std::error::Error| Error::Unreachable {
-        url: server.to_owned(),
-        what: root_cause(error),
-    };
-    let endpoint = endpoint(server).map_err(|error| unreachable(&error))?.keep_alive_while_idle(true);
-    let channel = endpoint.connect().await.map_err(|error| unreachable(&error))?;
-    Ok(ReplicationClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX))
+/// What an answer must be one to.
+struct Asked<'a> {
+    auth: &'a Auth,
+    to: Fingerprint,
+    nonce: Nonce,
+    binding: Option<ChannelBinding>,
+}
+
+fn unauthenticated(peer: &Peer, why: Refused) -> Error {
+    Error::Unauthenticated { url: peer.server().to_owned(), why }
 }
 
 /// The answers of a standby.
@@ -130,11 +145,15 @@ async fn greet(
     node: &Arc<Node>,
     peer: &Peer,
     standing: &Standing,
+    asked: &Asked<'_>,
     answers: &mut Answers<'_>,
 ) -> Result<Greeted> {
-    let Answer::HelloAck(ack) = answers.next().await? else {
-        return Err(Error::protocol("the answer to a Hello begins with a HelloAck"));
+    let Answer::GreetingAnswer(signed) = answers.next().await? else {
+        return Err(Error::protocol("the answer to a Greeting begins with a GreetingAnswer"));
     };
+    // What it says counts once it is known who says it.
+    let ack = asked.auth.check_answer(asked.to, &asked.nonce, &signed, asked.binding);
+    let ack = ack.map_err(|why| unauthenticated(peer, why))?;
     let who = proto::node(&ack.node)?;
     if who == node.id() {
         return Err(Error::Myself { url: peer.server().to_owned(), node: node.id() });
@@ -388,9 +407,11 @@ fn cut() -> Error {
 
 /// What a gRPC status of the standby means.
 fn refused(peer: &Peer, status: &Status) -> Error {
-    let url = peer.server().to_owned();
     match std::error::Error::source(status) {
-        Some(cause) => Error::Unreachable { url, what: root_cause(cause) },
-        None => Error::PeerRefused { url, code: status.code(), what: status.message().to_owned() },
+        Some(cause) => peer.unreachable(cause),
+        None => {
+            let (url, what) = (peer.server().to_owned(), status.message().to_owned());
+            Error::PeerRefused { url, code: status.code(), what }
+        }
     }
 }

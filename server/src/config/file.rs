@@ -179,6 +179,7 @@ fn one() -> i64 {
 pub(super) struct StandbyRemote {
     pub(super) name: String,
     pub(super) remote_url_template: String,
+    pub(super) fingerprint: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -187,11 +188,28 @@ pub(super) struct RemotesApi {
     /// Left out: all interfaces.
     pub(super) address: Option<String>,
     pub(super) port: i64,
+    pub(super) node_key: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_ca: Option<PathBuf>,
+    pub(super) tls_client_ca: Option<PathBuf>,
+    pub(super) server_name_urls: Vec<String>,
+    pub(super) server_name_dns: Vec<String>,
 }
 
 impl Default for RemotesApi {
     fn default() -> RemotesApi {
-        RemotesApi { address: None, port: 50051 }
+        RemotesApi {
+            address: None,
+            port: 50051,
+            node_key: None,
+            tls_key: None,
+            tls_cert: None,
+            tls_ca: None,
+            tls_client_ca: None,
+            server_name_urls: Vec::new(),
+            server_name_dns: Vec::new(),
+        }
     }
 }
 

@@ -420,7 +420,7 @@ fn c27_a_policy_that_can_lose_says_so_and_one_that_cannot_be_is_refused() {
     }
     let strict = Nodes::with_ack(2, "count: 1, on_timeout: error");
     let one = strict.start(0);
-    assert_eq!(warnings(&strict.status(&one)), "[]");
+    assert!(!warnings(&strict.status(&one)).contains("lost"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod backup;
 mod bad_input;
 mod branches;
 mod cluster;
+mod cluster_security;
 mod crash;
 mod directory_remotes;
 mod partial;
