@@ -27,8 +27,7 @@ async fn node(
     let remote = StandbyRemote::new("other", &format!("http://{other}/{{database}}"));
     let config = ClusterConfig { bootstrap_role: role, ..ClusterConfig::new(vec![remote]) };
     let cluster = Cluster::start(config, databases.clone()).await?;
-    let service = cluster.service().into_server();
-    tokio::spawn(transport().add_service(service).serve_with_incoming(port));
+    tokio::spawn(transport().accept_http1(true).add_routes(cluster.routes()).serve_with_incoming(port));
     Ok((cluster, databases))
 }
 

@@ -73,6 +73,19 @@ impl Database {
         self.write_setting(|writer, updates| self.plan_setting(writer, updates, key, value))
     }
 
+    /// Moves refs by compare-and-set, and sets a local setting, all or none; durable when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Moved`] if a ref is not what its update moves it from; those of [`Database::update_refs`] and of
+    /// [`Database::set_setting`].
+    pub fn update_refs_and_setting(&self, moves: &[RefUpdate], key: &str, value: &str) -> Result<()> {
+        self.write(|writer, updates| {
+            updates.extend_from_slice(moves);
+            self.plan_setting(writer, updates, key, Some(value))
+        })?;
+        Ok(())
+    }
+
     pub(crate) fn plan_setting(
         &self,
         writer: &mut Writer,

@@ -293,8 +293,9 @@ impl Credentials {
     /// What is for this host.
     pub fn of(&self, host: &str) -> Credential {
         let Credential { token, tls } = self.by_host.get(host).cloned().unwrap_or_default();
-        let ClientTls { ca, identity } = self.tls.clone();
-        Credential { token, tls: ClientTls { ca: ca.or(tls.ca), identity: identity.or(tls.identity) } }
+        let ClientTls { ca, identity, names } = self.tls.clone();
+        let names = if names.is_empty() { tls.names } else { names };
+        Credential { token, tls: ClientTls { ca: ca.or(tls.ca), identity: identity.or(tls.identity), names } }
     }
 
     /// The URL, with what is for its server, if it is one.
@@ -442,7 +443,7 @@ mod tests {
 
     #[test]
     fn what_is_said_for_every_host_wins_over_what_is_said_for_one() {
-        let ca = |name: &str| ClientTls { ca: Some(name.into()), identity: None };
+        let ca = |name: &str| ClientTls { ca: Some(name.into()), ..ClientTls::default() };
         let token = Some(Token::from_random([7; 32]));
         let entry = Credential { token, tls: ca("theirs") };
         let credentials = Credentials::new([("here".to_owned(), entry.clone())]);

@@ -60,7 +60,10 @@ pub use refs::{HEADS, RefPatterns, TAGS, pushed_prefix, refs_digest};
 pub use remote::{Remote, RemoteUrl, connect, endpoint, root_cause};
 pub use sender::Sender;
 pub use server::{PushGate, PushPermit, SyncService, transport};
-pub use tls::{ClientTls, Connection, Identity, Incoming, ServerTls, TlsError};
+pub use tls::{
+    Bound, ChannelBinding, ClientTls, Connection, ConnectionInfo, Identity, Incoming, PeerNames, ServerTls,
+    TlsError,
+};
 pub use transfer::{RefResult, RefStatus, Transfer};
 
 /// The formats that two sides must share to compute the same chunks from the same rows; whole chunks travel regardless.

@@ -5,6 +5,7 @@
 //! HTTP/2, and the cryptography of `aws-lc-rs`, whatever the process's default is.
 
 mod client;
+mod names;
 mod server;
 
 use std::error::Error as StdError;
@@ -19,14 +20,15 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{
-    AlertDescription, CertificateError, Error as RustlsError, InconsistentKeys, RootCertStore,
-    SupportedProtocolVersion,
+    AlertDescription, CertificateError, ConnectionCommon, Error as RustlsError, InconsistentKeys,
+    RootCertStore, SupportedProtocolVersion,
 };
 
 use crate::limits::PEM_BYTES_MAX;
 
-pub use client::ClientTls;
-pub use server::{Connection, Incoming, ServerTls};
+pub use client::{Bound, ClientTls};
+pub use names::PeerNames;
+pub use server::{Connection, ConnectionInfo, Incoming, ServerTls};
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
 
@@ -35,6 +37,18 @@ const HTTP2: &[u8] = b"h2";
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
+}
+
+/// What stands for one TLS connection and no other, the same on both of its sides (RFC 9266, `tls-exporter`): signed along, it makes a
+/// signature worthless on any other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelBinding(pub [u8; 32]);
+
+impl ChannelBinding {
+    fn of<Side>(connection: &ConnectionCommon<Side>) -> Result<ChannelBinding, TlsError> {
+        let binding = connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(&[]));
+        binding.map(ChannelBinding).map_err(|error| TlsError::Handshake { what: error.to_string() })
+    }
 }
 
 /// A certificate and its key, in PEM files.
@@ -267,6 +281,9 @@ impl TlsError {
             }
             CertificateError::NotValidForNameContext { expected, presented } => {
                 TlsError::OtherName { expected: expected.to_str().into_owned(), names: names(presented) }
+            }
+            CertificateError::Other(other) if let Some(known) = other.0.downcast_ref::<TlsError>() => {
+                known.clone()
             }
             other => TlsError::BadCertificate {
                 what: match other.to_string() {

@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 use pleach_engine::Options;
 use pleach_protocol::limits::{HANDSHAKE_TIMEOUT, HANDSHAKES_MAX};
 use pleach_protocol::{
-    ClientTls, Credential, Databases, Error, ErrorKind, Identity, Incoming, RefPatterns, Remote, RemoteUrl,
-    ServerTls, SyncService, TlsError, fetch, transport,
+    ClientTls, Credential, Databases, Error, ErrorKind, Identity, Incoming, PeerNames, RefPatterns, Remote,
+    RemoteUrl, ServerTls, SyncService, TlsError, endpoint, fetch, transport,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, RsaKeySize, SignatureAlgorithm,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, RsaKeySize, SanType,
+    SignatureAlgorithm, date_time_ymd,
 };
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+use tonic::transport::server::Connected;
 
 /// A directory with an authority, whose certificate is the file `ca.pem`, and what it issues.
 struct Authority {
@@ -65,7 +67,7 @@ impl Authority {
 
     /// Trusts this authority alone.
     fn trusted(&self) -> ClientTls {
-        ClientTls { ca: Some(self.file("ca.pem")), identity: None }
+        ClientTls { ca: Some(self.file("ca.pem")), ..ClientTls::default() }
     }
 }
 
@@ -129,6 +131,74 @@ async fn certificates_of_each_kind_of_key_are_shown_and_accepted() {
         let shown = ClientTls { identity: Some(identity), ..authority.trusted() };
         call("https", address, &shown).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn where_names_are_listed_any_name_of_the_certificate_may_be_one_of_them() {
+    let authority = Authority::new("ours");
+    let identity = authority.issue_as("server", "first.example", KeyPair::generate().unwrap(), |params| {
+        let uri = |uri: &str| SanType::URI(uri.try_into().unwrap());
+        let more = [uri("https://first.example"), uri("spiffe://ours/node")];
+        params.subject_alt_names.extend(more);
+        params.subject_alt_names.push(SanType::DnsName("*.second.example".try_into().unwrap()));
+    });
+    let address = serve(Some(ServerTls::read(identity, None).unwrap())).await;
+    let listing = |dns: &[&str], uris: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        ClientTls { names: PeerNames { dns: list(dns), uris: list(uris) }, ..authority.trusted() }
+    };
+    for (dns, uris) in [
+        (&["first.example"][..], &[][..]),
+        (&["absent.example", "a.second.example"], &[]),
+        (&[], &["spiffe://absent/node", "spiffe://ours/node"]),
+        (&["absent.example"], &["https://first.example"]),
+    ] {
+        call("https", address, &listing(dns, uris)).await.unwrap();
+    }
+    for (dns, uris) in [
+        (&["localhost"][..], &[][..]),
+        (&["second.example"], &[]),
+        (&["spiffe://ours/node"], &["first.example"]),
+        (&[], &["spiffe://ours/nod", "spiffe://ours"]),
+    ] {
+        let error = tls_error(call("https", address, &listing(dns, uris)).await);
+        assert!(matches!(&error, TlsError::OtherName { names, .. } if names.len() == 4), "{error}");
+    }
+    // A name does not stand for an authority.
+    let other = Authority::new("other");
+    let foreign = ClientTls {
+        names: PeerNames { dns: vec!["first.example".into()], uris: Vec::new() },
+        ..other.trusted()
+    };
+    assert_eq!(tls_error(call("https", address, &foreign).await), TlsError::UnknownAuthority);
+}
+
+#[tokio::test]
+async fn both_sides_of_a_connection_have_one_binding_and_no_other_connection_has_it() {
+    let authority = Authority::new("ours");
+    let tls = ServerTls::read(authority.issue("server", "localhost"), None).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = endpoint(&format!("https://localhost:{}", listener.local_addr().unwrap().port())).unwrap();
+    let mut incoming = Incoming::new(listener, Some(tls));
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let client = authority.trusted();
+        let connect = async { client.connect_bound(&endpoint).await.unwrap().1.binding().unwrap() };
+        let accept = async { incoming.next().await.unwrap().unwrap().connect_info().binding.unwrap() };
+        let (here, there) = tokio::join!(connect, accept);
+        assert_eq!(here, there);
+        seen.push(here);
+    }
+    assert_ne!(seen[0], seen[1]);
+    // In the clear there is none.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain = format!("http://localhost:{}", listener.local_addr().unwrap().port());
+    let endpoint = pleach_protocol::endpoint(&plain).unwrap();
+    let mut incoming = Incoming::new(listener, None);
+    let client = ClientTls::default();
+    let connect = async { client.connect_bound(&endpoint).await.unwrap().1.binding() };
+    let accept = async { incoming.next().await.unwrap().unwrap().connect_info().binding };
+    assert_eq!(tokio::join!(connect, accept), (None, None));
 }
 
 #[tokio::test]

@@ -1,15 +1,55 @@
 //! How far each database of this node has come, by epoch, so that a read can wait for the write that a token names.
 //!
+//! The one idea of [`Position`]: with each change that it applies, and in the same step, a standby notes the change's number in the
+//! primary's epoch. So it can tell which of two copies has more, whoever is asked and however often they restarted.
+//!
 //! A token `(epoch, sequence, root)` is covered if this node applied that sequence of that epoch, or made it as primary. What is
 //! remembered is lost at a restart and learnt again from the primary's next change: a read may then wait or fail, but is never stale.
 
 use std::collections::{BTreeMap, HashMap};
 
 use parking_lot::Mutex;
-use pleach_engine::Token;
+use pleach_engine::{Database, Token};
 use tokio::sync::watch;
 
+use crate::error::{Error, Result};
+use crate::role::Epoch;
+
 use crate::limits::EPOCHS_KEPT;
+
+/// How far a copy of a database has come: the number of a change in the epoch of its primary. Who has more is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    pub(crate) epoch: u64,
+    pub(crate) sequence: u64,
+}
+
+impl Position {
+    /// The setting that keeps the position of the last change that was applied, as `EPOCH.SEQUENCE`.
+    pub(crate) const SETTING: &str = "replication.position";
+
+    /// The position of the last change of a primary that was applied to `database`, if one was.
+    fn applied(database: &Database) -> Result<Option<Position>> {
+        let Some(text) = database.setting(Position::SETTING)? else { return Ok(None) };
+        let number = |text: &str| text.parse::<u64>().ok();
+        let position = text.split_once('.').and_then(|(epoch, sequence)| {
+            Some(Position { epoch: number(epoch)?, sequence: number(sequence)? })
+        });
+        let what = || format!("expected `{}` to be EPOCH.SEQUENCE, found `{text}`", Position::SETTING);
+        position.map(Some).ok_or_else(|| Error::BadPosition { what: what() })
+    }
+
+    /// The position of `database` on a node that last took writes in epoch `led`.
+    pub(crate) fn of(database: &Database, led: Option<Epoch>) -> Result<Option<Position>> {
+        let own = led.map(|epoch| Position { epoch: epoch.0, sequence: database.sequence() });
+        Ok(own.max(Position::applied(database)?))
+    }
+
+    /// As the setting has it.
+    pub(crate) fn text(&self) -> String {
+        format!("{}.{}", self.epoch, self.sequence)
+    }
+}
 
 /// What this node has applied.
 pub(crate) struct Applied {
@@ -75,6 +115,20 @@ mod tests {
         assert!(!applied.covers("shop", &token(1, 11)));
         assert!(!applied.covers("shop", &token(2, 4)), "epoch 1 came further, but is another history");
         assert!(!applied.covers("other", &token(1, 1)));
+    }
+
+    #[test]
+    fn a_position_is_kept_with_the_refs_and_a_later_epoch_is_further() {
+        let database = Database::memory().unwrap();
+        assert_eq!(Position::of(&database, None).unwrap(), None);
+        let applied = Position { epoch: 2, sequence: 7 };
+        database.update_refs_and_setting(&[], Position::SETTING, &applied.text()).unwrap();
+        assert_eq!(Position::of(&database, None).unwrap(), Some(applied));
+        assert_eq!(Position::of(&database, Some(Epoch(1))).unwrap(), Some(applied), "it led before that");
+        let own = Position { epoch: 3, sequence: database.sequence() };
+        assert_eq!(Position::of(&database, Some(Epoch(3))).unwrap(), Some(own));
+        database.set_setting(Position::SETTING, Some("7")).unwrap();
+        assert!(Position::of(&database, None).is_err());
     }
 
     #[test]

@@ -10,28 +10,32 @@
 //! let standby = StandbyRemote::new("standby", "http://127.0.0.1:50052/{database}");
 //! let cluster = Cluster::start(ClusterConfig::new(vec![standby]), databases).await?;
 //! let incoming = TcpIncoming::bind("127.0.0.1:50051".parse()?)?.with_nodelay(Some(true));
-//! transport().add_service(cluster.service().into_server()).serve_with_incoming(incoming).await?;
+//! transport().accept_http1(true).add_routes(cluster.routes()).serve_with_incoming(incoming).await?;
 //! # Ok(())
 //! # }
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use pleach_engine::{Database, Token};
-use pleach_protocol::Databases;
+use pleach_protocol::{ClientTls, Databases};
 use tokio::sync::{mpsc, watch};
+use tonic::service::Routes;
 
+use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 use crate::applied::Applied;
+use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
 use crate::error::{Behind, Error, NotWritable, Result};
-use crate::limits::{BACK_OFF, HAND_OVER, LOOK_FOR_DATABASES};
+use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES};
 use crate::node::{Node, WritePermit};
 use crate::peer::Peer;
-use crate::role::{self, Epoch, Role, Standing, Transition};
-use crate::role_file::RoleFile;
-use crate::session;
+use crate::role::{Alarm, Epoch, Input, Quorum, Role, Standing, State, Writes};
+use crate::role_file::{Record, RoleFile};
+use crate::session::{self, Greeting};
 use crate::standby::ReplicationService;
 use crate::tracked::Tracked;
 
@@ -48,10 +52,16 @@ pub struct ClusterConfig {
     pub listener_url: String,
     /// How long a hand-over may take.
     pub hand_over: Duration,
+    /// When a write is acknowledged. The same on every node: it says how many of them must agree with a new primary.
+    pub ack: AckPolicy,
+    /// File of this node's key, which is made if it is not there; `None`: `node.pem` in the data directory.
+    pub node_key: Option<PathBuf>,
+    /// For peers whose URL begins with `https`: whom to trust, and what to show.
+    pub tls: ClientTls,
 }
 
 impl ClusterConfig {
-    /// A primary at epoch 0 unless the node has a role already: the documented defaults.
+    /// A primary at epoch 0 unless the node has a role already, whose writes wait for nobody: the documented defaults.
     pub fn new(standbys: Vec<StandbyRemote>) -> ClusterConfig {
         ClusterConfig {
             standbys,
@@ -59,6 +69,9 @@ impl ClusterConfig {
             bootstrap_epoch: Epoch(0),
             listener_url: String::new(),
             hand_over: HAND_OVER,
+            ack: AckPolicy::default(),
+            node_key: None,
+            tls: ClientTls::default(),
         }
     }
 }
@@ -68,14 +81,22 @@ impl ClusterConfig {
 pub struct StandbyRemote {
     /// Its name in the status.
     pub name: String,
-    /// Where its cluster port is: `http://HOST:PORT/{database}`.
+    /// Where its cluster port is: `http://HOST:PORT/{database}`, or `https`.
     pub url_template: String,
+    /// Its key, and no other; `None`: the keys that it publishes, whichever they are.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 impl StandbyRemote {
-    /// The node called `name` at `url_template`.
+    /// The node called `name` at `url_template`, which is trusted by the keys that it publishes.
     pub fn new(name: &str, url_template: &str) -> StandbyRemote {
-        StandbyRemote { name: name.to_owned(), url_template: url_template.to_owned() }
+        StandbyRemote { name: name.to_owned(), url_template: url_template.to_owned(), fingerprint: None }
+    }
+
+    /// The same, with this key and no other.
+    #[must_use]
+    pub fn pinned(self, fingerprint: Fingerprint) -> StandbyRemote {
+        StandbyRemote { fingerprint: Some(fingerprint), ..self }
     }
 }
 
@@ -109,8 +130,15 @@ struct Inner {
     peers: Arc<[Arc<Peer>]>,
     tracked: Tracked,
     applied: Arc<Applied>,
-    listener_url: String,
+    greeting: Greeting,
+    /// This node has heard its standbys, or waited for it.
+    heard: watch::Sender<bool>,
     hand_over: Duration,
+    ack: AckPolicy,
+    /// Counts what arrived or became durable at standbys.
+    acks: watch::Sender<u64>,
+    /// Writes that succeeded with a warning, and that fewer standbys had than must.
+    unacknowledged: AtomicU64,
     /// Held while a role is being assumed.
     assuming: tokio::sync::Mutex<()>,
     stop: watch::Sender<bool>,
@@ -122,16 +150,28 @@ impl Cluster {
     /// Starts a node over `databases`: recovers its role, opens all databases, and begins to replicate if it is a primary. Tasks run on
     /// the current tokio runtime until [`Cluster::shutdown`].
     ///
+    /// A primary that restarts hears its standbys first, for a moment ([`Cluster::heard`]): if one has writes that were lost here, it takes
+    /// none.
+    ///
     /// # Errors
-    /// [`Error::BadConfig`], [`Error::DamagedRole`], those of the data directory.
+    /// [`Error::BadConfig`], [`Error::DamagedRole`], [`Error::BadKey`], those of the data directory.
     pub async fn start(config: ClusterConfig, databases: Databases) -> Result<Cluster> {
         if config.standbys.is_empty() {
             return Err(Error::BadConfig { what: "expected at least one standby remote, found none".into() });
         }
+        if let AckCount::Number(count) = config.ack.count
+            && count > config.standbys.len()
+        {
+            let found = config.standbys.len();
+            let what =
+                format!("ack.count: expected at most {found}, as many as there are standbys, found {count}");
+            return Err(Error::BadConfig { what });
+        }
+        let (acks, news) = (watch::Sender::new(0), watch::Sender::new(0));
         let peers = config
             .standbys
             .iter()
-            .map(|standby| Peer::new(&standby.name, &standby.url_template).map(Arc::new));
+            .map(|standby| Peer::new(standby, config.tls.clone(), acks.clone(), news.clone()).map(Arc::new));
         let peers: Arc<[Arc<Peer>]> = peers.collect::<Result<Vec<_>>>()?.into();
         if let Some(twice) =
             (1..peers.len()).find(|&i| peers[..i].iter().any(|peer| peer.name() == peers[i].name()))
@@ -139,18 +179,33 @@ impl Cluster {
             let what = format!("the standby remote `{}` is there twice", peers[twice].name());
             return Err(Error::BadConfig { what });
         }
-        let cluster = crate::blocking(move || open(config, databases, peers)).await?;
-        cluster
-            .inner
-            .peers
-            .iter()
-            .for_each(|peer| cluster.inner.spawn(lead(cluster.inner.clone(), peer.clone())));
-        cluster.inner.spawn(look(cluster.inner.clone()));
+        let cluster = crate::blocking(move || open(config, databases, peers, acks, news)).await?;
+        let inner = &cluster.inner;
+        for peer in inner.peers.iter() {
+            inner.spawn(lead(inner.clone(), peer.clone()));
+            inner.spawn(keep_keys(peer.clone()));
+        }
+        inner.spawn(look(inner.clone()));
+        inner.spawn(hear(inner.clone()));
         Ok(cluster)
     }
 
-    /// The service to mount on the cluster port: `cluster.service().into_server()`.
-    pub fn service(&self) -> ReplicationService {
+    /// What the cluster port serves: Replicate, and the keys of this node. By HTTP/2, and without TLS by HTTP/1.1 as well, for whoever
+    /// looks at the keys; with TLS not so, as a client would then not hear that its certificate is refused.
+    pub fn routes(&self) -> Routes {
+        let jwks = self.inner.greeting.auth.jwks();
+        let publish = || async move { ([(axum::http::header::CONTENT_TYPE, "application/json")], jwks) };
+        let router = Routes::new(self.service().into_server()).into_axum_router();
+        router.route(JWKS_PATH, axum::routing::get(publish)).into()
+    }
+
+    /// Returns once this node, if it is a primary that restarted, has heard its standbys, or has waited for that. Its port must be served.
+    pub async fn heard(&self) {
+        // The sender lives as long as the node.
+        let _ = self.inner.heard.subscribe().wait_for(|heard| *heard).await;
+    }
+
+    fn service(&self) -> ReplicationService {
         // After a shutdown it still answers, by refusing each stream.
         let alive = match self.inner.alive.lock().as_ref() {
             Some((alive, _)) => alive.downgrade(),
@@ -158,6 +213,7 @@ impl Cluster {
         };
         ReplicationService {
             node: self.inner.node.clone(),
+            auth: self.inner.greeting.auth.clone(),
             applied: self.inner.applied.clone(),
             alike: Arc::new(AtomicBool::new(true)),
             stop: self.inner.stop.subscribe(),
@@ -166,6 +222,11 @@ impl Cluster {
     }
 
     // Seeing it.
+
+    /// What other nodes know this one by.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.inner.greeting.auth.fingerprint()
+    }
 
     /// Role, epoch and leader now.
     pub fn standing(&self) -> Standing {
@@ -200,6 +261,7 @@ impl Cluster {
     pub fn known_status(&self) -> Vec<StatusRow> {
         let Inner { node, peers, tracked, .. } = &*self.inner;
         let Standing { role, epoch, .. } = node.standing();
+        let alarm = node.alarm().map(|alarm| alarm.to_string());
         let mut rows = Vec::new();
         for (database, _) in tracked.all() {
             for peer in peers.iter() {
@@ -218,14 +280,48 @@ impl Cluster {
                     epoch,
                     replication_lag_millis: lag,
                     last_update,
-                    current_error: error,
+                    current_error: error.or_else(|| alarm.clone()),
                 });
             }
         }
         rows
     }
 
+    /// What a person should know of this node, beyond the rows of [`Cluster::status`]: how acknowledged writes can be lost, and what it
+    /// found wrong.
+    pub fn warnings(&self) -> Vec<String> {
+        let Inner { node, ack, unacknowledged, .. } = &*self.inner;
+        let mut warnings: Vec<String> = ack.risk().map(str::to_owned).into_iter().collect();
+        match unacknowledged.load(Ordering::Relaxed) {
+            0 => {}
+            1 => {
+                warnings.push("1 write succeeded since the start that not enough standbys had in time".into())
+            }
+            writes => warnings.push(format!(
+                "{writes} writes succeeded since the start that not enough standbys had in time"
+            )),
+        }
+        if let Writes::Claiming { .. } = node.state().writes
+            && let Err(why) = node.admit()
+        {
+            warnings.push(why.to_string());
+        }
+        warnings.extend(node.alarm().as_ref().map(Alarm::to_string));
+        let trusted_by_url = self.inner.peers.iter().filter(|peer| !peer.keys().is_pinned());
+        warnings.extend(trusted_by_url.map(|peer| unpinned(peer)));
+        warnings
+    }
+
     // Writing and reading.
+
+    /// Waits until as many standbys have the write as the policy says; `sequence` is that of `database` after it. Gives a warning if they
+    /// do not have it in time, and the policy takes that for success.
+    ///
+    /// # Errors
+    /// [`Error::Unacknowledged`]: the write is durable here, and whether it stays is open.
+    pub async fn acknowledged(&self, database: &str, sequence: u64) -> Result<Option<String>> {
+        self.inner.acknowledged(database, sequence).await
+    }
 
     /// Asked before any write, push included. The permit is held until the write has returned: a hand-over waits for it.
     ///
@@ -289,12 +385,45 @@ impl Cluster {
     }
 }
 
-fn open(config: ClusterConfig, databases: Databases, peers: Arc<[Arc<Peer>]>) -> Result<Cluster> {
+/// In the data directory, unless the configuration names another.
+const KEY_FILE: &str = "node.pem";
+
+fn unpinned(peer: &Peer) -> String {
+    format!(
+        "standby remote `{}` is trusted by the keys that {} publishes: whoever can answer there can replicate; pin its `fingerprint`",
+        peer.name(),
+        peer.server()
+    )
+}
+
+fn open(
+    config: ClusterConfig,
+    databases: Databases,
+    peers: Arc<[Arc<Peer>]>,
+    acks: watch::Sender<u64>,
+    news: watch::Sender<u64>,
+) -> Result<Cluster> {
     let (role, epoch) = (config.bootstrap_role, config.bootstrap_epoch);
-    let bootstrap = |id| Standing { role, epoch, leader: (role == Role::Primary).then_some(id) };
-    let (file, standing) = RoleFile::open(databases.data_dir(), bootstrap)?;
-    let node = Arc::new(Node::new(file, standing, databases));
-    tracing::info!(node = %node.id(), %standing, "this node of the cluster starts");
+    let quorum = Quorum::new(peers.len(), config.ack.needed(peers.len()));
+    let bootstrap = |id| {
+        let standing = Standing { role, epoch, leader: (role == Role::Primary).then_some(id) };
+        State::start(id, standing, None, quorum, true)
+    };
+    let restart = |id, record: Record| State::start(id, record.standing, record.led, quorum, false);
+    let (file, state) = RoleFile::open(databases.data_dir(), bootstrap, restart)?;
+    let standing = state.standing;
+    let node = Arc::new(Node::new(file, state, databases));
+    let key_file = config.node_key.unwrap_or_else(|| node.databases().data_dir().join(KEY_FILE));
+    let keys = peers.iter().map(|peer| peer.keys().clone()).collect();
+    let auth = Arc::new(Auth::new(NodeKey::open(&key_file)?, keys, news));
+    let fingerprint = auth.fingerprint();
+    tracing::info!(node = %node.id(), %fingerprint, %standing, "this node of the cluster starts");
+    for peer in peers.iter().filter(|peer| !peer.keys().is_pinned()) {
+        tracing::warn!("{}", unpinned(peer));
+    }
+    if let Some(risk) = config.ack.risk() {
+        tracing::warn!("{risk}");
+    }
     let tracked = Tracked::new(node.clone(), peers.clone());
     tracked.look()?;
     let inner = Inner {
@@ -302,8 +431,16 @@ fn open(config: ClusterConfig, databases: Databases, peers: Arc<[Arc<Peer>]>) ->
         peers,
         tracked,
         applied: Arc::new(Applied::new()),
-        listener_url: config.listener_url,
+        heard: watch::Sender::new(false),
+        greeting: Greeting {
+            auth,
+            listener_url: config.listener_url,
+            tell_received: config.ack.level == AckLevel::Received && !quorum.may_lose(),
+        },
         hand_over: config.hand_over,
+        ack: config.ack,
+        acks,
+        unacknowledged: AtomicU64::new(0),
         assuming: tokio::sync::Mutex::new(()),
         stop: watch::Sender::new(false),
         alive: Mutex::new(Some(mpsc::channel(1))),
@@ -353,32 +490,118 @@ impl Inner {
         }
     }
 
+    /// Runs the machine on a thread that may write the role file.
+    async fn step(&self, input: Input) -> Result<()> {
+        let node = self.node.clone();
+        crate::blocking(move || node.step(&input)).await?;
+        Ok(())
+    }
+
+    /// A primary that restarted hears its standbys before it takes writes, for a moment.
+    async fn hear(&self) -> Result<()> {
+        let mut leads = self.node.leads();
+        let standing = self.node.standing();
+        if standing.role != Role::Primary || *leads.borrow() {
+            return Ok(());
+        }
+        tokio::select! {
+            _ = leads.wait_for(|leads| *leads) => return Ok(()),
+            () = self.node.left(standing) => return Ok(()),
+            () = tokio::time::sleep(HEAR) => {}
+        }
+        self.step(Input::Waited).await?;
+        match *leads.borrow() {
+            true => tracing::warn!("not all standbys told what they have; this primary takes writes without"),
+            false => tracing::warn!("this primary takes no writes yet: other nodes must agree first"),
+        }
+        Ok(())
+    }
+
+    async fn acknowledged(self: &Arc<Self>, database: &str, sequence: u64) -> Result<Option<String>> {
+        let needed = self.ack.needed(self.peers.len());
+        if needed == 0 {
+            return Ok(None);
+        }
+        if self.tracked.get(database).is_none() {
+            // Made just now.
+            let inner = self.clone();
+            crate::blocking(move || inner.tracked.look()).await?;
+        }
+        let (standing, durable) = (self.node.standing(), self.ack.level != AckLevel::Received);
+        let had = || self.peers.iter().filter(|peer| peer.reached(database, sequence, durable)).count();
+        let mut acks = self.acks.subscribe();
+        let enough = async {
+            while had() < needed || !self.node.state().may_acknowledge(standing.epoch) {
+                // The sender lives as long as this node.
+                let _ = acks.changed().await;
+            }
+        };
+        let late = async {
+            match self.ack.on_timeout {
+                OnTimeout::Block => std::future::pending().await,
+                _ => tokio::time::sleep(self.ack.timeout).await,
+            }
+        };
+        let why = tokio::select! {
+            biased;
+            () = enough => return Ok(None),
+            () = self.node.left(standing) => {
+                // What they acknowledged before is with whoever leads next; a hand-over waited for that.
+                if had() >= needed {
+                    return Ok(None);
+                }
+                format!("before it became {}", self.node.standing())
+            }
+            () = late => format!("in {:.1} s", self.ack.timeout.as_secs_f64()),
+        };
+        let left = self.node.standing() != standing;
+        let error = Error::Unacknowledged { had: had().min(needed), needed, why };
+        match self.ack.on_timeout {
+            OnTimeout::Warn if !left => {
+                self.unacknowledged.fetch_add(1, Ordering::Relaxed);
+                Ok(Some(error.to_string()))
+            }
+            _ => Err(error),
+        }
+    }
+
     async fn assume(self: Arc<Inner>, role: Role, epoch: Epoch) -> Result<Standing> {
         let Ok(_assuming) = self.assuming.try_lock() else { return Err(Error::Busy) };
         let current = self.node.standing();
-        let next = match role::assume(self.node.id(), &current, role, epoch)? {
-            Transition::Nothing => return Ok(current),
-            Transition::Take(next) => self.clone().take(current, next).await?,
-            Transition::Raise(next) => {
-                self.note_own_writes(&current);
-                self.clone().take(current, next).await?
+        self.note_own_writes(&current);
+        self.step(Input::Assume { role, epoch }).await?;
+        if let Writes::HandingOver { .. } = self.node.state().writes {
+            let handed_over = self.clone().hand_over(current).await;
+            if handed_over.is_err() {
+                self.step(Input::HandOverFailed).await?;
             }
-            Transition::HandOver(next) => self.clone().hand_over(current, next).await?,
-        };
-        Ok(next)
+            handed_over?;
+        }
+        let standing = self.node.standing();
+        match (standing.role, standing.epoch) == (role, epoch) {
+            true => self.granted(standing).await,
+            false => Err(Error::Overtaken { standing }),
+        }
     }
 
-    async fn take(self: Arc<Inner>, current: Standing, next: Standing) -> Result<Standing> {
-        let node = self.node.clone();
-        match crate::blocking(move || node.take(&current, next)).await? {
-            true => Ok(next),
-            false => Err(Error::Overtaken { standing: self.node.standing() }),
+    /// Waits until this node, if it is primary in `standing`, takes writes.
+    async fn granted(&self, standing: Standing) -> Result<Standing> {
+        let mut leads = self.node.leads();
+        if standing.role != Role::Primary || *leads.borrow() {
+            return Ok(standing);
+        }
+        tokio::select! {
+            _ = leads.wait_for(|leads| *leads) => Ok(standing),
+            () = self.node.left(standing) => Err(Error::Overtaken { standing: self.node.standing() }),
+            () = tokio::time::sleep(self.hand_over) => match self.node.admit() {
+                Ok(_) => Ok(standing),
+                Err(why) => Err(Error::NotGranted { standing, why }),
+            },
         }
     }
 
     /// Hands over: no more writes, everything on every standby, and only then the new standing.
-    async fn hand_over(self: Arc<Inner>, current: Standing, next: Standing) -> Result<Standing> {
-        let Some(handing_over) = self.node.hand_over() else { return Err(Error::Busy) };
+    async fn hand_over(self: Arc<Inner>, current: Standing) -> Result<()> {
         let seconds = self.hand_over.as_secs_f64();
         let inner = self.clone();
         let everything = async {
@@ -404,9 +627,7 @@ impl Inner {
             () = self.node.left(current) => return Err(Error::Overtaken { standing: self.node.standing() }),
         }
         self.note_own_writes(&current);
-        let standing = self.clone().take(current, next).await?;
-        drop(handing_over);
-        Ok(standing)
+        self.step(Input::HandedOver).await
     }
 
     /// What this node wrote as primary of an epoch that it leaves stays here: tokens of that epoch are covered.
@@ -442,7 +663,7 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
     let mut pause = BACK_OFF.0;
     loop {
         let progress = peer.progress();
-        let error = session::run(&inner.node, peer, &inner.tracked, standing, &inner.listener_url).await;
+        let error = session::run(&inner.node, peer, &inner.tracked, standing, &inner.greeting).await;
         tracing::warn!(standby = peer.name(), %error, "replication to a standby was interrupted");
         peer.failed(&error);
         let came_on = progress.has_changed().unwrap_or(false);
@@ -452,6 +673,23 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
             () = peer.kicked() => {}
         }
     }
+}
+
+/// A primary that restarted hears its standbys.
+async fn hear(inner: Arc<Inner>) {
+    if let Err(error) = inner.hear().await {
+        tracing::error!(%error, "this node takes no writes: what it is could not be made durable");
+    }
+    inner.heard.send_replace(true);
+}
+
+/// Keeps the keys that a peer publishes.
+async fn keep_keys(peer: Arc<Peer>) {
+    let connect = || async {
+        let connected = peer.connect().await.map_err(|error| error.to_string())?;
+        Ok(connected.0)
+    };
+    peer.keys().clone().keep(peer.name(), connect).await;
 }
 
 /// Looks for databases that were made or dropped.

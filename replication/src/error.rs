@@ -71,6 +71,64 @@ pub enum Error {
         /// What was expected, and found.
         what: String,
     },
+    /// The file of this node's key holds something else.
+    #[error(
+        "{}: this is no key of a node: {what}; name another file with node_key, or remove this one and the node makes itself a key, whose \
+         fingerprint its peers then need",
+        path.display()
+    )]
+    BadKey {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// A node did not prove who it is.
+    #[error("{url} did not prove who it is: {why}")]
+    Unauthenticated {
+        /// Its address.
+        url: String,
+        /// What is wrong.
+        why: crate::auth::Refused,
+    },
+    /// A peer does not publish its keys as it should.
+    #[error("{url}{what}; pin the `fingerprint` of that node, or have it publish its keys")]
+    NoKeys {
+        /// Its address.
+        url: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// What a database notes of the last change that was applied to it cannot be read.
+    #[error("{what}")]
+    BadPosition {
+        /// What was expected, and found.
+        what: String,
+    },
+    /// A node became primary, and takes no writes yet.
+    #[error(
+        "this node is {standing}, durably, and takes no writes yet: {why}; it takes them as soon as that is so. If that cannot be, assume the \
+         role of primary at a higher epoch on a node that has everything that was acknowledged"
+    )]
+    NotGranted {
+        /// What it is.
+        standing: Standing,
+        /// What is missing.
+        why: NotWritable,
+    },
+    /// Not enough standbys have a write, as far as this node knows.
+    #[error(
+        "the outcome of the write is open: it is durable on this server, and {had} of the {needed} standbys that must have it said so {why}; \
+         it goes on to them, and may be lost if this server is. Read it before you write it again"
+    )]
+    Unacknowledged {
+        /// Standbys that have it.
+        had: usize,
+        /// Standbys that must have it.
+        needed: usize,
+        /// `in 10.0 s`, or what became of this node.
+        why: String,
+    },
     /// A role is not assumed.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -247,12 +305,14 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Error::BadConfig { .. }
+            | Error::BadKey { .. }
             | Error::Myself { .. }
             | Error::UnknownRemote { .. }
             | Error::SharedRemote { .. }
             | Error::UnknownBranch { .. } => ErrorKind::Input,
             Error::Refused(_)
             | Error::NotCaughtUp { .. }
+            | Error::NotGranted { .. }
             | Error::StillWriting { .. }
             | Error::Overtaken { .. }
             | Error::Busy
@@ -263,8 +323,11 @@ impl Error {
             | Error::NotFastForward { .. } => ErrorKind::Refused,
             Error::Unreachable { .. }
             | Error::PeerRefused { .. }
+            | Error::Unauthenticated { .. }
+            | Error::NoKeys { .. }
             | Error::Protocol { .. }
             | Error::Moved { .. }
+            | Error::Unacknowledged { .. }
             | Error::UnknownDatabase { .. } => ErrorKind::Network,
             Error::Shared { kind, .. } => *kind,
             Error::Exchange(error) => match error.kind() {
@@ -272,9 +335,11 @@ impl Error {
                 pleach_protocol::ErrorKind::Store => ErrorKind::Store,
                 _ => ErrorKind::Network,
             },
-            Error::DamagedRole { .. } | Error::Engine(_) | Error::Io { .. } | Error::Lost { .. } => {
-                ErrorKind::Store
-            }
+            Error::BadPosition { .. }
+            | Error::DamagedRole { .. }
+            | Error::Engine(_)
+            | Error::Io { .. }
+            | Error::Lost { .. } => ErrorKind::Store,
         }
     }
 
@@ -304,6 +369,26 @@ pub enum NotWritable {
         /// Its epoch.
         epoch: Epoch,
     },
+    /// The primary waits for other nodes before it takes writes.
+    #[error(
+        "this server is primary at epoch {epoch} and read-only: {}",
+        if *ahead {
+            "a standby has writes of this epoch that are lost here, and would be lost; assume the role of primary at a higher epoch on that \
+             standby".to_owned()
+        } else {
+            format!("{granted} of the {needed} other nodes that must agree have done so; try again when they are up")
+        }
+    )]
+    Claiming {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Nodes that granted.
+        granted: usize,
+        /// Nodes that must grant.
+        needed: usize,
+        /// A standby has more of this epoch than this node.
+        ahead: bool,
+    },
     /// The primary is handing over.
     #[error("this server is read-only while it hands over to a standby; try again in a moment")]
     HandingOver,
@@ -321,7 +406,7 @@ impl NotWritable {
         match self {
             NotWritable::Standby { .. } => Some(Role::Standby),
             NotWritable::BrokenConfig { .. } => Some(Role::DetectedBrokenConfig),
-            NotWritable::HandingOver => Some(Role::Primary),
+            NotWritable::HandingOver | NotWritable::Claiming { .. } => Some(Role::Primary),
             NotWritable::ReadReplica { .. } => None,
         }
     }

@@ -6,15 +6,18 @@
 //!
 //! Follow a transaction to a standby: the engine makes it durable and calls the watch that [`tracked`](Cluster) set → `peer` notes the
 //! lag and wakes the `session` → it computes what the standby lacks and sends it in the records of `pleach_protocol` → `standby` verifies,
-//! stores, moves the refs durably, acknowledges → `peer` notes it.
+//! stores, moves the refs durably, acknowledges → `peer` notes it → `cluster` acknowledges the transaction, by the policy of `ack`.
 //!
-//! Follow a change of role: [`role`] says what may be, `node` makes it durable in `role_file` before anything shows it, `cluster` hands
-//! over first where that is due, and every stream ends and is opened anew in the new standing.
+//! Follow a change of role: the machine in [`role`] says what becomes of the node, `node` makes that durable in `role_file` before anything
+//! shows it, `cluster` hands over first where that is due, and every stream ends and is opened anew in the new standing.
 //!
-//! What is not here: arguments and environment, users, and (yet) acknowledgement policies, election, and authentication of peers. The
-//! port that serves [`ReplicationService`] must not be reachable by anybody but the nodes of the cluster.
+//! Who calls is known before anything that the caller says is looked at: see [`auth`].
+//!
+//! What is not here: arguments and environment, users, and (yet) election.
 
+mod ack;
 mod applied;
+pub mod auth;
 mod cluster;
 mod error;
 pub mod limits;
@@ -32,13 +35,14 @@ mod standby;
 mod strict;
 mod tracked;
 
+pub use ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
+pub use auth::{Fingerprint, NodeKey};
 pub use cluster::{Cluster, ClusterConfig, StandbyRemote, StatusRow};
 pub use error::{Behind, Error, ErrorKind, NotWritable, Result};
 pub use node::WritePermit;
 pub use primary::{OnConflict, Primary, PrimaryConfig, PushPermit, PushStatus, count_as_pushed};
 pub use replica::{PullStatus, ReadReplica, Refresh, Refreshed, ReplicaConfig};
-pub use role::{Epoch, NodeId, Refusal, Role, Standing};
-pub use standby::ReplicationService;
+pub use role::{Alarm, Epoch, NodeId, Refusal, Role, Standing};
 
 /// Where the remote called `name` of a database is, with what is shown to it.
 fn remote_url(

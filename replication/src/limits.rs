@@ -5,6 +5,15 @@ use std::time::Duration;
 /// How long a primary that becomes a standby waits for its standbys to have everything.
 pub const HAND_OVER: Duration = Duration::from_secs(10);
 
+/// How long a write waits for standbys, unless the configuration says otherwise.
+pub const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a primary that restarts waits for its standbys to tell what they have, before it takes writes.
+pub const HEAR: Duration = Duration::from_secs(2);
+
+/// Changes of a database that are on their way to a standby at the same time; what comes then goes along with the next.
+pub const CHANGES_AHEAD: usize = 8;
+
 /// How often a primary says that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
@@ -34,3 +43,36 @@ pub const LOOK_AT_PLACE: Duration = Duration::from_secs(1);
 
 /// So many commits of a branch are counted, at most, to say how far behind a remote is.
 pub const COMMITS_COUNTED: usize = 1000;
+
+/// How long a signed greeting holds.
+pub const GREETING_HOLDS: Duration = Duration::from_secs(30);
+
+/// How far the clock of a caller may be ahead.
+pub const CLOCKS_APART: Duration = Duration::from_secs(10);
+
+/// How long a caller has for its greeting.
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Greetings that are remembered until they have expired.
+pub const NONCES_MAX: usize = 65_536;
+
+/// Bytes of a file with the key of a node.
+pub const KEY_FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Bytes of the key set that a peer publishes.
+pub const JWKS_BYTES_MAX: usize = 64 << 10;
+
+/// Keys in it.
+pub const JWKS_KEYS_MAX: usize = 16;
+
+/// How long a peer has to send it.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often it is fetched from a peer at most, whoever calls.
+pub const JWKS_FETCHED_AT_MOST: Duration = Duration::from_secs(1);
+
+/// How long a caller with a key that nobody knows waits for it to be published.
+pub const JWKS_WAIT: Duration = Duration::from_secs(3);
+
+/// How often it is fetched when nothing happens.
+pub const JWKS_REFRESH: Duration = Duration::from_secs(60);

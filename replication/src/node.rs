@@ -1,7 +1,7 @@
-//! What this node is, while it runs: its standing, who may write, and the one way in which that changes.
+//! What this node is, while it runs: its state, who may write, and the one way in which that changes.
 //!
-//! The one idea: a standing changes under [`Node::take`] alone, which makes it durable before anything shows it, and while nothing of
-//! a peer is being applied. Called by `cluster`, by each session, and by the server before each write.
+//! The one idea: the state changes under [`Node::step`] alone, which runs the machine of `role` and does its effects in their order:
+//! durable first, and while nothing of a peer is being applied. Called by `cluster`, by each session, and by the server before each write.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -11,7 +11,7 @@ use pleach_protocol::Databases;
 use tokio::sync::watch;
 
 use crate::error::{NotWritable, Result};
-use crate::role::{NodeId, Reaction, Role, Standing, meet};
+use crate::role::{self, Alarm, Effect, Input, NodeId, Reaction, Role, Standing, State, Writes};
 use crate::role_file::RoleFile;
 
 /// This node.
@@ -22,15 +22,18 @@ pub(crate) struct Node {
     file: Mutex<RoleFile>,
     /// Held shared while a change of a peer is applied, and alone while the standing changes: so a fenced change never lands.
     applying: RwLock<()>,
-    state: Mutex<State>,
+    state: Mutex<Running>,
     standing: watch::Sender<Standing>,
+    /// Whether this node sends its changes to its standbys.
+    leads: watch::Sender<bool>,
     /// How many writes are under way.
     writes: watch::Sender<usize>,
 }
 
-struct State {
-    standing: Standing,
-    handing_over: bool,
+struct Running {
+    role: State,
+    /// What a person should look at, since the standing last changed.
+    alarm: Option<Alarm>,
     /// Where clients reach the primary that this node follows.
     primary: Option<String>,
     /// When the primary that this node follows was last heard.
@@ -48,27 +51,17 @@ impl Drop for WritePermit {
     }
 }
 
-/// Makes the node writable again unless the hand-over succeeded, however its call ends.
-pub(crate) struct HandOver {
-    node: Arc<Node>,
-}
-
-impl Drop for HandOver {
-    fn drop(&mut self) {
-        self.node.state.lock().handing_over = false;
-    }
-}
-
 impl Node {
-    /// The node whose standing is kept in `file`.
-    pub(crate) fn new(file: RoleFile, standing: Standing, databases: Databases) -> Node {
+    /// The node in `state`, which `file` keeps.
+    pub(crate) fn new(file: RoleFile, state: State, databases: Databases) -> Node {
         Node {
-            id: file.node(),
+            id: state.me,
             databases,
             file: Mutex::new(file),
             applying: RwLock::new(()),
-            state: Mutex::new(State { standing, handing_over: false, primary: None, heard: None }),
-            standing: watch::Sender::new(standing),
+            standing: watch::Sender::new(state.standing),
+            leads: watch::Sender::new(state.leads()),
+            state: Mutex::new(Running { role: state, alarm: None, primary: None, heard: None }),
             writes: watch::Sender::new(0),
         }
     }
@@ -82,7 +75,22 @@ impl Node {
     }
 
     pub(crate) fn standing(&self) -> Standing {
-        self.state.lock().standing
+        self.state.lock().role.standing
+    }
+
+    /// Whole, as the machine knows it.
+    pub(crate) fn state(&self) -> State {
+        self.state.lock().role.clone()
+    }
+
+    /// What a person should look at.
+    pub(crate) fn alarm(&self) -> Option<Alarm> {
+        self.state.lock().alarm
+    }
+
+    /// Tells whether this node sends its changes to its standbys.
+    pub(crate) fn leads(&self) -> watch::Receiver<bool> {
+        self.leads.subscribe()
     }
 
     /// Tells each change of the standing.
@@ -101,27 +109,25 @@ impl Node {
     /// Allows a write, or says why not.
     pub(crate) fn admit(self: &Arc<Node>) -> Result<WritePermit, NotWritable> {
         let state = self.state.lock();
-        let epoch = state.standing.epoch;
-        match state.standing.role {
-            Role::Standby => Err(NotWritable::Standby { epoch, primary: state.primary.clone() }),
-            Role::DetectedBrokenConfig => Err(NotWritable::BrokenConfig { epoch }),
-            Role::Primary if state.handing_over => Err(NotWritable::HandingOver),
-            Role::Primary => {
+        let epoch = state.role.standing.epoch;
+        match &state.role.writes {
+            Writes::No if state.role.standing.role == Role::DetectedBrokenConfig => {
+                Err(NotWritable::BrokenConfig { epoch })
+            }
+            Writes::No => Err(NotWritable::Standby { epoch, primary: state.primary.clone() }),
+            Writes::HandingOver { .. } => Err(NotWritable::HandingOver),
+            Writes::Claiming { granted, ahead, .. } => Err(NotWritable::Claiming {
+                epoch,
+                granted: granted.len(),
+                needed: state.role.quorum.grants(),
+                ahead: !ahead.is_empty(),
+            }),
+            Writes::Open => {
                 // Counted under the lock under which a hand-over begins, which so sees it.
                 self.writes.send_modify(|writes| *writes += 1);
                 Ok(WritePermit { node: self.clone() })
             }
         }
-    }
-
-    /// Admits no more writes until the guard is dropped; `None` if that is under way already.
-    pub(crate) fn hand_over(self: &Arc<Node>) -> Option<HandOver> {
-        let mut state = self.state.lock();
-        if state.handing_over {
-            return None;
-        }
-        state.handing_over = true;
-        Some(HandOver { node: self.clone() })
     }
 
     /// Returns when no write is under way.
@@ -136,59 +142,71 @@ impl Node {
 
     // Standing.
 
-    /// Takes the standing `next` if the node still is in `expected`: durable first, then shown. False if it no longer is. Blocking.
+    /// Takes `input`: runs the machine, and does what it says. Gives what the node answers. Blocking.
     ///
     /// # Errors
-    /// The standing could not be made durable; the node goes on in the one it had.
-    pub(crate) fn take(&self, expected: &Standing, next: Standing) -> Result<bool> {
+    /// [`Error::Refused`](crate::Error::Refused). What could not be made durable: the node goes on as it was.
+    pub(crate) fn step(&self, input: &Input) -> Result<Reaction> {
         let file = self.file.lock();
-        if self.standing() != *expected {
-            return Ok(false);
+        let was = self.state();
+        let role::Step { state: next, effects } = role::step(&was, input)?;
+        let mut reaction = Reaction::Nothing;
+        let mut alone = None;
+        for effect in effects {
+            match effect {
+                Effect::Persist => {
+                    alone = Some(self.applying.write());
+                    file.write(&next)?;
+                }
+                Effect::Show => self.show(&was, &next),
+                Effect::Answer(answer) => reaction = answer,
+                Effect::Alarm(alarm) => {
+                    tracing::error!("{alarm}");
+                    self.state.lock().alarm = Some(alarm);
+                }
+            }
         }
-        if next == *expected {
-            return Ok(true);
-        }
-        let _alone = self.applying.write();
-        file.write(&next)?;
+        drop(alone);
+        Ok(reaction)
+    }
+
+    fn show(&self, was: &State, next: &State) {
+        let (before, standing) = (was.standing, next.standing);
         // Tokens carry the new epoch before a write can be admitted under it.
         for database in self.databases.loaded().values() {
-            database.set_epoch(next.epoch.0);
+            database.set_epoch(standing.epoch.0);
         }
         let mut state = self.state.lock();
-        state.standing = next;
-        if next.leader != expected.leader {
+        state.role = next.clone();
+        if standing != before {
+            state.alarm = None;
+        }
+        if standing.leader != before.leader {
             state.primary = None;
             state.heard = None;
         }
         drop(state);
-        tracing::warn!(was = %expected, now = %next, "the standing of this node changed");
-        self.standing.send_replace(next);
-        Ok(true)
-    }
-
-    /// Meets a peer: reacts, and takes the standing that follows. Blocking.
-    pub(crate) fn meet(&self, peer: &Standing) -> Result<Reaction> {
-        loop {
-            let current = self.standing();
-            let reaction = meet(&current, peer);
-            match reaction.next() {
-                Some(next) if !self.take(&current, next)? => continue,
-                _ => return Ok(reaction),
-            }
+        if standing != before {
+            tracing::warn!(was = %before, now = %standing, "the standing of this node changed");
+            self.standing.send_replace(standing);
         }
+        self.leads.send_if_modified(|leads| std::mem::replace(leads, next.leads()) != next.leads());
     }
 
-    /// The right to apply a change while the node is in `standing`; the standing it is in instead. Blocking.
-    pub(crate) fn apply(&self, standing: &Standing) -> Result<RwLockReadGuard<'_, ()>, Standing> {
+    /// The right to apply a change of the primary that was followed in `followed`; the standing this node is in instead. Blocking.
+    pub(crate) fn apply(&self, followed: &Standing) -> Result<RwLockReadGuard<'_, ()>, Standing> {
         let applying = self.applying.read();
-        let now = self.standing();
-        if now == *standing { Ok(applying) } else { Err(now) }
+        let state = self.state();
+        let (Some(leader), epoch) = (followed.leader, followed.epoch) else { return Err(state.standing) };
+        let follows = role::step(&state, &Input::Change { leader, epoch })
+            .is_ok_and(|step| step.effects == [Effect::Answer(Reaction::Follow)]);
+        if follows { Ok(applying) } else { Err(state.standing) }
     }
 
     /// Notes where clients reach the primary that is followed in `standing`.
     pub(crate) fn follow(&self, standing: &Standing, primary: String) {
         let mut state = self.state.lock();
-        if state.standing == *standing && !primary.is_empty() {
+        if state.role.standing == *standing && !primary.is_empty() {
             state.primary = Some(primary);
         }
     }
@@ -210,15 +228,22 @@ mod tests {
     use pleach_engine::Options;
 
     use super::*;
-    use crate::role::Epoch;
+    use crate::role::{Epoch, Quorum};
 
     fn node(role: Role) -> (tempfile::TempDir, Arc<Node>) {
         let dir = tempfile::tempdir().unwrap();
-        let bootstrap =
-            |id| Standing { role, epoch: Epoch(1), leader: (role == Role::Primary).then_some(id) };
-        let (file, standing) = RoleFile::open(dir.path(), bootstrap).unwrap();
+        let bootstrap = |id| {
+            let leader = (role == Role::Primary).then_some(id);
+            let standing = Standing { role, epoch: Epoch(1), leader };
+            State::start(id, standing, None, Quorum::new(1, 0), true)
+        };
+        let (file, state) = RoleFile::open(dir.path(), bootstrap, |_, _| panic!("a new node")).unwrap();
         let databases = Databases::new(dir.path(), Options::default()).unwrap();
-        (dir, Arc::new(Node::new(file, standing, databases)))
+        (dir, Arc::new(Node::new(file, state, databases)))
+    }
+
+    fn assume(role: Role, epoch: u64) -> Input {
+        Input::Assume { role, epoch: Epoch(epoch) }
     }
 
     #[test]
@@ -234,34 +259,37 @@ mod tests {
     async fn a_hand_over_waits_for_writes_that_were_admitted_and_admits_no_more() {
         let (_dir, node) = node(Role::Primary);
         let write = node.admit().unwrap();
-        let hand_over = node.hand_over().unwrap();
-        assert!(node.hand_over().is_none());
+        node.step(&assume(Role::Standby, 2)).unwrap();
+        assert!(node.step(&assume(Role::Standby, 2)).is_err());
         assert_eq!(node.admit().err(), Some(NotWritable::HandingOver));
         assert_eq!(node.writes(), 1);
         drop(write);
         node.idle().await;
-        drop(hand_over);
+        node.step(&Input::HandOverFailed).unwrap();
         assert!(node.admit().is_ok());
     }
 
     #[test]
     fn a_standing_that_cannot_be_made_durable_is_not_shown() {
-        let (dir, node) = node(Role::Primary);
-        let current = node.standing();
+        let (dir, node) = node(Role::Standby);
+        let current = node.state();
         std::fs::remove_dir_all(dir.path()).unwrap();
-        let next = Standing { role: Role::Standby, epoch: Epoch(2), leader: None };
-        assert!(node.take(&current, next).is_err());
-        assert_eq!(node.standing(), current);
-        assert!(node.admit().is_ok());
+        assert!(node.step(&assume(Role::Primary, 2)).is_err());
+        assert_eq!(node.state(), current);
+        assert!(node.admit().is_err());
     }
 
     #[test]
     fn a_change_is_applied_only_in_the_standing_in_which_it_was_taken() {
         let (_dir, node) = node(Role::Standby);
-        let followed = node.standing();
-        assert!(node.apply(&followed).is_ok());
-        let next = Standing { role: Role::Primary, epoch: Epoch(2), leader: Some(node.id()) };
-        assert!(node.take(&followed, next).unwrap());
-        assert_eq!(node.apply(&followed).err(), Some(next));
+        let leader = NodeId([9; 16]);
+        let standing = Standing { role: Role::Primary, epoch: Epoch(1), leader: Some(leader) };
+        let followed = |leader| Standing { role: Role::Standby, epoch: Epoch(1), leader: Some(leader) };
+        assert!(node.apply(&followed(leader)).is_err(), "it does not follow it yet");
+        assert_eq!(node.step(&Input::Meet { node: leader, standing }).unwrap(), Reaction::Follow);
+        assert!(node.apply(&followed(leader)).is_ok());
+        assert!(node.apply(&followed(NodeId([8; 16]))).is_err(), "another primary of that epoch");
+        node.step(&assume(Role::Primary, 2)).unwrap();
+        assert_eq!(node.apply(&followed(leader)).err(), Some(node.standing()));
     }
 }

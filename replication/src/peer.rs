@@ -1,13 +1,18 @@
 //! A standby as its primary sees it: where it is, and how far each database has come there. Called by `session`, which moves it on, by
 //! the watch of each database, and by `cluster` for the status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
 use pleach_engine::Pins;
+use pleach_protocol::{Bound, ClientTls, TlsError, endpoint, root_cause};
 use tokio::sync::{Notify, watch};
+use tonic::transport::Channel;
 
+use crate::auth::PeerKeys;
+use crate::cluster::StandbyRemote;
 use crate::error::{Behind, Error, Result};
 
 /// The part of a URL template that stands for the database.
@@ -16,15 +21,19 @@ const DATABASE: &str = "{database}";
 /// A standby remote.
 pub(crate) struct Peer {
     name: String,
-    /// `http://HOST:PORT`.
+    /// `http://HOST:PORT` or `https://HOST:PORT`.
     server: String,
+    keys: Arc<PeerKeys>,
+    tls: ClientTls,
     state: Mutex<State>,
     /// A database changed here.
     changed: Notify,
     /// Connect now, whatever the back-off.
     kick: Notify,
-    /// Counts what became durable there.
+    /// Counts what arrived or became durable there.
     progress: watch::Sender<u64>,
+    /// The same, of all standbys together.
+    acks: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -38,13 +47,15 @@ struct State {
 struct Link {
     /// The sequence that is durable there; `None` until it is known.
     acked: Option<u64>,
+    /// The highest sequence that has arrived there, durable or not.
+    received: u64,
     /// When the first change came that is not durable there.
     behind_since: Option<Instant>,
     last_update: Option<SystemTime>,
     /// Keeps here what the standby last said that it has: what it lacks is computed, and sent, as a difference to that.
     held: Pins,
-    /// Keeps here what is on its way there: it may have that without having said so.
-    sent: Pins,
+    /// Keeps here what is on its way there, in order: it may have any of that without having said so.
+    sent: VecDeque<Pins>,
 }
 
 /// What the status shows of a database on a standby.
@@ -56,8 +67,15 @@ pub(crate) struct LinkStatus {
 }
 
 impl Peer {
-    /// The standby called `name`, reached at what `template` says: `http://HOST:PORT/{database}`.
-    pub(crate) fn new(name: &str, template: &str) -> Result<Peer> {
+    /// The standby `remote`, to which `tls` is shown. `acks` counts what arrived or became durable at any standby, `news` what keys were
+    /// fetched.
+    pub(crate) fn new(
+        remote: &StandbyRemote,
+        tls: ClientTls,
+        acks: watch::Sender<u64>,
+        news: watch::Sender<u64>,
+    ) -> Result<Peer> {
+        let StandbyRemote { name, url_template: template, fingerprint } = remote;
         let bad = |what: String| Error::BadConfig { what: format!("standby remote `{name}`: {what}") };
         if name.is_empty() {
             return Err(Error::BadConfig {
@@ -67,19 +85,26 @@ impl Peer {
         if !template.contains(DATABASE) {
             return Err(bad(format!("expected a URL template that contains {DATABASE}, found `{template}`")));
         }
-        let authority =
-            template.strip_prefix("http://").and_then(|rest| rest.strip_suffix(&format!("/{DATABASE}")));
-        let host =
-            authority.filter(|authority| !authority.is_empty() && !authority.contains(['/', '@', '{']));
-        let host =
-            host.ok_or_else(|| bad(format!("expected http://HOST:PORT/{DATABASE}, found `{template}`")))?;
+        let server = template.strip_suffix(&format!("/{DATABASE}"));
+        let server = server.filter(|server| {
+            let host = server.strip_prefix("http://").or_else(|| server.strip_prefix("https://"));
+            host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '@', '{']))
+        });
+        let server = server.ok_or_else(|| {
+            bad(format!(
+                "expected http://HOST:PORT/{DATABASE} or https://HOST:PORT/{DATABASE}, found `{template}`"
+            ))
+        })?;
         Ok(Peer {
             name: name.to_owned(),
-            server: format!("http://{host}"),
+            server: server.to_owned(),
+            keys: Arc::new(PeerKeys::new(*fingerprint, news)),
+            tls,
             state: Mutex::default(),
             changed: Notify::new(),
             kick: Notify::new(),
             progress: watch::Sender::new(0),
+            acks,
         })
     }
 
@@ -89,6 +114,24 @@ impl Peer {
 
     pub(crate) fn server(&self) -> &str {
         &self.server
+    }
+
+    /// What its key must be.
+    pub(crate) fn keys(&self) -> &Arc<PeerKeys> {
+        &self.keys
+    }
+
+    /// Connects to it.
+    pub(crate) async fn connect(&self) -> Result<(Channel, Bound)> {
+        let endpoint = endpoint(&self.server).map_err(|error| self.unreachable(&error))?;
+        let connected = self.tls.connect_bound(&endpoint.keep_alive_while_idle(true)).await;
+        connected.map_err(|error| self.unreachable(&error))
+    }
+
+    /// That the transport failed of this.
+    pub(crate) fn unreachable(&self, cause: &(dyn std::error::Error + 'static)) -> Error {
+        let what = TlsError::behind(cause).map_or_else(|| root_cause(cause), |error| error.to_string());
+        Error::Unreachable { url: self.server.clone(), what }
     }
 
     // What happens here.
@@ -147,7 +190,7 @@ impl Peer {
 
     /// Takes nothing for granted that the standby said before: each database counts as behind until it is acknowledged anew.
     pub(crate) fn doubt(&self) {
-        self.state.lock().links.values_mut().for_each(|link| link.acked = None);
+        self.state.lock().links.values_mut().for_each(|link| (link.acked, link.received) = (None, 0));
         self.changed.notify_one();
     }
 
@@ -168,19 +211,47 @@ impl Peer {
         link.behind_since = (now > sequence).then_some(read_at);
         link.last_update = Some(SystemTime::now());
         drop(state);
+        self.came_on();
+    }
+
+    /// A change of `database` has arrived there, and is not durable yet.
+    pub(crate) fn received(&self, database: &str, sequence: u64) {
+        let mut state = self.state.lock();
+        let link = state.links.entry(database.to_owned()).or_default();
+        link.received = link.received.max(sequence);
+        drop(state);
+        self.came_on();
+    }
+
+    fn came_on(&self) {
         self.progress.send_modify(|count| *count += 1);
+        self.acks.send_modify(|count| *count += 1);
     }
 
-    /// What `pins` keep is on its way.
+    /// What `pins` keep is on its way, after what was before.
     pub(crate) fn sent(&self, name: &str, pins: Pins) {
-        self.state.lock().links.entry(name.to_owned()).or_default().sent = pins;
+        self.state.lock().links.entry(name.to_owned()).or_default().sent.push_back(pins);
     }
 
-    /// The standby has what `pins` keep, and nothing is on its way: that stays here until it has something else.
+    /// The standby has the first of what is on its way: that stays here until it has something else.
+    pub(crate) fn has(&self, name: &str) {
+        let mut state = self.state.lock();
+        let link = state.links.entry(name.to_owned()).or_default();
+        link.held = link.sent.pop_front().unwrap_or_default();
+    }
+
+    /// The standby has what `pins` keep, and nothing is on its way.
     pub(crate) fn holds(&self, name: &str, pins: Pins) {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
-        (link.held, link.sent) = (pins, Pins::default());
+        (link.held, link.sent) = (pins, VecDeque::new());
+    }
+
+    /// Whether the change of `database` with `sequence` has arrived there; `durable`: and is durable.
+    pub(crate) fn reached(&self, database: &str, sequence: u64, durable: bool) -> bool {
+        let state = self.state.lock();
+        let Some(link) = state.links.get(database) else { return false };
+        link.acked >= Some(sequence) || !durable && link.received >= sequence
     }
 
     /// Tells each progress of the standby.
@@ -220,20 +291,26 @@ mod tests {
 
     use super::*;
 
+    fn new(name: &str, template: &str) -> Result<Peer> {
+        let remote = StandbyRemote::new(name, template);
+        Peer::new(&remote, ClientTls::default(), watch::Sender::new(0), watch::Sender::new(0))
+    }
+
     fn peer() -> Peer {
-        Peer::new("standby", "http://127.0.0.1:50051/{database}").unwrap()
+        new("standby", "http://127.0.0.1:50051/{database}").unwrap()
     }
 
     #[test]
     fn the_template_says_where_the_standby_is() {
         assert_eq!(peer().server(), "http://127.0.0.1:50051");
-        assert_eq!(Peer::new("s", "http://[::1]:5/{database}").unwrap().server(), "http://[::1]:5");
+        assert_eq!(new("s", "https://h:5/{database}").unwrap().server(), "https://h:5");
+        assert_eq!(new("s", "http://[::1]:5/{database}").unwrap().server(), "http://[::1]:5");
         for template in
-            ["http://h:1", "http://h:1/x", "https://h:1/{database}", "http:///{database}", "h/{database}"]
+            ["http://h:1", "http://h:1/x", "https:///{database}", "ftp://h/{database}", "h/{database}"]
         {
-            assert!(Peer::new("standby", template).is_err(), "{template}");
+            assert!(new("standby", template).is_err(), "{template}");
         }
-        assert!(Peer::new("", "http://h:1/{database}").is_err());
+        assert!(new("", "http://h:1/{database}").is_err());
     }
 
     #[test]
@@ -262,6 +339,18 @@ mod tests {
     }
 
     #[test]
+    fn what_has_arrived_is_not_durable_yet() {
+        let peer = peer();
+        assert!(!peer.reached("shop", 0, false), "nothing is known of it");
+        peer.received("shop", 5);
+        assert!(peer.reached("shop", 5, false) && !peer.reached("shop", 5, true));
+        peer.acked("shop", 5, Instant::now(), 6);
+        assert!(peer.reached("shop", 5, true) && !peer.reached("shop", 6, false));
+        peer.doubt();
+        assert!(!peer.reached("shop", 5, false), "it must say so anew");
+    }
+
+    #[test]
     fn what_the_standby_has_and_what_is_on_its_way_stays_here_until_it_has_something_else() {
         let (peer, database) = (peer(), Database::memory().unwrap());
         let empty = database.branch("main").unwrap().unwrap().work;
@@ -273,9 +362,9 @@ mod tests {
         transaction.create_table("t", None).unwrap();
         transaction.commit().unwrap();
         let sent = Pins::of(database.store(), [database.branch("main").unwrap().unwrap().work]).unwrap();
-        peer.sent("shop", sent.clone());
+        peer.sent("shop", sent);
         assert_eq!(pinned(), 2, "it may have either");
-        peer.holds("shop", sent);
+        peer.has("shop");
         assert_eq!(pinned(), 1);
         peer.let_go();
         assert_eq!(pinned(), 0);

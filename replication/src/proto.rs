@@ -7,6 +7,7 @@ tonic::include_proto!("pleach.replication.v1");
 use bytes::Bytes;
 use pleach_engine::Hash;
 
+use crate::applied;
 use crate::error::{Error, Result};
 use crate::role;
 use crate::shared_refs;
@@ -49,6 +50,18 @@ pub(crate) fn node(bytes: &[u8]) -> Result<role::NodeId> {
     match bytes.try_into() {
         Ok(id) => Ok(role::NodeId(id)),
         Err(_) => Err(Error::protocol(format!("a node has {} bytes, expected 16", bytes.len()))),
+    }
+}
+
+impl From<applied::Position> for Position {
+    fn from(applied::Position { epoch, sequence }: applied::Position) -> Position {
+        Position { epoch, sequence }
+    }
+}
+
+impl From<Position> for applied::Position {
+    fn from(Position { epoch, sequence }: Position) -> applied::Position {
+        applied::Position { epoch, sequence }
     }
 }
 

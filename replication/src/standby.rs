@@ -1,6 +1,8 @@
 //! The serving side of replication: a tonic service that takes the changes of this node's primary. The contract is
 //! `proto/pleach/replication/v1/replication.proto`.
 //!
+//! Nothing that a caller says is looked at before it is known who it is ([`auth`](crate::auth)).
+//!
 //! Network and chunks are apart: async code passes messages on, one blocking thread for each stream verifies, stores and acknowledges.
 //! Role and epoch are compared when the stream opens, when a change begins, and while its refs move, so that nothing of a primary
 //! that was fenced meanwhile ever lands.
@@ -9,28 +11,30 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pleach_engine::{Batch, Database, ErrorKind, Outcome, RefUpdate};
+use pleach_engine::{Database, ErrorKind, RefUpdate};
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
-use pleach_protocol::{FEATURE_EDITS, Receiver};
+use pleach_protocol::{ChannelBinding, ConnectionInfo, FEATURE_EDITS, Receiver};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::applied::Applied;
+use crate::applied::{Applied, Position};
+use crate::auth::{Auth, Caller};
 use crate::error::{Error, Result};
-use crate::limits::{ANSWERS_AHEAD, DRAIN, UPDATES_A_MESSAGE};
+use crate::limits::{ANSWERS_AHEAD, DRAIN, GREETING_TIMEOUT, UPDATES_A_MESSAGE};
 use crate::node::Node;
 use crate::proto::replicate_request::Message;
 use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_server::{Replication, ReplicationServer};
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
-use crate::role::{Reaction, Role, Standing};
+use crate::role::{Input as Event, Reaction, Role, Standing};
 use crate::shared_refs::{self, SharedRefs, Update};
 
 /// Answers Replicate.
 #[derive(Clone)]
-pub struct ReplicationService {
+pub(crate) struct ReplicationService {
     pub(crate) node: Arc<Node>,
+    pub(crate) auth: Arc<Auth>,
     pub(crate) applied: Arc<Applied>,
     /// Whether rows that changed came to the tables that the primary has, whenever it sent such.
     pub(crate) alike: Arc<AtomicBool>,
@@ -41,7 +45,7 @@ pub struct ReplicationService {
 
 impl ReplicationService {
     /// The service for a tonic router, with its limits set.
-    pub fn into_server(self) -> ReplicationServer<ReplicationService> {
+    pub(crate) fn into_server(self) -> ReplicationServer<ReplicationService> {
         ReplicationServer::new(self)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
@@ -56,13 +60,21 @@ impl Replication for ReplicationService {
         &self,
         request: Request<Streaming<ReplicateRequest>>,
     ) -> Result<Response<Self::ReplicateStream>, Status> {
+        let channel = request.extensions().get::<ConnectionInfo>().and_then(|connection| connection.binding);
+        let mut requests = request.into_inner();
+        let (hello, caller) = greeted(&self.auth, &mut requests, channel).await?;
         let (inputs, mut received) = mpsc::channel(MESSAGES_AHEAD);
         let (answers, stream) = mpsc::channel(ANSWERS_AHEAD);
         let alive = self.alive.upgrade().ok_or_else(|| Status::unavailable("this node is shutting down"))?;
         let (node, applied, alike) = (self.node.clone(), self.applied.clone(), self.alike.clone());
+        let sign = {
+            let auth = self.auth.clone();
+            move |ack| auth.answer(&caller, ack, channel)
+        };
         tokio::task::spawn_blocking(move || {
-            let mut stream = Stream { node, applied, alike, answers, followed: None, change: None };
-            if let Err(error) = stream.serve(&mut || received.blocking_recv()) {
+            let mut stream =
+                Stream { node, applied, alike, answers, followed: None, tells_received: false, change: None };
+            if let Err(error) = stream.serve(hello, sign, &mut || received.blocking_recv()) {
                 tracing::warn!(%error, "a stream of replication ended");
                 // The primary may be gone; then nobody waits for the error.
                 let _ = stream.answers.blocking_send(Err(status(&error)));
@@ -70,9 +82,26 @@ impl Replication for ReplicationService {
             drop(alive);
         });
         let (node, stop) = (self.node.clone(), self.stop.clone());
-        tokio::spawn(pump(request.into_inner(), inputs, node, stop));
+        tokio::spawn(pump(requests, inputs, node, stop));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
+}
+
+/// Waits for the greeting of a stream, and checks who it is from.
+async fn greeted(
+    auth: &Auth,
+    requests: &mut Streaming<ReplicateRequest>,
+    channel: Option<ChannelBinding>,
+) -> Result<(proto::Hello, Caller), Status> {
+    let first = tokio::time::timeout(GREETING_TIMEOUT, requests.message()).await;
+    let first = first.map_err(|_| Status::unauthenticated("no greeting came"))??;
+    let Some(ReplicateRequest { message: Some(Message::Greeting(signed)) }) = first else {
+        return Err(Status::unauthenticated("a stream begins with a signed greeting"));
+    };
+    auth.hear(&signed, channel).await.map_err(|why| {
+        tracing::warn!("somebody who wants to replicate is refused: {why}");
+        Status::unauthenticated(why.to_string())
+    })
 }
 
 /// What the thread of a stream is told.
@@ -117,6 +146,8 @@ struct Stream {
     answers: mpsc::Sender<Result<ReplicateResponse, Status>>,
     /// The standing in which this node follows the caller.
     followed: Option<Standing>,
+    /// The caller wants to know what arrived, before that is durable.
+    tells_received: bool,
     change: Option<Change>,
 }
 
@@ -133,17 +164,22 @@ struct Change {
 
 impl Stream {
     /// Serves until the stream ends, or this node does not follow the caller any longer.
-    fn serve(&mut self, next: &mut dyn FnMut() -> Option<Input>) -> Result<()> {
-        while let Some(input) = next() {
-            let fenced = match input {
+    fn serve(
+        &mut self,
+        hello: proto::Hello,
+        sign: impl FnOnce(proto::HelloAck) -> proto::Signed,
+        next: &mut dyn FnMut() -> Option<Input>,
+    ) -> Result<()> {
+        let mut fenced = self.hello(hello, sign)?;
+        while fenced.is_none() {
+            let Some(input) = next() else { return Ok(()) };
+            fenced = match input {
                 Input::Standing => self.outranked(),
                 Input::Message(message) => self.take(message)?,
             };
-            if let Some(standing) = fenced {
-                self.answer(Answer::Fenced(proto::Fenced { standing: Some((&standing).into()) }));
-                return Ok(());
-            }
         }
+        let standing = fenced.as_ref().map(Into::into);
+        self.answer(Answer::Fenced(proto::Fenced { standing }));
         Ok(())
     }
 
@@ -161,9 +197,8 @@ impl Stream {
     /// Takes a message. Gives the standing in which the caller is not followed, if that is so.
     fn take(&mut self, message: Message) -> Result<Option<Standing>> {
         match (message, &self.followed) {
-            (Message::Hello(hello), None) => return self.hello(hello),
-            (_, None) | (Message::Hello(_), Some(_)) => {
-                return Err(Error::protocol("a stream begins with one Hello"));
+            (_, None) | (Message::Greeting(_), Some(_)) => {
+                return Err(Error::protocol("a stream begins with one Greeting"));
             }
             (Message::Heartbeat(_), Some(_)) => self.node.hear(),
             (Message::Change(change), Some(_)) => return self.begin(change),
@@ -195,7 +230,11 @@ impl Stream {
     }
 
     /// Meets the caller, and says what is here if it is to be followed.
-    fn hello(&mut self, hello: proto::Hello) -> Result<Option<Standing>> {
+    fn hello(
+        &mut self,
+        hello: proto::Hello,
+        sign: impl FnOnce(proto::HelloAck) -> proto::Signed,
+    ) -> Result<Option<Standing>> {
         let caller = proto::node(&hello.node)?;
         let theirs = Standing::try_from(hello.standing)?;
         if theirs.role != Role::Primary || theirs.leader != Some(caller) {
@@ -203,18 +242,20 @@ impl Stream {
         }
         // A node that calls itself must not find two primaries; the answer shows it.
         let myself = caller == self.node.id();
-        let reaction = if myself { Reaction::Nothing } else { self.node.meet(&theirs)? };
-        let standing = reaction.next().unwrap_or_else(|| self.node.standing());
-        self.answer(Answer::HelloAck(proto::HelloAck {
+        let meet = Event::Meet { node: caller, standing: theirs };
+        let reaction = if myself { Reaction::Nothing } else { self.node.step(&meet)? };
+        let standing = self.node.standing();
+        self.answer(Answer::GreetingAnswer(sign(proto::HelloAck {
             node: proto::node_bytes(self.node.id()),
             standing: Some((&standing).into()),
             format_digest: pleach_protocol::format_digest(),
             features: if self.alike.load(Ordering::Relaxed) { FEATURE_EDITS } else { 0 },
-        }));
-        if !matches!(reaction, Reaction::Follow(_)) {
+        })));
+        if reaction != Reaction::Follow {
             return Ok(Some(standing));
         }
-        self.followed = Some(standing);
+        self.followed = Some(Standing { role: Role::Standby, ..theirs });
+        self.tells_received = hello.tell_received;
         self.node.follow(&standing, hello.listener_url);
         self.node.hear();
         self.held()?;
@@ -225,13 +266,17 @@ impl Stream {
     fn held(&self) -> Result<()> {
         for name in self.node.databases().list()? {
             let Some(database) = self.node.databases().get(&name)? else { continue };
+            // Read before the refs, which so are no older.
+            let mut position = Position::of(&database, self.node.state().led)?.map(Into::into);
             let refs: Vec<_> = shared_refs::read(&database).into_iter().collect();
             for part in refs.chunks(UPDATES_A_MESSAGE) {
                 let refs = part.iter().map(|(name, hash)| proto::Ref {
                     name: name.clone(),
                     hash: proto::hash_bytes(Some(*hash)),
                 });
-                self.answer(Answer::Held(proto::Held { database: name.clone(), refs: refs.collect() }));
+                let held =
+                    proto::Held { database: name.clone(), refs: refs.collect(), position: position.take() };
+                self.answer(Answer::Held(held));
             }
         }
         self.answer(Answer::Ready(proto::Ready {}));
@@ -273,8 +318,12 @@ impl Stream {
         if let Some(twice) = updates.iter().find(|update| !names.insert(&update.name)) {
             return Err(Error::protocol(format!("{} stands twice in a change", twice.name)));
         }
+        let received = receiver.finish(records, &shared_refs::targets(&updates))?;
+        if self.tells_received {
+            self.answer(Answer::Received(proto::Received { database: name.clone(), sequence }));
+        }
         // Until the refs have moved, nothing else keeps what was received.
-        let _hold = receiver.finish(records, &shared_refs::targets(&updates))?.append(&database)?;
+        let _hold = received.append(&database)?;
         check(&database, &updates)?;
         let mut updates = updates;
         if !self.applied.has(&name, followed.epoch.0) {
@@ -286,13 +335,16 @@ impl Stream {
                 Ok(applying) => applying,
                 Err(now) => return Ok(Some(now)),
             };
-            if !updates.is_empty() {
+            let position = Position { epoch: followed.epoch.0, sequence };
+            if !updates.is_empty() || Position::of(&database, None)? != Some(position) {
                 // Durable when it returns.
-                if let Outcome::Moved { name: moved, .. } =
-                    database.update_refs(Batch::default(), &updates)?
-                {
-                    return Err(Error::Moved { database: name, name: moved });
-                }
+                let moved = database.update_refs_and_setting(&updates, Position::SETTING, &position.text());
+                moved.map_err(|error| match error {
+                    pleach_engine::Error::Moved { name: moved } => {
+                        Error::Moved { database: name.clone(), name: moved }
+                    }
+                    other => other.into(),
+                })?;
             }
             self.applied.note(&name, followed.epoch.0, sequence);
         }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pleach_engine::Compression;
-use pleach_protocol::{Identity, RemoteUrl};
-use pleach_replication::Refresh;
+use pleach_protocol::{ClientTls, Identity, PeerNames, RemoteUrl};
+use pleach_replication::{AckCount, AckLevel, AckPolicy, Fingerprint, OnTimeout, Refresh};
 
 use crate::error::{Failure, Result};
 
@@ -173,8 +173,16 @@ pub struct Cluster {
     pub bootstrap_role: Role,
     /// The epoch of a node that has none yet.
     pub bootstrap_epoch: u64,
-    /// Where peers connect.
-    pub remotesapi: Address,
+    /// Where peers connect: at the first of these that this machine has.
+    pub remotesapi: Vec<Address>,
+    /// File of this node's key; `None`: one in the data directory.
+    pub node_key: Option<PathBuf>,
+    /// What the port shows; none, and it serves in the clear.
+    pub tls: Option<Tls>,
+    /// What peers are shown, and whom to trust among them.
+    pub peer_tls: ClientTls,
+    /// When a write is acknowledged.
+    pub ack: AckPolicy,
 }
 
 /// One other node of the cluster.
@@ -184,6 +192,8 @@ pub struct StandbyRemote {
     pub name: String,
     /// Its URL, with `{database}` for the name of a database.
     pub remote_url_template: String,
+    /// Its key; `None`: the keys that it publishes.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// What a node may be told to be.
@@ -325,6 +335,21 @@ pub(crate) fn identity(
     }
 }
 
+/// What the cluster port shows, and what goes for connections to peers.
+fn cluster_tls(file: &file::RemotesApi) -> Checked<(Option<Tls>, ClientTls)> {
+    let [cert, key, client_ca] = [&file.tls_cert, &file.tls_key, &file.tls_client_ca].map(Clone::clone);
+    let identity = identity(cert, key)
+        .map_err(|missing| format!("cluster.remotesapi: expected {missing} too, found none"))?;
+    if identity.is_none() && client_ca.is_some() {
+        return Err(
+            "cluster.remotesapi: expected tls_cert and tls_key beside tls_client_ca, found neither".into()
+        );
+    }
+    let tls = identity.clone().map(|identity| Tls { identity, client_ca });
+    let names = PeerNames { dns: file.server_name_dns.clone(), uris: file.server_name_urls.clone() };
+    Ok((tls, ClientTls { ca: file.tls_ca.clone(), identity, names }))
+}
+
 fn store(file: &file::Store) -> Checked<Store> {
     let interval =
         units::duration(&file.flush_interval).map_err(|error| format!("store.flush_interval: {error}"))?;
@@ -413,8 +438,10 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
     if file.standby_remotes.is_empty() {
         return Err("cluster.standby_remotes: expected at least one standby, found none".into());
     }
+    let (tls, peer_tls) = cluster_tls(&file.remotesapi)?;
+    let is_encrypted = tls.is_some() || peer_tls != ClientTls::default();
     let mut standby_remotes: Vec<StandbyRemote> = Vec::new();
-    for file::StandbyRemote { name, remote_url_template } in file.standby_remotes {
+    for file::StandbyRemote { name, remote_url_template, fingerprint } in file.standby_remotes {
         if name.is_empty() {
             return Err("cluster.standby_remotes: expected a name, found an empty one".into());
         }
@@ -426,12 +453,18 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
                 "cluster.standby_remotes: {name}: expected a remote_url_template that contains {{database}}, found `{remote_url_template}`"
             ));
         }
-        if !remote_url_template.starts_with("http://") {
+        let schemes: &[&str] = if is_encrypted { &["https://"] } else { &["http://", "https://"] };
+        if !schemes.iter().any(|scheme| remote_url_template.starts_with(scheme)) {
             return Err(format!(
-                "cluster.standby_remotes: {name}: expected a remote_url_template that begins with http://, found `{remote_url_template}`"
+                "cluster.standby_remotes: {name}: expected a remote_url_template that begins with {}{}, found `{remote_url_template}`",
+                schemes.join(" or "),
+                if is_encrypted { ", as cluster.remotesapi has TLS" } else { "" }
             ));
         }
-        standby_remotes.push(StandbyRemote { name, remote_url_template });
+        let fingerprint = fingerprint.map(|fingerprint| fingerprint.parse()).transpose();
+        let fingerprint =
+            fingerprint.map_err(|why: String| format!("cluster.standby_remotes: {name}: {why}"))?;
+        standby_remotes.push(StandbyRemote { name, remote_url_template, fingerprint });
     }
     let bootstrap_role = match file.bootstrap_role.as_str() {
         "primary" => Role::Primary,
@@ -441,17 +474,49 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
     let bootstrap_epoch = u64::try_from(file.bootstrap_epoch).map_err(|_| {
         format!("cluster.bootstrap_epoch: expected a number from 0, found {}", file.bootstrap_epoch)
     })?;
-    let remotesapi = Address {
-        host: file.remotesapi.address.unwrap_or_else(|| "0.0.0.0".into()),
-        port: port("cluster.remotesapi.port", file.remotesapi.port, true)?,
+    let port = port("cluster.remotesapi.port", file.remotesapi.port, true)?;
+    let remotesapi = match file.remotesapi.address {
+        Some(host) => vec![Address { host, port }],
+        // Those of both families, if there is more than one.
+        None => ["::", "0.0.0.0"].map(|host| Address { host: host.into(), port }).into(),
     };
-    if !remotesapi.is_loopback() {
-        return Err(format!(
-            "cluster.remotesapi: {remotesapi} is reachable from other machines, but peers are not authenticated in this version: \
-             expected address: 127.0.0.1"
-        ));
-    }
-    Ok(Cluster { standby_remotes, bootstrap_role, bootstrap_epoch, remotesapi })
+    let node_key = file.remotesapi.node_key;
+    let ack = ack(file.ack, standby_remotes.len())?;
+    Ok(Cluster { standby_remotes, bootstrap_role, bootstrap_epoch, remotesapi, node_key, tls, peer_tls, ack })
+}
+
+fn ack(file: file::Ack, standbys: usize) -> Checked<AckPolicy> {
+    let wrong_count = |found: &dyn std::fmt::Display| {
+        format!(
+            "cluster.ack.count: expected all, or a number from 0 to {standbys}, the number of standbys, found {found}"
+        )
+    };
+    let count = match file.count {
+        file::AckCount::Word(word) if word == "all" => AckCount::All,
+        file::AckCount::Word(word) => return Err(wrong_count(&format!("`{word}`"))),
+        file::AckCount::Number(number) => match usize::try_from(number) {
+            Ok(count) if count <= standbys => AckCount::Number(count),
+            _ => return Err(wrong_count(&number)),
+        },
+    };
+    let level = match file.level.as_str() {
+        "received" => AckLevel::Received,
+        "durable" => AckLevel::Durable,
+        "applied" => AckLevel::Applied,
+        other => {
+            return Err(format!("cluster.ack.level: expected received, durable or applied, found `{other}`"));
+        }
+    };
+    let on_timeout = match file.on_timeout.as_str() {
+        "warn" => OnTimeout::Warn,
+        "error" => OnTimeout::Error,
+        "block" => OnTimeout::Block,
+        other => {
+            return Err(format!("cluster.ack.on_timeout: expected warn, error or block, found `{other}`"));
+        }
+    };
+    let timeout = units::duration(&file.timeout).map_err(|error| format!("cluster.ack.timeout: {error}"))?;
+    Ok(AckPolicy { count, level, timeout, on_timeout })
 }
 
 #[cfg(test)]
@@ -539,8 +604,18 @@ mod tests {
         );
         let cluster = parse(&text).unwrap().cluster.unwrap();
         assert_eq!((cluster.bootstrap_role, cluster.bootstrap_epoch), (Role::Standby, 10));
-        assert_eq!(cluster.remotesapi.to_string(), "127.0.0.1:50051");
+        assert_eq!(cluster.remotesapi[0].to_string(), "127.0.0.1:50051");
         assert_eq!(cluster.standby_remotes.len(), 1);
+        assert_eq!(cluster.ack, AckPolicy::default());
+        let policy = "ack: {count: all, level: received, timeout: 2s, on_timeout: block}";
+        let cluster = parse(&format!("{text}\n  {policy}")).unwrap().cluster.unwrap();
+        let policy = AckPolicy {
+            count: AckCount::All,
+            level: AckLevel::Received,
+            timeout: Duration::from_secs(2),
+            on_timeout: OnTimeout::Block,
+        };
+        assert_eq!(cluster.ack, policy);
     }
 
     #[test]
@@ -561,7 +636,16 @@ mod tests {
         assert!(
             with(&format!("{STANDBY}, remotesapi: {{address: 127.0.0.1, port: 70000}}")).contains("70000")
         );
-        assert!(with(STANDBY).contains("not authenticated"));
+        let tls = |keys: &str| with(&format!("{STANDBY}, remotesapi: {{{keys}}}"));
+        assert!(tls("tls_key: a.pem").contains("expected tls_cert too"));
+        assert!(tls("tls_cert: a.pem").contains("expected tls_key too"));
+        assert!(tls("tls_client_ca: a.pem").contains("expected tls_cert and tls_key"));
+        assert!(tls("tls_ca: a.pem").contains("begins with https://, as"));
+        assert!(tls("server_name_dns: [a]").contains("begins with https://, as"));
+        assert!(tls("tls_chain: a.pem").contains("unknown key `tls_chain`"));
+        let pinned =
+            "standby_remotes: [{name: a, remote_url_template: 'http://x/{database}', fingerprint: abc}]";
+        assert!(with(pinned).contains("expected a fingerprint"));
     }
 
     #[test]

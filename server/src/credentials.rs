@@ -74,7 +74,7 @@ fn parse(text: &str, path: &Path) -> Result<Credentials> {
             wrong(&format!("expected {missing} too, found none"))
                 .hint("a certificate is shown with its key: name both")
         })?;
-        let tls = ClientTls { ca: tls_ca.map(beside), identity };
+        let tls = ClientTls { ca: tls_ca.map(beside), identity, ..ClientTls::default() };
         by_host.push((host, Credential { token: token.transpose()?, tls }));
     }
     Ok(Credentials::new(by_host))
@@ -106,7 +106,7 @@ mod tests {
         let text = "credentials: [{host: h, tls_ca: ca.pem, tls_cert: /c.pem, tls_key: k.pem}]";
         let here = |name: &str| path.with_file_name(name);
         let identity = Identity { cert: "/c.pem".into(), key: here("k.pem") };
-        let tls = ClientTls { ca: Some(here("ca.pem")), identity: Some(identity) };
+        let tls = ClientTls { ca: Some(here("ca.pem")), identity: Some(identity), ..ClientTls::default() };
         assert_eq!(parse(text, path).unwrap().of("h"), Credential { token: None, tls });
         let half = text.replace(", tls_key: k.pem", "");
         assert!(parse(&half, path).unwrap_err().message.ends_with("h: expected tls_key too, found none"));

@@ -48,9 +48,10 @@ pub trait Gate: Send + Sync + 'static {
         false
     }
 
-    /// Does what replication has to do about a write before that is answered. Gives warnings for whoever wrote.
-    fn after_write(&self, _written: Written<'_>) -> Vec<String> {
-        Vec::new()
+    /// Does what replication has to do about a write before that is answered. Gives warnings for whoever wrote; an error says that the
+    /// write is done here, and what is open.
+    fn after_write(&self, _written: Written<'_>) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// Brings a database here that is asked for and not here; false if there is nowhere to get it from.

@@ -33,6 +33,18 @@ pub(crate) fn bind(address: &Address, setting: &str) -> Result<(TcpSocket, Socke
     })
 }
 
+/// Binds a port at the first of these addresses that this machine has.
+pub(crate) fn bind_first(addresses: &[Address], setting: &str) -> Result<(TcpSocket, SocketAddr)> {
+    let mut bound = Err(Failure::usage("there is no address to listen on"));
+    for address in addresses {
+        bound = bind(address, setting);
+        if bound.is_ok() {
+            break;
+        }
+    }
+    bound
+}
+
 /// Accepts connections on a bound socket.
 pub(crate) fn start(socket: tokio::net::TcpSocket) -> Result<TcpListener> {
     const WAITING_MAX: u32 = 1024;

@@ -9,17 +9,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pleach_engine::{Database, Token};
-use pleach_protocol::Databases;
+use pleach_protocol::{Databases, Incoming, ServerTls};
 use pleach_replication::{Cluster, ClusterConfig, Epoch, StandbyRemote, Standing, StatusRow};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tonic::transport::server::TcpIncoming;
 
 use self::through::Through;
 use crate::config::{self, Config, Layers};
 use crate::error::Result;
-use crate::gate::{Alone, Gate, Observed, Permit};
+use crate::gate::{Alone, Gate, Observed, Permit, Written};
 use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
 
@@ -38,16 +37,17 @@ struct Node {
 
 impl Replication {
     /// Starts what the configuration says: roles are recovered and the cluster port is served when it returns. `layers` are what it was made of; `listener_url` is
-    /// what standbys tell clients that want to write.
+    /// what standbys tell clients that want to write, `tls` what the cluster port shows.
     pub(crate) async fn start(
         config: &Config,
         layers: Layers,
         databases: &Databases,
         listener_url: String,
+        tls: Option<ServerTls>,
     ) -> Result<Replication> {
         let (base, node): (Arc<dyn Gate>, _) = match &config.cluster {
             Some(cluster) => {
-                let node = Replication::cluster(cluster, databases, listener_url).await?;
+                let node = Replication::cluster(cluster, databases, listener_url, tls).await?;
                 (
                     Arc::new(ClusterGate { cluster: node.cluster.clone(), runtime: Handle::current() }),
                     Some(node),
@@ -59,11 +59,26 @@ impl Replication {
         Ok(Replication { through: Arc::new(through), node })
     }
 
-    async fn cluster(config: &config::Cluster, databases: &Databases, listener_url: String) -> Result<Node> {
-        let (socket, address) = listen::bind(&config.remotesapi, "cluster.remotesapi in the configuration")?;
-        let standbys = config.standby_remotes.iter();
-        let standbys =
-            standbys.map(|standby| StandbyRemote::new(&standby.name, &standby.remote_url_template)).collect();
+    async fn cluster(
+        config: &config::Cluster,
+        databases: &Databases,
+        listener_url: String,
+        tls: Option<ServerTls>,
+    ) -> Result<Node> {
+        config.peer_tls.check()?;
+        let (socket, address) =
+            listen::bind_first(&config.remotesapi, "cluster.remotesapi in the configuration")?;
+        if tls.is_none() && !address.ip().is_loopback() {
+            tracing::warn!(
+                "replication travels in the clear: who can change what is sent on the way can change what a standby has, and its role; set \
+                 cluster.remotesapi.tls_cert and tls_key"
+            );
+        }
+        let standbys = config.standby_remotes.iter().map(|standby| StandbyRemote {
+            fingerprint: standby.fingerprint,
+            ..StandbyRemote::new(&standby.name, &standby.remote_url_template)
+        });
+        let standbys = standbys.collect();
         let cluster = Cluster::start(
             ClusterConfig {
                 bootstrap_role: match config.bootstrap_role {
@@ -71,20 +86,26 @@ impl Replication {
                     config::Role::Standby => pleach_replication::Role::Standby,
                 },
                 bootstrap_epoch: Epoch(config.bootstrap_epoch),
+                ack: config.ack,
                 listener_url,
+                node_key: config.node_key.clone(),
+                tls: config.peer_tls.clone(),
                 ..ClusterConfig::new(standbys)
             },
             databases.clone(),
         )
         .await?;
         let (stop, mut stopped) = watch::channel(false);
-        let incoming = TcpIncoming::from(listen::start(socket)?).with_nodelay(Some(true));
-        let port = pleach_protocol::transport().add_service(cluster.service().into_server());
+        // By TLS it is HTTP/2, whose server speaks first: so a client hears at once that its certificate is refused.
+        let mut port = pleach_protocol::transport().accept_http1(tls.is_none());
+        let incoming = Incoming::new(listen::start(socket)?, tls);
+        let port = port.add_routes(cluster.routes());
         let port = tokio::spawn(port.serve_with_incoming_shutdown(incoming, async move {
             // An error means that the sender is gone, which is a reason to stop as well.
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
         tracing::info!("peers are served on {address}");
+        cluster.heard().await;
         Ok(Node { cluster, stop, port })
     }
 
@@ -125,6 +146,12 @@ impl Gate for ClusterGate {
         self.runtime.block_on(self.cluster.wait_for(name, database, token, limit))
     }
 
+    /// Waits until as many standbys have the write as the configuration says.
+    fn after_write(&self, Written { name, database, .. }: Written<'_>) -> Result<Vec<String>> {
+        let acknowledged = self.cluster.acknowledged(name, database.sequence());
+        Ok(self.runtime.block_on(acknowledged)?.into_iter().collect())
+    }
+
     fn databases_changed(&self) -> Result<()> {
         Ok(self.runtime.block_on(self.cluster.look_for_databases())?)
     }
@@ -140,6 +167,8 @@ impl Gate for ClusterGate {
             role: standing.role.word().to_owned(),
             epoch: standing.epoch.0,
             databases,
+            warnings: self.cluster.warnings(),
+            fingerprint: self.cluster.fingerprint().to_string(),
         })
     }
 

@@ -59,7 +59,10 @@ async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result
     let stop = stop_signal()?;
     let access = users::access(config.users_file.as_deref())?;
     let tls = config.tls.as_ref().map(listen::tls).transpose()?;
-    reread_at_hangup(access.clone(), config.users_file.clone(), tls.clone())?;
+    let cluster_tls = config.cluster.as_ref().and_then(|cluster| cluster.tls.as_ref());
+    let cluster_tls = cluster_tls.map(listen::tls).transpose()?;
+    let certificates = [&tls, &cluster_tls].into_iter().flatten().cloned().collect();
+    reread_at_hangup(access.clone(), config.users_file.clone(), certificates)?;
     if tls.is_none() && !config.listener.is_loopback() {
         tracing::warn!("tokens and data travel in the clear: set listener.tls_cert and tls_key");
     }
@@ -72,7 +75,8 @@ async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result
         tracing::info!("metrics are served on http://{address}/metrics");
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let replication = Replication::start(config, layers, databases, format!("{scheme}://{address}")).await?;
+    let listener_url = format!("{scheme}://{address}");
+    let replication = Replication::start(config, layers, databases, listener_url, cluster_tls).await?;
     let service = DataService::new(databases.clone(), replication.gate())
         .with_remotes_allowed(&config.remotes_allowed)
         .with_access(access.clone())
@@ -150,7 +154,7 @@ async fn listen(
 }
 
 /// Reads the users and the certificates, if there are any, again at each SIGHUP. A file that is wrong changes nothing.
-fn reread_at_hangup(access: Access, users_file: Option<PathBuf>, tls: Option<ServerTls>) -> Result<()> {
+fn reread_at_hangup(access: Access, users_file: Option<PathBuf>, certificates: Vec<ServerTls>) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -162,10 +166,11 @@ fn reread_at_hangup(access: Access, users_file: Option<PathBuf>, tls: Option<Ser
                 Some(Err(failure)) => tracing::error!("the users stay as they were: {failure}"),
                 None => {}
             }
-            match tls.as_ref().map(ServerTls::reread) {
-                Some(Ok(())) => tracing::info!("the certificates were read again"),
-                Some(Err(error)) => tracing::error!("the certificates stay as they were: {error}"),
-                None => {}
+            for tls in &certificates {
+                match tls.reread() {
+                    Ok(()) => tracing::info!("the certificates were read again"),
+                    Err(error) => tracing::error!("the certificates stay as they were: {error}"),
+                }
             }
         }
     });

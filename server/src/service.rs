@@ -176,25 +176,36 @@ impl DataService {
             let session = service.session(&target, caller)?;
             let answer = operation(&session, &request)?;
             drop(permit);
-            Ok(service.written(&target.database, &session, answer, is_transaction))
+            service.written(&target.database, &session, answer, is_transaction)
         });
         changed.await.map(Response::into_inner)
     }
 
     /// The answer to a write that was done, with what replication has to say to it.
-    fn written<A>(&self, name: &str, session: &Session, answer: A, is_transaction: bool) -> Response<A> {
+    fn written<A>(
+        &self,
+        name: &str,
+        session: &Session,
+        answer: A,
+        is_transaction: bool,
+    ) -> Result<Response<A>> {
         let mut response = Response::new(answer);
-        for warning in self.after_write(name, session, is_transaction) {
+        for warning in self.after_write(name, session, is_transaction)? {
             let warning = BinaryMetadataValue::from_bytes(warning.as_bytes());
             response.metadata_mut().append_bin(metadata::WARNING, warning);
         }
-        response
+        Ok(response)
     }
 
     /// Has replication do what it must about a write that was done; gives its warnings as the client may have them.
-    pub(crate) fn after_write(&self, name: &str, session: &Session, is_transaction: bool) -> Vec<String> {
+    pub(crate) fn after_write(
+        &self,
+        name: &str,
+        session: &Session,
+        is_transaction: bool,
+    ) -> Result<Vec<String>> {
         let (database, branch) = (&session.database, session.here().ok());
-        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction });
+        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction })?;
         let told = warnings.into_iter().map(|warning| {
             tracing::warn!(database = name, "{warning}");
             self.metrics.warned(name);
@@ -204,7 +215,7 @@ impl DataService {
                 _ => "what was written is not at the remote yet; the server's log says why".to_owned(),
             }
         });
-        told.collect()
+        Ok(told.collect())
     }
 
     fn stream<Q: Targeted, A: Send + 'static>(
@@ -314,7 +325,7 @@ impl DataService {
         let permit = self.gate.writable()?;
         let answer = ops::import::import(&session, start, &source)?;
         drop(permit);
-        Ok(self.written(&start.target().database, &session, answer, true))
+        self.written(&start.target().database, &session, answer, true)
     }
 }
 
@@ -666,7 +677,7 @@ calls! {
             let session = service.session(&start.target(), caller)?;
             let answer = ops::patch::apply(&session, &mut file)?;
             drop(permit);
-            Ok(service.written(&start.target().database, &session, answer, true))
+            service.written(&start.target().database, &session, answer, true)
         }));
         feed(parts, sender, part_of_patch).await;
         let applied = apply.await.map_err(|_| Status::internal("the patch ended without an answer"))?;

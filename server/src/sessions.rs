@@ -360,7 +360,7 @@ impl Action {
         let permit = self.service.gate.writable()?;
         let (token, session): (String, Session) = open.commit()?;
         drop(permit);
-        let warnings = self.service.after_write(&name, &session, true);
+        let warnings = self.service.after_write(&name, &session, true)?;
         Ok(Said::Committed(TransactionCommitted { token, warnings }))
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwapOption;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
@@ -20,7 +21,8 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, SignatureScheme};
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::{ServiceExt, service_fn};
 
-use super::{HTTP2, Identity, TlsError, VERSIONS, provider, read_authorities};
+use super::names::NamedServer;
+use super::{ChannelBinding, HTTP2, Identity, PeerNames, TlsError, VERSIONS, provider, read_authorities};
 use crate::limits::CONNECT_TIMEOUT;
 
 /// Whom to trust, and what to show. By default the authorities that the system trusts, or those of the environment's `SSL_CERT_FILE` and
@@ -31,6 +33,19 @@ pub struct ClientTls {
     pub ca: Option<PathBuf>,
     /// What is shown to a server that asks for a certificate.
     pub identity: Option<Identity>,
+    /// Whom a server's certificate must be for. Empty: for the host that was connected to.
+    pub names: PeerNames,
+}
+
+/// The TLS connection below a channel, as it is now: the channel may connect again, and then has another one.
+#[derive(Debug, Clone, Default)]
+pub struct Bound(Arc<ArcSwapOption<ChannelBinding>>);
+
+impl Bound {
+    /// What stands for the connection; `None` if there is no TLS.
+    pub fn binding(&self) -> Option<ChannelBinding> {
+        self.0.load().as_deref().copied()
+    }
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,28 +56,56 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl ClientTls {
+    /// Reads the files, which nothing is connected to for.
+    ///
+    /// # Errors
+    /// What is wrong with them. That the system trusts nobody is none, as long as no file is named.
+    pub fn check(&self) -> Result<(), TlsError> {
+        match self.config() {
+            Err(TlsError::NoAuthorities { .. }) | Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Connects to `endpoint`, by TLS if its address begins with `https`. The files are read then, and whenever the channel connects again.
     ///
     /// # Errors
     /// What kept it from connecting; [`TlsError::behind`] finds what was wrong with TLS.
     pub async fn connect(&self, endpoint: &Endpoint) -> Result<Channel, tonic::transport::Error> {
+        Ok(self.connect_bound(endpoint).await?.0)
+    }
+
+    /// [`ClientTls::connect`], with what binds a signature to the connection.
+    ///
+    /// # Errors
+    /// As those of [`ClientTls::connect`].
+    pub async fn connect_bound(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<(Channel, Bound), tonic::transport::Error> {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        let tls = self.clone();
+        let (tls, bound) = (self.clone(), Bound::default());
+        let binding = bound.clone();
         let connect = service_fn(move |address: Uri| {
-            let (connector, tls) = (connector.clone(), tls.clone());
+            let (connector, tls, binding) = (connector.clone(), tls.clone(), binding.clone());
             async move {
                 let tcp = connector.oneshot(address.clone()).await?.into_inner();
                 let stream: Box<dyn Stream> = match address.scheme_str() {
-                    Some("https") => Box::new(tls.handshake(&address, tcp).await?),
+                    Some("https") => {
+                        let stream = tls.handshake(&address, tcp).await?;
+                        let here = ChannelBinding::of(stream.get_ref().get_ref().1)?;
+                        binding.0.store(Some(Arc::new(here)));
+                        Box::new(stream)
+                    }
                     _ => Box::new(tcp),
                 };
                 Ok::<_, BoxError>(TokioIo::new(stream))
             }
         });
-        endpoint.connect_with_connector(connect).await
+        Ok((endpoint.connect_with_connector(connect).await?, bound))
     }
 
     /// Makes TLS of a connection to the server at `address`.
@@ -101,8 +144,13 @@ impl ClientTls {
         let asked = Arc::new(Asked { key: key.map(Arc::new), is_asked: AtomicBool::new(false) });
         let versions = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&VERSIONS);
         let versions = versions.map_err(|error| TlsError::Handshake { what: error.to_string() })?;
-        let mut config =
-            versions.with_root_certificates(roots).with_client_cert_resolver(asked.clone() as Arc<_>);
+        let versions = match self.names.is_empty() {
+            true => versions.with_root_certificates(roots),
+            false => versions
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(NamedServer::new(roots, self.names.clone()))),
+        };
+        let mut config = versions.with_client_cert_resolver(asked.clone() as Arc<_>);
         config.alpn_protocols = vec![HTTP2.to_vec()];
         // It is for one connection.
         config.resumption = Resumption::disabled();

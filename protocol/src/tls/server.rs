@@ -27,7 +27,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-use super::{HTTP2, Identity, TlsError, VERSIONS, provider, read_authorities, wrong_file};
+use super::{ChannelBinding, HTTP2, Identity, TlsError, VERSIONS, provider, read_authorities, wrong_file};
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, HANDSHAKE_TIMEOUT_CROWDED, HANDSHAKES_MAX};
 
 /// What a listener shows, and whom it asks for a certificate. Cheap to clone; all clones are one, which can be read again while it serves.
@@ -202,13 +202,26 @@ enum Link {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+/// What a call finds in its extensions about its connection.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    /// Both ends.
+    pub tcp: TcpConnectInfo,
+    /// What stands for the TLS connection; `None` if there is no TLS.
+    pub binding: Option<ChannelBinding>,
+}
 
-    fn connect_info(&self) -> TcpConnectInfo {
+impl Connected for Connection {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
         match &self.0 {
-            Link::Plain(stream) => stream.connect_info(),
-            Link::Tls(stream) => stream.get_ref().0.connect_info(),
+            Link::Plain(stream) => ConnectionInfo { tcp: stream.connect_info(), binding: None },
+            Link::Tls(stream) => {
+                let (tcp, tls) = stream.get_ref();
+                // It fails before the handshake is done only, and then nothing was let in.
+                ConnectionInfo { tcp: tcp.connect_info(), binding: ChannelBinding::of(tls).ok() }
+            }
         }
     }
 }

@@ -26,6 +26,10 @@ pub(super) fn serve(context: &mut Context, arguments: Serve) -> Result<()> {
     if arguments.check {
         crate::users::access(config.users_file.as_deref())?;
         config.tls.as_ref().map(crate::listen::tls).transpose()?;
+        if let Some(cluster) = &config.cluster {
+            cluster.tls.as_ref().map(crate::listen::tls).transpose()?;
+            cluster.peer_tls.check()?;
+        }
         context.output.note("the configuration is valid");
         return Ok(());
     }
@@ -40,7 +44,13 @@ pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> 
             let status = answer.map_err(|status| Failure::from_status(&status))?.into_inner();
             if context.output.json {
                 let databases: Vec<Value> = status.databases.iter().map(standby_to_json).collect();
-                let document = json!({"role": status.role, "epoch": status.epoch, "databases": databases});
+                let document = json!({
+                    "role": status.role,
+                    "epoch": status.epoch,
+                    "databases": databases,
+                    "warnings": status.warnings,
+                    "fingerprint": status.fingerprint,
+                });
                 return context.output.document(&document);
             }
             context.output.line(format!("{} at epoch {}", status.role, status.epoch))?;
@@ -53,6 +63,12 @@ pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> 
                 context
                     .output
                     .line(format!("{}\t{}\t{lag}{error}", standby.database, standby.standby_remote))?;
+            }
+            if !status.fingerprint.is_empty() {
+                context.output.line(format!("key {}", status.fingerprint))?;
+            }
+            for warning in &status.warnings {
+                context.output.line(format!("warning: {warning}"))?;
             }
             Ok(())
         }

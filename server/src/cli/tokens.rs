@@ -40,7 +40,7 @@ pub(super) fn tls(global: &Global) -> Result<ClientTls> {
         Failure::usage(format!("expected --{flag} or PLEACH_{variable} too, found neither"))
             .hint("a certificate is shown with its key: name both")
     })?;
-    Ok(ClientTls { ca: file(&global.tls_ca, "PLEACH_TLS_CA"), identity })
+    Ok(ClientTls { ca: file(&global.tls_ca, "PLEACH_TLS_CA"), identity, ..ClientTls::default() })
 }
 
 fn read(file: &Path) -> Result<Token> {

@@ -135,6 +135,35 @@ pub(super) struct Cluster {
     pub(super) bootstrap_epoch: i64,
     #[serde(default)]
     pub(super) remotesapi: RemotesApi,
+    #[serde(default)]
+    pub(super) ack: Ack,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Ack {
+    pub(super) count: AckCount,
+    pub(super) level: String,
+    pub(super) timeout: String,
+    pub(super) on_timeout: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(untagged)]
+pub(super) enum AckCount {
+    Number(i64),
+    Word(String),
+}
+
+impl Default for Ack {
+    fn default() -> Ack {
+        Ack {
+            count: AckCount::Number(0),
+            level: "durable".into(),
+            timeout: "10s".into(),
+            on_timeout: "warn".into(),
+        }
+    }
 }
 
 fn primary() -> String {
@@ -150,6 +179,7 @@ fn one() -> i64 {
 pub(super) struct StandbyRemote {
     pub(super) name: String,
     pub(super) remote_url_template: String,
+    pub(super) fingerprint: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -158,11 +188,28 @@ pub(super) struct RemotesApi {
     /// Left out: all interfaces.
     pub(super) address: Option<String>,
     pub(super) port: i64,
+    pub(super) node_key: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_ca: Option<PathBuf>,
+    pub(super) tls_client_ca: Option<PathBuf>,
+    pub(super) server_name_urls: Vec<String>,
+    pub(super) server_name_dns: Vec<String>,
 }
 
 impl Default for RemotesApi {
     fn default() -> RemotesApi {
-        RemotesApi { address: None, port: 50051 }
+        RemotesApi {
+            address: None,
+            port: 50051,
+            node_key: None,
+            tls_key: None,
+            tls_cert: None,
+            tls_ca: None,
+            tls_client_ca: None,
+            server_name_urls: Vec::new(),
+            server_name_dns: Vec::new(),
+        }
     }
 }
 

@@ -89,12 +89,21 @@ impl Layers {
         let beside = |relative: &Path| path.parent().unwrap_or(Path::new("")).join(relative);
         file.data_dir = beside(&file.data_dir);
         let listener = &mut file.listener;
-        let files = [
+        let mut files = vec![
             &mut file.users_file,
             &mut listener.tls_cert,
             &mut listener.tls_key,
             &mut listener.tls_client_ca,
         ];
+        if let Some(file::Cluster { remotesapi, .. }) = &mut file.cluster {
+            files.extend([
+                &mut remotesapi.node_key,
+                &mut remotesapi.tls_cert,
+                &mut remotesapi.tls_key,
+                &mut remotesapi.tls_ca,
+                &mut remotesapi.tls_client_ca,
+            ]);
+        }
         files.into_iter().flatten().for_each(|file| *file = beside(file));
         if let Some(data_dir) = &flags.data_dir {
             file.data_dir.clone_from(data_dir);

@@ -239,9 +239,9 @@ impl Gate for Arc<PrimaryGate> {
         self.inner.wait_for(name, database, token, limit)
     }
 
-    fn after_write(&self, written: Written<'_>) -> Vec<String> {
+    fn after_write(&self, written: Written<'_>) -> Result<Vec<String>> {
         let Written { name, database, branch, is_transaction } = written;
-        let mut warnings = self.inner.after_write(Written { name, database, branch, is_transaction });
+        let mut warnings = self.inner.after_write(Written { name, database, branch, is_transaction })?;
         if let Some(branch) = branch.filter(|_| is_transaction)
             && let Err(failure) = self.commit(database, branch)
         {
@@ -249,10 +249,10 @@ impl Gate for Arc<PrimaryGate> {
         }
         if is_transaction && self.push.transaction_commit.is_none() {
             // It moved no branch and no tag.
-            return warnings;
+            return Ok(warnings);
         }
         warnings.extend(self.push(name, database));
-        warnings
+        Ok(warnings)
     }
 
     fn remote_of_new(&self) -> Option<String> {

@@ -289,7 +289,7 @@ impl Gate for Through {
         self.now().mode.gate().wait_for(name, database, token, limit)
     }
 
-    fn after_write(&self, written: Written<'_>) -> Vec<String> {
+    fn after_write(&self, written: Written<'_>) -> Result<Vec<String>> {
         self.now().mode.gate().after_write(written)
     }
 

@@ -1,32 +1,51 @@
-//! Direct to a standby: a pair of real servers.
+//! Direct to standbys: real servers.
+
+use std::time::{Duration, Instant};
 
 use pleach_tests::{Sandbox, Server, eventually, free_port};
 use serde_json::Value;
 
-/// Two servers that name each other as standby.
-struct Pair {
+/// Servers that name each other as standbys.
+struct Nodes {
     sandbox: Sandbox,
-    ports: [u16; 2],
+    ports: Vec<u16>,
+    /// More lines of each `cluster:` stanza.
+    more: String,
 }
 
-const NAMES: [&str; 2] = ["one", "two"];
+const NAMES: [&str; 4] = ["one", "two", "three", "four"];
 
-impl Pair {
-    fn new() -> Pair {
-        let pair = Pair { sandbox: Sandbox::new(), ports: [free_port(), free_port()] };
-        pair.configure(0, "primary", 1);
-        pair.configure(1, "standby", 1);
-        pair
+impl Nodes {
+    /// A primary and a standby.
+    fn pair() -> Nodes {
+        Nodes::new(2, "")
+    }
+
+    /// A primary and standbys, with an acknowledgement policy.
+    fn with_ack(nodes: usize, ack: &str) -> Nodes {
+        Nodes::new(nodes, &format!("  ack: {{{ack}}}\n"))
+    }
+
+    fn new(nodes: usize, more: &str) -> Nodes {
+        let ports = (0..nodes).map(|_| free_port()).collect();
+        let nodes = Nodes { sandbox: Sandbox::new(), ports, more: more.to_owned() };
+        nodes.configure(0, "primary", 1);
+        (1..nodes.ports.len()).for_each(|node| nodes.configure(node, "standby", 1));
+        nodes
     }
 
     fn configure(&self, node: usize, role: &str, epoch: u64) {
-        let [own, peer] = [self.ports[node], self.ports[1 - node]];
+        let peers = (0..self.ports.len()).filter(|peer| *peer != node).map(|peer| {
+            let (name, port) = (NAMES[peer], self.ports[peer]);
+            format!("    - {{name: {name}, remote_url_template: \"http://127.0.0.1:{port}/{{database}}\"}}\n")
+        });
         let config = format!(
-            "data_dir: {name}\nlistener: {{host: 127.0.0.1, port: 0}}\ncluster:\n  standby_remotes:\n    \
-             - {{name: {other}, remote_url_template: \"http://127.0.0.1:{peer}/{{database}}\"}}\n  \
-             bootstrap_role: {role}\n  bootstrap_epoch: {epoch}\n  remotesapi: {{address: 127.0.0.1, port: {own}}}\n",
+            "data_dir: {name}\nlistener: {{host: 127.0.0.1, port: 0}}\ncluster:\n  standby_remotes:\n{peers}  \
+             bootstrap_role: {role}\n  bootstrap_epoch: {epoch}\n  remotesapi: {{address: 127.0.0.1, port: {own}}}\n{more}",
             name = NAMES[node],
-            other = NAMES[1 - node],
+            peers = peers.collect::<String>(),
+            own = self.ports[node],
+            more = self.more,
         );
         self.sandbox.write(&format!("{}.yaml", NAMES[node]), &config);
     }
@@ -57,7 +76,9 @@ impl Pair {
     }
 
     fn create(&self, server: &Server) {
-        self.sandbox.run(&["--server", &server.url(), "database", "create", "db"]).ok();
+        // A primary that others must agree with takes writes a moment after they are there.
+        let create = || self.sandbox.run(&["--server", &server.url(), "database", "create", "db"]);
+        eventually("the database is made", || (create().status == 0).then_some(()));
     }
 }
 
@@ -67,7 +88,7 @@ fn role(status: &Value) -> (String, u64) {
 
 #[test]
 fn c1_c2_every_change_arrives_and_the_lag_is_0() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let (primary, standby) = (pair.start(0), pair.start(1));
     pair.create(&primary);
     pair.put(&primary, "a").ok();
@@ -100,7 +121,7 @@ fn c1_c2_every_change_arrives_and_the_lag_is_0() {
 
 #[test]
 fn c7_a_standby_refuses_writes_before_it_looks_the_database_up() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let standby = pair.start(1);
     let refused = pair.put(&standby, "a").fails(5);
     assert!(refused.contains("standby"), "{refused}");
@@ -109,7 +130,7 @@ fn c7_a_standby_refuses_writes_before_it_looks_the_database_up() {
 
 #[test]
 fn c5_role_and_epoch_survive_kill_9_and_win_over_the_bootstrap() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let mut node = pair.start(1);
     pair.assume(&node, "standby", 10).ok();
     node.kill();
@@ -143,7 +164,7 @@ fn c6_each_bad_cluster_configuration_is_refused() {
 
 #[test]
 fn c10_c11_a_role_is_taken_or_refused_with_its_reason() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let node = pair.start(1);
     pair.assume(&node, "standby", 10).ok();
     for (role, epoch) in [("standby", 9), ("primary", 10), ("boss", 11), ("detected_broken_config", 11)] {
@@ -159,7 +180,7 @@ fn c10_c11_a_role_is_taken_or_refused_with_its_reason() {
 
 #[test]
 fn c12_c15_c16_roles_swap_there_and_back_and_nothing_acknowledged_is_lost() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let (one, two) = (pair.start(0), pair.start(1));
     pair.create(&one);
     let mut keys = Vec::new();
@@ -191,7 +212,7 @@ fn c12_c15_c16_roles_swap_there_and_back_and_nothing_acknowledged_is_lost() {
 
 #[test]
 fn c13_without_a_standby_a_graceful_change_fails_and_the_primary_stays() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let primary = pair.start(0);
     pair.create(&primary);
     pair.put(&primary, "a").ok();
@@ -203,7 +224,7 @@ fn c13_without_a_standby_a_graceful_change_fails_and_the_primary_stays() {
 
 #[test]
 fn c13_a_standby_killed_just_now_is_noticed_before_the_role_is_given_up() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let (primary, mut standby) = (pair.start(0), pair.start(1));
     pair.create(&primary);
     pair.put(&primary, "a").ok();
@@ -216,7 +237,7 @@ fn c13_a_standby_killed_just_now_is_noticed_before_the_role_is_given_up() {
 
 #[test]
 fn c17_c19_a_dead_primary_is_replaced_and_its_tail_is_kept() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let (mut one, mut two) = (pair.start(0), pair.start(1));
     pair.create(&one);
     pair.put(&one, "shared").ok();
@@ -245,7 +266,7 @@ fn c17_c19_a_dead_primary_is_replaced_and_its_tail_is_kept() {
 
 #[test]
 fn c21_two_primaries_of_one_epoch_both_stop_writing() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     pair.configure(1, "primary", 1);
     let (one, two) = (pair.start(0), pair.start(1));
     for server in [&one, &two] {
@@ -260,7 +281,7 @@ fn c21_two_primaries_of_one_epoch_both_stop_writing() {
 
 #[test]
 fn a_standby_killed_and_restarted_catches_up() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let (primary, mut standby) = (pair.start(0), pair.start(1));
     pair.create(&primary);
     pair.put(&primary, "a").ok();
@@ -273,7 +294,7 @@ fn a_standby_killed_and_restarted_catches_up() {
 
 #[test]
 fn c32_collections_on_both_nodes_leave_replication_going_on() {
-    let pair = Pair::new();
+    let pair = Nodes::pair();
     let (primary, standby) = (pair.start(0), pair.start(1));
     pair.create(&primary);
     let gc = |server: &Server| {
@@ -312,4 +333,189 @@ fn c32_collections_on_both_nodes_leave_replication_going_on() {
     pair.caught_up(&standby, &keys.iter().map(String::as_str).collect::<Vec<_>>());
     gc(&primary);
     gc(&standby);
+}
+
+// Acknowledgements.
+
+fn warnings(status: &Value) -> String {
+    status["warnings"].to_string()
+}
+
+#[test]
+fn c27_what_a_standby_acknowledged_is_there_when_the_primary_is_killed_at_once() {
+    for level in ["received", "durable", "applied"] {
+        let nodes = Nodes::with_ack(2, &format!("count: 1, level: {level}, timeout: 20s, on_timeout: error"));
+        let (mut one, two) = (nodes.start(0), nodes.start(1));
+        nodes.create(&one);
+        let mut keys = Vec::new();
+        for n in 0..10 {
+            let key = format!("{n:02}");
+            let answer = nodes.sandbox.run(&one.args("db", &["--json", "put", "t", &key, "v"])).json();
+            let token = answer["token"].as_str().unwrap().to_owned();
+            assert_eq!(token.split('.').count(), 3, "epoch, sequence and root: {token}");
+            keys.push(key);
+        }
+        one.kill();
+        if level == "received" {
+            // It had arrived; it is shown a moment later.
+            nodes.caught_up(&two, &keys.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        assert_eq!(nodes.keys(&two), keys, "{level}");
+        assert_eq!(warnings(&nodes.status(&two)).contains("ack.level: received"), level == "received");
+    }
+}
+
+#[test]
+fn c27_a_write_that_standbys_do_not_have_in_time_warns_or_fails() {
+    for on_timeout in ["warn", "error"] {
+        let nodes = Nodes::with_ack(2, &format!("count: all, timeout: 2s, on_timeout: {on_timeout}"));
+        let (one, mut two) = (nodes.start(0), nodes.start(1));
+        nodes.create(&one);
+        nodes.put(&one, "a").ok();
+        two.kill();
+        let late = nodes.put(&one, "b");
+        assert!(late.stderr.contains("0 of the 1 standbys"), "{}", late.stderr);
+        if on_timeout == "warn" {
+            late.ok();
+            assert!(warnings(&nodes.status(&one)).contains("succeeded since the start"));
+        } else {
+            assert!(late.fails(4).contains("outcome of the write is open"));
+        }
+        // It is durable here, and goes on to the standby when that is back; writes wait for it again at once.
+        assert_eq!(nodes.keys(&one), ["a", "b"]);
+        let two = nodes.start(1);
+        nodes.caught_up(&two, &["a", "b"]);
+        assert_eq!(nodes.put(&one, "c").ok(), "");
+        assert_eq!(nodes.keys(&two), ["a", "b", "c"]);
+    }
+}
+
+#[test]
+fn c27_a_write_that_blocks_returns_when_the_standby_is_there() {
+    let nodes = Nodes::with_ack(2, "count: 1, timeout: 100ms, on_timeout: block");
+    let one = nodes.start(0);
+    nodes.create(&one);
+    let mut writing = nodes.sandbox.command(&one.args("db", &["put", "t", "a", "v"])).spawn().unwrap();
+    eventually("the write is done here", || (nodes.keys(&one) == ["a"]).then_some(()));
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(writing.try_wait().unwrap().is_none(), "the write waits");
+    let two = nodes.start(1);
+    assert!(writing.wait().unwrap().success());
+    assert_eq!(nodes.keys(&two), ["a"]);
+}
+
+#[test]
+fn c27_a_policy_that_can_lose_says_so_and_one_that_cannot_be_is_refused() {
+    let pair = Nodes::pair();
+    let one = pair.start(0);
+    assert!(warnings(&pair.status(&one)).contains("ack.count: 0"));
+    for (ack, said) in [
+        ("count: 2", "cluster.ack.count"),
+        ("count: some", "cluster.ack.count"),
+        ("level: written", "cluster.ack.level"),
+        ("on_timeout: retry", "cluster.ack.on_timeout"),
+        ("timeout: soon", "cluster.ack.timeout"),
+    ] {
+        let nodes = Nodes::with_ack(2, ack);
+        let checked = nodes.sandbox.run(&["serve", "--config", "one.yaml", "--check"]);
+        assert!(checked.fails(2).contains(said), "{ack}");
+    }
+    let strict = Nodes::with_ack(2, "count: 1, on_timeout: error");
+    let one = strict.start(0);
+    assert!(!warnings(&strict.status(&one)).contains("lost"));
+}
+
+#[test]
+fn c29_writes_wait_for_two_of_three_standbys_and_not_for_the_slow_one() {
+    let nodes = Nodes::with_ack(4, "count: 2, timeout: 10s, on_timeout: error");
+    let one = nodes.start(0);
+    let standbys: Vec<_> = (1..4).map(|node| nodes.start(node)).collect();
+    nodes.create(&one);
+    let mut keys = vec!["a".to_owned()];
+    nodes.put(&one, "a").ok();
+    // It answers nobody, and its connections stand.
+    standbys[2].signal("STOP");
+    let started = Instant::now();
+    for n in 0..10 {
+        keys.push(format!("b{n}"));
+        nodes.put(&one, &keys[keys.len() - 1]).ok();
+    }
+    assert!(started.elapsed() < Duration::from_secs(9), "{:?}", started.elapsed());
+    let expected: Vec<&str> = keys.iter().map(String::as_str).collect();
+    nodes.caught_up(&standbys[0], &expected);
+    nodes.caught_up(&standbys[1], &expected);
+    // It is back, and another is gone: writes wait for it at once.
+    standbys[2].signal("CONT");
+    standbys[1].signal("STOP");
+    nodes.put(&one, "c").ok();
+    keys.push("c".into());
+    assert_eq!(nodes.keys(&standbys[2]), keys);
+    standbys[1].signal("CONT");
+}
+
+#[test]
+fn three_nodes_of_which_one_acknowledges_need_another_to_agree_with_a_new_primary() {
+    let nodes = Nodes::with_ack(3, "count: 1, timeout: 10s, on_timeout: error");
+    let (mut one, mut two, mut three) = (nodes.start(0), nodes.start(1), nodes.start(2));
+    nodes.create(&one);
+    nodes.put(&one, "a").ok();
+    nodes.caught_up(&two, &["a"]);
+    nodes.caught_up(&three, &["a"]);
+    // What is acknowledged is on `three` alone beside the primary.
+    two.kill();
+    nodes.put(&one, "b").ok();
+    one.kill();
+    three.kill();
+    let two = nodes.start(1);
+    let alone = nodes.assume(&two, "primary", 2);
+    assert_ne!(alone.status, 0);
+    assert!(alone.stderr.contains("takes no writes yet"), "nobody agrees: {}", alone.stderr);
+    nodes.put(&two, "x").fails(5);
+    let three = nodes.start(2);
+    eventually("the other standby follows", || {
+        (role(&nodes.status(&three)) == ("standby".into(), 2)).then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    nodes.put(&two, "x").fails(5);
+    // The one that has everything is granted by the one that lacks something.
+    nodes.assume(&three, "primary", 3).ok();
+    nodes.put(&three, "c").ok();
+    assert_eq!(nodes.keys(&three), ["a", "b", "c"], "what was acknowledged is there");
+    nodes.caught_up(&two, &["a", "b", "c"]);
+}
+
+#[test]
+fn c36_a_primary_whose_disk_lost_what_was_acknowledged_takes_no_writes() {
+    let nodes = Nodes::with_ack(2, "count: 1, timeout: 10s, on_timeout: error");
+    let (mut one, two) = (nodes.start(0), nodes.start(1));
+    nodes.create(&one);
+    nodes.put(&one, "a").ok();
+    one.stop();
+    let (dir, before) = (nodes.sandbox.path("one"), nodes.sandbox.path("before"));
+    pleach_tests::script::copy_dir(&dir, &before);
+    let mut one = nodes.start(0);
+    nodes.put(&one, "b").ok();
+    one.kill();
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&before, &dir).unwrap();
+    let one = nodes.start(0);
+    let refused = nodes.put(&one, "c").fails(5);
+    assert!(refused.contains("lost here"), "{refused}");
+    assert_eq!(nodes.keys(&two), ["a", "b"], "the standby keeps it");
+    nodes.assume(&two, "primary", 2).ok();
+    nodes.put(&two, "c").ok();
+    nodes.caught_up(&one, &["a", "b", "c"]);
+}
+
+#[test]
+fn c36_a_restarted_primary_does_not_wait_for_ever_for_a_standby_that_is_away() {
+    let nodes = Nodes::with_ack(2, "count: 1, timeout: 100ms, on_timeout: warn");
+    let (mut one, mut two) = (nodes.start(0), nodes.start(1));
+    nodes.create(&one);
+    nodes.put(&one, "a").ok();
+    two.kill();
+    one.kill();
+    let one = nodes.start(0);
+    nodes.put(&one, "b").ok();
+    assert!(one.log().contains("takes writes without"), "{}", one.log());
 }

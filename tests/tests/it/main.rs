@@ -15,6 +15,7 @@ mod bad_input;
 mod branches;
 mod client;
 mod cluster;
+mod cluster_security;
 mod crash;
 mod databases;
 mod directory_remotes;
