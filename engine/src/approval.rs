@@ -31,6 +31,9 @@ const PENDING: &str = "pending/";
 const FROM: &str = "pending/from/";
 const TO: &str = "pending/to/";
 
+/// How long writers wait for an answer about somebody else's change.
+const ASKED_MAX: Duration = Duration::from_secs(5);
+
 /// How long an approver that gave no answer is not asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -175,8 +178,12 @@ impl Database {
         let order = self.order_of_writing();
         let Some(cancel) = self.store().cancel() else {
             let mut asking = order.asking.lock();
+            let until = Instant::now() + ASKED_MAX;
             while is_shared && *asking {
-                order.asked.wait(&mut asking);
+                if order.asked.wait_until(&mut asking, until).timed_out() && *asking {
+                    let why = "another change waits for approval, for too long";
+                    return Err(Error::ApproverAway { why: why.to_owned() });
+                }
             }
             return Ok(asking);
         };

@@ -596,7 +596,7 @@ impl Due {
 }
 
 /// Why the remote's ref, as it was when it was last seen, must not become `new`: it is not what was pushed, and `new` does not go on from it.
-fn in_the_way(
+pub(crate) fn in_the_way(
     database: &Database,
     remote: &str,
     name: &str,
@@ -621,7 +621,7 @@ fn pushed_url(remote: &str) -> String {
 }
 
 /// What branches and tags were at the last push that got through; nothing, if that was to another URL.
-fn pushed(database: &Database, remote: &str) -> Result<BTreeMap<String, Hash>> {
+pub(crate) fn pushed(database: &Database, remote: &str) -> Result<BTreeMap<String, Hash>> {
     let url = database.setting(&format!("remote.{remote}.url"))?;
     // As a URL is displayed.
     let url = url.as_deref().map(|url| url.strip_suffix('/').unwrap_or(url));

@@ -13,8 +13,11 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::primary::{PUSHED, Pusher, Stage, note_pushed};
+use crate::primary::{PUSHED, Pusher, Stage, in_the_way, note_pushed, pushed};
 use crate::shared_refs::HEADS;
+
+/// How long the remote is waited for.
+const ASKED_MAX: Duration = Duration::from_secs(20);
 
 /// How long it waits before it pushes again what was not answered, while somebody waits for it.
 const WAITS: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
@@ -63,7 +66,10 @@ impl Remotely {
 
 impl Approve for Remotely {
     fn prepare(&self, _: &Database) -> Answer<()> {
-        self.run(|pusher| async move { pusher.prepare().await })
+        self.run(|pusher| async move {
+            let late = || Disapproval::Away(pusher.not_pushed("it does not answer"));
+            tokio::time::timeout(ASKED_MAX, pusher.prepare()).await.map_err(|_| late())?
+        })
     }
 
     fn approve(&self, _: &Database, changes: &[RefUpdate], again: bool) -> Answer<Vec<RefUpdate>> {
@@ -71,7 +77,10 @@ impl Approve for Remotely {
         let changes = changes.iter().filter(is_pushed);
         let updates =
             changes.map(|change| PushUpdate { name: change.name.clone(), new: change.new }).collect();
-        self.run(move |pusher| async move { pusher.push_first(updates, again).await })
+        self.run(move |pusher| async move {
+            let late = || Disapproval::Unknown(pusher.not_pushed("it does not answer"));
+            tokio::time::timeout(ASKED_MAX, pusher.push_first(updates, again)).await.map_err(|_| late())?
+        })
     }
 }
 
@@ -131,9 +140,17 @@ impl Pusher {
         if *stage.borrow() != Stage::Pushing {
             return Err(Disapproval::Away(retired()));
         }
+        let away = |error: Error| Disapproval::Away(self.not_pushed(&error.to_string()));
         let mut was_sent = again;
         let mut tries = WAITS.iter();
         loop {
+            // A fetch may have seen there what somebody else made of a branch: then that is what a push expects there.
+            if let Some(why) = self.in_the_way(&updates).await.map_err(away)? {
+                return match was_sent && self.has_arrived(&updates).await {
+                    true => Ok(self.notes(&updates)),
+                    false => Err(Disapproval::Refused(self.not_pushed(&why))),
+                };
+            }
             let sent = tokio::select! {
                 sent = self.send(&mut open, &updates) => sent,
                 _ = stage.wait_for(|stage| *stage == Stage::Retired) => return Err(Disapproval::Unknown(retired())),
@@ -161,6 +178,22 @@ impl Pusher {
                 None => return Err(Disapproval::Unknown(why)),
             }
         }
+    }
+
+    /// What keeps one of these from being pushed, as far as is known here.
+    async fn in_the_way(&self, updates: &[PushUpdate]) -> Result<Option<String>> {
+        let (database, remote, updates) =
+            (self.database.clone(), self.config().remote.clone(), updates.to_vec());
+        crate::blocking(move || {
+            let pushed = pushed(&database, &remote)?;
+            for PushUpdate { name, new } in updates {
+                if let Some(why) = in_the_way(&database, &remote, &name, pushed.get(&name), new)? {
+                    return Ok(Some(format!("{name}: {why}")));
+                }
+            }
+            Ok(None)
+        })
+        .await
     }
 
     fn not_pushed(&self, why: &str) -> String {

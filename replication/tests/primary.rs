@@ -602,6 +602,10 @@ async fn a12_a_strict_commit_that_is_refused_changes_nothing() {
         assert!(error.to_string().contains("nothing was changed"), "{error}");
         assert_eq!((here(&db), shop.refs().await["heads/main"]), (before, theirs));
         assert!(db.status("main").unwrap().dirty && db.refs("pending/").is_empty());
+        // Nor does the next try, now that what is there is known here.
+        let error = committed(&db).await.unwrap_err();
+        assert_eq!(error.kind(), pleach_engine::ErrorKind::Refused, "{error}");
+        assert_eq!(shop.refs().await["heads/main"], theirs, "a stranger's head stays");
         // A person goes on: what is here on a branch of its own, and then together.
         let going_on = db.clone();
         blocking(move || {

@@ -254,6 +254,11 @@ impl Config {
                 .wrong("replication.read_replica_remote and cluster exclude each other".into())
                 .hint("a standby follows its primary only; remove one of the two"));
         }
+        if let (Some(_), Some(Replication::Primary(Push { strict: true, .. }))) = (&cluster, &replication) {
+            return Err(layers.wrong("replication.strict and cluster exclude each other".into()).hint(
+                "the standbys of a cluster have each write; see cluster.ack for writes that wait for them",
+            ));
+        }
         let remotes_allowed = file.remotes_allowed.clone();
         if let Some(wrong_one) = remotes_allowed.iter().find(|prefix| !prefix.contains("://")) {
             return Err(wrong(format!(

@@ -721,6 +721,13 @@ calls! {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             everywhere(&caller)?;
+            let SetConfigRequest { key, value, .. } = request.get_ref();
+            if key.rsplit('.').next() == Some("remote_url_template")
+                && let Some(template) = value.as_deref().filter(|template| template.contains("{database}"))
+            {
+                // The server would use it for this client.
+                service.allow(&template.replace("{database}", "name"))?;
+            }
             service.gate.set_config(request.get_ref())
         })
         .await

@@ -107,7 +107,7 @@ async fn exchange(
     loop {
         let went_on = attempt.reached != Reached::default();
         let sent = attempt.send(database, remote, &mut transfer).await;
-        *may_be_done = attempt.may_be_done;
+        *may_be_done |= attempt.may_be_done;
         let answer = match sent {
             // The answer may be what was lost: under the same key the remote gives it again. Or it keeps what it has got: also if it heard
             // nothing for too long.
@@ -338,7 +338,15 @@ impl Attempt {
 
 /// Whether it is the remote that says that the push failed, and knows that it did.
 fn is_answer(status: &Status) -> bool {
-    let is_sure = !matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::Unknown);
+    let is_sure = !matches!(
+        status.code(),
+        Code::Unavailable
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Internal
+            | Code::DataLoss
+            | Code::DeadlineExceeded
+    );
     is_sure && std::error::Error::source(status).is_none()
 }
 
