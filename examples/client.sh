@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cargo build --quiet --locked -p pleach-server -p pleach-examples --bin pleach --bin client
+cargo build --quiet --locked --workspace --bin pleach --bin client
 target=$(cargo metadata --format-version 1 --no-deps --locked | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')/debug
 work=$(mktemp -d)
 "$target/pleach" serve --data-dir "$work/data" --listen 127.0.0.1:0 2>"$work/log" &
