@@ -6,13 +6,14 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use pleach_protocol::testing::Proxy;
 use pleach_tests::{Run as Command, Sandbox, Server, free_port};
 use tokio::runtime::Runtime;
@@ -163,7 +164,7 @@ impl Site {
                 scope.spawn(|| self.read(counts));
             }
             let until = Instant::now() + ROUND;
-            while Instant::now() < until && self.stale.lock().expect("no panic").is_none() {
+            while Instant::now() < until && self.stale.lock().is_none() {
                 thread::sleep(Duration::from_millis(200 + self.dice.below(1500)));
                 self.kill(self.dice.below(4) as usize, counts);
             }
@@ -171,7 +172,7 @@ impl Site {
         });
         let cuts: u64 = self.links.proxies.iter().map(|proxy| proxy.counts().cuts).sum();
         counts.cuts.fetch_add(cuts, Ordering::Relaxed);
-        if let Some(stale) = self.stale.lock().expect("no panic").take() {
+        if let Some(stale) = self.stale.lock().take() {
             return Err(stale);
         }
         self.links.fails.store(false, Ordering::Relaxed);
@@ -180,7 +181,7 @@ impl Site {
 
     /// Kills a server, and starts it again after a while.
     fn kill(&self, server: usize, counts: &Counts) {
-        let mut running = self.servers[server].lock().expect("no panic");
+        let mut running = self.servers[server].lock();
         if let Some(mut server) = running.take() {
             server.kill();
         }
@@ -204,10 +205,10 @@ impl Site {
         while !self.over.load(Ordering::Relaxed) {
             let row = format!("{writer}-{number:06}");
             number += 1;
-            self.tried.lock().expect("no panic").insert(row.clone());
+            self.tried.lock().insert(row.clone());
             let early = self.plant == Some(Plant::EarlyAck);
             if early {
-                self.acknowledged[writer].lock().expect("no panic").push(row.clone());
+                self.acknowledged[writer].lock().push(row.clone());
             }
             if self.on(1, &["put", "t", &row, "value"]).status != 0 {
                 counts.unacknowledged.fetch_add(1, Ordering::Relaxed);
@@ -220,7 +221,7 @@ impl Site {
             let count = if is_done { &counts.commits } else { &counts.unacknowledged };
             count.fetch_add(1, Ordering::Relaxed);
             if is_done {
-                self.acknowledged[writer].lock().expect("no panic").append(&mut put);
+                self.acknowledged[writer].lock().append(&mut put);
             }
         }
     }
@@ -228,7 +229,7 @@ impl Site {
     fn read(&self, counts: &Counts) {
         while !self.over.load(Ordering::Relaxed) {
             let writer = self.dice.below(WRITERS as u64) as usize;
-            let newest = self.acknowledged[writer].lock().expect("no panic").last().cloned();
+            let newest = self.acknowledged[writer].lock().last().cloned();
             let Some(row) = newest else {
                 thread::sleep(Duration::from_millis(10));
                 continue;
@@ -243,7 +244,7 @@ impl Site {
                         "{} does not have row {row}, which was acknowledged: status {status}, {}",
                         NAMES[server], read.stderr
                     );
-                    *self.stale.lock().expect("no panic") = Some(what);
+                    *self.stale.lock() = Some(what);
                     return;
                 }
             };
@@ -267,12 +268,12 @@ impl Site {
             let first = head(0)?;
             (1..4).all(|server| head(server).as_ref() == Some(&first)).then_some(())
         })?;
-        let tried = self.tried.lock().expect("no panic");
+        let tried = self.tried.lock();
         for (server, name) in NAMES.iter().enumerate() {
             let there = self.on(server, &["scan", "t", "--at", "HEAD"]).ok();
             let there: BTreeSet<&str> = there.lines().filter_map(|line| line.split('\t').next()).collect();
             for acknowledged in &self.acknowledged {
-                let acknowledged = acknowledged.lock().expect("no panic");
+                let acknowledged = acknowledged.lock();
                 if let Some(lost) = acknowledged.iter().find(|row| !there.contains(row.as_str())) {
                     return Err(format!("{name} lost row {lost}, which was acknowledged"));
                 }
@@ -282,7 +283,7 @@ impl Site {
             }
         }
         for server in &self.servers {
-            let server = server.lock().expect("no panic").take();
+            let server = server.lock().take();
             if let Some(mut server) = server
                 && server.stop() != 0
             {
@@ -306,7 +307,7 @@ impl Site {
             }
             if start.elapsed() > SAME_WITHIN {
                 let logs = self.servers.iter().zip(NAMES).map(|(server, name)| {
-                    let log = server.lock().expect("no panic").as_ref().map(Server::log).unwrap_or_default();
+                    let log = server.lock().as_ref().map(Server::log).unwrap_or_default();
                     let newest: Vec<&str> = log.lines().rev().take(5).collect();
                     format!("\n{name}: {}", newest.join("\n  "))
                 });
