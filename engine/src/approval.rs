@@ -176,26 +176,27 @@ impl Database {
         /// How long a handle that may be cancelled waits before it looks whether it was.
         const LOOK_EVERY: Duration = Duration::from_millis(5);
         let order = self.order_of_writing();
-        let Some(cancel) = self.store().cancel() else {
-            let mut asking = order.asking.lock();
-            let until = Instant::now() + ASKED_MAX;
-            while is_shared && *asking {
-                if order.asked.wait_until(&mut asking, until).timed_out() && *asking {
-                    let why = "another change waits for approval, for too long";
-                    return Err(Error::ApproverAway { why: why.to_owned() });
-                }
-            }
-            return Ok(asking);
-        };
+        let cancel = self.store().cancel();
+        let until = Instant::now() + ASKED_MAX;
         loop {
-            cancel.check()?;
-            if let Some(mut asking) = order.asking.try_lock_for(LOOK_EVERY) {
-                if is_shared && *asking {
-                    order.asked.wait_for(&mut asking, LOOK_EVERY);
+            let asking = match cancel {
+                None => Some(order.asking.lock()),
+                Some(cancel) => {
+                    cancel.check()?;
+                    order.asking.try_lock_for(LOOK_EVERY)
                 }
-                if !is_shared || !*asking {
-                    return Ok(asking);
-                }
+            };
+            let Some(mut asking) = asking else { continue };
+            if is_shared && *asking {
+                let look = cancel.map_or(until, |_| until.min(Instant::now() + LOOK_EVERY));
+                order.asked.wait_until(&mut asking, look);
+            }
+            if !is_shared || !*asking {
+                return Ok(asking);
+            }
+            if Instant::now() >= until {
+                let why = "another change waits for approval, for too long";
+                return Err(Error::ApproverAway { why: why.to_owned() });
             }
         }
     }

@@ -576,34 +576,20 @@ fn two_nodes_keep_what_they_promise() {
     );
 }
 
+/// How far three nodes are followed.
+fn three_nodes() -> Bounds {
+    let writes = if is_large() { 2 } else { 1 };
+    Bounds { epoch: 2, writes, crashes: 1, assumed: 1, whole: is_large() }
+}
+
 #[test]
 fn three_nodes_of_which_all_acknowledge_keep_what_they_promise() {
-    check(
-        3,
-        2,
-        Bounds {
-            epoch: 2,
-            writes: if is_large() { 2 } else { 1 },
-            crashes: 1,
-            assumed: 1,
-            whole: is_large(),
-        },
-    );
+    check(3, 2, three_nodes());
 }
 
 #[test]
 fn three_nodes_of_which_one_acknowledges_keep_what_they_promise() {
-    check(
-        3,
-        1,
-        Bounds {
-            epoch: 2,
-            writes: if is_large() { 2 } else { 1 },
-            crashes: 1,
-            assumed: 1,
-            whole: is_large(),
-        },
-    );
+    check(3, 1, three_nodes());
 }
 
 #[test]

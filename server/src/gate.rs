@@ -70,7 +70,9 @@ pub trait Gate: Send + Sync + 'static {
     }
 
     /// A database was made or dropped.
-    fn databases_changed(&self) -> Result<()>;
+    fn databases_changed(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Tells role and epoch whenever they change: transactions that clients have open end with the role. None where there are no roles.
     fn roles(&self) -> Option<watch::Receiver<Standing>> {
@@ -78,10 +80,14 @@ pub trait Gate: Send + Sync + 'static {
     }
 
     /// Role, epoch, and every database on every standby.
-    fn status(&self) -> Result<ClusterStatusResponse>;
+    fn status(&self) -> Result<ClusterStatusResponse> {
+        Err(no_cluster())
+    }
 
     /// Takes a role; returns when it is in force and durable.
-    fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse>;
+    fn assume_role(&self, _request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
+        Err(no_cluster())
+    }
 
     /// The configuration in force.
     fn get_config(&self, _request: &GetConfigRequest) -> Result<GetConfigResponse> {
@@ -143,21 +149,9 @@ impl Gate for Alone {
     fn wait_for(&self, _name: &str, database: &Database, token: &Token, limit: Duration) -> bool {
         poll(limit, || database.sequence() >= token.sequence)
     }
-
-    fn databases_changed(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&self) -> Result<ClusterStatusResponse> {
-        Err(no_cluster())
-    }
-
-    fn assume_role(&self, _request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
-        Err(no_cluster())
-    }
 }
 
-pub(crate) fn no_cluster() -> Failure {
+fn no_cluster() -> Failure {
     Failure::refused("this server is in no cluster")
         .hint("add a `cluster:` stanza to its config.yaml and restart it")
 }

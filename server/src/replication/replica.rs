@@ -16,8 +16,7 @@ use tokio::time::Instant;
 use crate::config::Follow;
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Gate, Observed, Permit, Waiting, no_cluster, poll};
-use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse};
+use crate::gate::{Gate, Observed, Permit, Waiting, poll};
 
 /// How many of the newest commits of each branch a read replica looks through for the write of a token.
 const COMMITS_SEARCHED: usize = 1000;
@@ -197,18 +196,6 @@ impl Gate for ReplicaGate {
         let role = if self.replica.gate().is_ok() { "primary" } else { "replica" };
         let (remote, pulls) = (self.follow.remote.clone(), self.replica.status());
         Observed { role, remote, pulls, ..Observed::default() }
-    }
-
-    fn databases_changed(&self) -> Result<()> {
-        Ok(())
-    }
-
-    fn status(&self) -> Result<ClusterStatusResponse> {
-        Err(no_cluster())
-    }
-
-    fn assume_role(&self, _request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
-        Err(no_cluster())
     }
 }
 
