@@ -26,6 +26,7 @@ mod view;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
@@ -197,8 +198,8 @@ pub struct Store {
     observer: Option<Observer>,
 }
 
-/// Called with the sequence of the last durable root record.
-type Watcher = Arc<dyn Fn(u64) + Send + Sync>;
+/// Called with the sequence of the last durable root record, until it breaks off.
+type Watcher = Arc<dyn Fn(u64) -> ControlFlow<()> + Send + Sync>;
 
 /// What the clones of a store share. Locks are taken in the order: maintenance, turn, manifest, appender, any other.
 struct Shared {
@@ -423,9 +424,9 @@ impl Store {
         refs::with_prefix(&self.shared.appender.lock().refs, prefix)
     }
 
-    /// Calls `f` with the durable sequence each time after refs became durable. It must not block, nor wait for this store. Under
-    /// [`Durability::Eventual`] concurrent appends may call it out of order.
-    pub fn watch(&self, f: Box<dyn Fn(u64) + Send + Sync>) {
+    /// Calls `f` with the durable sequence each time after refs became durable, until it breaks off. It must not block, nor wait for this
+    /// store. Under [`Durability::Eventual`] concurrent appends may call it out of order.
+    pub fn watch(&self, f: Box<dyn Fn(u64) -> ControlFlow<()> + Send + Sync>) {
         self.shared.watchers.lock().push(Arc::from(f));
     }
 

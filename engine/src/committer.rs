@@ -77,7 +77,7 @@ impl Request {
 
 enum Reply {
     Refused { table: String, key: Option<Vec<u8>> },
-    Appended { ticket: Arc<Ticket>, root: Hash, changed: bool },
+    Appended { ticket: Arc<Ticket>, root: Hash, head: Option<Hash>, changed: bool },
 }
 
 impl Database {
@@ -102,9 +102,9 @@ impl Database {
         let reply = waiting.reply.lock().take().unwrap_or(Err(Error::Unanswered));
         match reply? {
             Reply::Refused { table, key } => Ok(TransactionOutcome::Refused { table, key }),
-            Reply::Appended { ticket, root, changed } => {
+            Reply::Appended { ticket, root, head, changed } => {
                 ticket.wait()?;
-                let token = Token { epoch: self.epoch(), sequence: ticket.sequence(), root };
+                let token = Token { epoch: self.epoch(), sequence: ticket.sequence(), root, head };
                 Ok(if changed {
                     TransactionOutcome::Committed(token)
                 } else {
@@ -172,14 +172,15 @@ impl Database {
             if old != new {
                 updates.push(RefUpdate { name: names::work(branch), old: Some(old), new: Some(new) });
             }
-            roots.insert(branch, (new, old != new));
+            let head = self.store().appended_ref(&names::head(branch));
+            roots.insert(branch, (new, head, old != new));
         }
         let ticket = Arc::new(writer.append(&updates)?);
         let reply = |(request, refusal): (&MutexGuard<'_, Request>, Option<Refusal>)| match refusal {
             Some(Refusal { table, key }) => Reply::Refused { table, key },
             None => {
-                let (root, changed) = roots[request.branch.as_str()];
-                Reply::Appended { ticket: ticket.clone(), root, changed }
+                let (root, head, changed) = roots[request.branch.as_str()];
+                Reply::Appended { ticket: ticket.clone(), root, head, changed }
             }
         };
         Ok(requests.iter().zip(refusals).map(reply).collect())

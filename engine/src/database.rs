@@ -5,6 +5,7 @@
 //! refs alone.
 
 use std::{
+    ops::ControlFlow,
     path::Path,
     sync::{
         Arc,
@@ -397,7 +398,10 @@ impl Database {
 
     /// Calls `f` with the number of the last durable change whenever refs became durable. It must not block.
     pub fn watch(&self, f: impl Fn(u64) + Send + Sync + 'static) {
-        self.store().watch(Box::new(f));
+        self.store().watch(Box::new(move |sequence| {
+            f(sequence);
+            ControlFlow::Continue(())
+        }));
     }
 
     /// The database root: the root of the map of all shared refs, which two copies compare.
@@ -557,7 +561,7 @@ impl Database {
             });
             Ok((hash, root))
         })?;
-        Ok(Committed { hash, root, token: Token { epoch: self.epoch(), sequence, root } })
+        Ok(Committed { hash, root, token: Token { epoch: self.epoch(), sequence, root, head: Some(hash) } })
     }
 
     /// Writes a commit of `root`; the first parent is its likely base.

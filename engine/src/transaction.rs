@@ -45,7 +45,8 @@ use crate::{
     snapshot::{Scan, Snapshot, Table, load_value},
 };
 
-/// Says which change a write was, so that a later read, here or on a copy, can wait for it. As text: `EPOCH.SEQUENCE.ROOT`.
+/// Says which change a write was, so that a later read, here or on a copy, can wait for it. As text: `EPOCH.SEQUENCE.ROOT`, and `.HEAD` if
+/// the branch has one: a root may come back, a root that goes on from a commit is later than that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
     /// The epoch of the primary; 0 outside a cluster.
@@ -54,17 +55,20 @@ pub struct Token {
     pub sequence: u64,
     /// The branch's root after it.
     pub root: Hash,
+    /// The branch's last commit then.
+    pub head: Option<Hash>,
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.epoch, self.sequence, self.root)
+        write!(f, "{}.{}.{}", self.epoch, self.sequence, self.root)?;
+        self.head.map_or(Ok(()), |head| write!(f, ".{head}"))
     }
 }
 
 /// The text is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected a token EPOCH.SEQUENCE.ROOT as a write answers it, found `{0}`")]
+#[error("expected a token EPOCH.SEQUENCE.ROOT[.HEAD] as a write answers it, found `{0}`")]
 pub struct BadToken(String);
 
 impl FromStr for Token {
@@ -73,15 +77,18 @@ impl FromStr for Token {
     fn from_str(text: &str) -> Result<Token, BadToken> {
         let bad = || BadToken(text.to_owned());
         let mut parts = text.split('.');
-        let (Some(epoch), Some(sequence), Some(root), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
+        let (Some(epoch), Some(sequence), Some(root)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(bad());
         };
+        let head = parts.next();
+        if parts.next().is_some() {
+            return Err(bad());
+        }
         Ok(Token {
             epoch: epoch.parse().map_err(|_| bad())?,
             sequence: sequence.parse().map_err(|_| bad())?,
             root: root.parse().map_err(|_| bad())?,
+            head: head.map(str::parse).transpose().map_err(|_| bad())?,
         })
     }
 }

@@ -37,7 +37,11 @@ struct Inner {
     generation: Mutex<u64>,
     /// Told whenever some were closed or dropped.
     losses: watch::Sender<()>,
+    /// Called with each database when it has been opened, before anybody else has it.
+    opened: Mutex<Option<OnOpen>>,
 }
+
+type OnOpen = Arc<dyn Fn(&str, &Database) + Send + Sync>;
 
 impl Databases {
     /// The databases under `data_dir`, which is made if absent. What a crash left half made or half dropped there is removed.
@@ -56,6 +60,7 @@ impl Databases {
             slots: Mutex::default(),
             generation: Mutex::default(),
             losses: watch::Sender::default(),
+            opened: Mutex::default(),
         };
         Ok(Databases { inner: Arc::new(inner) })
     }
@@ -63,6 +68,11 @@ impl Databases {
     /// What databases that are partial copies, and are opened from now on, show to their remotes, which they ask for what they lack.
     pub fn set_credentials(&self, credentials: Credentials) {
         *self.inner.credentials.lock() = credentials;
+    }
+
+    /// Has `f` called with the name of each database that is opened from now on, before anybody else has it. It must not use these databases.
+    pub fn on_open(&self, f: impl Fn(&str, &Database) + Send + Sync + 'static) {
+        *self.inner.opened.lock() = Some(Arc::new(f));
     }
 
     /// The data directory.
@@ -224,6 +234,10 @@ impl Inner {
         match Database::open(&self.path(name), self.options.clone()) {
             Ok(database) => {
                 serve_promised(&database, &self.credentials.lock())?;
+                let opened = self.opened.lock().clone();
+                if let Some(opened) = opened {
+                    opened(name, &database);
+                }
                 Ok(Some(database))
             }
             Err(pleach_engine::Error::Store(StoreError::NotFound { .. })) => Ok(None),

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn token(epoch: u64, sequence: u64) -> Token {
-        Token { epoch, sequence, root: Hash::of(b"root") }
+        Token { epoch, sequence, root: Hash::of(b"root"), head: None }
     }
 
     #[test]

@@ -467,7 +467,9 @@ impl Inner {
         let Standing { role, epoch, .. } = self.node.standing();
         let own = role == Role::Primary && token.epoch == epoch.0 && database.sequence() >= token.sequence;
         own || self.applied.covers(name, token)
-            || database.refs("work/").iter().any(|(_, root)| *root == token.root)
+            || database.branches().is_ok_and(|branches| {
+                branches.iter().any(|branch| branch.work == token.root && branch.head == token.head)
+            })
     }
 
     fn behind(&self) -> Vec<Behind> {

@@ -225,6 +225,14 @@ pub enum Error {
         /// Its name.
         remote: String,
     },
+    /// What a database is to be pushed to is not there, and cannot be made.
+    #[error("{url} cannot be made: {what}")]
+    NotMade {
+        /// Its URL.
+        url: String,
+        /// Why.
+        what: String,
+    },
     /// Something is to be pushed, and this node is not the primary any more.
     #[error("it was not pushed: this node is no primary now; the primary pushes it when it has it")]
     NoPrimary,
@@ -325,6 +333,7 @@ impl Error {
             | Error::PeerRefused { .. }
             | Error::Unauthenticated { .. }
             | Error::NoKeys { .. }
+            | Error::NotMade { .. }
             | Error::Protocol { .. }
             | Error::Moved { .. }
             | Error::Unacknowledged { .. }

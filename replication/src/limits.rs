@@ -44,6 +44,9 @@ pub const LOOK_AT_PLACE: Duration = Duration::from_secs(1);
 /// So many commits of a branch are counted, at most, to say how far behind a remote is.
 pub const COMMITS_COUNTED: usize = 1000;
 
+/// And so many bytes, of all branches and tags together.
+pub const BYTES_COUNTED: u64 = 16 << 20;
+
 /// How long a signed greeting holds.
 pub const GREETING_HOLDS: Duration = Duration::from_secs(30);
 

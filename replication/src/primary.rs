@@ -8,22 +8,25 @@
 //! ref is *stuck*, and said to be, until it is merged here, or merged by the policy; the others go on.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use pleach_engine::{Batch, Database, Hash, MergeOptions, MergeOutcome, Outcome, RefUpdate, Side};
 use pleach_protocol::limits::MOVE_ATTEMPTS;
 use pleach_protocol::{
-    Credentials, Force, HELD_BACK, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, Transfer, fetch,
-    push, pushed_prefix,
+    Credentials, Flow, Force, HELD_BACK, PushUpdate, RefPatterns, RefStatus, Remote, RemoteUrl, Transfer,
+    fetch, push, pushed_prefix,
 };
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::behind::Backlog;
 use crate::error::{Error, Result};
-use crate::limits::{BACK_OFF, COMMITS_COUNTED, PUSH_MERGES};
+use crate::limits::{BACK_OFF, PUSH_MERGES};
+use crate::place::Place;
 use crate::runs::{Runs, Turn};
 use crate::shared_refs::HEADS;
 use crate::strict::Strict;
@@ -55,6 +58,8 @@ pub struct PrimaryConfig {
     pub author: String,
     /// Branches and tags move here only once they have moved there; a write that cannot be pushed fails. See [`Approve`](pleach_engine::Approve).
     pub strict: bool,
+    /// Where databases are pushed to that have no such remote.
+    pub place: Option<Arc<dyn Place>>,
     /// Lets this node write and push, as long as what it gives is held: of the nodes of a cluster, only the primary may.
     pub permit: Arc<dyn Fn() -> Option<PushPermit> + Send + Sync>,
 }
@@ -78,6 +83,7 @@ struct Inner {
 pub(crate) struct Shared {
     config: PrimaryConfig,
     on_conflict: Mutex<OnConflict>,
+    place: Mutex<Option<Arc<dyn Place>>>,
     strict: AtomicBool,
     /// Whose remote each URL is: the first database's that had it.
     urls: Mutex<HashMap<String, String>>,
@@ -95,6 +101,10 @@ pub(crate) enum Stage {
 }
 
 impl Shared {
+    pub(crate) fn place(&self) -> Option<Arc<dyn Place>> {
+        self.place.lock().clone()
+    }
+
     /// Notes that the database pushes to `url`.
     ///
     /// # Errors
@@ -120,8 +130,11 @@ pub struct PushStatus {
     pub database: String,
     /// Refs that are not yet at the remote what they are here.
     pub backlog: usize,
-    /// Commits of branches here that are not there, as counted when a push did not get through last; at most [`COMMITS_COUNTED`] of each branch.
+    /// Commits of branches here that are not there, as counted when a push did not get through last; at most
+    /// [`COMMITS_COUNTED`](crate::limits::COMMITS_COUNTED) of each branch.
     pub commits_behind: u64,
+    /// And the bytes that a push would send; at most [`BYTES_COUNTED`](crate::limits::BYTES_COUNTED).
+    pub bytes_behind: u64,
     /// Pushes that got through, and those that did not, since the primary began.
     pub pushes: u64,
     /// See `pushes`.
@@ -134,6 +147,8 @@ pub struct PushStatus {
     pub last_push: Option<SystemTime>,
     /// When the oldest change was seen that is not at the remote yet.
     pub behind_since: Option<SystemTime>,
+    /// When a push began last, or something passed over its connection.
+    pub last_progress: Option<Instant>,
     /// Why the last push did not get through, or what is stuck.
     pub current_error: Option<String>,
     /// There is no such remote: nothing is tried until something changes here.
@@ -161,6 +176,7 @@ impl Primary {
     pub fn new(config: PrimaryConfig) -> Primary {
         let shared = Shared {
             on_conflict: Mutex::new(config.on_conflict),
+            place: Mutex::new(config.place.clone()),
             strict: AtomicBool::new(config.strict),
             config,
             urls: Mutex::default(),
@@ -178,6 +194,12 @@ impl Primary {
     /// What becomes, from now on, of a branch that somebody else moved at the remote.
     pub fn set_on_conflict(&self, on_conflict: OnConflict) {
         *self.inner.shared.on_conflict.lock() = on_conflict;
+        self.wake();
+    }
+
+    /// Where databases are pushed to, from now on, that have no such remote.
+    pub fn set_place(&self, place: Option<Arc<dyn Place>>) {
+        *self.inner.shared.place.lock() = place;
         self.wake();
     }
 
@@ -283,13 +305,16 @@ impl Primary {
             task: Mutex::default(),
         });
         // Whose remote it is does not depend on which push comes first. What is wrong with it, the push says.
+        let _ = pusher.settle_down();
         let _ = pusher.url();
         pusher.set_strict(self.inner.shared.strict.load(Ordering::SeqCst));
         let weak = Arc::downgrade(&pusher);
-        database.store().watch(Box::new(move |_| {
-            if let Some(pusher) = Weak::upgrade(&weak) {
+        database.store().watch(Box::new(move |_| match Weak::upgrade(&weak) {
+            Some(pusher) => {
                 pusher.changed.notify_one();
+                ControlFlow::Continue(())
             }
+            None => ControlFlow::Break(()),
         }));
         // What was left by an earlier process.
         pusher.changed.notify_one();
@@ -311,6 +336,10 @@ fn is_same(one: &Database, other: &Database) -> bool {
 impl Pusher {
     pub(crate) fn config(&self) -> &PrimaryConfig {
         &self.shared.config
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Ends the task, and pushes once more.
@@ -372,7 +401,7 @@ impl Pusher {
     }
 
     /// Pushes, or shares a push that begins after this was called.
-    pub(crate) async fn push(&self) -> Result<()> {
+    pub(crate) async fn push(self: &Arc<Pusher>) -> Result<()> {
         match self.pushes.turn().await {
             Turn::Shared(result) => result,
             Turn::Ours(mut run) => {
@@ -386,7 +415,7 @@ impl Pusher {
                 };
                 self.note(&result);
                 if result.is_err() {
-                    self.count_commits().await;
+                    self.count_backlog().await;
                 }
                 run.end(result)
             }
@@ -398,22 +427,33 @@ impl Pusher {
         status.current_error = result.as_ref().err().map(Error::to_string);
         status.is_disabled = matches!(result, Err(Error::UnknownRemote { .. }));
         match result {
-            Ok(()) => (status.backlog, status.behind_since, status.commits_behind) = (0, None, 0),
+            Ok(()) => {
+                (status.backlog, status.behind_since) = (0, None);
+                (status.commits_behind, status.bytes_behind) = (0, 0);
+            }
             Err(_) => status.failures += 1,
         }
     }
 
     /// Counts how far behind the remote is.
-    async fn count_commits(&self) {
+    async fn count_backlog(&self) {
         let (database, remote) = (self.database.clone(), self.config().remote.clone());
         // What cannot be read now is counted next time.
-        if let Ok(commits) = crate::blocking(move || commits_ahead(&database, &remote)).await {
-            self.status.lock().commits_behind = commits;
+        if let Ok(Backlog { commits, bytes }) = crate::blocking(move || Backlog::of(&database, &remote)).await
+        {
+            let mut status = self.status.lock();
+            (status.commits_behind, status.bytes_behind) = (commits, bytes);
         }
     }
 
+    fn came_on(&self) {
+        self.status.lock().last_progress = Some(Instant::now());
+    }
+
     /// Pushes until nothing is left that can be.
-    async fn push_now(&self, open: &mut Option<Remote>) -> Result<()> {
+    async fn push_now(self: &Arc<Pusher>, open: &mut Option<Remote>) -> Result<()> {
+        self.came_on();
+        self.begin_there().await?;
         self.settle().await?;
         let (mut refused, mut has_fetched, mut merges) = (Stuck::new(), false, 0);
         loop {
@@ -496,7 +536,11 @@ impl Pusher {
     }
 
     /// One push of these, over the connection that is open, or a new one.
-    pub(crate) async fn send(&self, open: &mut Option<Remote>, updates: &[PushUpdate]) -> Result<Transfer> {
+    pub(crate) async fn send(
+        self: &Arc<Pusher>,
+        open: &mut Option<Remote>,
+        updates: &[PushUpdate],
+    ) -> Result<Transfer> {
         let remote = self.remote(open).await?;
         let transfer = push(&self.database, &remote, &self.config().remote, updates, Force::Known).await?;
         *open = Some(remote);
@@ -511,15 +555,17 @@ impl Pusher {
         Ok(url)
     }
 
-    async fn remote(&self, open: &mut Option<Remote>) -> Result<Remote> {
+    async fn remote(self: &Arc<Pusher>, open: &mut Option<Remote>) -> Result<Remote> {
         let url = self.url()?;
-        match open.take().filter(|remote| *remote.url() == url) {
-            Some(remote) => Ok(remote),
-            None => Ok(Remote::connect(&url).await?),
+        if let Some(remote) = open.take().filter(|remote| *remote.url() == url) {
+            return Ok(remote);
         }
+        let pusher = Arc::downgrade(self);
+        let note = move |_: &_| pusher.upgrade().iter().for_each(|pusher| pusher.came_on());
+        Ok(Remote::connect(&url).await?.with_flow(Flow::new(None, Some(note))))
     }
 
-    pub(crate) async fn fetch(&self, open: &mut Option<Remote>) -> Result<()> {
+    pub(crate) async fn fetch(self: &Arc<Pusher>, open: &mut Option<Remote>) -> Result<()> {
         let remote = self.remote(open).await?;
         // Tags there are not to become tags here.
         let branches = RefPatterns::new(&[format!("{HEADS}*")])?;
@@ -529,7 +575,7 @@ impl Pusher {
     }
 
     /// Merges what the remote's branches are by now into those here that are stuck; whether one of them has moved.
-    async fn merge(&self, open: &mut Option<Remote>, stuck: &Stuck) -> Result<bool> {
+    async fn merge(self: &Arc<Pusher>, open: &mut Option<Remote>, stuck: &Stuck) -> Result<bool> {
         self.fetch(open).await?;
         let (database, config) = (self.database.clone(), self.config().clone());
         // A merge is a write.
@@ -651,25 +697,9 @@ pub fn count_as_pushed(database: &Database, remote: &str) -> Result<()> {
     note_pushed(database, remote, &url, &same)
 }
 
-/// How many commits the branches here have that were not pushed; of each, at most [`COMMITS_COUNTED`].
-fn commits_ahead(database: &Database, remote: &str) -> Result<u64> {
-    let pushed = pushed(database, remote)?;
-    let mut ahead = 0;
-    for (name, head) in database.refs(HEADS) {
-        let there = pushed.get(&name);
-        if there == Some(&head) {
-            continue;
-        }
-        for commit in database.log(&head)?.take(COMMITS_COUNTED) {
-            let (commit, _) = commit?;
-            match there {
-                Some(there) if commit == *there => break,
-                Some(there) => ahead += u64::from(!database.is_ancestor(&commit, there)?),
-                None => ahead += 1,
-            }
-        }
-    }
-    Ok(ahead)
+/// Whether what is noted as pushed to the remote is about `url`.
+pub(crate) fn is_noted(database: &Database, remote: &str, url: &str) -> Result<bool> {
+    Ok(database.setting(&pushed_url(remote))?.as_deref() == Some(url))
 }
 
 /// Notes what was pushed to `url`.

@@ -113,7 +113,7 @@ impl Pusher {
     }
 
     /// Pushes what is not there yet: of the time before this was strict, for one.
-    async fn prepare(&self) -> Answer<()> {
+    async fn prepare(self: &Arc<Pusher>) -> Answer<()> {
         let away = |error: Error| Disapproval::Away(self.not_pushed(&error.to_string()));
         match self.push().await {
             // What is stuck is asked about when it is to change.
@@ -130,7 +130,7 @@ impl Pusher {
     }
 
     /// Has the remote move its refs before they move here. Gives what notes that it did.
-    async fn push_first(&self, updates: Vec<PushUpdate>, again: bool) -> Answer<Vec<RefUpdate>> {
+    async fn push_first(self: &Arc<Pusher>, updates: Vec<PushUpdate>, again: bool) -> Answer<Vec<RefUpdate>> {
         let Some(_permit) = (self.config().permit)() else {
             return Err(Disapproval::Away(self.not_pushed(&Error::NoPrimary.to_string())));
         };

@@ -121,6 +121,7 @@ fn config(on_conflict: OnConflict) -> PrimaryConfig {
         on_conflict,
         author: "p".into(),
         strict: false,
+        place: None,
         permit: std::sync::Arc::new(|| Some(Box::new(()))),
     }
 }

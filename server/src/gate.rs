@@ -3,6 +3,7 @@
 //! The service asks before it looks a database up, so that a standby refuses a write to a database that it does not have.
 //! [`Alone`] is the gate of a server without replication.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -43,16 +44,19 @@ pub trait Gate: Send + Sync + 'static {
     /// Waits until `database` has the write of `token`; false if it does not within `limit`.
     fn wait_for(&self, name: &str, database: &Database, token: &Token, limit: Duration) -> bool;
 
-    /// Whether a write that is found here stays: then nobody waits for its token twice.
-    fn keeps_writes(&self) -> bool {
-        false
+    /// What is followed, if a write that is found here stays as long as that is followed: then nobody waits for its token twice.
+    fn follows(&self) -> Option<u64> {
+        None
     }
 
-    /// Does what replication has to do about a write before that is answered. Gives warnings for whoever wrote; an error says that the
-    /// write is done here, and what is open.
-    fn after_write(&self, _written: Written<'_>) -> Result<Vec<String>> {
+    /// Does what replication has to do about a write before that is answered. The permit of the write is held while anything more is written, and let
+    /// go before anybody is waited for. Gives warnings for whoever wrote; an error says that the write is done here, and what is open.
+    fn after_write(&self, _written: Written<'_>, _permit: Permit) -> Result<Vec<String>> {
         Ok(Vec::new())
     }
+
+    /// A database was opened, and nobody has it yet.
+    fn opened(&self, _name: &str, _database: &Database) {}
 
     /// Brings a database here that is asked for and not here; false if there is nowhere to get it from.
     fn obtain(&self, _name: &str) -> Result<bool> {
@@ -164,18 +168,18 @@ pub(crate) const THREADS_MAX: usize = 4 * WAITING_MAX;
 
 /// Counts the requests that wait for a remote.
 #[derive(Default)]
-pub(crate) struct Waiting(AtomicUsize);
+pub(crate) struct Waiting(Arc<AtomicUsize>);
 
 impl Waiting {
     /// One more, until what this gives is dropped.
-    pub(crate) fn enter(&self) -> Result<impl Drop + '_> {
-        struct One<'a>(&'a AtomicUsize);
-        impl Drop for One<'_> {
+    pub(crate) fn enter(&self) -> Result<impl Drop + Send + 'static> {
+        struct One(Arc<AtomicUsize>);
+        impl Drop for One {
             fn drop(&mut self) {
                 self.0.fetch_sub(1, Ordering::SeqCst);
             }
         }
-        let one = One(&self.0);
+        let one = One(self.0.clone());
         match self.0.fetch_add(1, Ordering::SeqCst) < WAITING_MAX {
             true => Ok(one),
             false => Err(Failure::remote(format!("{WAITING_MAX} requests wait for the remote already"))

@@ -229,7 +229,8 @@ impl Session {
     /// The token of the last write, whatever it changed.
     pub fn token(&self) -> Result<String> {
         let (epoch, sequence) = (self.database.epoch(), self.database.sequence());
-        Ok(Token { epoch, sequence, root: self.snapshot("")?.root() }.to_string())
+        let (root, head) = (self.snapshot("")?.root(), self.head()?);
+        Ok(Token { epoch, sequence, root, head }.to_string())
     }
 
     /// The table called `name` at `revision`.

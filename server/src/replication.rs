@@ -56,7 +56,7 @@ impl Replication {
             None => (Arc::new(Alone), None),
         };
         let through = Through::start(layers, config.replication.as_ref(), base, databases).await?;
-        Ok(Replication { through: Arc::new(through), node })
+        Ok(Replication { through, node })
     }
 
     async fn cluster(
@@ -147,7 +147,12 @@ impl Gate for ClusterGate {
     }
 
     /// Waits until as many standbys have the write as the configuration says.
-    fn after_write(&self, Written { name, database, .. }: Written<'_>) -> Result<Vec<String>> {
+    fn after_write(
+        &self,
+        Written { name, database, .. }: Written<'_>,
+        permit: Permit,
+    ) -> Result<Vec<String>> {
+        drop(permit);
         let acknowledged = self.cluster.acknowledged(name, database.sequence());
         Ok(self.runtime.block_on(acknowledged)?.into_iter().collect())
     }

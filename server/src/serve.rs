@@ -76,6 +76,12 @@ async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result
     }
     let scheme = if tls.is_some() { "https" } else { "http" };
     let listener_url = format!("{scheme}://{address}");
+    for key in layers.overridden() {
+        tracing::warn!(
+            "replication.{key} of the configuration's file does not count: it was changed while the server ran, and settings.yaml keeps that; \
+             `pleach config show --origin` shows it, `pleach config unset {key}` or `config set` changes it"
+        );
+    }
     let replication = Replication::start(config, layers, databases, listener_url, cluster_tls).await?;
     let service = DataService::new(databases.clone(), replication.gate())
         .with_remotes_allowed(&config.remotes_allowed)

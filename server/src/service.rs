@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::credentials;
 use crate::error::{Failure, Result};
-use crate::gate::{Gate, Written};
+use crate::gate::{Gate, Permit, Written};
 use crate::metrics::Metrics;
 use crate::ops::{self, Session, Sink};
 use crate::proto::{data_server::Data, *};
@@ -48,8 +48,8 @@ pub struct DataService {
     waited: Arc<Mutex<Waited>>,
 }
 
-/// Of each database, by its name and its store, the token that was waited for last, where its write stays.
-type Waited = HashMap<String, ([u8; 16], Token)>;
+/// Of each database, by its name and its store, the token that was waited for last, and what was followed then, where its write stays.
+type Waited = HashMap<String, ([u8; 16], Token, u64)>;
 
 /// A request about a place in a database.
 trait Targeted: Send + 'static {
@@ -175,8 +175,7 @@ impl DataService {
             let permit = service.gate.writable()?;
             let session = service.session(&target, caller)?;
             let answer = operation(&session, &request)?;
-            drop(permit);
-            service.written(&target.database, &session, answer, is_transaction)
+            service.written(&target.database, &session, answer, is_transaction, permit)
         });
         changed.await.map(Response::into_inner)
     }
@@ -188,9 +187,10 @@ impl DataService {
         session: &Session,
         answer: A,
         is_transaction: bool,
+        permit: Permit,
     ) -> Result<Response<A>> {
         let mut response = Response::new(answer);
-        for warning in self.after_write(name, session, is_transaction)? {
+        for warning in self.after_write(name, session, is_transaction, permit)? {
             let warning = BinaryMetadataValue::from_bytes(warning.as_bytes());
             response.metadata_mut().append_bin(metadata::WARNING, warning);
         }
@@ -203,9 +203,10 @@ impl DataService {
         name: &str,
         session: &Session,
         is_transaction: bool,
+        permit: Permit,
     ) -> Result<Vec<String>> {
         let (database, branch) = (&session.database, session.here().ok());
-        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction })?;
+        let warnings = self.gate.after_write(Written { name, database, branch, is_transaction }, permit)?;
         let told = warnings.into_iter().map(|warning| {
             tracing::warn!(database = name, "{warning}");
             self.metrics.warned(name);
@@ -286,8 +287,8 @@ impl DataService {
             return Ok(());
         }
         let token: Token = target.after.parse().map_err(|error| Failure::usage(format!("{error}")))?;
-        let waited = (database.store().id(), token);
-        if self.waited.lock().get(&target.database) == Some(&waited) {
+        let waited = self.gate.follows().map(|followed| (database.store().id(), token, followed));
+        if waited.is_some() && self.waited.lock().get(&target.database) == waited.as_ref() {
             return Ok(());
         }
         let limit = match target.after_wait_millis {
@@ -296,7 +297,7 @@ impl DataService {
         };
         match self.gate.wait_for(&target.database, database, &token, limit) {
             true => {
-                if self.gate.keeps_writes() {
+                if let Some(waited) = waited {
                     self.waited.lock().insert(target.database.clone(), waited);
                 }
                 Ok(())
@@ -324,8 +325,7 @@ impl DataService {
         let source = Source::keep(&start.file, file, ops::import::format(start))?;
         let permit = self.gate.writable()?;
         let answer = ops::import::import(&session, start, &source)?;
-        drop(permit);
-        self.written(&start.target().database, &session, answer, true)
+        self.written(&start.target().database, &session, answer, true, permit)
     }
 }
 
@@ -676,8 +676,7 @@ calls! {
             let permit = service.gate.writable()?;
             let session = service.session(&start.target(), caller)?;
             let answer = ops::patch::apply(&session, &mut file)?;
-            drop(permit);
-            service.written(&start.target().database, &session, answer, true)
+            service.written(&start.target().database, &session, answer, true, permit)
         }));
         feed(parts, sender, part_of_patch).await;
         let applied = apply.await.map_err(|_| Status::internal("the patch ended without an answer"))?;

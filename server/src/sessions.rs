@@ -359,8 +359,7 @@ impl Action {
         let name = open.database().to_owned();
         let permit = self.service.gate.writable()?;
         let (token, session): (String, Session) = open.commit()?;
-        drop(permit);
-        let warnings = self.service.after_write(&name, &session, true)?;
+        let warnings = self.service.after_write(&name, &session, true, permit)?;
         Ok(Said::Committed(TransactionCommitted { token, warnings }))
     }
 }

@@ -156,7 +156,11 @@ impl Shared {
     pub(super) fn call_watchers(&self) {
         let sequence = self.durable.read().sequence;
         let watchers = self.watchers.lock().clone();
-        watchers.iter().for_each(|watcher| watcher(sequence));
+        let ended: Vec<_> = watchers.iter().filter(|watcher| watcher(sequence).is_break()).collect();
+        if !ended.is_empty() {
+            let goes_on = |watcher: &_| !ended.iter().any(|ended| Arc::ptr_eq(ended, watcher));
+            self.watchers.lock().retain(goes_on);
+        }
     }
 
     /// Whether a failure forbids all writing.

@@ -1,5 +1,6 @@
 //! A full disk and a failing one, while the store is open; and many who wait for one sync.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -132,6 +133,7 @@ fn threads_that_commit_together_share_their_syncs() {
     store.watch(Box::new(move |sequence| {
         watched.lock().unwrap().push(sequence);
         watching.durable.store(sequence, Ordering::SeqCst);
+        ControlFlow::Continue(())
     }));
     let before = store.stats().fsyncs;
     gauge.threads.store(THREADS as u64, Ordering::SeqCst);

@@ -423,7 +423,7 @@ fn a_transaction_larger_than_memory_keeps_indexes_in_step_and_survives_a_collect
 }
 
 fn database_token(database: &Database) -> Token {
-    Token { epoch: 0, sequence: database.sequence(), root: work(database) }
+    Token { epoch: 0, sequence: database.sequence(), root: work(database), head: None }
 }
 
 #[test]

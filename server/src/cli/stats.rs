@@ -65,6 +65,9 @@ fn replication_line(one: &ReplicationStats) -> String {
     if let Some(commits) = one.lag_commits {
         line += &format!(", {}", print::count(commits, "commit"));
     }
+    if let Some(bytes) = one.lag_bytes.filter(|bytes| *bytes > 0) {
+        line += &format!(", {bytes} bytes");
+    }
     if let Some(backlog) = one.backlog {
         line += &format!(", {} to push", print::count(backlog, "ref"));
     }
@@ -77,7 +80,6 @@ fn replication_line(one: &ReplicationStats) -> String {
     line
 }
 
-/// How many bytes a lag is nobody knows before they are sent.
 fn replication_to_json(one: &ReplicationStats) -> Value {
     json!({
         "database": one.database,
@@ -85,7 +87,7 @@ fn replication_to_json(one: &ReplicationStats) -> Value {
         "direction": one.direction,
         "lag_millis": one.lag_millis,
         "lag_commits": one.lag_commits,
-        "lag_bytes": null,
+        "lag_bytes": one.lag_bytes,
         "backlog": one.backlog,
         "done": one.done,
         "failures": one.failures,

@@ -272,6 +272,17 @@ impl Layers {
         }
     }
 
+    /// The keys that the file sets, and that are something else by a setting: who edits the file then wonders.
+    pub(crate) fn overridden(&self) -> Vec<String> {
+        let values = fields(&self.file.replication.clone().unwrap_or_default());
+        let is_other = |name: &String| match self.settings.set.get(name) {
+            Some(set) => values.get(name) != Some(set),
+            None => self.settings.unset.contains(name),
+        };
+        let written = self.origins.keys().filter_map(|key| key.strip_prefix(STANZA)?.strip_prefix('.'));
+        written.map(str::to_owned).filter(is_other).collect()
+    }
+
     fn origin(&self, key: &str) -> Origin {
         let name = key.strip_prefix(STANZA).and_then(|rest| rest.strip_prefix('.'));
         if name.is_some_and(|name| self.settings.set.contains_key(name) || self.settings.unset.contains(name))

@@ -325,6 +325,11 @@ fn pushes(writer: &mut Writer<'_>, observed: &Observed) -> fmt::Result {
         each().map(|(labels, push)| (labels, push.commits_behind as f64)),
     )?;
     writer.gauge(
+        "pleach_push_lag_bytes",
+        "Bytes that a push would send, counted when a push does not get through; at most 16 MiB",
+        each().map(|(labels, push)| (labels, push.bytes_behind as f64)),
+    )?;
+    writer.gauge(
         "pleach_push_error",
         "1 if the last push did not get through, or something is stuck",
         each().map(|(labels, push)| (labels, flag(push.current_error.is_some()))),

@@ -32,6 +32,7 @@ pub fn replication(observed: &Observed, name: &str) -> Vec<ReplicationStats> {
         direction: "push".to_owned(),
         lag_millis: Some(push.behind_since.map_or(0, millis)),
         lag_commits: Some(push.commits_behind),
+        lag_bytes: Some(push.bytes_behind),
         backlog: Some(push.backlog as u64),
         done: Some(push.pushes),
         failures: Some(push.failures),

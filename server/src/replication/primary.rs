@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use pleach_engine::{Database, NewCommit, Token};
 use pleach_protocol::{Bearer, Databases, Remote, RemoteUrl, begin_remote, connect, endpoint};
-use pleach_replication::{Error, OnConflict, Primary, PrimaryConfig, Standing};
+use pleach_replication::{Error, Making, OnConflict, Place, Primary, PrimaryConfig, Standing};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tonic::Code;
 
-use crate::config::Push;
+use crate::config::{Push, UrlTemplate};
 use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::gate::{Gate, Observed, Permit, Waiting, Written};
@@ -23,6 +22,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// How long a write waits for its push if errors are to be skipped.
 const SKIPPED_AFTER: Duration = Duration::from_secs(5);
+
+/// How long a write waits for a push over whose connection nothing passes.
+const SILENT_MAX: Duration = Duration::from_secs(20);
 
 /// How long pushes under way may take to end when the remote is changed.
 const RETIRE_MAX: Duration = Duration::from_secs(2);
@@ -56,6 +58,7 @@ impl PrimaryGate {
                     on_conflict: on_conflict(push),
                     author: crate::author::default(),
                     strict: push.strict,
+                    place: push.template.clone().map(place),
                     // Of a cluster, the node alone that takes writes.
                     permit: Arc::new(move || writable.writable().ok()),
                 })
@@ -69,10 +72,10 @@ impl PrimaryGate {
     /// Pushes as is configured, of all databases.
     pub(super) fn begin(self: &Arc<PrimaryGate>) -> Result<()> {
         self.primary.set_on_conflict(on_conflict(&self.push));
+        self.primary.set_place(self.push.template.clone().map(place));
         let _runtime = self.runtime.enter();
         self.primary.set_strict(self.push.strict);
-        drop(self.follow_all()?);
-        Ok(())
+        self.follow_all()
     }
 
     /// Whether both push by the same means.
@@ -90,34 +93,25 @@ impl PrimaryGate {
         self.runtime.block_on(self.primary.retire(RETIRE_MAX));
     }
 
-    /// Follows all databases that there are, and no others: of an earlier process something may be left to push. Gives who is still being given a remote.
-    fn follow_all(self: &Arc<PrimaryGate>) -> Result<Vec<JoinHandle<()>>> {
-        let _runtime = self.runtime.enter();
+    /// Follows all databases that there are, and no others: of an earlier process something may be left to push.
+    fn follow_all(&self) -> Result<()> {
         let mut names = self.databases.list()?;
         for status in self.primary.status() {
             if !names.contains(&status.database) {
                 self.primary.forget(&status.database);
             }
         }
-        let mut begun = Vec::new();
         // Of two databases with one remote, it is rather that of the one which is called as the remote is.
         names.sort_by_cached_key(|name| !self.is_called_as_its_remote(name));
         for name in names {
             match self.databases.get(&name) {
-                Ok(Some(database)) if self.is_to_register(&database) => {
-                    let gate = self.clone();
-                    begun.push(tokio::task::spawn_blocking(move || {
-                        gate.register(&name, &database);
-                        gate.follow(&name, &database);
-                    }));
-                }
                 Ok(Some(database)) => self.follow(&name, &database),
                 Ok(None) => {}
-                // It is told when somebody uses it; the others are pushed.
+                // It is followed when it can be opened; the others are pushed.
                 Err(error) => tracing::warn!(database = name, "cannot be opened, and is not pushed: {error}"),
             }
         }
-        Ok(begun)
+        Ok(())
     }
 
     fn follow(&self, name: &str, database: &Database) {
@@ -136,28 +130,28 @@ impl PrimaryGate {
         format!("remote.{}.url", self.push.remote)
     }
 
-    /// Whether a database has no remote, and the configuration says where it is.
-    fn is_to_register(&self, database: &Database) -> bool {
-        self.push.template.is_some()
-            && self.inner.writable().is_ok()
-            && matches!(database.setting(&self.key()), Ok(None))
-    }
-
-    /// Gives a database the remote, if it has none and the configuration says where it is; and makes it there. If that fails, pushes say so.
-    fn register(&self, name: &str, database: &Database) {
-        let Some(template) = self.push.template.as_ref().filter(|_| self.is_to_register(database)) else {
-            return;
-        };
-        let url = template.url(name);
-        let registered = self
-            .runtime
-            .block_on(make_there(&url))
-            .and_then(|()| Ok(database.set_setting(&self.key(), Some(&url))?));
-        match registered {
-            Ok(()) => tracing::info!(database = name, remote = self.push.remote, "is pushed to {url}"),
-            // The next write tries again.
-            Err(failure) => tracing::warn!(database = name, "is not pushed to {url} yet: {failure}"),
+    /// Has all databases at the remote that were never there, before it returns; of one that cannot be, its pushes say why.
+    fn begin_all(self: &Arc<PrimaryGate>) -> Result<()> {
+        if self.push.template.is_none() || self.inner.writable().is_err() {
+            return Ok(());
         }
+        let mut begun = Vec::new();
+        for name in self.databases.list()? {
+            let Some(database) = self.databases.get(&name).ok().flatten() else { continue };
+            if self.primary.status_of(&name).is_none_or(|status| status.pushes == 0) {
+                let gate = self.clone();
+                begun.push(self.runtime.spawn_blocking(move || {
+                    if let Some(warning) = gate.push(&name, &database) {
+                        tracing::warn!(database = name, "{warning}");
+                    }
+                }));
+            }
+        }
+        for one in begun {
+            // One that panicked was logged.
+            let _ = self.runtime.block_on(one);
+        }
+        Ok(())
     }
 
     /// Pushes what was written, or says why not.
@@ -167,21 +161,14 @@ impl PrimaryGate {
             Ok(waiting) => waiting,
             Err(failure) => return Some(format!("replication to `{remote}`: {failure}")),
         };
-        self.register(name, database);
         if self.push.in_background {
             self.follow(name, database);
             return None;
         }
-        let pushed = match self.push.skip_errors {
-            false => self.runtime.block_on(self.primary.push(name, database)),
-            true => match self.push_if_soon(name, database) {
-                Some(pushed) => pushed,
-                None => {
-                    let status = self.primary.status_of(name).unwrap_or_default();
-                    let why = status.current_error.unwrap_or_else(|| "it does not answer".to_owned());
-                    return Some(format!("replication to `{remote}`: {why}; it is not waited for"));
-                }
-            },
+        let Some(pushed) = self.push_if_soon(name, database) else {
+            let status = self.primary.status_of(name).unwrap_or_default();
+            let why = status.current_error.unwrap_or_else(|| "it does not answer".to_owned());
+            return Some(format!("replication to `{remote}`: {why}; it is not waited for"));
         };
         drop(waiting);
         match pushed {
@@ -195,23 +182,34 @@ impl PrimaryGate {
         }
     }
 
-    /// Pushes, unless something waits for it for long already, or it takes long: then it goes on by itself.
+    /// Pushes, as long as that goes on; or, if errors are to be skipped, unless something waits for it for long already, or it takes long. Then it goes on
+    /// by itself.
     fn push_if_soon(&self, name: &str, database: &Database) -> Option<pleach_replication::Result<()>> {
-        let since = self.primary.status_of(name).and_then(|status| status.behind_since?.elapsed().ok());
-        if since.is_some_and(|since| since > SKIPPED_AFTER) {
+        let status = || self.primary.status_of(name);
+        let since = status().and_then(|status| status.behind_since?.elapsed().ok());
+        if self.push.skip_errors && since.is_some_and(|since| since > SKIPPED_AFTER) {
             self.follow(name, database);
             return None;
         }
-        let (primary, name, database) = (self.primary.clone(), name.to_owned(), database.clone());
-        let push = self.runtime.spawn(async move { primary.push(&name, &database).await });
-        let pushed = self.runtime.block_on(async { tokio::time::timeout(SKIPPED_AFTER, push).await });
-        pushed.ok()?.ok()
+        let (primary, pushed, database) = (self.primary.clone(), name.to_owned(), database.clone());
+        let mut push = self.runtime.spawn(async move { primary.push(&pushed, &database).await });
+        let mut limit = if self.push.skip_errors { SKIPPED_AFTER } else { SILENT_MAX };
+        loop {
+            let waited = self.runtime.block_on(async { tokio::time::timeout(limit, &mut push).await });
+            if let Ok(pushed) = waited {
+                return pushed.ok();
+            }
+            let silent = status().and_then(|status| status.last_progress).map(|last| last.elapsed());
+            match silent.and_then(|silent| SILENT_MAX.checked_sub(silent)) {
+                Some(left) if !self.push.skip_errors && !left.is_zero() => limit = left,
+                _ => return None,
+            }
+        }
     }
 
-    /// Makes a version commit of a transaction, if that is wanted and there is something to commit.
+    /// Makes a version commit of a transaction, if that is wanted and there is something to commit. The permit of the transaction is held.
     fn commit(&self, database: &Database, branch: &str) -> Result<()> {
         if let Some(message) = &self.push.transaction_commit {
-            let _permit = self.inner.writable()?;
             let status = database.status(branch)?;
             if status.dirty && status.conflicts == 0 {
                 let new = NewCommit {
@@ -228,7 +226,11 @@ impl PrimaryGate {
 
 impl Gate for Arc<PrimaryGate> {
     fn writable(&self) -> Result<Permit> {
-        self.inner.writable()
+        let permit = self.inner.writable()?;
+        match self.push.strict {
+            true => Ok(Box::new((permit, self.waiting.enter()?))),
+            false => Ok(permit),
+        }
     }
 
     fn before_read(&self, name: &str, database: &Database) -> Result<()> {
@@ -239,12 +241,11 @@ impl Gate for Arc<PrimaryGate> {
         self.inner.wait_for(name, database, token, limit)
     }
 
-    fn after_write(&self, written: Written<'_>) -> Result<Vec<String>> {
+    fn after_write(&self, written: Written<'_>, permit: Permit) -> Result<Vec<String>> {
         let Written { name, database, branch, is_transaction } = written;
-        let mut warnings = self.inner.after_write(Written { name, database, branch, is_transaction })?;
-        if let Some(branch) = branch.filter(|_| is_transaction)
-            && let Err(failure) = self.commit(database, branch)
-        {
+        let committed = branch.filter(|_| is_transaction).map(|branch| self.commit(database, branch));
+        let mut warnings = self.inner.after_write(written, permit)?;
+        if let Some(Err(failure)) = committed {
             warnings.push(format!("no version commit was made of the transaction: {failure}"));
         }
         if is_transaction && self.push.transaction_commit.is_none() {
@@ -265,11 +266,13 @@ impl Gate for Arc<PrimaryGate> {
 
     fn databases_changed(&self) -> Result<()> {
         self.inner.databases_changed()?;
+        self.follow_all()?;
         // A database that was just made is there, too, when whoever made it is told.
-        for begun in self.follow_all()? {
-            let _ = self.runtime.block_on(begun);
-        }
-        Ok(())
+        self.begin_all()
+    }
+
+    fn opened(&self, name: &str, database: &Database) {
+        self.follow(name, database);
     }
 
     fn roles(&self) -> Option<watch::Receiver<Standing>> {
@@ -283,7 +286,7 @@ impl Gate for Arc<PrimaryGate> {
     fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
         let assumed = self.inner.assume_role(request)?;
         // What came while this node was a standby, and what was not for it to push.
-        drop(self.follow_all()?);
+        self.follow_all()?;
         self.primary.wake();
         Ok(assumed)
     }
@@ -294,6 +297,21 @@ fn on_conflict(push: &Push) -> OnConflict {
         true => OnConflict::Merge,
         false => OnConflict::Reject,
     }
+}
+
+/// Where `template` says that databases are.
+fn place(template: UrlTemplate) -> Arc<dyn Place> {
+    struct Templated(UrlTemplate);
+    impl Place for Templated {
+        fn url(&self, name: &str) -> String {
+            self.0.url(name)
+        }
+
+        fn make(&self, url: String) -> Making {
+            Box::pin(async move { make_there(&url).await.map_err(|failure| failure.to_string()) })
+        }
+    }
+    Arc::new(Templated(template))
 }
 
 /// Makes the database that a URL names, if it is not there: at a server, by a call that needs a token of an administrator there; in a directory or bucket, as a remote

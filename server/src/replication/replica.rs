@@ -153,7 +153,7 @@ impl Gate for ReplicaGate {
             true => database.sequence() >= token.sequence,
             false => {
                 let refreshed = self.runtime.block_on(self.replica.refresh_now(name, database));
-                refreshed.is_ok() && has_root(database, &token.root).unwrap_or(false)
+                refreshed.is_ok() && has_write(database, token).unwrap_or(false)
             }
         })
     }
@@ -186,9 +186,9 @@ impl Gate for ReplicaGate {
         }
     }
 
-    /// It follows one remote, which is never behind what it had.
-    fn keeps_writes(&self) -> bool {
-        true
+    /// One remote, which is never behind what it had.
+    fn follows(&self) -> Option<u64> {
+        Some(0)
     }
 
     fn observe(&self) -> Observed {
@@ -199,18 +199,73 @@ impl Gate for ReplicaGate {
     }
 }
 
-fn has_root(database: &Database, root: &Hash) -> Result<bool> {
+/// Whether a branch is, or was in its newest commits, what the token's write made of it. What it was before, and became again by that write, is no sign: that
+/// does not go on from the commit that the write went on from.
+fn has_write(database: &Database, token: &Token) -> Result<bool> {
+    if token.head.is_some_and(|head| !database.store().contains(&head)) {
+        return Ok(false);
+    }
+    let goes_on = |commit: &Hash| match &token.head {
+        Some(head) => database.is_ancestor(head, commit),
+        None => Ok(true),
+    };
     for branch in database.branches()? {
-        if branch.work == *root {
+        if branch.work == token.root && branch.head.as_ref().map_or(Ok(token.head.is_none()), goes_on)? {
             return Ok(true);
         }
-        if let Some(head) = branch.head {
-            for commit in database.log(&head)?.take(COMMITS_SEARCHED) {
-                if commit?.1.root == *root {
-                    return Ok(true);
-                }
+        let Some(head) = branch.head else { continue };
+        for commit in database.log(&head)?.take(COMMITS_SEARCHED) {
+            let (hash, commit) = commit?;
+            if commit.root == token.root && goes_on(&hash)? {
+                return Ok(true);
             }
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use pleach_engine::{NewCommit, TransactionOutcome};
+
+    use super::*;
+
+    fn put(database: &Database, value: &str) -> Token {
+        let mut transaction = database.begin("main").unwrap();
+        if !transaction.has_table("t").unwrap() {
+            transaction.create_table("t", None).unwrap();
+        }
+        transaction.put("t", b"k", value.as_bytes()).unwrap();
+        match transaction.commit().unwrap() {
+            TransactionOutcome::Committed(token) => token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn commit(database: &Database) -> Token {
+        database.commit("main", NewCommit { message: "m".into(), ..NewCommit::default() }).unwrap().token
+    }
+
+    #[test]
+    fn what_a_branch_was_before_is_not_taken_for_a_write_that_makes_it_so_again() {
+        let database = Database::memory().unwrap();
+        let has = |token: &Token| has_write(&database, token).unwrap();
+        let first = put(&database, "a");
+        assert!(has(&first));
+        commit(&database);
+        put(&database, "b");
+        let second = commit(&database);
+        assert!(has(&first), "its commit is there");
+        // The same content as at first, on a primary that this replica follows.
+        let again = Token { sequence: second.sequence + 1, root: first.root, ..second };
+        assert!(!has(&again), "it is what the branch was, not what it is to become");
+        assert_eq!(put(&database, "a").root, again.root);
+        assert!(has(&again));
+        commit(&database);
+        put(&database, "c");
+        commit(&database);
+        assert!(has(&again), "its commit is there");
+        assert!(!has(&Token { head: Some(Hash::of(b"elsewhere")), ..again }));
+    }
 }

@@ -48,6 +48,8 @@ pub(super) struct Through {
 /// What requests meet at a moment.
 struct Now {
     mode: Mode,
+    /// One more with each mode.
+    number: u64,
     /// Writes that were let in and have not ended.
     writes: AtomicUsize,
 }
@@ -59,10 +61,10 @@ enum Mode {
     Off(Arc<dyn Gate>),
     Primary(Arc<PrimaryGate>),
     Replica(Arc<ReplicaGate>),
-    /// To be a read replica once all writes have ended.
+    /// To be a read replica once all writes have ended; until then everything but writes is as it was.
     Closing {
         next: Arc<ReplicaGate>,
-        base: Arc<dyn Gate>,
+        old: Box<Mode>,
     },
 }
 
@@ -94,7 +96,7 @@ impl Mode {
             Mode::Off(gate) => &**gate,
             Mode::Primary(gate) => gate,
             Mode::Replica(gate) => &**gate,
-            Mode::Closing { base, .. } => &**base,
+            Mode::Closing { old, .. } => old.gate(),
         }
     }
 
@@ -125,15 +127,24 @@ impl Through {
         replication: Option<&config::Replication>,
         base: Arc<dyn Gate>,
         databases: &Databases,
-    ) -> Result<Through> {
+    ) -> Result<Arc<Through>> {
         let mode = Mode::of(replication, &base, databases, None)?;
         let begun = mode.clone();
+        let now = RwLock::new(Arc::new(Now { mode, number: 0, writes: AtomicUsize::new(0) }));
+        let (layers, changing, runtime) =
+            (Mutex::new(layers), Mutex::default(), tokio::runtime::Handle::current());
+        let through =
+            Arc::new(Through { base, databases: databases.clone(), layers, changing, now, runtime });
         let begun = tokio::task::spawn_blocking(move || begun.begin()).await;
         begun.map_err(|lost| Failure::refused(format!("replication did not start: {lost}")))??;
-        let (databases, runtime) = (databases.clone(), tokio::runtime::Handle::current());
-        let now = RwLock::new(Arc::new(Now { mode, writes: AtomicUsize::new(0) }));
-        let (layers, changing) = (Mutex::new(layers), Mutex::default());
-        Ok(Through { base, databases, layers, changing, now, runtime })
+        // Those that could not be opened until now.
+        let weak = Arc::downgrade(&through);
+        databases.on_open(move |name, database| {
+            if let Some(through) = weak.upgrade() {
+                through.opened(name, database);
+            }
+        });
+        Ok(through)
     }
 
     /// Pushes what is left.
@@ -148,7 +159,8 @@ impl Through {
     }
 
     fn meet(&self, mode: Mode) {
-        *self.now.write() = Arc::new(Now { mode, writes: AtomicUsize::new(0) });
+        let mut now = self.now.write();
+        *now = Arc::new(Now { mode, number: now.number + 1, writes: AtomicUsize::new(0) });
     }
 
     fn layers(&self) -> Layers {
@@ -185,7 +197,7 @@ impl Through {
 
     /// Lets no more writes in, and waits until those that were have ended.
     fn close(&self, old: &Arc<Now>, next: &Arc<ReplicaGate>) -> Result<()> {
-        self.meet(Mode::Closing { next: next.clone(), base: self.base.clone() });
+        self.meet(Mode::Closing { next: next.clone(), old: Box::new(old.mode.clone()) });
         if poll(WRITES_END_MAX, || old.writes.load(Ordering::SeqCst) == 0) {
             return Ok(());
         }
@@ -289,8 +301,12 @@ impl Gate for Through {
         self.now().mode.gate().wait_for(name, database, token, limit)
     }
 
-    fn after_write(&self, written: Written<'_>) -> Result<Vec<String>> {
-        self.now().mode.gate().after_write(written)
+    fn after_write(&self, written: Written<'_>, permit: Permit) -> Result<Vec<String>> {
+        self.now().mode.gate().after_write(written, permit)
+    }
+
+    fn opened(&self, name: &str, database: &Database) {
+        self.now().mode.gate().opened(name, database);
     }
 
     fn obtain(&self, name: &str) -> Result<bool> {
@@ -314,8 +330,9 @@ impl Gate for Through {
         self.now().mode.gate().status()
     }
 
-    fn keeps_writes(&self) -> bool {
-        self.now().mode.gate().keeps_writes()
+    fn follows(&self) -> Option<u64> {
+        let now = self.now();
+        now.mode.gate().follows().map(|_| now.number)
     }
 
     fn observe(&self) -> Observed {

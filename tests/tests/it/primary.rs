@@ -1,5 +1,7 @@
 //! Through a remote: a primary that pushes on write, to a server and to a directory.
 
+use std::time::{Duration, Instant};
+
 use pleach_tests::{Run, Sandbox, Server, eventually};
 
 /// Where a primary pushes to.
@@ -409,6 +411,31 @@ fn a8_a_database_that_is_made_gets_its_remote_by_the_template() {
         sandbox.run(&["-C", "early", "pull"]).ok();
         assert_eq!(sandbox.run(&["-C", "early", "get", "t", "a"]).ok(), "1\n");
     }
+}
+
+#[test]
+fn a8_nobody_waits_long_for_the_remote_of_a_template_that_says_nothing() {
+    let sandbox = Sandbox::new();
+    // It takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let template = format!("http://{}/{{database}}", silent.local_addr().unwrap());
+    let primary =
+        started(&sandbox, &format!("  remote_url_template: '{template}'\n  async_replication: true"));
+    let began = Instant::now();
+    sandbox.run(&["--server", &primary.url(), "database", "create", "shop"]).ok();
+    sandbox.run(&primary.args("shop", &["put", "t", "a", "1"])).ok();
+    sandbox.run(&primary.args("shop", &["commit", "-m", "one"])).ok();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let remotes = sandbox.run(&primary.args("shop", &["config", "get", "remote_url_template"])).ok();
+    assert!(remotes.contains(&template), "{remotes}");
+    // Who pushes at once waits as long as nothing passes, and is told.
+    sandbox.run(&primary.args("shop", &["config", "set", "async_replication", "false"])).ok();
+    let began = Instant::now();
+    sandbox.run(&primary.args("shop", &["put", "t", "a", "2"])).ok();
+    let committed = sandbox.run(&primary.args("shop", &["commit", "-m", "two"]));
+    assert!(committed.stderr.contains("it is not waited for"), "{}", committed.stderr);
+    committed.ok();
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }
 
 #[test]

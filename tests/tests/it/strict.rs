@@ -86,3 +86,26 @@ fn strict_excludes_what_contradicts_it() {
         assert!(error.contains("replication.strict") && error.contains(other), "{error}");
     }
 }
+
+#[test]
+fn a12_a_strict_server_asks_from_the_first_commit_of_a_database_that_its_template_places() {
+    let sandbox = Sandbox::new();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let serve = || sandbox.serve(&["--data-dir", "remote", "--listen", &listen]);
+    let template = format!("  remote_url_template: 'http://{listen}/{{database}}'\n");
+    sandbox.write(
+        "p.yaml",
+        &format!("data_dir: p\nlistener: {{host: 127.0.0.1, port: 0}}\nreplication:\n  replicate_to_remote: origin\n  strict: true\n{template}"),
+    );
+    let primary = sandbox.serve(&["--config", "p.yaml"]);
+    let run = |args: &[&str]| sandbox.run(&primary.args("db", args));
+    // The remote is not there yet.
+    sandbox.run(&["--server", &primary.url(), "database", "create", "db"]).ok();
+    run(&["put", "t", "a", "1"]).ok();
+    let error = run(&["commit", "-m", "one"]).fails(4);
+    assert!(error.contains("not pushed to `origin`") && error.contains("nothing was changed"), "{error}");
+    assert_eq!(head(&sandbox, &primary), None);
+    let remote = serve();
+    run(&["commit", "-m", "one"]).ok();
+    assert_eq!(head(&sandbox, &remote), head(&sandbox, &primary));
+}

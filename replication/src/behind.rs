@@ -1,0 +1,78 @@
+//! How far behind a remote is: the commits and the bytes that are here and were not pushed, counted when a push did not get through.
+
+use std::collections::BTreeMap;
+
+use pleach_engine::{Database, Hash};
+use pleach_protocol::Sender;
+
+use crate::error::Result;
+use crate::limits::{BYTES_COUNTED, COMMITS_COUNTED};
+use crate::primary::{PUSHED, pushed};
+use crate::shared_refs::HEADS;
+
+/// What is here and was not pushed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Backlog {
+    /// Commits of branches; of each, at most [`COMMITS_COUNTED`].
+    pub(crate) commits: u64,
+    /// Bytes that a push would send now, as messages; [`BYTES_COUNTED`] stands for that many or more.
+    pub(crate) bytes: u64,
+}
+
+impl Backlog {
+    /// That of `database` and its remote. Reads what would be sent. Blocking.
+    pub(crate) fn of(database: &Database, remote: &str) -> Result<Backlog> {
+        let there = pushed(database, remote)?;
+        let here: BTreeMap<String, Hash> = PUSHED.iter().flat_map(|prefix| database.refs(prefix)).collect();
+        let commits = commits_ahead(database, &there, &here)?;
+        Ok(Backlog { commits, bytes: bytes_ahead(database, &there, &here)? })
+    }
+}
+
+fn commits_ahead(
+    database: &Database,
+    there: &BTreeMap<String, Hash>,
+    here: &BTreeMap<String, Hash>,
+) -> Result<u64> {
+    let mut ahead = 0;
+    for (name, head) in here.iter().filter(|(name, _)| name.starts_with(HEADS)) {
+        let there = there.get(name);
+        if there == Some(head) {
+            continue;
+        }
+        for commit in database.log(head)?.take(COMMITS_COUNTED) {
+            let (commit, _) = commit?;
+            match there {
+                Some(there) if commit == *there => break,
+                Some(there) => ahead += u64::from(!database.is_ancestor(&commit, there)?),
+                None => ahead += 1,
+            }
+        }
+    }
+    Ok(ahead)
+}
+
+fn bytes_ahead(
+    database: &Database,
+    there: &BTreeMap<String, Hash>,
+    here: &BTreeMap<String, Hash>,
+) -> Result<u64> {
+    let moved = here.iter().filter(|(name, new)| there.get(*name) != Some(new));
+    let mut targets: Vec<Hash> = moved.map(|(_, new)| *new).collect();
+    targets.sort_unstable();
+    targets.dedup();
+    if targets.is_empty() {
+        return Ok(0);
+    }
+    let known = there.values().filter(|hash| database.store().contains(hash));
+    let known: Vec<Hash> = known.copied().collect();
+    let mut sender = Sender::new(database, pleach_engine::difference(database, &targets, &known)?)?;
+    let mut bytes = 0;
+    while bytes < BYTES_COUNTED {
+        match sender.next_message()? {
+            Some(message) => bytes += message.len() as u64,
+            None => return Ok(bytes),
+        }
+    }
+    Ok(BYTES_COUNTED)
+}
