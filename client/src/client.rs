@@ -245,10 +245,13 @@ where
     Fut: Future<Output = Result<Response<A>, Status>>,
 {
     let (stub, in_use) = node.begin(options).await?;
-    match call(stub, request).await {
-        Ok(answer) => Ok((answer, in_use)),
-        Err(status) => Err(Failed::of(&node.url, &status)),
-    }
+    let answer = match options.try_max {
+        None => call(stub, request).await,
+        Some(limit) => tokio::time::timeout(limit, call(stub, request))
+            .await
+            .map_err(|_| Failed::Lost(format!("no answer in {limit:?}")))?,
+    };
+    answer.map(|answer| (answer, in_use)).map_err(|status| Failed::of(&node.url, &status))
 }
 
 /// How often a call was tried, and what came of it.

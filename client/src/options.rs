@@ -33,8 +33,11 @@ pub struct Options {
     pub token_wait: Duration,
     /// How often one call is tried at most, on all servers together.
     pub tries_max: u32,
-    /// How long one call is tried again at most. A try that is under way is not cut off.
+    /// How long one call is tried again at most. A try that is under way is not cut off by this.
     pub time_max: Duration,
+    /// How long one try may take until it is answered, or its answer begins; of a write that is given up it is unknown whether it was done. Without, as long as the
+    /// server gives a sign of life: work of any length is waited for.
+    pub try_max: Option<Duration>,
     /// The pause before all servers are tried again; it doubles each time, up to a second.
     pub pause: Duration,
     /// How long a server that could not be reached is left out; it doubles each time, up to sixteen times this.
@@ -53,6 +56,7 @@ impl Default for Options {
             token_wait: Duration::from_secs(2),
             tries_max: 64,
             time_max: Duration::from_secs(30),
+            try_max: None,
             pause: Duration::from_millis(20),
             leave_out: Duration::from_secs(1),
             idle_max: None,

@@ -38,6 +38,16 @@ struct Shared {
     /// For each connection: how many bytes may pass on it.
     cut_after: Mutex<Box<dyn FnMut() -> Option<u64> + Send>>,
     counts: Counters,
+    held: watch::Sender<Held>,
+}
+
+/// What nothing passes on: those who talk notice nothing but silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Held {
+    /// From clients to the server.
+    pub up: bool,
+    /// From the server to clients.
+    pub down: bool,
 }
 
 #[derive(Default)]
@@ -83,6 +93,7 @@ impl Proxy {
             delay,
             cut_after: Mutex::new(Box::new(cut_after)),
             counts: Counters::default(),
+            held: watch::Sender::default(),
         });
         let accepting = tokio::spawn({
             let shared = shared.clone();
@@ -103,6 +114,11 @@ impl Proxy {
     /// Later connections lead there.
     pub fn lead_to(&self, target: SocketAddr) {
         *self.shared.target.lock() = target;
+    }
+
+    /// Passes nothing on in these directions until told otherwise, on all connections, those to come included. What is said meanwhile passes then.
+    pub fn hold(&self, held: Held) {
+        self.shared.held.send_replace(held);
     }
 
     /// What passed so far.
@@ -167,6 +183,9 @@ impl Direction {
         let write = async {
             while let Some((when, piece)) = due.recv().await {
                 tokio::time::sleep_until(when).await;
+                let is_free = |held: &Held| if self.up { !held.up } else { !held.down };
+                // The sender lives as long as the proxy's connections.
+                let _ = self.shared.held.subscribe().wait_for(is_free).await;
                 let passed = self.take(piece.len());
                 if to.write_all(&piece[..passed]).await.is_err() {
                     return;

@@ -9,7 +9,7 @@ use pleach_tests::{
     syscalls::{Fault, Traced},
 };
 
-use crate::{Plant, Run, Stop, cuts, lazyfs, log_writes, replicas, tokens};
+use crate::{Plant, Run, Stop, cluster, cuts, lazyfs, log_writes, replicas, tokens};
 
 /// A named long test.
 pub(crate) struct Form {
@@ -19,7 +19,7 @@ pub(crate) struct Form {
     pub(crate) run: fn(&Run) -> Result<String, Stop>,
 }
 
-pub(crate) const FORMS: [Form; 9] = [
+pub(crate) const FORMS: [Form; 10] = [
     Form {
         name: "power-cuts",
         plants: &[Plant::NoDataSync, Plant::NoDirSync, Plant::EarlyAck],
@@ -30,6 +30,7 @@ pub(crate) const FORMS: [Form; 9] = [
     Form { name: "full-disk", plants: &[Plant::EarlyAck], run: full_disk },
     Form { name: "cuts", plants: &[Plant::NoResume, Plant::SkippedChunks], run: cuts::run },
     Form { name: "replicas", plants: &[Plant::EarlyAck, Plant::StaleReads], run: replicas::run },
+    Form { name: "cluster", plants: &[Plant::EarlyAck, Plant::NoToken], run: cluster::run },
     Form { name: "tokens", plants: &[Plant::NoToken], run: tokens::run },
     Form { name: "lazyfs", plants: &[Plant::NoDataSync], run: lazyfs::run },
     Form { name: "log-writes", plants: &[Plant::NoDataSync], run: log_writes::run },

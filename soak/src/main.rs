@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints")]
 
+mod cluster;
 mod cuts;
 mod dice;
 mod forms;

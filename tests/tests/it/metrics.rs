@@ -167,7 +167,9 @@ fn d3_pushes_that_do_not_get_through_show_in_the_metrics_and_in_stats() {
     assert!(one["lag_millis"].as_u64().unwrap() > 0 && one["current_error"].is_string(), "{one}");
     let plain = run(&["stats"]).ok();
     assert!(
-        plain.contains("shop\tpush origin\tlag ") && plain.contains("2 commits, ") && plain.contains(" bytes, 1 ref to push"),
+        plain.contains("shop\tpush origin\tlag ")
+            && plain.contains("2 commits, ")
+            && plain.contains(" bytes, 1 ref to push"),
         "{plain}"
     );
     // It returns.
