@@ -8,6 +8,7 @@ pub mod compare;
 pub mod history;
 pub mod means;
 pub mod measure;
+pub mod replication;
 pub mod rows;
 pub mod store;
 pub mod sync;

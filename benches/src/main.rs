@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 use pleach_bench::compare::{self, Line, Plan};
 use pleach_bench::store::Figure;
-use pleach_bench::{history, means, store, sync, system, worker, workload};
+use pleach_bench::{history, means, replication, store, sync, system, worker, workload};
 use pleach_engine::{Compression, Options};
 
 /// As the `pleach` binary has it; the rivals have it too.
@@ -83,6 +83,12 @@ enum Command {
         /// Where the databases are made, and removed afterwards [default: the system's temporary directory]
         #[arg(long)]
         directory: Option<PathBuf>,
+    },
+    /// Measure replication over servers that this starts: through a remote, and direct to standbys
+    Replication {
+        /// Only these parts: pushes, starts, neighbours, reads, writes, load, lag, switches, idle
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
     },
     /// One system in a process of its own; started by `compare`
     #[command(hide = true)]
@@ -195,6 +201,9 @@ fn main() -> Result<()> {
             }
             let only = chosen("part", only, &sync::PARTS)?;
             sync::run(rows, &only, &directory.unwrap_or_else(std::env::temp_dir), &mut print_figure)
+        }
+        Command::Replication { only } => {
+            replication::run(&chosen("part", only, &replication::PARTS)?, &mut print_figure)
         }
         Command::Worker { system, rows, directory, tuning } => worker::serve(
             &system,

@@ -57,6 +57,7 @@ struct Counters {
     up: AtomicU64,
     down: AtomicU64,
     turns: AtomicU64,
+    pieces: AtomicU64,
     last_was_up: AtomicBool,
 }
 
@@ -71,6 +72,8 @@ pub struct Counts {
     pub up: u64,
     /// Bytes from the server to clients.
     pub down: u64,
+    /// How often somebody said something, in either direction: about as many as there were messages, when few come.
+    pub pieces: u64,
     /// How often a client said something after the server had: round trips, and acknowledgements that looked like one.
     pub turns: u64,
 }
@@ -124,8 +127,15 @@ impl Proxy {
     /// What passed so far.
     pub fn counts(&self) -> Counts {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counters { connections, cuts, up, down, turns, .. } = &self.shared.counts;
-        Counts { connections: of(connections), cuts: of(cuts), up: of(up), down: of(down), turns: of(turns) }
+        let Counters { connections, cuts, up, down, turns, pieces, .. } = &self.shared.counts;
+        Counts {
+            connections: of(connections),
+            cuts: of(cuts),
+            up: of(up),
+            down: of(down),
+            pieces: of(pieces),
+            turns: of(turns),
+        }
     }
 }
 
@@ -211,6 +221,7 @@ impl Direction {
         let passed = before.map_or(0, |left| left.min(len as u64));
         let of = if self.up { &counts.up } else { &counts.down };
         of.fetch_add(passed, Ordering::Relaxed);
+        counts.pieces.fetch_add(1, Ordering::Relaxed);
         if !counts.last_was_up.swap(self.up, Ordering::Relaxed) && self.up {
             counts.turns.fetch_add(1, Ordering::Relaxed);
         }

@@ -33,7 +33,7 @@ use serde_json::Value;
 /// How long a condition may take to come true before a test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The path of the `pleach` binary, built at its first use so that it is never an old one.
+/// The path of the `pleach` binary, built at its first use, as this is built, so that it is never an old one.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -41,6 +41,7 @@ pub fn binary() -> &'static Path {
         let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
             .args(["build", "--quiet", "--locked", "--workspace", "--bin", "pleach"])
             .arg("--message-format=json")
+            .args((!cfg!(debug_assertions)).then_some("--release"))
             .current_dir(root)
             .stderr(Stdio::inherit())
             .output()
@@ -210,6 +211,11 @@ impl Server {
                 panic!("the server does not listen: {}", log.lock().unwrap());
             }
         }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Its listener's URL, for `--server`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pleach_engine::{Database, NewCommit, Token};
 use pleach_protocol::{Bearer, Databases, Remote, RemoteUrl, begin_remote, connect, endpoint};
-use pleach_replication::{Error, Making, OnConflict, Place, Primary, PrimaryConfig, Standing};
+use pleach_replication::{Error, Making, OnConflict, Place, Primary, PrimaryConfig, Role, Standing};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tonic::Code;
@@ -25,6 +25,9 @@ const SKIPPED_AFTER: Duration = Duration::from_secs(5);
 
 /// How long a write waits for a push over whose connection nothing passes.
 const SILENT_MAX: Duration = Duration::from_secs(20);
+
+/// How often a node that is primary, and takes no writes yet, looks whether it does.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long pushes under way may take to end when the remote is changed.
 const RETIRE_MAX: Duration = Duration::from_secs(2);
@@ -75,7 +78,38 @@ impl PrimaryGate {
         self.primary.set_place(self.push.template.clone().map(place));
         let _runtime = self.runtime.enter();
         self.primary.set_strict(self.push.strict);
-        self.follow_all()
+        self.follow_all()?;
+        self.follow_role();
+        Ok(())
+    }
+
+    /// Pushes what came while this node was a standby, and what was not for it to push, whenever it becomes primary.
+    fn follow_role(self: &Arc<PrimaryGate>) {
+        let Some(mut roles) = self.inner.roles() else { return };
+        let gate = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while roles.changed().await.is_ok() {
+                loop {
+                    let Some(gate) = gate.upgrade() else { return };
+                    // It is not at once that a primary takes writes.
+                    if roles.borrow_and_update().role != Role::Primary {
+                        break;
+                    }
+                    if gate.inner.writable().is_ok() {
+                        let followed = tokio::task::spawn_blocking(move || {
+                            let followed = gate.follow_all();
+                            gate.primary.wake();
+                            followed
+                        });
+                        if let Ok(Err(failure)) = followed.await {
+                            tracing::warn!("not all databases are pushed by the new primary: {failure}");
+                        }
+                        break;
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            }
+        });
     }
 
     /// Whether both push by the same means.
@@ -284,11 +318,7 @@ impl Gate for Arc<PrimaryGate> {
     }
 
     fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
-        let assumed = self.inner.assume_role(request)?;
-        // What came while this node was a standby, and what was not for it to push.
-        self.follow_all()?;
-        self.primary.wake();
-        Ok(assumed)
+        self.inner.assume_role(request)
     }
 }
 

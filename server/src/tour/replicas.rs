@@ -1,4 +1,4 @@
-//! Step 4: a read replica that follows a remote, and a primary with a standby that swap roles.
+//! Step 4: a read replica that follows a remote, a primary that pushes to one and a replica that takes its place, and a primary with a standby that swap roles.
 
 use serde_json::Value;
 
@@ -8,6 +8,7 @@ use crate::error::Result;
 
 pub(super) fn run(stage: &mut Stage<'_>) -> Result<()> {
     follow(stage)?;
+    push(stage)?;
     swap(stage)
 }
 
@@ -32,6 +33,49 @@ fn follow(stage: &mut Stage<'_>) -> Result<()> {
     )?;
     stage.refused(5, &replica.on("book", &["put", "notes", "k", "v"]))?;
     Ok(())
+}
+
+/// A primary that pushes on write, and the replica that takes its place.
+fn push(stage: &mut Stage<'_>) -> Result<()> {
+    stage.explain(
+        "A primary that pushes each commit before it is answered: to a server, a bucket, or as here a directory. Whoever follows that needs no primary.",
+    )?;
+    let hub = format!("file://{}/{{database}}", stage.path("hub").display());
+    for (name, setting) in [
+        ("pushing", "replicate_to_remote: origin"),
+        ("following", "read_replica_remote: origin, replicate_all_heads: true"),
+    ] {
+        let config = format!(
+            "data_dir: {name}\nlistener: {{host: 127.0.0.1, port: 0}}\nreplication: {{{setting}, remote_url_template: \"{hub}\"}}\n"
+        );
+        stage.config(&format!("{name}.yaml"), &config)?;
+    }
+    let primary = stage.serve(&["--config", "../pushing.yaml"])?;
+    let replica = stage.serve(&["--config", "../following.yaml"])?;
+    stage.run(&["database", "create", "lab", "--server", &primary.url()])?;
+    stage.run(&primary.on("lab", &["put", "notes", "first", "pushed on write"]))?;
+    let commit = stage.json(&primary.on("lab", &["commit", "-m", "first"]))?;
+    let copy = stage.json(&replica.on("lab", &["log", "-n", "1"]))?;
+    stage.check(
+        "the replica, at its first use, has the commit",
+        string(&copy, "hash"),
+        string(&commit, "hash"),
+    )?;
+    stage.explain(
+        "The primary is lost. What it answered is at the remote, so the replica may take its place.",
+    )?;
+    stage.say("   $ kill -9 %1")?;
+    primary.kill()?;
+    stage.run(&["replica", "promote", "--server", &replica.url()])?;
+    stage.run(&replica.on("lab", &["put", "notes", "second", "pushed by the next primary"]))?;
+    stage.run(&replica.on("lab", &["commit", "-m", "second"]))?;
+    stage.run(&["clone", &hub.replace("{database}", "lab"), "../lab"])?;
+    let notes = stage.run(&["-C", "../lab", "scan", "notes"])?;
+    stage.check(
+        "a clone of the remote has both",
+        notes.as_str(),
+        "first\tpushed on write\nsecond\tpushed by the next primary\n",
+    )
 }
 
 /// A primary and a standby.

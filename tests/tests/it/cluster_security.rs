@@ -14,11 +14,10 @@ use pleach_replication::proto::replication_client::ReplicationClient;
 use pleach_replication::proto::{Greeting, GreetingAnswer, Hello, ReplicateRequest, Role, Signed, Standing};
 use pleach_tests::{Run, Sandbox, Server, eventually, free_port};
 use prost::Message;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, RsaKeySize, SanType, SigningKey,
-    date_time_ymd,
-};
+use rcgen::{KeyPair, RsaKeySize, SigningKey};
 use serde_json::Value;
+
+use crate::authority::{Authority, key};
 
 const NAMES: [&str; 2] = ["one", "two"];
 
@@ -320,39 +319,6 @@ fn e1_a_pinned_key_is_the_only_one() {
     one = pair.start(0);
     pair.put(&one, "b");
     pair.arrives(&two, "b");
-}
-
-/// Issues certificates into files of a sandbox; its own is `NAME-ca.pem`.
-struct Authority(Issuer<'static, KeyPair>);
-
-impl Authority {
-    fn new(sandbox: &Sandbox, name: &str) -> Authority {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        sandbox.write(&format!("{name}-ca.pem"), &params.self_signed(&key).unwrap().pem());
-        Authority(Issuer::new(params, key))
-    }
-
-    /// Issues a certificate as NAME.pem and NAME.key: for the names, or the URI, of which one contains `//`.
-    fn issue(&self, sandbox: &Sandbox, name: &str, names: &[&str], key: KeyPair, is_expired: bool) {
-        let (uris, hosts): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| name.contains("//"));
-        let hosts: Vec<String> = hosts.into_iter().map(str::to_owned).collect();
-        let mut params = CertificateParams::new(hosts).unwrap();
-        let uris = uris.into_iter().map(|uri| SanType::URI(uri.try_into().unwrap()));
-        params.subject_alt_names.extend(uris);
-        if is_expired {
-            params.not_after = date_time_ymd(2020, 1, 1);
-        }
-        sandbox.write(&format!("{name}.pem"), &params.signed_by(&key, &self.0).unwrap().pem());
-        let key = sandbox.write(&format!("{name}.key"), &key.serialize_pem());
-        std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
-    }
-}
-
-fn key() -> KeyPair {
-    KeyPair::generate().unwrap()
 }
 
 const TLS: &str = "tls_cert: NAME.pem, tls_key: NAME.key, tls_ca: ours-ca.pem";

@@ -10,8 +10,10 @@
 )]
 
 mod architecture;
+mod authority;
 mod backup;
 mod bad_input;
+mod both_modes;
 mod branches;
 mod client;
 mod cluster;

@@ -6,36 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use pleach_tests::{Run, Sandbox, Server, eventually, finish};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, RsaKeySize, date_time_ymd};
+use rcgen::{KeyPair, RsaKeySize};
 
-/// Issues certificates into files of a sandbox; its own is `NAME-ca.pem`.
-struct Authority(Issuer<'static, KeyPair>);
-
-impl Authority {
-    fn new(sandbox: &Sandbox, name: &str) -> Authority {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        sandbox.write(&format!("{name}-ca.pem"), &params.self_signed(&key).unwrap().pem());
-        Authority(Issuer::new(params, key))
-    }
-
-    /// Issues a certificate for `localhost`, as NAME.pem and NAME.key.
-    fn issue(&self, sandbox: &Sandbox, name: &str) {
-        self.issue_as(sandbox, name, "localhost", KeyPair::generate().unwrap(), false);
-    }
-
-    fn issue_as(&self, sandbox: &Sandbox, name: &str, host: &str, key: KeyPair, is_expired: bool) {
-        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
-        if is_expired {
-            params.not_after = date_time_ymd(2020, 1, 1);
-        }
-        sandbox.write(&format!("{name}.pem"), &params.signed_by(&key, &self.0).unwrap().pem());
-        let key = sandbox.write(&format!("{name}.key"), &key.serialize_pem());
-        std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
-    }
-}
+use crate::authority::{Authority, key};
 
 /// Starts a server that shows `NAME.pem`, with `more` keys under `listener`.
 fn serve(sandbox: &Sandbox, name: &str, more: &str) -> Server {
@@ -75,7 +48,7 @@ fn e2_everything_goes_over_tls_with_each_kind_of_certificate() {
         ("ecdsa", KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)),
         ("ed25519", KeyPair::generate_for(&rcgen::PKCS_ED25519)),
     ] {
-        authority.issue_as(&sandbox, name, "localhost", key.unwrap(), false);
+        authority.issue(&sandbox, name, &["localhost"], key.unwrap(), false);
         let server = serve(&sandbox, name, "");
         let on_server = |args: &[&str]| run(&sandbox, &server, &[args, &CA].concat()).ok();
         on_server(&["database", "create", "shop"]);
@@ -108,7 +81,7 @@ fn e2_everything_goes_over_tls_with_each_kind_of_certificate() {
 #[test]
 fn e2_a_replica_follows_a_server_by_tls() {
     let sandbox = Sandbox::new();
-    Authority::new(&sandbox, "ours").issue(&sandbox, "server");
+    Authority::new(&sandbox, "ours").issue(&sandbox, "server", &["localhost"], key(), false);
     let server = serve(&sandbox, "server", "");
     let on_server = |args: &[&str]| run(&sandbox, &server, &[args, &CA].concat()).ok();
     on_server(&["database", "create", "shop"]);
@@ -131,11 +104,11 @@ fn e2_a_replica_follows_a_server_by_tls() {
 #[test]
 fn e3_a_server_that_is_not_who_it_should_be_is_not_talked_to() {
     let sandbox = Sandbox::new();
-    let (authority, key) = (Authority::new(&sandbox, "ours"), || KeyPair::generate().unwrap());
+    let authority = Authority::new(&sandbox, "ours");
     Authority::new(&sandbox, "other");
-    authority.issue(&sandbox, "good");
-    authority.issue_as(&sandbox, "old", "localhost", key(), true);
-    authority.issue_as(&sandbox, "elsewhere", "db.example.org", key(), false);
+    authority.issue(&sandbox, "good", &["localhost"], key(), false);
+    authority.issue(&sandbox, "old", &["localhost"], key(), true);
+    authority.issue(&sandbox, "elsewhere", &["db.example.org"], key(), false);
     sandbox.run(&["init", "local"]).ok();
     let other = ["--tls-ca", "other-ca.pem"];
     for (name, flags, what, hint) in [
@@ -161,7 +134,7 @@ fn e3_a_server_that_is_not_who_it_should_be_is_not_talked_to() {
 #[test]
 fn e3_who_speaks_tls_to_who_does_not_is_told_so_and_the_other_way_round() {
     let sandbox = Sandbox::new();
-    Authority::new(&sandbox, "ours").issue(&sandbox, "good");
+    Authority::new(&sandbox, "ours").issue(&sandbox, "good", &["localhost"], key(), false);
     let secure = serve(&sandbox, "good", "");
     let plain = sandbox.serve(&["--data-dir", "plain", "--listen", "127.0.0.1:0"]);
     let run = |args: &[&str]| sandbox.run(&[args, &CA].concat()).fails(4);
@@ -181,9 +154,9 @@ fn e3_who_speaks_tls_to_who_does_not_is_told_so_and_the_other_way_round() {
 fn e4_who_shows_no_certificate_of_an_authority_that_the_server_trusts_stays_out() {
     let sandbox = Sandbox::new();
     let (ours, clients) = (Authority::new(&sandbox, "ours"), Authority::new(&sandbox, "clients"));
-    ours.issue(&sandbox, "server");
-    clients.issue(&sandbox, "ada");
-    Authority::new(&sandbox, "foreign").issue(&sandbox, "eve");
+    ours.issue(&sandbox, "server", &["localhost"], key(), false);
+    clients.issue(&sandbox, "ada", &["localhost"], key(), false);
+    Authority::new(&sandbox, "foreign").issue(&sandbox, "eve", &["localhost"], key(), false);
     let server = serve(&sandbox, "server", ", tls_client_ca: clients-ca.pem");
     let flags = |name: &str| {
         ["--tls-cert", &format!("{name}.pem"), "--tls-key", &format!("{name}.key")].map(str::to_owned)
@@ -218,7 +191,7 @@ fn e4_who_shows_no_certificate_of_an_authority_that_the_server_trusts_stays_out(
 fn certificates_are_read_again_at_a_hangup() {
     let sandbox = Sandbox::new();
     let (old, new) = (Authority::new(&sandbox, "ours"), Authority::new(&sandbox, "new"));
-    old.issue(&sandbox, "server");
+    old.issue(&sandbox, "server", &["localhost"], key(), false);
     let server = serve(&sandbox, "server", "");
     let list = |ca: &str| sandbox.run(&["--server", &url(&server), "--tls-ca", ca, "database", "list"]);
     run(&sandbox, &server, &[&["database", "create", "shop"], &CA[..]].concat()).ok();
@@ -241,7 +214,7 @@ fn certificates_are_read_again_at_a_hangup() {
     });
     list("ours-ca.pem").ok();
 
-    new.issue(&sandbox, "server");
+    new.issue(&sandbox, "server", &["localhost"], key(), false);
     server.signal("HUP");
     eventually("the new certificate is shown", || (list("new-ca.pem").status == 0).then_some(()));
     list("ours-ca.pem").fails(4);
@@ -256,7 +229,7 @@ fn certificates_are_read_again_at_a_hangup() {
 #[test]
 fn who_connects_and_says_nothing_keeps_nobody_out() {
     let sandbox = Sandbox::new();
-    Authority::new(&sandbox, "ours").issue(&sandbox, "server");
+    Authority::new(&sandbox, "ours").issue(&sandbox, "server", &["localhost"], key(), false);
     let server = serve(&sandbox, "server", "");
     let address = server.url().replace("http://", "");
     let silent: Vec<_> = (0..100).map(|_| TcpStream::connect(&address).unwrap()).collect();
@@ -271,8 +244,8 @@ fn who_connects_and_says_nothing_keeps_nobody_out() {
 fn a_listener_with_wrong_certificates_is_refused_before_it_listens() {
     let sandbox = Sandbox::new();
     let authority = Authority::new(&sandbox, "ours");
-    authority.issue(&sandbox, "server");
-    authority.issue(&sandbox, "other");
+    authority.issue(&sandbox, "server", &["localhost"], key(), false);
+    authority.issue(&sandbox, "other", &["localhost"], key(), false);
     sandbox.write("text.pem", "no PEM");
     let check = |keys: &str| {
         sandbox.write("config.yaml", &format!("listener: {{port: 0, {keys}}}\n"));
@@ -307,7 +280,7 @@ fn a_listener_with_wrong_certificates_is_refused_before_it_listens() {
 #[test]
 fn files_that_are_wrong_on_the_side_of_a_client_are_named_with_status_2() {
     let sandbox = Sandbox::new();
-    Authority::new(&sandbox, "ours").issue(&sandbox, "server");
+    Authority::new(&sandbox, "ours").issue(&sandbox, "server", &["localhost"], key(), false);
     let server = serve(&sandbox, "server", "");
     for (flags, what) in [
         (&["--tls-ca", "absent.pem"][..], "absent.pem: No such file"),
