@@ -18,6 +18,8 @@
 mod ack;
 mod applied;
 pub mod auth;
+mod catalog;
+mod change;
 mod cluster;
 mod error;
 pub mod limits;
