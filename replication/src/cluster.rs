@@ -762,8 +762,13 @@ async fn keep_keys(peer: Arc<Peer>) {
 /// Looks for databases that were made or dropped.
 async fn look(inner: Arc<Inner>) {
     let mut interval = tokio::time::interval(LOOK_FOR_DATABASES);
+    let mut dropped = inner.node.catalog_changes().subscribe();
     loop {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            // The sender lives as long as the node.
+            Ok(()) = dropped.changed() => {}
+        }
         let looking = inner.clone();
         if let Err(error) = crate::blocking(move || looking.tracked.look()).await {
             tracing::error!(%error, "cannot look for databases");

@@ -809,7 +809,10 @@ mod tests {
         assert!(lost.adopts() && !asks.adopts());
         for state in [&asks, &lost] {
             let higher = Input::Assume { role: Role::Primary, epoch: Epoch(2) };
-            assert!(matches!(step(state, &higher), Err(Refusal::GettingBack { .. })), "it would leave it behind");
+            assert!(
+                matches!(step(state, &higher), Err(Refusal::GettingBack { .. })),
+                "it would leave it behind"
+            );
         }
         assert!(step(&lost, &told(false)).unwrap().state.leads(), "until this node has it");
         // What was promised to nobody is waited for as long as everybody is.
