@@ -7,7 +7,7 @@
 //! ```text
 //! offset  size  field (little-endian)
 //!      0     8  magic     "plchjrnl"
-//!      8     4  version   = 3
+//!      8     4  version   = 4
 //!     12     4  number    of this journal, as in its name `journal-00000001`
 //!     16    16  store     the store's identity, random, made once
 //!     32    16  zero      kept
@@ -31,7 +31,7 @@ use crate::io::{File, Io};
 /// Length of a journal's header.
 pub(crate) const HEADER_BYTES: usize = 64;
 const MAGIC: &[u8; 8] = b"plchjrnl";
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const CHECKED_BYTES: usize = 48;
 
 /// The store's identity, in every file of it.
@@ -155,10 +155,10 @@ mod tests {
 
     #[test]
     fn golden_bytes_of_a_journals_header() {
-        let fields = format!("706c63686a726e6c 03000000 03000000 {}{}", "ab".repeat(16), "00".repeat(16));
+        let fields = format!("706c63686a726e6c 04000000 03000000 {}{}", "ab".repeat(16), "00".repeat(16));
         assert_eq!(
             hex(&header(3, &[0xab; 16])),
-            format!("{fields} 7f72feba308c8d6a1b56a78f64cff5b7").replace(' ', "")
+            format!("{fields} c47ee9bae0f1837330605a77d38340c0").replace(' ', "")
         );
     }
 
@@ -170,7 +170,7 @@ mod tests {
         bytes[CHECKED_BYTES..].copy_from_slice(&check);
         let memory = crate::io::memory::Memory::holding([(file_name(1), bytes.to_vec())].into());
         let opened = Journal::open(&memory, 1, &[7; 16]).map(|_| ());
-        assert!(matches!(opened, Err(Error::Version { found: 2, expected: 3, .. })), "{opened:?}");
+        assert!(matches!(opened, Err(Error::Version { found: 2, expected: 4, .. })), "{opened:?}");
     }
 
     #[test]

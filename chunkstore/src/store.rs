@@ -414,6 +414,12 @@ impl Store {
         self.shared.durable.read().sequence
     }
 
+    /// Has the next change be numbered `least` or above: what takes up where another copy was keeps to the numbers that it gave.
+    pub fn raise_sequence(&self, least: u64) {
+        let mut appender = self.shared.appender.lock();
+        appender.sequence = appender.sequence.max(least.saturating_sub(1));
+    }
+
     /// What a ref names once everything appended is durable: for whoever appends next, not for readers.
     pub fn appended_ref(&self, name: &str) -> Option<Hash> {
         self.shared.appender.lock().refs.get(name).copied()

@@ -86,6 +86,26 @@ impl Database {
         Ok(())
     }
 
+    /// [`Database::update_refs_and_setting`], as a change whose number is `sequence` or above.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn update_refs_and_setting_at(
+        &self,
+        sequence: u64,
+        moves: &[RefUpdate],
+        key: &str,
+        value: &str,
+    ) -> Result<()> {
+        self.write(|writer, updates| {
+            updates.extend_from_slice(moves);
+            self.plan_setting(writer, updates, key, Some(value))?;
+            self.store().raise_sequence(sequence);
+            Ok(())
+        })?;
+        Ok(())
+    }
+
     pub(crate) fn plan_setting(
         &self,
         writer: &mut Writer,

@@ -82,15 +82,29 @@ impl Databases {
 
     /// The database called `name`, opened now if it was not; `None` if there is none. Callers at the same time open it once.
     pub fn get(&self, name: &str) -> Result<Option<Database>> {
-        if check_database_name(name).is_err() || !self.inner.path(name).is_dir() {
+        if check_database_name(name).is_err() {
             return Ok(None);
         }
-        let slot = self.inner.slot(name);
-        let mut open = slot.lock();
-        if open.is_none() {
-            *open = self.inner.open(name)?;
+        self.inner.get(name)
+    }
+
+    /// A database that the server keeps for itself, if it was made: no client can name it, as its name has a dot, and no list shows it.
+    pub fn get_hidden(&self, name: &str) -> Result<Option<Database>> {
+        debug_assert!(name.contains('.'));
+        self.inner.get(name)
+    }
+
+    /// [`Databases::get_hidden`], made if it is not there.
+    pub fn make_hidden(&self, name: &str) -> Result<Database> {
+        loop {
+            if let Some(database) = self.get_hidden(name)? {
+                return Ok(database);
+            }
+            match self.inner.create(name, |dir, options| Ok(Database::init(dir, options)?.close()?)) {
+                Err(Error::Exists { .. }) => {}
+                made => return made,
+            }
         }
-        Ok(open.clone())
     }
 
     /// The database called `name`, if it is open.
@@ -126,46 +140,29 @@ impl Databases {
         make: impl FnOnce(&Path, Options) -> Result<()>,
     ) -> Result<Database> {
         check_database_name(name)?;
-        let path = self.inner.path(name);
-        let slot = self.inner.slot(name);
-        let mut open = slot.lock();
-        if path.exists() {
-            return Err(Error::Exists { path });
-        }
-        let unfinished = self.inner.unfinished(name);
-        let made = make(&unfinished, self.inner.options.clone())
-            .and_then(|()| self.inner.rename(&unfinished, &path))
-            .and_then(|()| self.inner.sync());
-        if let Err(error) = made {
-            let _ = std::fs::remove_dir_all(&unfinished);
-            return Err(error);
-        }
-        let database =
-            self.inner.open(name)?.ok_or_else(|| Error::UnknownDatabase { url: name.to_owned() })?;
-        *open = Some(database.clone());
-        Ok(database)
+        self.inner.create(name, make)
     }
 
     /// Removes the database called `name`; false if there is none. What still uses it fails from now on.
     pub fn drop_database(&self, name: &str) -> Result<bool> {
-        check_database_name(name)?;
-        let path = self.inner.path(name);
-        let slot = self.inner.slot(name);
-        let mut open = slot.lock();
-        // What is not a database is not ours to remove.
-        if !path.is_dir() || (open.is_none() && self.inner.open(name)?.is_none()) {
+        let unfinished = self.inner.unfinished(name);
+        if !self.inner.move_away(name, &unfinished)? {
             return Ok(false);
         }
-        let unfinished = self.inner.unfinished(name);
-        self.inner.rename(&path, &unfinished)?;
-        self.inner.sync()?;
-        if let Some(database) = open.take() {
-            // It is gone already; an error of its last write concerns nobody.
-            let _ = database.close();
-        }
-        self.inner.losses.send_replace(());
         std::fs::remove_dir_all(&unfinished).map_err(|source| io(&unfinished, source))?;
         Ok(true)
+    }
+
+    /// Takes the database called `name` out of the list, and keeps its directory beside the others as `NAME.MARK`, or `NAME.MARK-2` and so on. Gives where;
+    /// `None` if there is none.
+    pub fn set_aside(&self, name: &str, mark: &str) -> Result<Option<PathBuf>> {
+        let mut kept = self.inner.path(&format!("{name}.{mark}"));
+        let mut number = 2;
+        while kept.exists() {
+            kept = self.inner.path(&format!("{name}.{mark}-{number}"));
+            number += 1;
+        }
+        Ok(self.inner.move_away(name, &kept)?.then_some(kept))
     }
 
     /// Names of the databases there, sorted. None is opened for it.
@@ -180,7 +177,8 @@ impl Databases {
     pub fn loaded(&self) -> BTreeMap<String, Database> {
         let slots: Vec<_> =
             self.inner.slots.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
-        slots.into_iter().filter_map(|(name, slot)| Some((name, slot.lock().clone()?))).collect()
+        let listed = slots.into_iter().filter(|(name, _)| check_database_name(name).is_ok());
+        listed.filter_map(|(name, slot)| Some((name, slot.lock().clone()?))).collect()
     }
 
     /// The databases that are open, by name; those that are being opened, made or dropped at `deadline` are left out.
@@ -188,7 +186,8 @@ impl Databases {
         let slots: Vec<_> =
             self.inner.slots.lock().iter().map(|(name, slot)| (name.clone(), slot.clone())).collect();
         let open = |slot: &Mutex<Option<Database>>| slot.try_lock_until(deadline)?.clone();
-        slots.into_iter().filter_map(|(name, slot)| Some((name, open(&slot)?))).collect()
+        let listed = slots.into_iter().filter(|(name, _)| check_database_name(name).is_ok());
+        listed.filter_map(|(name, slot)| Some((name, open(&slot)?))).collect()
     }
 
     /// How many times databases were made and dropped.
@@ -228,6 +227,58 @@ impl Inner {
 
     fn slot(&self, name: &str) -> Arc<Mutex<Option<Database>>> {
         self.slots.lock().entry(name.to_owned()).or_default().clone()
+    }
+
+    fn get(&self, name: &str) -> Result<Option<Database>> {
+        if !self.path(name).is_dir() {
+            return Ok(None);
+        }
+        let slot = self.slot(name);
+        let mut open = slot.lock();
+        if open.is_none() {
+            *open = self.open(name)?;
+        }
+        Ok(open.clone())
+    }
+
+    fn create(&self, name: &str, make: impl FnOnce(&Path, Options) -> Result<()>) -> Result<Database> {
+        let path = self.path(name);
+        let slot = self.slot(name);
+        let mut open = slot.lock();
+        if path.exists() {
+            return Err(Error::Exists { path });
+        }
+        let unfinished = self.unfinished(name);
+        let made = make(&unfinished, self.options.clone())
+            .and_then(|()| self.rename(&unfinished, &path))
+            .and_then(|()| self.sync());
+        if let Err(error) = made {
+            let _ = std::fs::remove_dir_all(&unfinished);
+            return Err(error);
+        }
+        let database = self.open(name)?.ok_or_else(|| Error::UnknownDatabase { url: name.to_owned() })?;
+        *open = Some(database.clone());
+        Ok(database)
+    }
+
+    /// Renames the directory of a database, durably, and closes it; false if there is none.
+    fn move_away(&self, name: &str, to: &Path) -> Result<bool> {
+        check_database_name(name)?;
+        let path = self.path(name);
+        let slot = self.slot(name);
+        let mut open = slot.lock();
+        // What is not a database is not ours to move.
+        if !path.is_dir() || (open.is_none() && self.open(name)?.is_none()) {
+            return Ok(false);
+        }
+        self.rename(&path, to)?;
+        self.sync()?;
+        if let Some(database) = open.take() {
+            // It is gone already; an error of its last write concerns nobody.
+            let _ = database.close();
+        }
+        self.losses.send_replace(());
+        Ok(true)
     }
 
     fn open(&self, name: &str) -> Result<Option<Database>> {

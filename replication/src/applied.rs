@@ -29,7 +29,7 @@ impl Position {
     pub(crate) const SETTING: &str = "replication.position";
 
     /// The position of the last change of a primary that was applied to `database`, if one was.
-    fn applied(database: &Database) -> Result<Option<Position>> {
+    pub(crate) fn applied(database: &Database) -> Result<Option<Position>> {
         let Some(text) = database.setting(Position::SETTING)? else { return Ok(None) };
         let number = |text: &str| text.parse::<u64>().ok();
         let position = text.split_once('.').and_then(|(epoch, sequence)| {
@@ -74,6 +74,11 @@ impl Applied {
         }
         drop(positions);
         self.moved.send_modify(|count| *count += 1);
+    }
+
+    /// `database` is gone; another may come under its name.
+    pub(crate) fn forget(&self, database: &str) {
+        self.positions.lock().remove(database);
     }
 
     /// Whether anything of `epoch` was applied to `database` since this node started.

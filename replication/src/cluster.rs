@@ -29,6 +29,7 @@ use tonic::service::Routes;
 use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 use crate::applied::Applied;
 use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
+use crate::catalog;
 use crate::error::{Behind, Error, NotWritable, Result};
 use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES};
 use crate::node::{Node, WritePermit};
@@ -56,6 +57,8 @@ pub struct ClusterConfig {
     pub ack: AckPolicy,
     /// File of this node's key, which is made if it is not there; `None`: `node.pem` in the data directory.
     pub node_key: Option<PathBuf>,
+    /// Standbys drop what this node drops while it is primary, and this one drops what its primary does.
+    pub replicate_drops: bool,
     /// For peers whose URL begins with `https`: whom to trust, and what to show.
     pub tls: ClientTls,
 }
@@ -70,6 +73,7 @@ impl ClusterConfig {
             listener_url: String::new(),
             hand_over: HAND_OVER,
             ack: AckPolicy::default(),
+            replicate_drops: true,
             node_key: None,
             tls: ClientTls::default(),
         }
@@ -263,7 +267,7 @@ impl Cluster {
         let Standing { role, epoch, .. } = node.standing();
         let alarm = node.alarm().map(|alarm| alarm.to_string());
         let mut rows = Vec::new();
-        for (database, _) in tracked.all() {
+        for (database, _) in tracked.all().into_iter().filter(|(name, _)| name != catalog::NAME) {
             for peer in peers.iter() {
                 let link = peer.status(&database);
                 let (lag, last_update, error) = match role {
@@ -310,6 +314,65 @@ impl Cluster {
         let trusted_by_url = self.inner.peers.iter().filter(|peer| !peer.keys().is_pinned());
         warnings.extend(trusted_by_url.map(|peer| unpinned(peer)));
         warnings
+    }
+
+    // What concerns all databases.
+
+    /// Notes that the database called `name` is about to be dropped, so that standbys drop it, too. Durable when it returns: whatever happens
+    /// then, it will be gone. The caller holds a permit to write.
+    pub async fn dropping(&self, name: &str) -> Result<()> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        crate::blocking(move || {
+            let Some(database) = inner.node.databases().get(&name)? else { return Ok(()) };
+            if inner.node.replicates_drops() {
+                catalog::note_drop(&inner.node.create(catalog::NAME)?, &name, &database)?;
+            }
+            drop(database);
+            inner.tracked.look()
+        })
+        .await
+    }
+
+    /// Waits until as many standbys as the policy says have what was noted last, as [`Cluster::acknowledged`].
+    ///
+    /// # Errors
+    /// [`Error::Unacknowledged`].
+    pub async fn noted(&self) -> Result<Option<String>> {
+        match self.inner.tracked.get(catalog::NAME) {
+            Some(catalog) => self.inner.acknowledged(catalog::NAME, catalog.sequence()).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Has standbys know the document `name`, if this node takes writes; else nothing happens.
+    pub async fn publish(&self, name: &str, content: Vec<u8>) -> Result<()> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        crate::blocking(move || {
+            let Ok(_permit) = inner.node.admit() else { return Ok(()) };
+            catalog::publish(&inner.node.create(catalog::NAME)?, &name, &content)?;
+            inner.tracked.look()
+        })
+        .await
+    }
+
+    /// The document `name` as a primary published it last; `None` if none did, or this node takes writes itself.
+    pub async fn published(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        crate::blocking(move || match (inner.node.state().leads(), inner.node.database(catalog::NAME)?) {
+            (false, Some(catalog)) => catalog::document(&catalog, &name),
+            _ => Ok(None),
+        })
+        .await
+    }
+
+    /// Counts the times that documents, or what was dropped, may have changed by a primary's doing.
+    pub fn published_changes(&self) -> watch::Receiver<u64> {
+        self.inner.node.catalog_changes().subscribe()
+    }
+
+    /// Tells whether this node takes writes and sends them to its standbys.
+    pub fn leads(&self) -> watch::Receiver<bool> {
+        self.inner.node.leads()
     }
 
     // Writing and reading.
@@ -412,7 +475,9 @@ fn open(
     let restart = |id, record: Record| State::start(id, record.standing, record.led, quorum, false);
     let (file, state) = RoleFile::open(databases.data_dir(), bootstrap, restart)?;
     let standing = state.standing;
-    let node = Arc::new(Node::new(file, state, databases));
+    let node = Arc::new(Node::new(file, state, databases, config.replicate_drops));
+    // Before anything is replicated: what a crash left of a drop.
+    catalog::drop_dropped(&node, standing.role == Role::Standby)?;
     let key_file = config.node_key.unwrap_or_else(|| node.databases().data_dir().join(KEY_FILE));
     let keys = peers.iter().map(|peer| peer.keys().clone()).collect();
     let auth = Arc::new(Auth::new(NodeKey::open(&key_file)?, keys, news));
@@ -511,6 +576,8 @@ impl Inner {
             () = self.node.left(standing) => return Ok(()),
             () = tokio::time::sleep(HEAR) => {}
         }
+        // What a standby is giving back is waited for.
+        let _turn = self.node.adopting().await;
         self.step(Input::Waited).await?;
         match *leads.borrow() {
             true => tracing::warn!("not all standbys told what they have; this primary takes writes without"),
@@ -697,8 +764,13 @@ async fn keep_keys(peer: Arc<Peer>) {
 /// Looks for databases that were made or dropped.
 async fn look(inner: Arc<Inner>) {
     let mut interval = tokio::time::interval(LOOK_FOR_DATABASES);
+    let mut dropped = inner.node.catalog_changes().subscribe();
     loop {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            // The sender lives as long as the node.
+            Ok(()) = dropped.changed() => {}
+        }
         let looking = inner.clone();
         if let Err(error) = crate::blocking(move || looking.tracked.look()).await {
             tracing::error!(%error, "cannot look for databases");

@@ -382,8 +382,8 @@ pub enum NotWritable {
     #[error(
         "this server is primary at epoch {epoch} and read-only: {}",
         if *ahead {
-            "a standby has writes of this epoch that are lost here, and would be lost; assume the role of primary at a higher epoch on that \
-             standby".to_owned()
+            "a standby has writes of this epoch that are lost here, and this server gets them back from it first; if that cannot be, assume the \
+             role of primary at a higher epoch on that standby".to_owned()
         } else {
             format!("{granted} of the {needed} other nodes that must agree have done so; try again when they are up")
         }

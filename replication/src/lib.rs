@@ -19,6 +19,8 @@ mod ack;
 mod applied;
 pub mod auth;
 mod behind;
+mod catalog;
+mod change;
 mod cluster;
 mod error;
 pub mod limits;

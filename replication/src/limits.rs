@@ -26,6 +26,9 @@ pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration:
 /// Updates in one message of a change, and refs in one message of what a standby holds.
 pub const UPDATES_A_MESSAGE: usize = 4096;
 
+/// How far a primary counts on at once, to where a standby says it was.
+pub const SEQUENCE_JUMP_MAX: u64 = 1 << 40;
+
 /// Answers on their way from the thread that applies changes to the network.
 pub const ANSWERS_AHEAD: usize = 64;
 

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use pleach_engine::Database;
 use pleach_protocol::Databases;
 use tokio::sync::watch;
 
+use crate::catalog;
 use crate::error::{NotWritable, Result};
 use crate::role::{self, Alarm, Effect, Input, NodeId, Reaction, Role, Standing, State, Writes};
 use crate::role_file::RoleFile;
@@ -28,6 +30,12 @@ pub(crate) struct Node {
     leads: watch::Sender<bool>,
     /// How many writes are under way.
     writes: watch::Sender<usize>,
+    /// Held while this node gets back from a standby what it lost.
+    adopting: tokio::sync::Mutex<()>,
+    /// It drops what its primary drops, and tells its standbys what it drops.
+    replicates_drops: bool,
+    /// Counts changes of the catalogue by others.
+    catalog_changes: watch::Sender<u64>,
 }
 
 struct Running {
@@ -53,7 +61,7 @@ impl Drop for WritePermit {
 
 impl Node {
     /// The node in `state`, which `file` keeps.
-    pub(crate) fn new(file: RoleFile, state: State, databases: Databases) -> Node {
+    pub(crate) fn new(file: RoleFile, state: State, databases: Databases, replicates_drops: bool) -> Node {
         Node {
             id: state.me,
             databases,
@@ -63,6 +71,9 @@ impl Node {
             leads: watch::Sender::new(state.leads()),
             state: Mutex::new(Running { role: state, alarm: None, primary: None, heard: None }),
             writes: watch::Sender::new(0),
+            adopting: tokio::sync::Mutex::default(),
+            replicates_drops,
+            catalog_changes: watch::Sender::new(0),
         }
     }
 
@@ -72,6 +83,38 @@ impl Node {
 
     pub(crate) fn databases(&self) -> &Databases {
         &self.databases
+    }
+
+    /// A database, the catalogue too.
+    pub(crate) fn database(&self, name: &str) -> Result<Option<Database>> {
+        Ok(if name == catalog::NAME { self.databases.get_hidden(name)? } else { self.databases.get(name)? })
+    }
+
+    /// The names of all databases, that of the catalogue first.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let mut names = self.databases.list()?;
+        if self.databases.get_hidden(catalog::NAME)?.is_some() {
+            names.insert(0, catalog::NAME.to_owned());
+        }
+        Ok(names)
+    }
+
+    /// Makes a database, the catalogue too.
+    pub(crate) fn create(&self, name: &str) -> Result<Database> {
+        Ok(if name == catalog::NAME {
+            self.databases.make_hidden(name)?
+        } else {
+            self.databases.create(name)?
+        })
+    }
+
+    pub(crate) fn replicates_drops(&self) -> bool {
+        self.replicates_drops
+    }
+
+    /// Counts the changes of the catalogue that came from others.
+    pub(crate) fn catalog_changes(&self) -> &watch::Sender<u64> {
+        &self.catalog_changes
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -203,6 +246,19 @@ impl Node {
         if follows { Ok(applying) } else { Err(state.standing) }
     }
 
+    /// One at a time gets back what this node lost; what waits for standbys to be heard waits for that.
+    pub(crate) async fn adopting(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.adopting.lock().await
+    }
+
+    /// The right to take what a standby has of the epoch of `standing`, which this node claims again; the standing it is in instead.
+    /// Blocking.
+    pub(crate) fn adopt(&self, standing: &Standing) -> Result<RwLockReadGuard<'_, ()>, Standing> {
+        let applying = self.applying.read();
+        let state = self.state();
+        if state.standing == *standing && state.adopts() { Ok(applying) } else { Err(state.standing) }
+    }
+
     /// Notes where clients reach the primary that is followed in `standing`.
     pub(crate) fn follow(&self, standing: &Standing, primary: String) {
         let mut state = self.state.lock();
@@ -239,7 +295,7 @@ mod tests {
         };
         let (file, state) = RoleFile::open(dir.path(), bootstrap, |_, _| panic!("a new node")).unwrap();
         let databases = Databases::new(dir.path(), Options::default()).unwrap();
-        (dir, Arc::new(Node::new(file, state, databases)))
+        (dir, Arc::new(Node::new(file, state, databases, true)))
     }
 
     fn assume(role: Role, epoch: u64) -> Input {

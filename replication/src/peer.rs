@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -34,6 +35,8 @@ pub(crate) struct Peer {
     progress: watch::Sender<u64>,
     /// The same, of all standbys together.
     acks: watch::Sender<u64>,
+    /// Whether rows that changed, which it gave back, came to the tables that it has, whenever it gave such.
+    alike: AtomicBool,
 }
 
 #[derive(Default)]
@@ -105,7 +108,18 @@ impl Peer {
             kick: Notify::new(),
             progress: watch::Sender::new(0),
             acks,
+            alike: AtomicBool::new(true),
         })
+    }
+
+    /// Whether it may give back rows that changed.
+    pub(crate) fn may_take_edits(&self) -> bool {
+        self.alike.load(Ordering::Relaxed)
+    }
+
+    /// Rows that it gave back did not come to the tables that it has: whole chunks do.
+    pub(crate) fn takes_no_edits(&self) {
+        self.alike.store(false, Ordering::Relaxed);
     }
 
     pub(crate) fn name(&self) -> &str {

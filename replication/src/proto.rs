@@ -5,10 +5,12 @@
 tonic::include_proto!("pleach.replication.v1");
 
 use bytes::Bytes;
-use pleach_engine::Hash;
+use pleach_engine::{Database, Hash};
 
 use crate::applied;
+use crate::catalog;
 use crate::error::{Error, Result};
+use crate::limits::UPDATES_A_MESSAGE;
 use crate::role;
 use crate::shared_refs;
 
@@ -62,6 +64,32 @@ impl From<applied::Position> for Position {
 impl From<Position> for applied::Position {
     fn from(Position { epoch, sequence }: Position) -> applied::Position {
         applied::Position { epoch, sequence }
+    }
+}
+
+/// What this node, which last took writes in epoch `led`, holds of a database, in messages that are not too large; at least one.
+pub(crate) fn held(name: &str, database: &Database, led: Option<role::Epoch>) -> Result<Vec<Held>> {
+    // Read before the refs, which so are no older.
+    let position = applied::Position::of(database, led)?.map(Into::into);
+    let incarnation = catalog::Incarnation::of(database)?.into();
+    let refs: Vec<_> = shared_refs::read(database).into_iter().collect();
+    let one = |(name, hash): &(String, Hash)| Ref { name: name.clone(), hash: hash_bytes(Some(*hash)) };
+    let part = |refs: &[(String, Hash)]| Held {
+        database: name.to_owned(),
+        refs: refs.iter().map(one).collect(),
+        ..Held::default()
+    };
+    let mut parts: Vec<Held> = refs.chunks(UPDATES_A_MESSAGE).map(part).collect();
+    if parts.is_empty() {
+        parts.push(part(&[]));
+    }
+    (parts[0].position, parts[0].incarnation) = (position, incarnation);
+    Ok(parts)
+}
+
+impl From<catalog::Incarnation> for Bytes {
+    fn from(incarnation: catalog::Incarnation) -> Bytes {
+        Bytes::copy_from_slice(&incarnation.0)
     }
 }
 

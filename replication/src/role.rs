@@ -21,7 +21,8 @@
 //!
 //! | | becomes | when |
 //! |---|---|---|
-//! | claiming | open | it has the grants of its [`Quorum`]; after a restart also: enough standbys told what they have, or it waited for them, and none has something of this epoch that this node lost |
+//! | claiming, just restarted | claiming a higher epoch | never: what it lost must not be left behind |
+//! | claiming | open | it has the grants of its [`Quorum`]; after a restart also: enough standbys told what they have, or it waited for them, and none has something of this epoch that this node lost and has not got back from it |
 //! | open | handing over | it is asked to be a standby at a higher epoch |
 //! | handing over | open | the standbys do not catch up in time |
 //! | handing over | standby | every standby has everything |
@@ -169,6 +170,17 @@ pub enum Refusal {
         /// The node's.
         current: Epoch,
     },
+    /// A primary that has just restarted may lack what it acknowledged.
+    #[error(
+        "error assuming role 'primary' at epoch {epoch}; this node is primary at epoch {current}, has restarted, and asks its standbys \
+         whether they have what was lost here: try again in a moment. If it does not get that back, assume the role on the standby that has it"
+    )]
+    GettingBack {
+        /// The epoch asked for.
+        epoch: Epoch,
+        /// The node's.
+        current: Epoch,
+    },
     /// It hands over already.
     #[error("this node hands over at this moment; look at the cluster's status and try again")]
     HandingOver,
@@ -225,7 +237,8 @@ pub enum Writes {
         granted: BTreeSet<NodeId>,
         /// How many are to be heard, though fewer grants would do.
         heard: usize,
-        /// Those that have something of an epoch that this node led already, and that it lost: it must not go on without that.
+        /// Those that have something of an epoch that this node led already, and that it lost: it gets that from them, and is then told that
+        /// they are ahead no more. It does not go on without, unless nothing was promised.
         ahead: BTreeSet<NodeId>,
     },
     /// It takes writes.
@@ -283,6 +296,12 @@ impl State {
         matches!(self.writes, Writes::Open | Writes::HandingOver { .. })
     }
 
+    /// Whether it takes back what standbys have of its epoch, which it led before: it lost that, and takes no writes without.
+    pub fn adopts(&self) -> bool {
+        let claims = matches!(&self.writes, Writes::Claiming { ahead, .. } if !ahead.is_empty());
+        claims && self.led == Some(self.standing.epoch)
+    }
+
     /// Whether a write that was made in `epoch` may be acknowledged once standbys of that epoch have it.
     pub fn may_acknowledge(&self, epoch: Epoch) -> bool {
         self.leads() && self.standing.epoch == epoch
@@ -319,7 +338,7 @@ pub enum Input {
         /// It has something that this node lacks.
         ahead: bool,
     },
-    /// Peers that are to be heard after a restart were waited for long enough.
+    /// Peers that are to be heard after a restart, and to give back what was lost, were waited for long enough.
     Waited,
     /// A change of a primary is to be applied.
     Change {
@@ -416,8 +435,7 @@ pub fn step(state: &State, input: &Input) -> Result<Step, Refusal> {
             effects.extend(alarm.map(Effect::Alarm));
         }
         Input::Told { node, epoch, ahead } => {
-            // Of what may be lost anyhow, nothing is worth standing still for.
-            let has_led = state.led == Some(epoch) && !state.quorum.may_lose();
+            let has_led = state.led == Some(epoch);
             if let Writes::Claiming { granted, ahead: lost, .. } = &mut next.writes
                 && epoch == state.standing.epoch
             {
@@ -433,8 +451,12 @@ pub fn step(state: &State, input: &Input) -> Result<Step, Refusal> {
             next.open();
         }
         Input::Waited => {
-            if let Writes::Claiming { heard, .. } = &mut next.writes {
+            if let Writes::Claiming { heard, ahead, .. } = &mut next.writes {
                 *heard = 0;
+                // Of what may be lost anyhow, nothing is worth standing still for.
+                if state.quorum.may_lose() {
+                    ahead.clear();
+                }
             }
             next.open();
         }
@@ -477,6 +499,9 @@ fn assume(state: &mut State, role: Role, epoch: Epoch) -> Result<(), Refusal> {
     }
     match (role, &state.writes) {
         (_, Writes::HandingOver { .. }) => return Err(Refusal::HandingOver),
+        (Role::Primary, Writes::Claiming { heard, ahead, .. }) if *heard > 0 || !ahead.is_empty() => {
+            return Err(Refusal::GettingBack { epoch, current: current.epoch });
+        }
         (Role::Primary, _) => {
             state.standing = Standing { role, epoch, leader: Some(state.me) };
             state.claim(0);
@@ -781,7 +806,23 @@ mod tests {
         assert!(step(&asks, &told(false)).unwrap().state.leads());
         let lost = step(&asks, &told(true)).unwrap().state;
         assert!(!step(&lost, &Input::Waited).unwrap().state.leads(), "a standby has what this node lost");
+        assert!(lost.adopts() && !asks.adopts());
+        for state in [&asks, &lost] {
+            let higher = Input::Assume { role: Role::Primary, epoch: Epoch(2) };
+            assert!(
+                matches!(step(state, &higher), Err(Refusal::GettingBack { .. })),
+                "it would leave it behind"
+            );
+        }
         assert!(step(&lost, &told(false)).unwrap().state.leads(), "until this node has it");
+        // What was promised to nobody is waited for as long as everybody is.
+        let asks = State::start(ME, primary, Some(Epoch(1)), Quorum::new(1, 0), false);
+        let lost = step(&asks, &told(true)).unwrap().state;
+        assert!(lost.adopts() && !lost.leads());
+        assert!(step(&lost, &Input::Waited).unwrap().state.leads());
+        // A node that claims a new epoch goes back to nobody: who is ahead must lead.
+        let claims = State::start(ME, primary, None, Quorum::new(1, 1), false);
+        assert!(!step(&claims, &told(true)).unwrap().state.adopts());
     }
 
     #[test]

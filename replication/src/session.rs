@@ -4,6 +4,9 @@
 //! The one idea: a change is not logged but computed, as the difference between what the standby acknowledged and what is here now. So a
 //! standby that is behind gets one change however much it missed, and the primary keeps only the refs that each standby last had.
 //! Network and chunks are apart: a blocking thread walks the difference, a bounded channel passes back-pressure on.
+//!
+//! A primary that claims an epoch which it led already, and finds the standby ahead in it, lost that, and gets it back first: the same change
+//! in the other direction (`Session::adopt`).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use std::time::Instant;
 
 use pleach_engine::{Database, Hash, Pins};
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
-use pleach_protocol::{ChannelBinding, Sender, may_send_edits};
+use pleach_protocol::{ChannelBinding, FEATURE_EDITS, may_send_edits};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,8 +22,10 @@ use tonic::{Status, Streaming};
 
 use crate::applied::Position;
 use crate::auth::{Auth, Fingerprint, Nonce, Refused};
+use crate::catalog::{self, Incarnation};
+use crate::change::{Arriving, Part, Reading};
 use crate::error::{Error, Result};
-use crate::limits::{CHANGES_AHEAD, HEARTBEAT, UPDATES_A_MESSAGE};
+use crate::limits::{CHANGES_AHEAD, HEARTBEAT, SEQUENCE_JUMP_MAX};
 use crate::node::Node;
 use crate::peer::Peer;
 use crate::proto::replicate_request::Message as Request;
@@ -28,7 +33,8 @@ use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_client::ReplicationClient;
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
 use crate::role::{Input, NodeId, Reaction, Standing};
-use crate::shared_refs::{self, SharedRefs};
+use crate::shared_refs::SharedRefs;
+use crate::standby::receives;
 use crate::tracked::Tracked;
 
 /// What a primary says to each standby.
@@ -76,12 +82,10 @@ pub(crate) async fn run(
         let mut answers =
             Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
         let asked = Asked { auth: &greeting.auth, to, nonce, binding };
-        let Greeted { who, held, positions, edits } =
-            greet(node, peer, &standing, &asked, &mut answers).await?;
-        pin(peer, databases, &held).await?;
+        let Greeted { who, held, edits } = greet(node, peer, &standing, &asked, &mut answers).await?;
         peer.connected();
-        tell(node, peer, databases, standing, who, positions).await?;
-        let session = Session {
+        let mut session = Session {
+            node,
             peer,
             who,
             databases,
@@ -92,7 +96,9 @@ pub(crate) async fn run(
             in_flight: HashMap::new(),
             requests,
         };
-        session.lead(node, &mut answers).await
+        session.hear(&mut answers).await?;
+        session.pin().await?;
+        session.lead(&mut answers).await
     };
     match ended.await {
         Err(error) => error,
@@ -132,12 +138,19 @@ impl Answers<'_> {
 /// What a standby told of itself.
 struct Greeted {
     who: NodeId,
-    /// By database, its refs there.
-    held: BTreeMap<String, SharedRefs>,
-    /// By database, how far it has come.
-    positions: BTreeMap<String, Position>,
+    /// By name, its databases.
+    held: BTreeMap<String, Held>,
     /// Whether it takes rows that changed.
     edits: bool,
+}
+
+/// A database as a standby has it.
+#[derive(Default)]
+struct Held {
+    refs: SharedRefs,
+    incarnation: Option<Incarnation>,
+    /// How far it had come when it greeted.
+    position: Option<Position>,
 }
 
 /// Says Hello's part of the exchange: reacts to what the peer is, and learns what it holds.
@@ -169,77 +182,31 @@ async fn greet(
             "the standby computes with other formats; whole chunks are sent"
         );
     }
-    let mut held: BTreeMap<String, SharedRefs> = BTreeMap::new();
-    let mut positions = BTreeMap::new();
+    let mut held: BTreeMap<String, Held> = BTreeMap::new();
     loop {
         match answers.next().await? {
             Answer::Ready(_) => {
                 let edits = may_send_edits(ack.format_digest, ack.features);
-                return Ok(Greeted { who, held, positions, edits });
+                return Ok(Greeted { who, held, edits });
             }
             Answer::Held(part) => {
+                let held = held.entry(part.database).or_default();
                 if let Some(position) = part.position {
-                    positions.insert(part.database.clone(), position.into());
+                    held.position = Some(position.into());
                 }
-                let refs = held.entry(part.database).or_default();
+                if !part.incarnation.is_empty() {
+                    held.incarnation = Some(Incarnation::read(&part.incarnation)?);
+                }
                 for one in part.refs {
-                    refs.insert(one.name, proto::hash(&one.hash)?);
+                    held.refs.insert(one.name, proto::hash(&one.hash)?);
                 }
-                if refs.len() > REFS_MAX {
+                if held.refs.len() > REFS_MAX {
                     return Err(Error::protocol(format!("more than {REFS_MAX} refs in a database")));
                 }
             }
             _ => return Err(Error::protocol("expected Held or Ready")),
         }
     }
-}
-
-/// Pins what the standby holds, as far as it is here: what it lacks is a difference to that.
-async fn pin(peer: &Peer, databases: &Tracked, held: &BTreeMap<String, SharedRefs>) -> Result<()> {
-    for (name, refs) in held {
-        if let Some(database) = databases.get(name) {
-            let roots: Vec<Hash> = refs.values().copied().collect();
-            let pins = crate::blocking(move || Ok(Pins::of(database.store(), roots)?)).await?;
-            peer.holds(name, pins);
-        }
-    }
-    Ok(())
-}
-
-/// Has the node know how far the standby has come, which may make it take writes.
-async fn tell(
-    node: &Arc<Node>,
-    peer: &Peer,
-    databases: &Tracked,
-    standing: Standing,
-    who: NodeId,
-    positions: BTreeMap<String, Position>,
-) -> Result<()> {
-    if *node.leads().borrow() {
-        return Ok(());
-    }
-    let mine: BTreeMap<String, Database> = databases.all().into_iter().collect();
-    let (node, standby) = (node.clone(), peer.name().to_owned());
-    crate::blocking(move || {
-        let led = node.state().led;
-        let mut ahead = false;
-        for (name, position) in positions {
-            let own = match mine.get(&name) {
-                Some(database) => Position::of(database, led)?,
-                // This node dropped it, if it led the epoch.
-                None if led == Some(standing.epoch) => continue,
-                None => None,
-            };
-            if own < Some(position) {
-                ahead = true;
-                let (here, there) = (own.map(|own| own.text()), position.text());
-                tracing::warn!(database = name, standby, ?here, there, "the standby has more than this node");
-            }
-        }
-        node.step(&Input::Told { node: who, epoch: standing.epoch, ahead })
-    })
-    .await?;
-    Ok(())
 }
 
 /// Meets the peer on a thread that may write the role file.
@@ -249,6 +216,7 @@ async fn meet(node: &Arc<Node>, who: NodeId, theirs: Standing) -> Result<Reactio
 }
 
 struct Session<'a> {
+    node: &'a Arc<Node>,
     peer: &'a Peer,
     who: NodeId,
     databases: &'a Tracked,
@@ -256,7 +224,7 @@ struct Session<'a> {
     /// Whether tables travel as the rows that changed.
     edits: bool,
     /// What the standby has of each database once the last change that was sent has arrived; not while one is being sent.
-    held: BTreeMap<String, SharedRefs>,
+    held: BTreeMap<String, Held>,
     /// The change that a thread is sending.
     sending: Option<Sending>,
     /// What was sent and is not acknowledged, by database, in order.
@@ -266,20 +234,174 @@ struct Session<'a> {
 
 struct Sending {
     database: String,
-    thread: JoinHandle<Result<(Sent, SharedRefs, Pins)>>,
+    thread: JoinHandle<Result<(Sent, Held, Pins)>>,
 }
 
 /// A change that was sent but for its Finish.
 struct Sent {
+    /// Of which store it is: another may come under the same name.
+    store: [u8; 16],
     sequence: u64,
     records: u64,
     read_at: Instant,
 }
 
 impl Session<'_> {
-    async fn lead(mut self, node: &Arc<Node>, answers: &mut Answers<'_>) -> Result<std::convert::Infallible> {
+    /// Has the node know how far the standby has come, which may make it take writes; gets back from it what was lost here.
+    async fn hear(&mut self, answers: &mut Answers<'_>) -> Result<()> {
+        let mut adopted = None;
+        loop {
+            let ahead = self.ahead().await?;
+            if *self.node.leads().borrow() {
+                return self.count_on(ahead).await;
+            }
+            let input = Input::Told { node: self.who, epoch: self.standing.epoch, ahead: !ahead.is_empty() };
+            let node = self.node.clone();
+            crate::blocking(move || node.step(&input)).await?;
+            let Some((name, _)) = ahead.first() else { return Ok(()) };
+            if !self.node.state().adopts() {
+                return Ok(());
+            }
+            if adopted.as_ref() == Some(name) {
+                return Err(Error::protocol(format!("the standby did not give all that it has of `{name}`")));
+            }
+            let turn = self.node.adopting().await;
+            // Another standby may have had it.
+            if let Some((name, _)) = self.ahead().await?.into_iter().next()
+                && self.node.state().adopts()
+            {
+                let done = self.adopt(&name, answers).await;
+                if let Err(Error::Exchange(pleach_protocol::Error::WrongEdits { .. })) = done {
+                    self.peer.takes_no_edits();
+                }
+                done?;
+                adopted = Some(name);
+            }
+            drop(turn);
+        }
+    }
+
+    /// The databases of which the standby has more than this node, and how far they have come there; the catalogue, which says what was
+    /// dropped, comes first.
+    async fn ahead(&self) -> Result<Vec<(String, Position)>> {
+        let there = self.held.iter().map(|(name, held)| (name.clone(), held.position, held.incarnation));
+        let there: Vec<_> = there.collect();
+        let (node, standby) = (self.node.clone(), self.peer.name().to_owned());
+        crate::blocking(move || {
+            let led = node.state().led;
+            let catalog = node.database(catalog::NAME)?;
+            let mut ahead = Vec::new();
+            for (name, position, incarnation) in there {
+                let Some(position) = position else { continue };
+                let own = match node.database(&name)? {
+                    Some(database) => Position::of(&database, led)?,
+                    None => {
+                        if let (Some(catalog), Some(incarnation)) = (&catalog, incarnation)
+                            && catalog::is_dropped(catalog, &name, incarnation)?
+                        {
+                            continue;
+                        }
+                        None
+                    }
+                };
+                if own < Some(position) {
+                    let (here, there) = (own.map(|own| own.text()), position.text());
+                    tracing::warn!(
+                        database = name,
+                        standby,
+                        ?here,
+                        there,
+                        "the standby has more than this node"
+                    );
+                    ahead.push((name, position));
+                }
+            }
+            ahead.sort_by_key(|(name, _)| name != catalog::NAME);
+            Ok(ahead)
+        })
+        .await
+    }
+
+    /// This node takes writes, and lost what the standby has: what it writes from now on has higher numbers than that.
+    async fn count_on(&self, ahead: Vec<(String, Position)>) -> Result<()> {
+        let (node, epoch) = (self.node.clone(), self.standing.epoch.0);
+        crate::blocking(move || {
+            for (name, position) in ahead.into_iter().filter(|(_, position)| position.epoch == epoch) {
+                if let Some(database) = node.database(&name)? {
+                    let next = Position { sequence: sequence_after(&database, position)?, ..position };
+                    let text = next.text();
+                    database.update_refs_and_setting_at(next.sequence, &[], Position::SETTING, &text)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gets back what the standby has of the database and this node lost.
+    async fn adopt(&self, name: &str, answers: &mut Answers<'_>) -> Result<()> {
+        let (node, database) = (self.node.clone(), name.to_owned());
+        let mine = crate::blocking(move || match node.database(&database)? {
+            Some(here) => proto::held(&database, &here, node.state().led),
+            None => Ok(Vec::new()),
+        });
+        for held in mine.await? {
+            send(&self.requests, Request::Held(held)).await?;
+        }
+        let features = if self.peer.may_take_edits() { FEATURE_EDITS } else { 0 };
+        send(&self.requests, Request::Want(proto::Want { database: name.to_owned(), features })).await?;
+        let (parts, mut received) = mpsc::channel(MESSAGES_AHEAD);
+        let (node, standing, wanted) = (self.node.clone(), self.standing, name.to_owned());
+        let taking = tokio::task::spawn_blocking(move || {
+            take_back(&node, &standing, &wanted, &mut || received.blocking_recv())
+        });
+        loop {
+            let part = match answers.next().await? {
+                Answer::Change(change) => Part::Change(change),
+                Answer::Updates(updates) => Part::Updates(updates),
+                Answer::Data(data) => Part::Data(data),
+                Answer::Finish(finish) => Part::Finish(finish),
+                Answer::Fenced(fenced) => return Err(self.fenced(&fenced).await?),
+                _ => return Err(Error::protocol("expected a change")),
+            };
+            let is_last = matches!(part, Part::Finish(_));
+            // If the thread is gone, what it says is the reason.
+            if parts.send(part).await.is_err() || is_last {
+                break;
+            }
+        }
+        drop(parts);
+        taking.await.map_err(|lost| Error::Lost { what: lost.to_string() })??;
+        tracing::warn!(
+            database = name,
+            standby = self.peer.name(),
+            "what was lost here is back from the standby"
+        );
+        Ok(())
+    }
+
+    /// Pins what the standby holds, as far as it is here: what it lacks is a difference to that.
+    async fn pin(&self) -> Result<()> {
+        for (name, held) in &self.held {
+            if let Some(database) = self.databases.get(name) {
+                let roots: Vec<Hash> = held.refs.values().copied().collect();
+                let pins = crate::blocking(move || Ok(Pins::of(database.store(), roots)?)).await?;
+                self.peer.holds(name, pins);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reacts to a standby that does not follow.
+    async fn fenced(&self, fenced: &proto::Fenced) -> Result<Error> {
+        let standing = Standing::try_from(fenced.standing.clone())?;
+        meet(self.node, self.who, standing).await?;
+        Ok(Error::NotFollowing { standing })
+    }
+
+    async fn lead(mut self, answers: &mut Answers<'_>) -> Result<std::convert::Infallible> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
-        let mut leads = node.leads();
+        let mut leads = self.node.leads();
         loop {
             if self.sending.is_none() && *leads.borrow_and_update() {
                 self.sending = self.next_change();
@@ -288,18 +410,14 @@ impl Session<'_> {
                 answer = answers.next() => match answer? {
                     Answer::Ack(ack) => self.ack(&ack)?,
                     Answer::Received(received) => self.peer.received(&received.database, received.sequence),
-                    Answer::Fenced(fenced) => {
-                        let standing = Standing::try_from(fenced.standing)?;
-                        meet(node, self.who, standing).await?;
-                        return Err(Error::NotFollowing { standing });
-                    }
+                    Answer::Fenced(fenced) => return Err(self.fenced(&fenced).await?),
                     _ => return Err(Error::protocol("expected Ack or Fenced")),
                 },
                 sent = sent(&mut self.sending) => {
-                    let (database, sent, refs, pins) = sent?;
+                    let (database, sent, held, pins) = sent?;
                     let finish = proto::Finish { records: sent.records };
                     self.peer.sent(&database, pins);
-                    self.held.insert(database.clone(), refs);
+                    self.held.insert(database.clone(), held);
                     self.in_flight.entry(database).or_default().push_back(sent);
                     send(&self.requests, Request::Finish(finish)).await?;
                 }
@@ -313,24 +431,66 @@ impl Session<'_> {
         }
     }
 
-    /// Begins to send what the standby lacks of some database: first one of which nothing is on its way.
+    /// Begins to send what the standby lacks of some database: first one of which nothing is on its way. What the catalogue says goes before
+    /// all that comes after it.
     fn next_change(&mut self) -> Option<Sending> {
         let lacks = |name: &String, database: &Database| {
             !self.in_flight.contains_key(name) && self.peer.behind(name, database.sequence()).is_some()
         };
-        let goes_on = |name: &String, database: &Database| {
-            let sent = self.in_flight.get(name).filter(|sent| sent.len() < CHANGES_AHEAD);
-            sent.and_then(VecDeque::back).is_some_and(|last| last.sequence < database.sequence())
+        let has_more = |name: &String, database: &Database| {
+            let last = self.in_flight.get(name).and_then(VecDeque::back);
+            last.is_some_and(|last| last.sequence < database.sequence())
         };
-        let (name, database) = self.databases.find(lacks).or_else(|| self.databases.find(goes_on))?;
+        let has_room = |name: &String| self.in_flight.get(name).is_none_or(|sent| sent.len() < CHANGES_AHEAD);
+        let catalog = catalog::NAME.to_owned();
+        let of_catalog = self
+            .databases
+            .get(&catalog)
+            .filter(|database| lacks(&catalog, database) || has_more(&catalog, database));
+        let (name, database) = match of_catalog {
+            Some(database) if has_room(&catalog) => (catalog, database),
+            Some(_) => return None,
+            None => self.databases.find(lacks).or_else(|| {
+                self.databases.find(|name, database| has_more(name, database) && has_room(name))
+            })?,
+        };
         let held = self.held.remove(&name);
         let (epoch, edits, requests) = (self.standing.epoch.0, self.edits, self.requests.clone());
-        let change = proto::Change { epoch, sequence: 0, database: name.clone(), create: held.is_none() };
+        let (node, named) = (self.node.clone(), name.clone());
         let thread = tokio::task::spawn_blocking(move || {
-            send_change(&database, change, &held.unwrap_or_default(), edits, &mut |message| {
-                let message = ReplicateRequest { message: Some(message) };
+            let catalog = node.database(catalog::NAME)?;
+            let incarnation = match named == catalog::NAME {
+                true => Incarnation::of(&database)?,
+                false => catalog::incarnation_to_send(catalog.as_ref(), &named, &database)?,
+            };
+            let held = match held {
+                // The standby dropped it, or sets it aside.
+                Some(Held { incarnation: Some(other), .. })
+                    if other != incarnation
+                        && catalog.is_some_and(|catalog| {
+                            catalog::is_dropped(&catalog, &named, other).unwrap_or(false)
+                        }) =>
+                {
+                    None
+                }
+                held => held,
+            };
+            let reading = Reading::of(&database)?;
+            let change = proto::Change {
+                epoch,
+                sequence: reading.sequence,
+                database: named,
+                create: held.is_none(),
+                incarnation: incarnation.into(),
+            };
+            let held = held.unwrap_or_default();
+            let records = reading.send(&database, change, &held.refs, edits, &mut |part| {
+                let message = ReplicateRequest { message: Some(part.into()) };
                 requests.blocking_send(message).map_err(|_| cut())
-            })
+            })?;
+            let Reading { sequence, read_at, refs, pins } = reading;
+            let held = Held { refs, incarnation: Some(incarnation), position: held.position };
+            Ok((Sent { store: database.store().id(), sequence, records, read_at }, held, pins))
         });
         Some(Sending { database: name, thread })
     }
@@ -346,7 +506,8 @@ impl Session<'_> {
         if self.in_flight.get(&ack.database).is_some_and(VecDeque::is_empty) {
             self.in_flight.remove(&ack.database);
         }
-        if let Some(database) = self.databases.get(&ack.database) {
+        let database = self.databases.get(&ack.database);
+        if let Some(database) = database.filter(|database| database.store().id() == sent.store) {
             self.peer.acked(&ack.database, sent.sequence, sent.read_at, database.sequence());
             self.peer.has(&ack.database);
         }
@@ -355,46 +516,70 @@ impl Session<'_> {
 }
 
 /// The change that was being sent, when its thread is done; never if there is none.
-async fn sent(sending: &mut Option<Sending>) -> Result<(String, Sent, SharedRefs, Pins)> {
+async fn sent(sending: &mut Option<Sending>) -> Result<(String, Sent, Held, Pins)> {
     let Some(under_way) = sending else { return std::future::pending().await };
     let sent = (&mut under_way.thread).await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
     let database = std::mem::take(&mut under_way.database);
     *sending = None;
-    let (sent, refs, pins) = sent?;
-    Ok((database, sent, refs, pins))
+    let (sent, held, pins) = sent?;
+    Ok((database, sent, held, pins))
 }
 
-/// Sends a change but for its Finish: what makes `held` equal to `database` now. Gives what the standby then has, with pins on it.
-/// Blocking.
-fn send_change(
-    database: &Database,
-    change: proto::Change,
-    held: &SharedRefs,
-    edits: bool,
-    send: &mut dyn FnMut(Request) -> Result<()>,
-) -> Result<(Sent, SharedRefs, Pins)> {
-    let read_at = Instant::now();
-    // Read before the refs, which so include it.
-    let sequence = database.sequence();
-    let (refs, pins) = shared_refs::read_pinned(database)?;
-    let knows = |hash: &Hash| database.store().contains(hash);
-    let updates = shared_refs::updates(held, &refs, knows);
-    send(Request::Change(proto::Change { sequence, ..change }))?;
-    for part in updates.chunks(UPDATES_A_MESSAGE) {
-        send(Request::Updates(proto::Updates { updates: part.iter().map(Into::into).collect() }))?;
+/// Takes the change of `wanted` that gives back what was lost, as long as this node claims its epoch again. Blocking.
+fn take_back(
+    node: &Node,
+    standing: &Standing,
+    wanted: &str,
+    next: &mut dyn FnMut() -> Option<Part>,
+) -> Result<()> {
+    let overtaken = |standing| Error::Overtaken { standing };
+    let Some(Part::Change(change)) = next() else { return Err(cut()) };
+    if change.database != wanted || change.epoch != standing.epoch.0 {
+        return Err(Error::protocol(format!("expected a change of `{wanted}` of epoch {}", standing.epoch)));
     }
-    let targets = shared_refs::targets(&updates);
-    let mut records = 0;
-    if !targets.is_empty() {
-        let bases = shared_refs::bases(held, &updates, knows);
-        let difference = pleach_engine::difference(database, &targets, &bases)?;
-        let mut sender = Sender::new(database, difference)?.with_edits(edits);
-        while let Some(data) = sender.next_message()? {
-            send(Request::Data(data))?;
+    let applying = node.adopt(standing).map_err(overtaken)?;
+    let Some((database, created)) = receives(node, &change)? else {
+        return Err(Error::UnknownDatabase { database: change.database });
+    };
+    sequence_after(&database, Position { epoch: change.epoch, sequence: change.sequence })?;
+    drop(applying);
+    let mut arriving = Arriving::new(database, created, change)?;
+    let finish = loop {
+        match next().ok_or_else(cut)? {
+            Part::Updates(updates) => arriving.update(updates)?,
+            Part::Data(data) => arriving.data(&data)?,
+            Part::Finish(finish) => break finish,
+            Part::Change(_) => return Err(Error::protocol("a Change before the Finish of the one before")),
         }
-        records = sender.records();
+    };
+    // What is here alone is kept, whatever the standby knows of it.
+    let prepared = arriving.finish(finish.records)?.prepare(true)?;
+    let _applying = node.adopt(standing).map_err(overtaken)?;
+    prepared.adopt(standing.epoch.0)?;
+    if wanted == catalog::NAME {
+        catalog::drop_dropped(node, true)?;
+        node.catalog_changes().send_modify(|count| *count += 1);
     }
-    Ok((Sent { sequence, records, read_at }, refs, pins))
+    Ok(())
+}
+
+/// The number of a change that comes after `position`, which a standby says.
+fn sequence_after(database: &Database, position: Position) -> Result<u64> {
+    match position.sequence.saturating_sub(database.sequence()) > SEQUENCE_JUMP_MAX {
+        true => Err(Error::protocol(format!("change {} cannot be", position.sequence))),
+        false => Ok(position.sequence + 1),
+    }
+}
+
+impl From<Part> for Request {
+    fn from(part: Part) -> Request {
+        match part {
+            Part::Change(change) => Request::Change(change),
+            Part::Updates(updates) => Request::Updates(updates),
+            Part::Data(data) => Request::Data(data),
+            Part::Finish(finish) => Request::Finish(finish),
+        }
+    }
 }
 
 async fn send(requests: &mpsc::Sender<ReplicateRequest>, message: Request) -> Result<()> {

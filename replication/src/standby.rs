@@ -1,4 +1,4 @@
-//! The serving side of replication: a tonic service that takes the changes of this node's primary. The contract is
+//! The serving side of replication: a tonic service that takes the changes of this node's primary, and gives it back what it lost. The contract is
 //! `proto/pleach/replication/v1/replication.proto`.
 //!
 //! Nothing that a caller says is looked at before it is known who it is ([`auth`](crate::auth)).
@@ -7,28 +7,29 @@
 //! Role and epoch are compared when the stream opens, when a change begins, and while its refs move, so that nothing of a primary
 //! that was fenced meanwhile ever lands.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pleach_engine::{Database, ErrorKind, RefUpdate};
+use pleach_engine::{Database, ErrorKind};
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
-use pleach_protocol::{ChannelBinding, ConnectionInfo, FEATURE_EDITS, Receiver};
+use pleach_protocol::{ChannelBinding, ConnectionInfo, FEATURE_EDITS, may_send_edits};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::applied::{Applied, Position};
 use crate::auth::{Auth, Caller};
+use crate::catalog::{self, Incarnation};
+use crate::change::{Arriving, Part, Reading};
 use crate::error::{Error, Result};
-use crate::limits::{ANSWERS_AHEAD, DRAIN, GREETING_TIMEOUT, UPDATES_A_MESSAGE};
+use crate::limits::{ANSWERS_AHEAD, DRAIN, GREETING_TIMEOUT};
 use crate::node::Node;
 use crate::proto::replicate_request::Message;
 use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_server::{Replication, ReplicationServer};
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
 use crate::role::{Input as Event, Reaction, Role, Standing};
-use crate::shared_refs::{self, SharedRefs, Update};
+use crate::shared_refs::SharedRefs;
 
 /// Answers Replicate.
 #[derive(Clone)]
@@ -72,8 +73,16 @@ impl Replication for ReplicationService {
             move |ack| auth.answer(&caller, ack, channel)
         };
         tokio::task::spawn_blocking(move || {
-            let mut stream =
-                Stream { node, applied, alike, answers, followed: None, tells_received: false, change: None };
+            let mut stream = Stream {
+                node,
+                applied,
+                alike,
+                answers,
+                followed: None,
+                greeted: None,
+                wanted: SharedRefs::new(),
+                change: None,
+            };
             if let Err(error) = stream.serve(hello, sign, &mut || received.blocking_recv()) {
                 tracing::warn!(%error, "a stream of replication ended");
                 // The primary may be gone; then nobody waits for the error.
@@ -146,20 +155,18 @@ struct Stream {
     answers: mpsc::Sender<Result<ReplicateResponse, Status>>,
     /// The standing in which this node follows the caller.
     followed: Option<Standing>,
-    /// The caller wants to know what arrived, before that is durable.
-    tells_received: bool,
-    change: Option<Change>,
+    /// What the caller said of itself.
+    greeted: Option<Greeted>,
+    /// What the caller has of the database that it will want.
+    wanted: SharedRefs,
+    change: Option<Arriving>,
 }
 
-/// A change on its way.
-struct Change {
-    sequence: u64,
-    name: String,
-    database: Database,
-    /// The database was made for this change.
-    created: bool,
-    updates: Vec<Update>,
-    receiver: Receiver,
+struct Greeted {
+    /// It wants to know what arrived, before that is durable.
+    tells_received: bool,
+    /// What it computes with.
+    format_digest: u64,
 }
 
 impl Stream {
@@ -202,22 +209,26 @@ impl Stream {
             }
             (Message::Heartbeat(_), Some(_)) => self.node.hear(),
             (Message::Change(change), Some(_)) => return self.begin(change),
-            (Message::Updates(part), Some(_)) => {
-                let change = under_way(&mut self.change)?;
-                for update in part.updates {
-                    change.updates.push(update.try_into()?);
-                }
-                if change.updates.len() > REFS_MAX {
-                    return Err(Error::protocol(format!("more than {REFS_MAX} updates in a change")));
-                }
-            }
+            (Message::Updates(part), Some(_)) => under_way(&mut self.change)?.update(part)?,
             (Message::Data(data), Some(_)) => {
-                let received = under_way(&mut self.change)?.receiver.receive(&data);
-                if let Err(pleach_protocol::Error::WrongEdits { .. }) = received {
+                let received = under_way(&mut self.change)?.data(&data);
+                if let Err(Error::Exchange(pleach_protocol::Error::WrongEdits { .. })) = received {
                     // The primary comes again, and then sends chunks.
                     self.alike.store(false, Ordering::Relaxed);
                 }
                 received?;
+            }
+            (Message::Held(part), Some(_)) => {
+                for one in part.refs {
+                    self.wanted.insert(one.name, proto::hash(&one.hash)?);
+                }
+                if self.wanted.len() > REFS_MAX {
+                    return Err(Error::protocol(format!("more than {REFS_MAX} refs in a database")));
+                }
+            }
+            (Message::Want(want), Some(followed)) => {
+                let followed = *followed;
+                return self.give(&want, &followed);
             }
             (Message::Finish(finish), Some(followed)) => {
                 let followed = *followed;
@@ -255,7 +266,8 @@ impl Stream {
             return Ok(Some(standing));
         }
         self.followed = Some(Standing { role: Role::Standby, ..theirs });
-        self.tells_received = hello.tell_received;
+        self.greeted =
+            Some(Greeted { tells_received: hello.tell_received, format_digest: hello.format_digest });
         self.node.follow(&standing, hello.listener_url);
         self.node.hear();
         self.held()?;
@@ -264,23 +276,58 @@ impl Stream {
 
     /// Says which databases are here, with their shared refs.
     fn held(&self) -> Result<()> {
-        for name in self.node.databases().list()? {
-            let Some(database) = self.node.databases().get(&name)? else { continue };
-            // Read before the refs, which so are no older.
-            let mut position = Position::of(&database, self.node.state().led)?.map(Into::into);
-            let refs: Vec<_> = shared_refs::read(&database).into_iter().collect();
-            for part in refs.chunks(UPDATES_A_MESSAGE) {
-                let refs = part.iter().map(|(name, hash)| proto::Ref {
-                    name: name.clone(),
-                    hash: proto::hash_bytes(Some(*hash)),
-                });
-                let held =
-                    proto::Held { database: name.clone(), refs: refs.collect(), position: position.take() };
+        for name in self.node.names()? {
+            let Some(database) = self.node.database(&name)? else { continue };
+            for held in proto::held(&name, &database, self.node.state().led)? {
                 self.answer(Answer::Held(held));
             }
         }
         self.answer(Answer::Ready(proto::Ready {}));
         Ok(())
+    }
+
+    /// Gives the caller back what it lost of a database.
+    fn give(&mut self, want: &proto::Want, followed: &Standing) -> Result<Option<Standing>> {
+        if let Err(now) = self.node.apply(followed) {
+            return Ok(Some(now));
+        }
+        let held = std::mem::take(&mut self.wanted);
+        let unknown = || Error::UnknownDatabase { database: want.database.clone() };
+        let database = self.node.database(&want.database)?.ok_or_else(unknown)?;
+        let (position, reading) = loop {
+            let position = Position::applied(&database)?;
+            let reading = Reading::of(&database)?;
+            // A change of the caller from before it restarted may still have been on its way.
+            if Position::applied(&database)? == position {
+                break (position, reading);
+            }
+        };
+        let Some(position) = position.filter(|position| position.epoch == followed.epoch.0) else {
+            return Err(Error::protocol(format!(
+                "`{}` has nothing of epoch {}",
+                want.database, followed.epoch
+            )));
+        };
+        tracing::warn!(
+            database = want.database,
+            position = position.text(),
+            "the primary gets back what it lost"
+        );
+        let change = proto::Change {
+            epoch: position.epoch,
+            sequence: position.sequence,
+            database: want.database.clone(),
+            create: held.is_empty(),
+            incarnation: Incarnation::of(&database)?.into(),
+        };
+        let format_digest = self.greeted.as_ref().map_or(0, |greeted| greeted.format_digest);
+        let edits = may_send_edits(format_digest, want.features);
+        let records = reading.send(&database, change, &held, edits, &mut |part| {
+            self.answer(part.into());
+            Ok(())
+        })?;
+        self.answer(Part::Finish(proto::Finish { records }).into());
+        Ok(None)
     }
 
     fn begin(&mut self, change: proto::Change) -> Result<Option<Standing>> {
@@ -297,115 +344,80 @@ impl Stream {
             Ok(applying) => applying,
             Err(now) => return Ok(Some(now)),
         };
-        let databases = self.node.databases();
-        let (database, created) = match databases.get(&change.database)? {
-            Some(database) => (database, false),
-            None if change.create => (databases.create(&change.database)?, true),
+        let (database, created) = match receives(&self.node, &change)? {
+            Some(received) => received,
             None => return Err(Error::UnknownDatabase { database: change.database }),
         };
+        if created {
+            self.applied.forget(&change.database);
+        }
         database.set_epoch(followed.epoch.0);
         drop(applying);
-        let receiver = Receiver::new(&database)?;
-        let (sequence, name, updates) = (change.sequence, change.database, Vec::new());
-        self.change = Some(Change { sequence, name, database, created, updates, receiver });
+        self.change = Some(Arriving::new(database, created, change)?);
         Ok(None)
     }
 
     /// Moves the refs of a change that has arrived whole, and acknowledges it.
-    fn finish(&mut self, change: Change, records: u64, followed: &Standing) -> Result<Option<Standing>> {
-        let Change { sequence, name, database, created, updates, receiver } = change;
-        let mut names = HashSet::new();
-        if let Some(twice) = updates.iter().find(|update| !names.insert(&update.name)) {
-            return Err(Error::protocol(format!("{} stands twice in a change", twice.name)));
+    fn finish(&mut self, change: Arriving, records: u64, followed: &Standing) -> Result<Option<Standing>> {
+        let arrived = change.finish(records)?;
+        let (database, sequence) = (arrived.name.clone(), arrived.sequence);
+        if self.greeted.as_ref().is_some_and(|greeted| greeted.tells_received) {
+            self.answer(Answer::Received(proto::Received { database: database.clone(), sequence }));
         }
-        let received = receiver.finish(records, &shared_refs::targets(&updates))?;
-        if self.tells_received {
-            self.answer(Answer::Received(proto::Received { database: name.clone(), sequence }));
-        }
-        // Until the refs have moved, nothing else keeps what was received.
-        let _hold = received.append(&database)?;
-        check(&database, &updates)?;
-        let mut updates = updates;
-        if !self.applied.has(&name, followed.epoch.0) {
-            mark_lost(&database, &mut updates)?;
-        }
-        let updates = ref_updates(&database, created, updates);
+        let prepared = arrived.prepare(!self.applied.has(&database, followed.epoch.0))?;
         {
             let _applying = match self.node.apply(followed) {
                 Ok(applying) => applying,
                 Err(now) => return Ok(Some(now)),
             };
-            let position = Position { epoch: followed.epoch.0, sequence };
-            if !updates.is_empty() || Position::of(&database, None)? != Some(position) {
-                // Durable when it returns.
-                let moved = database.update_refs_and_setting(&updates, Position::SETTING, &position.text());
-                moved.map_err(|error| match error {
-                    pleach_engine::Error::Moved { name: moved } => {
-                        Error::Moved { database: name.clone(), name: moved }
-                    }
-                    other => other.into(),
-                })?;
+            prepared.apply(followed.epoch.0)?;
+            self.applied.note(&database, followed.epoch.0, sequence);
+            if database == catalog::NAME {
+                for name in catalog::drop_dropped(&self.node, true)? {
+                    self.applied.forget(&name);
+                }
+                self.node.catalog_changes().send_modify(|count| *count += 1);
             }
-            self.applied.note(&name, followed.epoch.0, sequence);
         }
         self.node.hear();
-        self.answer(Answer::Ack(proto::Ack { database: name, sequence }));
+        self.answer(Answer::Ack(proto::Ack { database, sequence }));
         Ok(None)
     }
 }
 
-fn under_way(change: &mut Option<Change>) -> Result<&mut Change> {
-    change.as_mut().ok_or_else(|| Error::protocol("a part of a change before its Change"))
-}
-
-/// Checks that heads and tags become commits, and work becomes a catalogue.
-fn check(database: &Database, updates: &[Update]) -> Result<()> {
-    for update in updates {
-        let Some(new) = &update.new else { continue };
-        let fits = match update.name.starts_with("work/") {
-            true => database.snapshot_of_root(*new).map(drop),
-            false => database.commit_object(new).map(drop),
-        };
-        fits.map_err(|error| Error::protocol(format!("{}: {error}", update.name)))?;
-    }
-    Ok(())
-}
-
-/// Marks as diverged what the first change of a leader would lose. That the leader's store has it is not enough: chunks of a change that
-/// was fenced stay there, though no ref of it ever named them.
-fn mark_lost(database: &Database, updates: &mut [Update]) -> Result<()> {
-    for update in updates {
-        let Some(old) = update.old.filter(|old| update.new != Some(*old)) else { continue };
-        let goes_on = match (update.name.strip_prefix("work/"), update.new) {
-            // Work that was committed is kept by its head.
-            (Some(branch), _) => match database.branch(branch)?.and_then(|branch| branch.head) {
-                Some(head) => database.commit_object(&head)?.root == old,
-                None => database.snapshot_of_root(old)?.tables()?.is_empty(),
-            },
-            (None, Some(new)) => database.is_ancestor(&old, &new)?,
-            (None, None) => false,
-        };
-        update.diverged |= !goes_on;
-    }
-    Ok(())
-}
-
-/// The moves of a change, with what keeps a diverged value under `recovery/`.
-fn ref_updates(database: &Database, created: bool, updates: Vec<Update>) -> Vec<RefUpdate> {
-    let mut moves: Vec<RefUpdate> = Vec::with_capacity(updates.len());
-    // A database that was just made has a first branch of its own, which nobody has seen.
-    let mut made: SharedRefs = if created { shared_refs::read(database) } else { SharedRefs::new() };
-    let number = database.sequence();
-    for Update { name, old, new, diverged } in updates {
-        if let Some(lost) = old.filter(|_| diverged) {
-            tracing::warn!(was = name, %lost, "the primary does not have this any more; it is kept under recovery/");
-            moves.push(shared_refs::keep(database, &name, lost, number));
+/// The database that a change is to be applied to, and whether it was made for it; `None` if it is not here and not to be made. What is
+/// here of another incarnation is set aside if the sender has nothing of it, and else goes over into the sender's.
+pub(crate) fn receives(node: &Node, change: &proto::Change) -> Result<Option<(Database, bool)>> {
+    let (name, incarnation) = (&change.database, Incarnation::read(&change.incarnation)?);
+    if let Some(database) = node.database(name)? {
+        let is_other = Incarnation::of(&database)? != incarnation;
+        if !change.create || !is_other || name == catalog::NAME {
+            incarnation.mark(&database)?;
+            return Ok(Some((database, false)));
         }
-        let old = old.or(made.remove(&name));
-        moves.push(RefUpdate { name, old, new });
+        drop(database);
+        catalog::set_aside(node, name, "its primary made another database of that name")?;
+    } else if !change.create {
+        return Ok(None);
     }
-    moves.extend(made.into_iter().map(|(name, old)| RefUpdate { name, old: Some(old), new: None }));
-    moves
+    let database = node.create(name)?;
+    incarnation.mark(&database)?;
+    Ok(Some((database, true)))
+}
+
+impl From<Part> for Answer {
+    fn from(part: Part) -> Answer {
+        match part {
+            Part::Change(change) => Answer::Change(change),
+            Part::Updates(updates) => Answer::Updates(updates),
+            Part::Data(data) => Answer::Data(data),
+            Part::Finish(finish) => Answer::Finish(finish),
+        }
+    }
+}
+
+fn under_way(change: &mut Option<Arriving>) -> Result<&mut Arriving> {
+    change.as_mut().ok_or_else(|| Error::protocol("a part of a change before its Change"))
 }
 
 /// An error as the primary sees it.
@@ -421,44 +433,4 @@ fn status(error: &Error) -> Status {
         _ => Code::Internal,
     };
     Status::new(code, error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use pleach_engine::{Hash, NewCommit};
-
-    use super::*;
-
-    fn put(database: &Database, value: &[u8]) {
-        let mut transaction = database.begin("main").unwrap();
-        if !transaction.has_table("t").unwrap() {
-            transaction.create_table("t", None).unwrap();
-        }
-        transaction.put("t", b"k", value).unwrap();
-        transaction.commit().unwrap();
-    }
-
-    fn is_lost(database: &Database, name: &str, old: Hash, new: Option<Hash>) -> bool {
-        let mut updates = [Update { name: name.into(), old: Some(old), new, diverged: false }];
-        mark_lost(database, &mut updates).unwrap();
-        updates[0].diverged
-    }
-
-    #[test]
-    fn the_first_change_of_a_leader_keeps_what_it_does_not_go_on_from() {
-        let database = Database::memory().unwrap();
-        put(&database, b"1");
-        let first = database.commit("main", NewCommit::default()).unwrap();
-        put(&database, b"2");
-        let second =
-            database.commit("main", NewCommit { message: "tail".into(), ..NewCommit::default() }).unwrap();
-        assert!(!is_lost(&database, "heads/main", first.hash, Some(second.hash)), "it goes on");
-        assert!(is_lost(&database, "heads/main", second.hash, Some(first.hash)), "the tail is left behind");
-        assert!(is_lost(&database, "heads/main", second.hash, None), "the branch is gone");
-        assert!(!is_lost(&database, "work/main", second.root, Some(first.root)), "the head keeps it");
-        put(&database, b"3");
-        let work = database.branch("main").unwrap().unwrap().work;
-        assert!(is_lost(&database, "work/main", work, Some(second.root)), "nothing else keeps it");
-    }
 }

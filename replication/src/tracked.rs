@@ -30,9 +30,16 @@ impl Tracked {
     /// A database that cannot be opened is left out, and said in the log; other errors of the data directory.
     pub(crate) fn look(&self) -> Result<()> {
         let _looking = self.looking.lock();
-        let names = self.node.databases().list()?;
-        let gone: Vec<String> =
-            self.databases.lock().keys().filter(|name| !names.contains(name)).cloned().collect();
+        let names = self.node.names()?;
+        let is_gone = |(name, database): &(String, Database)| match self.node.database(name) {
+            // It was dropped, and another made.
+            Ok(Some(now)) => now.store().id() != database.store().id(),
+            Ok(None) => true,
+            // It cannot be opened now; what is open is still there.
+            Err(_) => false,
+        };
+        let gone = self.all().into_iter().filter(is_gone).map(|(name, _)| name);
+        let gone: Vec<String> = gone.collect();
         for name in gone {
             self.databases.lock().remove(&name);
             self.peers.iter().for_each(|peer| peer.forget(&name));
@@ -41,7 +48,7 @@ impl Tracked {
             if self.databases.lock().contains_key(&name) {
                 continue;
             }
-            match self.node.databases().get(&name) {
+            match self.node.database(&name) {
                 Ok(Some(database)) => self.take_up(name, database),
                 Ok(None) => {}
                 Err(error) => {
@@ -65,7 +72,7 @@ impl Tracked {
         self.databases.lock().get(name).cloned()
     }
 
-    /// All databases, by name.
+    /// All databases, by name, the catalogue too.
     pub(crate) fn all(&self) -> Vec<(String, Database)> {
         self.databases.lock().iter().map(|(name, database)| (name.clone(), database.clone())).collect()
     }

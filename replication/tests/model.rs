@@ -6,7 +6,8 @@
 //! never, so that loss, delay, duplication and reordering need no events of their own; but what was sent to a process dies with it, and
 //! answers die with the stream, which ends when the caller's standing changes. A node may crash between any two events, and
 //! between the effects of one; it comes back with its disk. Operators ask for any role at any epoch, gracefully or not. A history that a
-//! standby lacks travels whole, as the product sends differences of roots and keeps no log.
+//! standby lacks travels whole, as the product sends differences of roots and keeps no log. The disk of a primary may be put back to before its
+//! last write: then it gets that back from a standby.
 //!
 //! Each mutant breaks one rule outside of the machine, where the server could break it too, and must be caught.
 //!
@@ -35,6 +36,8 @@ struct Bounds {
     epoch: u64,
     writes: usize,
     crashes: usize,
+    /// How often the disk of a primary is put back to before its last write.
+    losses: usize,
     /// How often operators ask for a role.
     assumed: usize,
     /// Every order of the first meetings and hand-overs as well: else the standbys follow the primary at the start, and operators promote
@@ -53,6 +56,8 @@ enum Mutant {
     OneAckTooFew,
     /// A standby grants an epoch to a second primary.
     TwoGrants,
+    /// A primary that lost what a standby has goes on without.
+    GoesOnWithout,
 }
 
 /// A write: the epoch and the node that took it, and its number.
@@ -71,8 +76,11 @@ struct World {
     /// Some node applied a change of an epoch below its own.
     applied_lower: bool,
     handed_over: bool,
+    /// A primary got back what it lost.
+    adopted: bool,
     writes: usize,
     crashes: usize,
+    losses: usize,
     assumed: usize,
 }
 
@@ -115,6 +123,10 @@ enum Said {
     Change(u64, Vec<Write>),
     /// So many writes are durable at a standby of that epoch.
     Ack(u64, usize),
+    /// A primary of that epoch lost what the standby has.
+    Want(u64),
+    /// All writes of a standby of that epoch, and how far it has come.
+    Give(u64, Vec<Write>, Position),
 }
 
 /// A standing in an order.
@@ -151,6 +163,7 @@ enum Action {
     HandOverFailed(usize),
     Waited(usize),
     Write(usize),
+    LoseDisk(usize),
     Deliver(Message),
     Crash(usize),
     /// The node crashes in the middle of what the event makes it do.
@@ -170,7 +183,7 @@ impl World {
             (Said::Change(old, _), Said::Change(new, _)) | (Said::Ack(old, _), Said::Ack(new, _)) => {
                 old == new
             }
-            (Said::Answer(..), Said::Answer(..)) => true,
+            (Said::Answer(..), Said::Answer(..)) | (Said::Give(..), Said::Give(..)) => true,
             _ => false,
         };
         self.network.retain(|old| (old.from, old.to) != (message.from, message.to) || !outdates(old));
@@ -214,7 +227,8 @@ impl Cluster {
                     if one.state.standing != state.standing {
                         one.acks.clear();
                         // The streams that it opened end, with what peers answered on them.
-                        let is_answer = |said: &Said| matches!(said, Said::Answer(..) | Said::Ack(..));
+                        let is_answer =
+                            |said: &Said| matches!(said, Said::Answer(..) | Said::Ack(..) | Said::Give(..));
                         world.network.retain(|message| message.to != node || !is_answer(&message.said));
                     }
                     one.state = state.clone();
@@ -251,6 +265,11 @@ impl Cluster {
         }
         match said {
             Said::Hello(words) => {
+                // A stream that the caller had before ends.
+                let is_change = |said: &Said| matches!(said, Said::Change(..) | Said::Want(..));
+                world
+                    .network
+                    .retain(|message| (message.from, message.to) != (from, to) || !is_change(&message.said));
                 let standing = Standing::from(*words);
                 let meet = Input::Meet { node: id(from), standing };
                 let Some(reaction) = self.run(world, to, &meet, crash) else { return };
@@ -268,9 +287,12 @@ impl Cluster {
                 let follows = (standing.role, standing.epoch, standing.leader)
                     == (Role::Standby, mine.epoch, Some(id(to)));
                 if let (Some(Reaction::Lead), Some(position), true) = (reaction, told, follows) {
-                    let ahead = *position > one.position();
+                    let ahead = *position > one.position() && !self.is(Mutant::GoesOnWithout);
                     let told = Input::Told { node: id(from), epoch: mine.epoch, ahead };
                     self.run(world, to, &told, crash);
+                    if ahead && world.nodes[to].state.adopts() {
+                        world.send(Message { from: to, to: from, said: Said::Want(mine.epoch.0) });
+                    }
                 }
             }
             Said::Change(epoch, history) => {
@@ -294,6 +316,30 @@ impl Cluster {
                 if !crash {
                     let said = Said::Ack(*epoch, history.len());
                     world.send(Message { from: to, to: from, said });
+                }
+            }
+            Said::Want(epoch) => {
+                let change = Input::Change { leader: id(from), epoch: Epoch(*epoch) };
+                let Some(Reaction::Follow) = self.run(world, to, &change, false) else { return };
+                let one = &world.nodes[to];
+                if let Some(position) = one.applied.filter(|position| position.0 == *epoch) {
+                    let said = Said::Give(*epoch, one.history.clone(), position);
+                    world.send(Message { from: to, to: from, said });
+                }
+            }
+            Said::Give(epoch, history, position) => {
+                let one = &mut world.nodes[to];
+                if !one.state.adopts() || one.state.standing.epoch.0 != *epoch {
+                    return;
+                }
+                if Some(*position) > one.position() {
+                    one.history.clone_from(history);
+                    one.applied = Some(*position);
+                    world.adopted = true;
+                }
+                if !crash {
+                    let told = Input::Told { node: id(from), epoch: Epoch(*epoch), ahead: false };
+                    self.run(world, to, &told, crash);
                 }
             }
             Said::Ack(epoch, writes) => {
@@ -355,8 +401,10 @@ impl Model for Cluster {
             promoted: BTreeSet::from([(1, 0)]),
             applied_lower: false,
             handed_over: false,
+            adopted: false,
             writes: 0,
             crashes: 0,
+            losses: 0,
             assumed: 0,
         };
         self.go_on(&mut world);
@@ -405,11 +453,20 @@ impl Model for Cluster {
                     }
                     actions.push(Action::HandOverFailed(node));
                 }
-                Writes::Claiming { heard, .. } if *heard > 0 => actions.push(Action::Waited(node)),
+                // Who lost something and hears nobody in time goes on without: then two things went wrong at once.
+                Writes::Claiming { heard, .. } if *heard > 0 && self.bounds.losses == 0 => {
+                    actions.push(Action::Waited(node));
+                }
                 _ => {}
             }
             if may_crash {
                 actions.push(Action::Crash(node));
+            }
+            let one = &world.nodes[node];
+            let last = one.history.last().map(|(epoch, by, _)| (Some(Epoch(*epoch)), *by));
+            let is_its_own = one.standing.role == Role::Primary && last == Some((one.led, node));
+            if is_its_own && world.losses < self.bounds.losses {
+                actions.push(Action::LoseDisk(node));
             }
         }
         for message in &world.network {
@@ -444,6 +501,15 @@ impl Model for Cluster {
                 let one = &mut world.nodes[node];
                 one.history.push((one.state.standing.epoch.0, node, world.writes));
             }
+            Action::LoseDisk(node) => {
+                world.losses += 1;
+                let one = &mut world.nodes[node];
+                one.history.pop();
+                let kept = one.history.len();
+                // What it adopted before is part of its disk, too.
+                one.applied = one.applied.map(|(epoch, sequence)| (epoch, sequence.min(kept)));
+                self.restart(&mut world, node);
+            }
             Action::Deliver(message) => self.deliver(&mut world, &message, false),
             Action::DeliverAndCrash(message) => {
                 world.crashes += 1;
@@ -466,10 +532,10 @@ impl Model for Cluster {
                     world.acked.iter().map(|(epoch, node, _)| (*epoch, *node)).collect();
                 world.acked.iter().all(|(epoch, node, _)| by_epoch[epoch] == *node)
             }),
-            Property::always("a primary has what was acknowledged before its epoch", |_, world: &World| {
+            Property::always("a primary has what was acknowledged up to its epoch", |_, world: &World| {
                 world.nodes.iter().filter(|node| node.state.leads()).all(|node| {
                     let before =
-                        world.acked.iter().filter(|(epoch, _, _)| *epoch < node.state.standing.epoch.0);
+                        world.acked.iter().filter(|(epoch, _, _)| *epoch <= node.state.standing.epoch.0);
                     before.into_iter().all(|(_, _, history)| node.history.starts_with(history))
                 })
             }),
@@ -478,7 +544,7 @@ impl Model for Cluster {
                 |model: &Cluster, world: &World| {
                     world.acked.iter().all(|(_, _, history)| {
                         let has = |node: &&Node| node.history.starts_with(history);
-                        world.nodes.iter().filter(has).count() > model.acks
+                        world.nodes.iter().filter(has).count() + world.losses > model.acks
                     })
                 },
             ),
@@ -490,6 +556,7 @@ impl Model for Cluster {
                 let said = |message: &Message| match &message.said {
                     Said::Hello(words) | Said::Answer(words, _) => words.epoch,
                     Said::Change(epoch, _) | Said::Ack(epoch, _) => *epoch,
+                    Said::Want(epoch) | Said::Give(epoch, ..) => *epoch,
                 };
                 world
                     .network
@@ -513,11 +580,20 @@ impl Model for Cluster {
                     world.promoted.iter().filter(|(promoted, _)| *promoted == epoch).count() >= 2
                 })
             }),
-            // Against a model in which nothing happens.
-            Property::sometimes("a write is acknowledged after a change of roles", |_, world: &World| {
-                world.acked.iter().any(|(epoch, node, _)| *epoch > 1 && *node != 0)
-            }),
         ];
+        // Against a model in which nothing happens.
+        if self.bounds.assumed > 0 {
+            properties.push(Property::sometimes(
+                "a write is acknowledged after a change of roles",
+                |_, world: &World| world.acked.iter().any(|(epoch, node, _)| *epoch > 1 && *node != 0),
+            ));
+        }
+        if self.bounds.losses > 0 {
+            properties.push(Property::sometimes(
+                "a primary gets back what it lost, and acknowledges more",
+                |_, world: &World| world.adopted && world.acked.iter().any(|(_, _, acked)| acked.len() > 1),
+            ));
+        }
         if self.bounds.whole {
             properties
                 .push(Property::sometimes("a primary hands over", |_, world: &World| world.handed_over));
@@ -572,14 +648,21 @@ fn two_nodes_keep_what_they_promise() {
     check(
         2,
         1,
-        Bounds { epoch: 3, writes: 2, crashes: 1, assumed: if is_large() { 3 } else { 2 }, whole: true },
+        Bounds {
+            epoch: 3,
+            writes: 2,
+            crashes: 1,
+            losses: 0,
+            assumed: if is_large() { 3 } else { 2 },
+            whole: true,
+        },
     );
 }
 
 /// How far three nodes are followed.
 fn three_nodes() -> Bounds {
     let writes = if is_large() { 2 } else { 1 };
-    Bounds { epoch: 2, writes, crashes: 1, assumed: 1, whole: is_large() }
+    Bounds { epoch: 2, writes, crashes: 1, losses: 0, assumed: 1, whole: is_large() }
 }
 
 #[test]
@@ -593,8 +676,33 @@ fn three_nodes_of_which_one_acknowledges_keep_what_they_promise() {
 }
 
 #[test]
+fn c36_two_nodes_keep_what_they_promise_when_the_primary_loses_its_disk() {
+    let crashes = if is_large() { 1 } else { 0 };
+    check(2, 1, Bounds { epoch: 2, writes: 2, crashes, losses: 1, assumed: 1, whole: true });
+}
+
+#[test]
+fn c36_three_nodes_keep_what_they_promise_when_the_primary_loses_its_disk() {
+    let (assumed, whole) = if is_large() { (1, true) } else { (0, false) };
+    for acks in [1, 2] {
+        check(3, acks, Bounds { epoch: 2, writes: 2, crashes: 0, losses: 1, assumed, whole });
+    }
+}
+
+#[test]
+fn c36_a_primary_that_goes_on_without_what_it_lost_is_caught() {
+    let bounds = Bounds { epoch: 1, writes: 2, crashes: 0, losses: 1, assumed: 0, whole: true };
+    catches(Mutant::GoesOnWithout, 2, 1, bounds);
+}
+
+#[test]
 fn a_cluster_that_does_not_fence_is_caught() {
-    catches(Mutant::NoFence, 2, 1, Bounds { epoch: 3, writes: 2, crashes: 0, assumed: 2, whole: true });
+    catches(
+        Mutant::NoFence,
+        2,
+        1,
+        Bounds { epoch: 3, writes: 2, crashes: 0, losses: 0, assumed: 2, whole: true },
+    );
 }
 
 #[test]
@@ -603,7 +711,7 @@ fn a_node_that_acts_before_it_persists_is_caught() {
         Mutant::ActBeforePersist,
         2,
         1,
-        Bounds { epoch: 2, writes: 1, crashes: 1, assumed: 1, whole: is_large() },
+        Bounds { epoch: 2, writes: 1, crashes: 1, losses: 0, assumed: 1, whole: is_large() },
     );
 }
 
@@ -614,18 +722,23 @@ fn a_quorum_that_is_one_too_small_is_caught() {
             Mutant::OneAckTooFew,
             3,
             acks,
-            Bounds { epoch: 2, writes: 1, crashes: 0, assumed: 1, whole: is_large() },
+            Bounds { epoch: 2, writes: 1, crashes: 0, losses: 0, assumed: 1, whole: is_large() },
         );
     }
     catches(
         Mutant::OneAckTooFew,
         2,
         1,
-        Bounds { epoch: 2, writes: 1, crashes: 0, assumed: 1, whole: is_large() },
+        Bounds { epoch: 2, writes: 1, crashes: 0, losses: 0, assumed: 1, whole: is_large() },
     );
 }
 
 #[test]
 fn a_standby_that_grants_an_epoch_twice_is_caught() {
-    catches(Mutant::TwoGrants, 3, 1, Bounds { epoch: 2, writes: 1, crashes: 0, assumed: 2, whole: true });
+    catches(
+        Mutant::TwoGrants,
+        3,
+        1,
+        Bounds { epoch: 2, writes: 1, crashes: 0, losses: 0, assumed: 2, whole: true },
+    );
 }

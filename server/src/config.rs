@@ -183,6 +183,10 @@ pub struct Cluster {
     pub peer_tls: ClientTls,
     /// When a write is acknowledged.
     pub ack: AckPolicy,
+    /// Databases that are dropped are dropped on all nodes.
+    pub replicate_drops: bool,
+    /// The users of standbys are those of their primary.
+    pub replicate_users: bool,
 }
 
 /// One other node of the cluster.
@@ -487,7 +491,18 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
     };
     let node_key = file.remotesapi.node_key;
     let ack = ack(file.ack, standby_remotes.len())?;
-    Ok(Cluster { standby_remotes, bootstrap_role, bootstrap_epoch, remotesapi, node_key, tls, peer_tls, ack })
+    Ok(Cluster {
+        standby_remotes,
+        bootstrap_role,
+        bootstrap_epoch,
+        remotesapi,
+        node_key,
+        tls,
+        peer_tls,
+        ack,
+        replicate_drops: file.replicate_drops,
+        replicate_users: file.replicate_users,
+    })
 }
 
 fn ack(file: file::Ack, standbys: usize) -> Checked<AckPolicy> {

@@ -78,6 +78,16 @@ pub trait Gate: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The database called `name` is about to be dropped, if it is there: whoever follows drops it, too.
+    fn dropping(&self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does what replication has to do about a drop before that is answered. Gives warnings.
+    fn dropped(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Tells role and epoch whenever they change: transactions that clients have open end with the role. None where there are no roles.
     fn roles(&self) -> Option<watch::Receiver<Standing>> {
         None

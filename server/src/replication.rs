@@ -4,15 +4,18 @@
 mod primary;
 mod replica;
 mod through;
+mod users;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use pleach_engine::{Database, Token};
-use pleach_protocol::{Databases, Incoming, ServerTls};
+use pleach_protocol::{Access, Databases, Incoming, ServerTls};
 use pleach_replication::{Cluster, ClusterConfig, Epoch, StandbyRemote, Standing, StatusRow};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use self::through::Through;
@@ -21,6 +24,9 @@ use crate::error::Result;
 use crate::gate::{Alone, Gate, Observed, Permit, Written};
 use crate::listen;
 use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
+
+/// Something that a person should know, while it is so.
+type Warning = Arc<Mutex<Option<String>>>;
 
 /// What runs beside the listener.
 pub(crate) struct Replication {
@@ -31,6 +37,10 @@ pub(crate) struct Replication {
 /// A node of a cluster, and the server of its port.
 struct Node {
     cluster: Cluster,
+    /// Its users are those of its primary.
+    shares_users: bool,
+    /// What a person should know of its users.
+    warning: Warning,
     stop: watch::Sender<bool>,
     port: JoinHandle<std::result::Result<(), tonic::transport::Error>>,
 }
@@ -48,10 +58,8 @@ impl Replication {
         let (base, node): (Arc<dyn Gate>, _) = match &config.cluster {
             Some(cluster) => {
                 let node = Replication::cluster(cluster, databases, listener_url, tls).await?;
-                (
-                    Arc::new(ClusterGate { cluster: node.cluster.clone(), runtime: Handle::current() }),
-                    Some(node),
-                )
+                let (cluster, warning) = (node.cluster.clone(), node.warning.clone());
+                (Arc::new(ClusterGate { cluster, warning, runtime: Handle::current() }), Some(node))
             }
             None => (Arc::new(Alone), None),
         };
@@ -90,6 +98,7 @@ impl Replication {
                 listener_url,
                 node_key: config.node_key.clone(),
                 tls: config.peer_tls.clone(),
+                replicate_drops: config.replicate_drops,
                 ..ClusterConfig::new(standbys)
             },
             databases.clone(),
@@ -106,7 +115,16 @@ impl Replication {
         }));
         tracing::info!("peers are served on {address}");
         cluster.heard().await;
-        Ok(Node { cluster, stop, port })
+        Ok(Node { cluster, shares_users: config.replicate_users, warning: Warning::default(), stop, port })
+    }
+
+    /// Keeps the users of a cluster's nodes the same, if the configuration says so. `reread` is told whenever this node's own were read
+    /// again.
+    pub(crate) fn share_users(&self, access: &Access, file: Option<PathBuf>, reread: Arc<Notify>) {
+        if let Some(Node { cluster, shares_users: true, warning, .. }) = &self.node {
+            let users = users::Users::new(cluster.clone(), access.clone(), file, warning.clone());
+            tokio::spawn(users.share(reread));
+        }
     }
 
     /// Who decides about writes and roles.
@@ -117,7 +135,7 @@ impl Replication {
     /// Stops replication and lets go of all databases.
     pub(crate) async fn stop(self) {
         self.through.stop().await;
-        if let Some(Node { cluster, stop, port }) = self.node {
+        if let Some(Node { cluster, stop, port, .. }) = self.node {
             stop.send_replace(true);
             cluster.shutdown().await;
             if let Err(error) = port.await {
@@ -130,6 +148,8 @@ impl Replication {
 /// The gate of a cluster's node. Its calls come from threads that may block.
 struct ClusterGate {
     cluster: Cluster,
+    /// What a person should know of the users of this node.
+    warning: Warning,
     runtime: Handle,
 }
 
@@ -161,6 +181,15 @@ impl Gate for ClusterGate {
         Ok(self.runtime.block_on(self.cluster.look_for_databases())?)
     }
 
+    fn dropping(&self, name: &str) -> Result<()> {
+        Ok(self.runtime.block_on(self.cluster.dropping(name))?)
+    }
+
+    /// Waits until as many standbys know of the drop as the configuration says.
+    fn dropped(&self) -> Result<Vec<String>> {
+        Ok(self.runtime.block_on(self.cluster.noted())?.into_iter().collect())
+    }
+
     fn roles(&self) -> Option<watch::Receiver<Standing>> {
         Some(self.cluster.changes())
     }
@@ -172,7 +201,7 @@ impl Gate for ClusterGate {
             role: standing.role.word().to_owned(),
             epoch: standing.epoch.0,
             databases,
-            warnings: self.cluster.warnings(),
+            warnings: self.cluster.warnings().into_iter().chain(self.warning.lock().clone()).collect(),
             fingerprint: self.cluster.fingerprint().to_string(),
         })
     }

@@ -13,6 +13,7 @@ use pleach_client::MESSAGE_BYTES_MAX;
 use pleach_engine::{Durability, Options};
 use pleach_protocol::{Access, Databases, Incoming, ServerTls, SyncService};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::config::{Config, Layers, Store};
 use crate::credentials;
@@ -62,7 +63,8 @@ async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result
     let cluster_tls = config.cluster.as_ref().and_then(|cluster| cluster.tls.as_ref());
     let cluster_tls = cluster_tls.map(listen::tls).transpose()?;
     let certificates = [&tls, &cluster_tls].into_iter().flatten().cloned().collect();
-    reread_at_hangup(access.clone(), config.users_file.clone(), certificates)?;
+    let reread = Arc::new(Notify::new());
+    reread_at_hangup(access.clone(), config.users_file.clone(), certificates, reread.clone())?;
     if tls.is_none() && !config.listener.is_loopback() {
         tracing::warn!("tokens and data travel in the clear: set listener.tls_cert and tls_key");
     }
@@ -83,6 +85,7 @@ async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result
         );
     }
     let replication = Replication::start(config, layers, databases, listener_url, cluster_tls).await?;
+    replication.share_users(&access, config.users_file.clone(), reread);
     let service = DataService::new(databases.clone(), replication.gate())
         .with_remotes_allowed(&config.remotes_allowed)
         .with_access(access.clone())
@@ -160,7 +163,12 @@ async fn listen(
 }
 
 /// Reads the users and the certificates, if there are any, again at each SIGHUP. A file that is wrong changes nothing.
-fn reread_at_hangup(access: Access, users_file: Option<PathBuf>, certificates: Vec<ServerTls>) -> Result<()> {
+fn reread_at_hangup(
+    access: Access,
+    users_file: Option<PathBuf>,
+    certificates: Vec<ServerTls>,
+    reread: Arc<Notify>,
+) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).map_err(no_signals)?;
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
@@ -178,6 +186,7 @@ fn reread_at_hangup(access: Access, users_file: Option<PathBuf>, certificates: V
                     Err(error) => tracing::error!("the certificates stay as they were: {error}"),
                 }
             }
+            reread.notify_one();
         }
     });
     Ok(())

@@ -539,10 +539,14 @@ calls! {
             let name = request.into_inner().name;
             Rights::of(caller, &name).require_all(Right::Admin)?;
             let permit = service.gate.writable()?;
+            service.gate.dropping(&name)?;
             match service.databases.drop_database(&name)? {
                 true => {
                     drop(permit);
                     service.gate.databases_changed()?;
+                    for warning in service.gate.dropped()? {
+                        tracing::warn!(database = name, "{warning}");
+                    }
                     Ok(DropDatabaseResponse {})
                 }
                 false => Err(no_database(&name)),

@@ -58,7 +58,8 @@ pub(crate) fn read(file: &Path) -> Result<Vec<User>> {
     parse(&text, file)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Vec<User>> {
+/// The users of a text that is to stand in the file.
+pub(crate) fn parse(text: &str, path: &Path) -> Result<Vec<User>> {
     let file: File = config::parse_yaml(text, path)?;
     let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
     let mut users = Vec::with_capacity(file.users.len());

@@ -12,7 +12,7 @@
 //!      8     4  body_len
 //!     12     4  frame_count
 //!     16     4  record_count
-//!     20     8  sequence      after this group; one more than before if it has records and is no checkpoint
+//!     20     8  sequence      after this group; more than before, mostly by one, if it has records and is no checkpoint
 //!     28     8  synced_end    end of the last group of this journal known to be durable when this one was written; 0 = none
 //!     36     8  header_check  BLAKE3 keyed, of the group's offset in the file (8 bytes) and the 36 bytes before
 //!     44    16  check         BLAKE3 keyed, of the check before, the 44 bytes before, and the BLAKE3 hash of the body

@@ -54,6 +54,28 @@ fn what_was_appended_is_there_after_opening_again() {
 }
 
 #[test]
+fn numbers_of_changes_can_leave_some_out_and_never_go_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::create(dir.path(), Options::default()).unwrap();
+    let leaves: Vec<_> = (0..4).map(|n| leaf(&n.to_string())).collect();
+    let step = |store: &Store, n: usize| {
+        let old = n.checked_sub(1).map(|before| *leaves[before].hash());
+        let update = update("a", old, Some(*leaves[n].hash()));
+        append(store, &[(leaves[n].clone(), None)], &[update]).wait().unwrap();
+        store.sequence()
+    };
+    assert_eq!(step(&store, 0), 1);
+    store.raise_sequence(1000);
+    assert_eq!(step(&store, 1), 1000);
+    store.raise_sequence(5);
+    assert_eq!(step(&store, 2), 1001);
+    store.close().unwrap();
+    let store = Store::open(dir.path(), Options::default()).unwrap();
+    assert_eq!(store.sequence(), 1001);
+    assert_eq!(step(&store, 3), 1002);
+}
+
+#[test]
 fn a_moved_ref_refuses_the_whole_append() {
     let store = Store::memory(Options::default());
     let (one, two) = (leaf("one"), leaf("two"));

@@ -137,6 +137,14 @@ pub(super) struct Cluster {
     pub(super) remotesapi: RemotesApi,
     #[serde(default)]
     pub(super) ack: Ack,
+    #[serde(default = "yes")]
+    pub(super) replicate_drops: bool,
+    #[serde(default = "yes")]
+    pub(super) replicate_users: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]

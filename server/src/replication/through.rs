@@ -321,6 +321,14 @@ impl Gate for Through {
         self.now().mode.gate().databases_changed()
     }
 
+    fn dropping(&self, name: &str) -> Result<()> {
+        self.base.dropping(name)
+    }
+
+    fn dropped(&self) -> Result<Vec<String>> {
+        self.base.dropped()
+    }
+
     /// A change of what goes through a remote changes no role.
     fn roles(&self) -> Option<watch::Receiver<Standing>> {
         self.base.roles()

@@ -1,0 +1,269 @@
+//! A change of one database as it travels, in either direction: from a primary to its standby, and from a standby to a primary that lost
+//! what the standby has. Who sends walks the difference between what the other has and what is here ([`Reading`]); who receives verifies,
+//! stores, keeps what would be lost, and moves its refs ([`Arriving`], then [`Arrived`]). Blocking. Called by `session` and `standby`.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use bytes::Bytes;
+use pleach_engine::{Database, Hash, Hold, Pins, RefUpdate};
+use pleach_protocol::limits::REFS_MAX;
+use pleach_protocol::{Receiver, Sender};
+
+use crate::applied::Position;
+use crate::error::{Error, Result};
+use crate::limits::UPDATES_A_MESSAGE;
+use crate::proto;
+use crate::shared_refs::{self, SharedRefs, Update};
+
+/// A part of a change, whichever way it goes.
+pub(crate) enum Part {
+    Change(proto::Change),
+    Updates(proto::Updates),
+    Data(Bytes),
+    Finish(proto::Finish),
+}
+
+/// A database at one moment, to be sent.
+pub(crate) struct Reading {
+    /// The number of its last change then.
+    pub(crate) sequence: u64,
+    pub(crate) read_at: Instant,
+    pub(crate) refs: SharedRefs,
+    /// Keep what the refs name.
+    pub(crate) pins: Pins,
+}
+
+impl Reading {
+    pub(crate) fn of(database: &Database) -> Result<Reading> {
+        let read_at = Instant::now();
+        // Read before the refs, which so include it.
+        let sequence = database.sequence();
+        let (refs, pins) = shared_refs::read_pinned(database)?;
+        Ok(Reading { sequence, read_at, refs, pins })
+    }
+
+    /// Sends the change but for its Finish: what makes `held` equal to this. `edits`: tables travel as rows that changed. Gives the number
+    /// of its records.
+    pub(crate) fn send(
+        &self,
+        database: &Database,
+        change: proto::Change,
+        held: &SharedRefs,
+        edits: bool,
+        send: &mut dyn FnMut(Part) -> Result<()>,
+    ) -> Result<u64> {
+        let knows = |hash: &Hash| database.store().contains(hash);
+        let updates = shared_refs::updates(held, &self.refs, knows);
+        send(Part::Change(change))?;
+        for part in updates.chunks(UPDATES_A_MESSAGE) {
+            send(Part::Updates(proto::Updates { updates: part.iter().map(Into::into).collect() }))?;
+        }
+        let targets = shared_refs::targets(&updates);
+        if targets.is_empty() {
+            return Ok(0);
+        }
+        let bases = shared_refs::bases(held, &updates, knows);
+        let difference = pleach_engine::difference(database, &targets, &bases)?;
+        let mut sender = Sender::new(database, difference)?.with_edits(edits);
+        while let Some(data) = sender.next_message()? {
+            send(Part::Data(data))?;
+        }
+        Ok(sender.records())
+    }
+}
+
+/// A change on its way here.
+pub(crate) struct Arriving {
+    pub(crate) name: String,
+    pub(crate) sequence: u64,
+    database: Database,
+    /// The database was made for this change.
+    created: bool,
+    updates: Vec<Update>,
+    receiver: Receiver,
+}
+
+impl Arriving {
+    /// The change of `database` that `change` begins.
+    pub(crate) fn new(database: Database, created: bool, change: proto::Change) -> Result<Arriving> {
+        let receiver = Receiver::new(&database)?;
+        let (name, sequence) = (change.database, change.sequence);
+        Ok(Arriving { name, sequence, database, created, updates: Vec::new(), receiver })
+    }
+
+    pub(crate) fn update(&mut self, part: proto::Updates) -> Result<()> {
+        for update in part.updates {
+            self.updates.push(update.try_into()?);
+        }
+        if self.updates.len() > REFS_MAX {
+            return Err(Error::protocol(format!("more than {REFS_MAX} updates in a change")));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn data(&mut self, data: &[u8]) -> Result<()> {
+        Ok(self.receiver.receive(data)?)
+    }
+
+    /// Takes the end of the change: it has arrived whole, and a crash may still lose it.
+    pub(crate) fn finish(self, records: u64) -> Result<Arrived> {
+        let Arriving { name, sequence, database, created, updates, receiver } = self;
+        let mut names = HashSet::new();
+        if let Some(twice) = updates.iter().find(|update| !names.insert(&update.name)) {
+            return Err(Error::protocol(format!("{} stands twice in a change", twice.name)));
+        }
+        let received = receiver.finish(records, &shared_refs::targets(&updates))?;
+        Ok(Arrived { name, sequence, database, created, updates, received })
+    }
+}
+
+/// A change that has arrived whole.
+pub(crate) struct Arrived {
+    pub(crate) name: String,
+    pub(crate) sequence: u64,
+    database: Database,
+    created: bool,
+    updates: Vec<Update>,
+    received: pleach_protocol::Received,
+}
+
+impl Arrived {
+    /// Gets ready to move the refs. `is_first`: the change need not go on from what is here, which is kept then.
+    pub(crate) fn prepare(self, is_first: bool) -> Result<Prepared> {
+        let Arrived { name, sequence, database, created, mut updates, received } = self;
+        // Until the refs have moved, nothing else keeps what was received.
+        let hold = received.append(&database)?;
+        check(&database, &updates)?;
+        if is_first {
+            mark_lost(&database, &mut updates)?;
+        }
+        let moves = ref_updates(&database, created, updates);
+        Ok(Prepared { name, sequence, database, moves, _hold: hold })
+    }
+}
+
+/// A change of which only the refs are still to move.
+pub(crate) struct Prepared {
+    pub(crate) name: String,
+    pub(crate) sequence: u64,
+    database: Database,
+    moves: Vec<RefUpdate>,
+    _hold: Hold,
+}
+
+impl Prepared {
+    /// Moves the refs of a standby, and notes how far it has come. Durable when it returns.
+    pub(crate) fn apply(self, epoch: u64) -> Result<()> {
+        let position = Position { epoch, sequence: self.sequence };
+        if self.moves.is_empty() && Position::of(&self.database, None)? == Some(position) {
+            return Ok(());
+        }
+        let text = position.text();
+        self.moved(self.database.update_refs_and_setting(&self.moves, Position::SETTING, &text))
+    }
+
+    /// The same of a primary, which counts on from there.
+    pub(crate) fn adopt(self, epoch: u64) -> Result<()> {
+        let position = Position { epoch, sequence: self.sequence };
+        let (at, text) = (self.sequence, position.text());
+        self.moved(self.database.update_refs_and_setting_at(at, &self.moves, Position::SETTING, &text))
+    }
+
+    fn moved(&self, moved: pleach_engine::Result<()>) -> Result<()> {
+        moved.map_err(|error| match error {
+            pleach_engine::Error::Moved { name } => Error::Moved { database: self.name.clone(), name },
+            other => other.into(),
+        })
+    }
+}
+
+/// Checks that heads and tags become commits, and work becomes a catalogue.
+fn check(database: &Database, updates: &[Update]) -> Result<()> {
+    for update in updates {
+        let Some(new) = &update.new else { continue };
+        let fits = match update.name.starts_with("work/") {
+            true => database.snapshot_of_root(*new).map(drop),
+            false => database.commit_object(new).map(drop),
+        };
+        fits.map_err(|error| Error::protocol(format!("{}: {error}", update.name)))?;
+    }
+    Ok(())
+}
+
+/// Marks as diverged what the first change of a leader would lose. That the leader's store has it is not enough: chunks of a change that
+/// was fenced stay there, though no ref of it ever named them.
+fn mark_lost(database: &Database, updates: &mut [Update]) -> Result<()> {
+    for update in updates {
+        let Some(old) = update.old.filter(|old| update.new != Some(*old)) else { continue };
+        let goes_on = match (update.name.strip_prefix("work/"), update.new) {
+            // Work that was committed is kept by its head.
+            (Some(branch), _) => match database.branch(branch)?.and_then(|branch| branch.head) {
+                Some(head) => database.commit_object(&head)?.root == old,
+                None => database.snapshot_of_root(old)?.tables()?.is_empty(),
+            },
+            (None, Some(new)) => database.is_ancestor(&old, &new)?,
+            (None, None) => false,
+        };
+        update.diverged |= !goes_on;
+    }
+    Ok(())
+}
+
+/// The moves of a change, with what keeps a diverged value under `recovery/`.
+fn ref_updates(database: &Database, created: bool, updates: Vec<Update>) -> Vec<RefUpdate> {
+    let mut moves: Vec<RefUpdate> = Vec::with_capacity(updates.len());
+    // A database that was just made has a first branch of its own, which nobody has seen.
+    let mut made: SharedRefs = if created { shared_refs::read(database) } else { SharedRefs::new() };
+    let number = database.sequence();
+    for Update { name, old, new, diverged } in updates {
+        if let Some(lost) = old.filter(|_| diverged) {
+            tracing::warn!(was = name, %lost, "the primary does not have this any more; it is kept under recovery/");
+            moves.push(shared_refs::keep(database, &name, lost, number));
+        }
+        let old = old.or(made.remove(&name));
+        moves.push(RefUpdate { name, old, new });
+    }
+    moves.extend(made.into_iter().map(|(name, old)| RefUpdate { name, old: Some(old), new: None }));
+    moves
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use pleach_engine::{Hash, NewCommit};
+
+    use super::*;
+
+    fn put(database: &Database, value: &[u8]) {
+        let mut transaction = database.begin("main").unwrap();
+        if !transaction.has_table("t").unwrap() {
+            transaction.create_table("t", None).unwrap();
+        }
+        transaction.put("t", b"k", value).unwrap();
+        transaction.commit().unwrap();
+    }
+
+    fn is_lost(database: &Database, name: &str, old: Hash, new: Option<Hash>) -> bool {
+        let mut updates = [Update { name: name.into(), old: Some(old), new, diverged: false }];
+        mark_lost(database, &mut updates).unwrap();
+        updates[0].diverged
+    }
+
+    #[test]
+    fn the_first_change_of_a_leader_keeps_what_it_does_not_go_on_from() {
+        let database = Database::memory().unwrap();
+        put(&database, b"1");
+        let first = database.commit("main", NewCommit::default()).unwrap();
+        put(&database, b"2");
+        let second =
+            database.commit("main", NewCommit { message: "tail".into(), ..NewCommit::default() }).unwrap();
+        assert!(!is_lost(&database, "heads/main", first.hash, Some(second.hash)), "it goes on");
+        assert!(is_lost(&database, "heads/main", second.hash, Some(first.hash)), "the tail is left behind");
+        assert!(is_lost(&database, "heads/main", second.hash, None), "the branch is gone");
+        assert!(!is_lost(&database, "work/main", second.root, Some(first.root)), "the head keeps it");
+        put(&database, b"3");
+        let work = database.branch("main").unwrap().unwrap().work;
+        assert!(is_lost(&database, "work/main", work, Some(second.root)), "nothing else keeps it");
+    }
+}
