@@ -134,8 +134,9 @@ pub enum Error {
     Refused(#[from] Refusal),
     /// Standbys did not catch up in time, so that the primary stays what it is.
     #[error(
-        "failed to transition from primary to standby gracefully: could not replicate {} in {seconds:.1} s; this node is still {standing} \
-         and writable: bring the standbys up, or assume the role of primary on one of them",
+        "failed to transition from primary to standby gracefully: {had} of the {needed} standbys that must have everything have it after \
+         {seconds:.1} s, could not replicate {}; this node is still {standing} and writable: bring the standbys up, or assume the role of \
+         primary on one of them",
         list(behind)
     )]
     NotCaughtUp {
@@ -143,8 +144,25 @@ pub enum Error {
         standing: Standing,
         /// How long it waited, in seconds.
         seconds: f64,
-        /// Who lacks what; empty if writes under way did not end.
+        /// Standbys that have everything.
+        had: usize,
+        /// Standbys that must.
+        needed: usize,
+        /// Who lacks what.
         behind: Vec<Behind>,
+    },
+    /// A hand-over is to be done with so many standbys that what was acknowledged could be lost, or with more than there are.
+    #[error(
+        "expected from {least} to {standbys} standbys that must have caught up, found {count}; with fewer than have a write before it is \
+         acknowledged (ack.count), and with none, a node could lead that lacks what was acknowledged"
+    )]
+    TooFew {
+        /// As asked.
+        count: usize,
+        /// The least.
+        least: usize,
+        /// How many there are.
+        standbys: usize,
     },
     /// Writes that had begun did not end in time, so that the primary stays what it is.
     #[error(
@@ -307,6 +325,7 @@ impl Error {
             Error::BadConfig { .. }
             | Error::BadKey { .. }
             | Error::Myself { .. }
+            | Error::TooFew { .. }
             | Error::UnknownRemote { .. }
             | Error::SharedRemote { .. }
             | Error::UnknownBranch { .. } => ErrorKind::Input,

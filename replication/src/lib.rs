@@ -20,6 +20,7 @@ mod applied;
 pub mod auth;
 mod cluster;
 mod error;
+mod history;
 pub mod limits;
 mod node;
 mod peer;
@@ -37,8 +38,11 @@ mod tracked;
 
 pub use ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 pub use auth::{Fingerprint, NodeKey};
-pub use cluster::{Cluster, ClusterConfig, StandbyRemote, StatusRow};
+pub use cluster::{
+    CaughtUp, Cluster, ClusterConfig, RoleRequest, StandbyRemote, StatusRow, Taken, Tenure, TenureOver,
+};
 pub use error::{Behind, Error, ErrorKind, NotWritable, Result};
+pub use history::{HistoryCause, HistoryEntry, HistoryEvent, RoleAt, RoleChanges};
 pub use node::WritePermit;
 pub use primary::{OnConflict, Primary, PrimaryConfig, PushPermit, PushStatus, count_as_pushed};
 pub use replica::{PullStatus, ReadReplica, Refresh, Refreshed, ReplicaConfig};

@@ -32,6 +32,12 @@ pub const ANSWERS_AHEAD: usize = 64;
 /// After a standby refused a stream, how long it reads and drops what the primary had sent, so that the reason arrives.
 pub const DRAIN: Duration = Duration::from_secs(1);
 
+/// Bytes of the file with the history of a node; there is one more, with what came before.
+pub const HISTORY_BYTES_MAX: u64 = 4 << 20;
+
+/// Databases whose roots an entry of that history has.
+pub const HISTORY_ROOTS_MAX: usize = 1000;
+
 /// Epochs of which a node remembers how far they came, for tokens.
 pub const EPOCHS_KEPT: usize = 64;
 

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use pleach_engine::{Database, NewCommit, Token};
 use pleach_protocol::{Bearer, Databases, Remote, RemoteUrl, begin_remote, connect, endpoint};
-use pleach_replication::{Error, OnConflict, Primary, PrimaryConfig, Standing};
+use pleach_replication::{Error, OnConflict, Primary, PrimaryConfig, Tenure};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tonic::Code;
 
@@ -16,7 +15,10 @@ use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::gate::{Gate, Observed, Permit, Waiting, Written};
 use crate::proto::data_client::DataClient;
-use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, CreateDatabaseRequest};
+use crate::proto::{
+    AssumeRoleRequest, AssumeRoleResponse, ClusterHistoryRequest, ClusterHistoryResponse,
+    ClusterStatusRequest, ClusterStatusResponse, CreateDatabaseRequest,
+};
 
 /// How long a server that stops goes on pushing.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -272,16 +274,20 @@ impl Gate for Arc<PrimaryGate> {
         Ok(())
     }
 
-    fn roles(&self) -> Option<watch::Receiver<Standing>> {
-        self.inner.roles()
+    fn tenure(&self) -> Option<Tenure> {
+        self.inner.tenure()
     }
 
-    fn status(&self) -> Result<ClusterStatusResponse> {
-        self.inner.status()
+    fn status(&self, request: &ClusterStatusRequest) -> Result<ClusterStatusResponse> {
+        self.inner.status(request)
     }
 
-    fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
-        let assumed = self.inner.assume_role(request)?;
+    fn history(&self, request: &ClusterHistoryRequest) -> Result<ClusterHistoryResponse> {
+        self.inner.history(request)
+    }
+
+    fn assume_role(&self, request: &AssumeRoleRequest, by: &str) -> Result<AssumeRoleResponse> {
+        let assumed = self.inner.assume_role(request, by)?;
         // What came while this node was a standby, and what was not for it to push.
         drop(self.follow_all()?);
         self.primary.wake();

@@ -15,6 +15,7 @@ mod bad_input;
 mod branches;
 mod client;
 mod cluster;
+mod cluster_roles;
 mod cluster_security;
 mod crash;
 mod databases;
