@@ -31,6 +31,7 @@ use tonic::service::Routes;
 use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 use crate::applied::Applied;
 use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
+use crate::elector::{ElectionConfig, ElectionStatus, Elector};
 use crate::error::{Behind, Error, NotWritable, Result};
 use crate::history::{HistoryCause, HistoryEntry, HistoryEvent, RoleAt, RoleChanges};
 use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES};
@@ -57,6 +58,8 @@ pub struct ClusterConfig {
     pub hand_over: Duration,
     /// When a write is acknowledged. The same on every node: it says how many of them must agree with a new primary.
     pub ack: AckPolicy,
+    /// How the primary is elected; `None`: an operator says who it is.
+    pub election: Option<ElectionConfig>,
     /// File of this node's key, which is made if it is not there; `None`: `node.pem` in the data directory.
     pub node_key: Option<PathBuf>,
     /// For peers whose URL begins with `https`: whom to trust, and what to show.
@@ -73,6 +76,7 @@ impl ClusterConfig {
             listener_url: String::new(),
             hand_over: HAND_OVER,
             ack: AckPolicy::default(),
+            election: None,
             node_key: None,
             tls: ClientTls::default(),
         }
@@ -231,6 +235,9 @@ struct Inner {
     assuming: tokio::sync::Mutex<()>,
     /// Counts hand-overs that began.
     hand_overs: watch::Sender<u64>,
+    elector: Option<Arc<Elector>>,
+    /// Ends with the election.
+    electing: Mutex<Option<tokio::task::JoinHandle<()>>>,
     stop: watch::Sender<bool>,
     /// Every task and thread holds a clone; the receiver ends with the last.
     alive: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
@@ -269,8 +276,18 @@ impl Cluster {
             let what = format!("the standby remote `{}` is there twice", peers[twice].name());
             return Err(Error::BadConfig { what });
         }
-        let cluster = crate::blocking(move || open(config, databases, peers, acks, news)).await?;
+        let elector = match config.election.clone() {
+            Some(election) => Some(Arc::new(Elector::new(election).await?)),
+            None => None,
+        };
+        let opened = crate::blocking(move || open(config, databases, peers, acks, news, elector));
+        let cluster = opened.await?;
         let inner = &cluster.inner;
+        if let Some(elector) = inner.elector.clone() {
+            let (electing, nodes) = (cluster.clone(), inner.peers.len() + 1);
+            let task = tokio::spawn(async move { elector.run(electing, nodes).await });
+            *inner.electing.lock() = Some(task);
+        }
         for peer in inner.peers.iter() {
             inner.spawn(lead(inner.clone(), peer.clone()));
             inner.spawn(keep_keys(peer.clone()));
@@ -336,6 +353,24 @@ impl Cluster {
     /// Who this node is.
     pub fn id(&self) -> NodeId {
         self.inner.node.id()
+    }
+
+    /// How the election stands; `None` if there is none.
+    pub fn election(&self) -> Option<ElectionStatus> {
+        self.inner.elector.as_ref().map(|elector| elector.status())
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.inner.node.state()
+    }
+
+    pub(crate) fn databases(&self) -> Vec<(String, Database)> {
+        self.inner.tracked.all()
+    }
+
+    /// As few standbys as a primary may hand over to.
+    pub(crate) fn least_caught_up(&self) -> usize {
+        self.inner.least_caught_up()
     }
 
     /// Whether it takes writes now.
@@ -453,7 +488,9 @@ impl Cluster {
     /// # Errors
     /// Why this node takes no writes now.
     pub fn gate(&self) -> Result<WritePermit, NotWritable> {
-        self.inner.node.admit()
+        let permit = self.inner.node.admit()?;
+        self.inner.leased()?;
+        Ok(permit)
     }
 
     /// Takes up databases that were made, and leaves those that were dropped, at once; without this call that happens within a second.
@@ -512,8 +549,15 @@ impl Cluster {
         }
     }
 
-    /// Stops replication, in both directions, and lets go of all databases, so that they can be closed. The role stays.
+    /// Stops replication, in both directions, and lets go of all databases, so that they can be closed. The role stays; but a primary that was elected hands over
+    /// first, if it can, so that another one is elected at once.
     pub async fn shutdown(&self) {
+        let electing = self.inner.electing.lock().take();
+        if let (Some(elector), Some(electing)) = (&self.inner.elector, electing) {
+            elector.stop();
+            // It says in the log what went wrong.
+            let _ = electing.await;
+        }
         self.inner.stop.send_replace(true);
         let alive = self.inner.alive.lock().take();
         if let Some((own, mut others)) = alive {
@@ -545,6 +589,7 @@ fn open(
     peers: Arc<[Arc<Peer>]>,
     acks: watch::Sender<u64>,
     news: watch::Sender<u64>,
+    elector: Option<Arc<Elector>>,
 ) -> Result<Cluster> {
     let (role, epoch) = (config.bootstrap_role, config.bootstrap_epoch);
     let quorum = Quorum::new(peers.len(), config.ack.needed(peers.len()));
@@ -586,6 +631,8 @@ fn open(
         unacknowledged: AtomicU64::new(0),
         assuming: tokio::sync::Mutex::new(()),
         hand_overs: watch::Sender::new(0),
+        elector,
+        electing: Mutex::default(),
         stop: watch::Sender::new(false),
         alive: Mutex::new(Some(mpsc::channel(1))),
     };
@@ -669,7 +716,7 @@ impl Inner {
     async fn acknowledged(self: &Arc<Self>, database: &str, sequence: u64) -> Result<Option<String>> {
         let needed = self.ack.needed(self.peers.len());
         if needed == 0 {
-            return Ok(None);
+            return self.promised(0, 0).map(|()| None);
         }
         if self.tracked.get(database).is_none() {
             // Made just now.
@@ -693,7 +740,7 @@ impl Inner {
         };
         let why = tokio::select! {
             biased;
-            () = enough => return Ok(None),
+            () = enough => return self.promised(had(), needed).map(|()| None),
             () = self.node.left(standing) => {
                 // What they acknowledged before is with whoever leads next; a hand-over waited for that.
                 if had() >= needed {
@@ -706,7 +753,7 @@ impl Inner {
         let left = self.node.standing() != standing;
         let error = Error::Unacknowledged { had: had().min(needed), needed, why };
         match self.ack.on_timeout {
-            OnTimeout::Warn if !left => {
+            OnTimeout::Warn if !left && self.leased().is_ok() => {
                 self.unacknowledged.fetch_add(1, Ordering::Relaxed);
                 Ok(Some(error.to_string()))
             }
@@ -714,10 +761,18 @@ impl Inner {
         }
     }
 
+    /// Whether a write that is done here may be promised: not by a node that was elected, and whose lease ended meanwhile.
+    fn promised(&self, had: usize, needed: usize) -> Result<()> {
+        let why = "before the lease of this primary was over".to_owned();
+        self.leased().map_err(|_| Error::Unacknowledged { had, needed, why })
+    }
+
     /// Takes a role, and has it in the history if it is not taken.
     async fn take_role(self: Arc<Inner>, request: RoleRequest, cause: HistoryCause) -> Result<Taken> {
         let RoleRequest { role: word, epoch, min_caught_up, by } = request;
+        let is_operator = cause == HistoryCause::Operator;
         let result = match word.parse::<Role>() {
+            Ok(Role::Primary) if is_operator && self.elector.is_some() => Err(Error::Elected),
             Ok(role) => self.clone().assume(role, Epoch(epoch), min_caught_up, (cause, &by)).await,
             Err(refusal) => Err(refusal.into()),
         };
@@ -768,10 +823,22 @@ impl Inner {
         }
     }
 
+    fn least_caught_up(&self) -> usize {
+        self.ack.needed(self.peers.len()).max(1)
+    }
+
+    /// Refuses writes of a node that was elected, and whose lease is over.
+    fn leased(&self) -> Result<(), NotWritable> {
+        let epoch = self.node.standing().epoch;
+        match &self.elector {
+            Some(elector) if !elector.allows(epoch.0) => Err(NotWritable::NoLease { epoch }),
+            _ => Ok(()),
+        }
+    }
+
     /// How many standbys must have everything before this node hands over, of whom somebody said so.
     fn min_caught_up(&self, asked: Option<usize>) -> Result<usize> {
-        let standbys = self.peers.len();
-        let least = self.ack.needed(standbys).max(1);
+        let (standbys, least) = (self.peers.len(), self.least_caught_up());
         match asked {
             None => Ok(standbys),
             Some(count) if (least..=standbys).contains(&count) => Ok(count),

@@ -182,6 +182,13 @@ pub enum Error {
         /// What it is now.
         standing: Standing,
     },
+    /// Who is primary is not for an operator to say.
+    #[error(
+        "this cluster elects its primary (cluster.election): the node that holds the lease is asked to be it; to move the role, make the primary a \
+         standby (`pleach cluster transition-to-standby`), and another node is elected; to decide by hand, take cluster.election out of the \
+         configuration of every node"
+    )]
+    Elected,
     /// Another role is being assumed.
     #[error("a role is being assumed at this moment; look at the cluster's status and try again")]
     Busy,
@@ -335,6 +342,7 @@ impl Error {
             | Error::StillWriting { .. }
             | Error::Overtaken { .. }
             | Error::Busy
+            | Error::Elected
             | Error::NotFollowing { .. }
             | Error::Stuck { .. }
             | Error::NoPrimary
@@ -408,6 +416,15 @@ pub enum NotWritable {
         /// A standby has more of this epoch than this node.
         ahead: bool,
     },
+    /// The primary does not hold the lease by which it was elected.
+    #[error(
+        "this server is primary at epoch {epoch} and read-only: it does not hold the lease of the election; try again in a moment, or on another \
+         server"
+    )]
+    NoLease {
+        /// Its epoch.
+        epoch: Epoch,
+    },
     /// The primary is handing over.
     #[error("this server is read-only while it hands over to a standby; try again in a moment")]
     HandingOver,
@@ -425,7 +442,9 @@ impl NotWritable {
         match self {
             NotWritable::Standby { .. } => Some(Role::Standby),
             NotWritable::BrokenConfig { .. } => Some(Role::DetectedBrokenConfig),
-            NotWritable::HandingOver | NotWritable::Claiming { .. } => Some(Role::Primary),
+            NotWritable::HandingOver | NotWritable::Claiming { .. } | NotWritable::NoLease { .. } => {
+                Some(Role::Primary)
+            }
             NotWritable::ReadReplica { .. } => None,
         }
     }

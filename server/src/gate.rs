@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pleach_engine::{Database, Token};
-use pleach_replication::{PullStatus, PushStatus, RoleChanges, StatusRow, Tenure};
+use pleach_replication::{ElectionStatus, PullStatus, PushStatus, RoleChanges, StatusRow, Tenure};
 
 use crate::error::{Failure, Result};
 use crate::proto::{
@@ -132,6 +132,8 @@ pub struct Observed {
     pub standbys: Vec<StatusRow>,
     /// Of a cluster's node.
     pub role_changes: Option<RoleChanges>,
+    /// Of a cluster that elects its primary.
+    pub election: Option<ElectionStatus>,
 }
 
 impl Default for Observed {
@@ -145,6 +147,7 @@ impl Default for Observed {
             pulls,
             standbys,
             role_changes: None,
+            election: None,
         }
     }
 }

@@ -12,7 +12,8 @@ use std::time::{Duration, SystemTime};
 use pleach_engine::{Database, Token};
 use pleach_protocol::{Databases, Incoming, ServerTls};
 use pleach_replication::{
-    CaughtUp, Cluster, ClusterConfig, Epoch, HistoryEntry, RoleRequest, StandbyRemote, StatusRow, Tenure,
+    CaughtUp, Cluster, ClusterConfig, ElectionStatus, Epoch, HistoryEntry, RoleRequest, StandbyRemote,
+    StatusRow, Tenure,
 };
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -94,6 +95,7 @@ impl Replication {
                 },
                 bootstrap_epoch: Epoch(config.bootstrap_epoch),
                 ack: config.ack,
+                election: config.election.clone(),
                 listener_url,
                 node_key: config.node_key.clone(),
                 tls: config.peer_tls.clone(),
@@ -178,6 +180,7 @@ impl Gate for ClusterGate {
             warnings: self.cluster.warnings(),
             fingerprint: self.cluster.fingerprint().to_string(),
             takes_writes: self.cluster.takes_writes(),
+            election: self.cluster.election().map(election),
             node: self.cluster.id().to_string(),
             leader: standing.leader.map(|leader| leader.to_string()).unwrap_or_default(),
             roots: roots
@@ -192,7 +195,8 @@ impl Gate for ClusterGate {
         let (role, epoch, standbys) =
             (standing.role.word(), Some(standing.epoch.0), self.cluster.known_status());
         let role_changes = Some(self.cluster.role_changes());
-        Observed { role, epoch, standbys, role_changes, ..Observed::default() }
+        let election = self.cluster.election();
+        Observed { role, epoch, standbys, role_changes, election, ..Observed::default() }
     }
 
     fn assume_role(&self, request: &AssumeRoleRequest, by: &str) -> Result<AssumeRoleResponse> {
@@ -221,6 +225,11 @@ impl Gate for ClusterGate {
             warnings,
         })
     }
+}
+
+fn election(election: ElectionStatus) -> proto::Election {
+    let ElectionStatus { provider, held, holder, error } = election;
+    proto::Election { provider: provider.to_owned(), held, holder, error }
 }
 
 fn caught_up(standby: CaughtUp) -> StandbyCaughtUp {

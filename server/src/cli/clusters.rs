@@ -9,7 +9,7 @@ use crate::config::{Flags, Layers};
 use crate::error::{Failure, Result};
 use crate::proto::{
     AssumeRoleRequest, AssumeRoleResponse, ClusterHistoryEntry, ClusterHistoryRequest, ClusterStatusRequest,
-    RoleAt, StandbyCaughtUp, StandbyStatus,
+    Election, RoleAt, StandbyCaughtUp, StandbyStatus,
 };
 
 pub(super) fn serve(context: &mut Context, arguments: Serve) -> Result<()> {
@@ -61,6 +61,7 @@ pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> 
                     "warnings": status.warnings,
                     "fingerprint": status.fingerprint,
                     "takes_writes": status.takes_writes,
+                    "election": status.election.as_ref().map(election_to_json),
                     "node": status.node,
                     "leader": (!status.leader.is_empty()).then_some(&status.leader),
                 });
@@ -79,6 +80,15 @@ pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> 
             }
             if !status.fingerprint.is_empty() {
                 context.output.line(format!("key {}", status.fingerprint))?;
+            }
+            if let Some(election) = &status.election {
+                let holder = match (&election.holder, election.held) {
+                    (_, true) => "this node holds the lease".to_owned(),
+                    (Some(holder), false) => format!("{holder} holds the lease"),
+                    (None, false) => "nobody is known to hold the lease".to_owned(),
+                };
+                let error = election.error.as_ref().map_or(String::new(), |error| format!("; {error}"));
+                context.output.line(format!("election by {}: {holder}{error}", election.provider))?;
             }
             for warning in &status.warnings {
                 context.output.line(format!("warning: {warning}"))?;
@@ -140,6 +150,15 @@ fn assume(
     let request = AssumeRoleRequest { role: role.into(), epoch, min_caught_up };
     let answer = server.runtime.block_on(server.client.assume_role(request));
     Ok(answer.map_err(|status| Failure::from_status(&status))?.into_inner())
+}
+
+fn election_to_json(election: &Election) -> Value {
+    json!({
+        "provider": election.provider,
+        "held": election.held,
+        "holder": election.holder,
+        "error": election.error,
+    })
 }
 
 fn caught_up_to_json(row: &StandbyCaughtUp) -> Value {

@@ -293,6 +293,11 @@ impl DrillRun<'_> {
             if !primary.takes_writes {
                 return Err(not_now(format!("{}, and takes no writes", is(first, &primary))));
             }
+            if primary.election.is_some() {
+                return Err(not_now(
+                    "this cluster elects its primary; `pleach cluster transition-to-standby` on the primary moves it".into(),
+                ));
+            }
             if primary.node == standby.node {
                 return Err(not_now(format!("{} and {} are one node", first.url, second.url)));
             }

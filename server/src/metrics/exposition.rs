@@ -307,7 +307,14 @@ fn roles(writer: &mut Writer<'_>, observed: &Observed) -> fmt::Result {
     )?;
     let last = changes.and_then(|changes| changes.last).map(|last| (Vec::new(), seconds(last)));
     let help = "Of a node of a cluster, when its role or epoch last changed, since 1970";
-    writer.gauge("pleach_role_changed_timestamp_seconds", help, last)
+    writer.gauge("pleach_role_changed_timestamp_seconds", help, last)?;
+    let election = observed.election.as_ref();
+    let held = election.map(|election| (Vec::new(), flag(election.held)));
+    let help = "Of a cluster that elects its primary: 1 if this node holds the lease, without which it takes no writes";
+    writer.gauge("pleach_election_lease_held", help, held)?;
+    let error = election.map(|election| (Vec::new(), flag(election.error.is_some())));
+    let help = "Of a cluster that elects its primary: 1 if the last request about the lease failed";
+    writer.gauge("pleach_election_error", help, error)
 }
 
 fn pushes(writer: &mut Writer<'_>, observed: &Observed) -> fmt::Result {

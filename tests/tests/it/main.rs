@@ -20,6 +20,7 @@ mod cluster_security;
 mod crash;
 mod databases;
 mod directory_remotes;
+mod election;
 mod metrics;
 mod partial;
 mod patches;
