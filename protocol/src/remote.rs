@@ -229,6 +229,11 @@ impl Remote {
         &self.url
     }
 
+    /// Its objects, if it is no server.
+    pub fn objects(&self) -> Option<Arc<dyn Objects>> {
+        self.place().map(|place| place.objects.clone())
+    }
+
     /// Where its objects lie, if it is no server.
     pub(crate) fn place(&self) -> Option<&Place> {
         match &self.link {

@@ -15,13 +15,15 @@
 //! # }
 //! ```
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use pleach_engine::{Database, Token};
+use pleach_engine::{Database, Hash, Token};
 use pleach_protocol::{ClientTls, Databases};
 use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
@@ -30,11 +32,13 @@ use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 use crate::applied::Applied;
 use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
 use crate::catalog;
+use crate::elector::{ElectionConfig, ElectionStatus, Elector};
 use crate::error::{Behind, Error, NotWritable, Result};
+use crate::history::{HistoryCause, HistoryEntry, HistoryEvent, RoleAt, RoleChanges};
 use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES};
 use crate::node::{Node, WritePermit};
 use crate::peer::Peer;
-use crate::role::{Alarm, Epoch, Input, Quorum, Role, Standing, State, Writes};
+use crate::role::{Alarm, Epoch, Input, NodeId, Quorum, Role, Standing, State, Writes};
 use crate::role_file::{Record, RoleFile};
 use crate::session::{self, Greeting};
 use crate::standby::ReplicationService;
@@ -55,6 +59,8 @@ pub struct ClusterConfig {
     pub hand_over: Duration,
     /// When a write is acknowledged. The same on every node: it says how many of them must agree with a new primary.
     pub ack: AckPolicy,
+    /// How the primary is elected; `None`: an operator says who it is.
+    pub election: Option<ElectionConfig>,
     /// File of this node's key, which is made if it is not there; `None`: `node.pem` in the data directory.
     pub node_key: Option<PathBuf>,
     /// Standbys drop what this node drops while it is primary, and this one drops what its primary does.
@@ -74,6 +80,7 @@ impl ClusterConfig {
             hand_over: HAND_OVER,
             ack: AckPolicy::default(),
             replicate_drops: true,
+            election: None,
             node_key: None,
             tls: ClientTls::default(),
         }
@@ -123,6 +130,91 @@ pub struct StatusRow {
     pub current_error: Option<String>,
 }
 
+/// A role that is asked for.
+#[derive(Debug, Clone)]
+pub struct RoleRequest {
+    /// `primary` or `standby`.
+    pub role: String,
+    /// The epoch.
+    pub epoch: u64,
+    /// Of a primary that becomes a standby: how many standbys must have everything at the end of [`ClusterConfig::hand_over`]; `None`: all.
+    pub min_caught_up: Option<usize>,
+    /// Who asks, for the history; empty if that is not known.
+    pub by: String,
+}
+
+/// A role that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The role, in force and durable.
+    pub standing: Standing,
+    /// If this node handed over: each database on each standby, at that moment.
+    pub standbys: Vec<CaughtUp>,
+}
+
+/// A database on a standby, at the moment of a hand-over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaughtUp {
+    /// The database.
+    pub database: String,
+    /// Name of the standby remote.
+    pub standby_remote: String,
+    /// Its URL.
+    pub remote_url: String,
+    /// Whether it had everything.
+    pub caught_up: bool,
+}
+
+/// How long a session of a client may last: until the role of its server changes, or, on a primary, until that begins to hand over.
+#[derive(Debug, Clone)]
+pub struct Tenure {
+    role: Role,
+    standing: watch::Receiver<Standing>,
+    hand_overs: watch::Receiver<u64>,
+    seen: u64,
+}
+
+/// Why a session is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TenureOver {
+    /// The server is primary, and hands over.
+    HandsOver,
+    /// The server is this now.
+    Changed(Standing),
+}
+
+impl fmt::Display for TenureOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TenureOver::HandsOver => f.write_str("this server hands over its role to a standby"),
+            TenureOver::Changed(standing) => write!(f, "the role of this server changed to {standing}"),
+        }
+    }
+}
+
+impl Tenure {
+    /// Returns when it is over, and says why.
+    pub async fn over(&mut self) -> TenureOver {
+        let Tenure { role, standing, hand_overs, seen } = self;
+        let hands_over = async {
+            if hand_overs.wait_for(|count| count != seen).await.is_err() {
+                // The node is gone, and no session outlives that for long.
+                std::future::pending::<()>().await;
+            }
+        };
+        let changes = async {
+            if let Ok(now) = standing.wait_for(|now| now.role != *role).await {
+                return *now;
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = hands_over => TenureOver::HandsOver,
+            now = changes => TenureOver::Changed(now),
+        }
+    }
+}
+
 /// A node of a cluster. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Cluster {
@@ -145,6 +237,11 @@ struct Inner {
     unacknowledged: AtomicU64,
     /// Held while a role is being assumed.
     assuming: tokio::sync::Mutex<()>,
+    /// Counts hand-overs that began.
+    hand_overs: watch::Sender<u64>,
+    elector: Option<Arc<Elector>>,
+    /// Ends with the election.
+    electing: Mutex<Option<tokio::task::JoinHandle<()>>>,
     stop: watch::Sender<bool>,
     /// Every task and thread holds a clone; the receiver ends with the last.
     alive: Mutex<Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>>,
@@ -183,8 +280,18 @@ impl Cluster {
             let what = format!("the standby remote `{}` is there twice", peers[twice].name());
             return Err(Error::BadConfig { what });
         }
-        let cluster = crate::blocking(move || open(config, databases, peers, acks, news)).await?;
+        let elector = match config.election.clone() {
+            Some(election) => Some(Arc::new(Elector::new(election).await?)),
+            None => None,
+        };
+        let opened = crate::blocking(move || open(config, databases, peers, acks, news, elector));
+        let cluster = opened.await?;
         let inner = &cluster.inner;
+        if let Some(elector) = inner.elector.clone() {
+            let (electing, nodes) = (cluster.clone(), inner.peers.len() + 1);
+            let task = tokio::spawn(async move { elector.run(electing, nodes).await });
+            *inner.electing.lock() = Some(task);
+        }
         for peer in inner.peers.iter() {
             inner.spawn(lead(inner.clone(), peer.clone()));
             inner.spawn(keep_keys(peer.clone()));
@@ -247,7 +354,60 @@ impl Cluster {
         self.standing().epoch
     }
 
-    /// Tells each change of the standing: sessions that were opened under another role are to be ended.
+    /// Who this node is.
+    pub fn id(&self) -> NodeId {
+        self.inner.node.id()
+    }
+
+    /// How the election stands; `None` if there is none.
+    pub fn election(&self) -> Option<ElectionStatus> {
+        self.inner.elector.as_ref().map(|elector| elector.status())
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.inner.node.state()
+    }
+
+    pub(crate) fn databases(&self) -> Vec<(String, Database)> {
+        self.inner.tracked.all()
+    }
+
+    /// As few standbys as a primary may hand over to.
+    pub(crate) fn least_caught_up(&self) -> usize {
+        self.inner.least_caught_up()
+    }
+
+    /// Whether it takes writes now.
+    pub fn takes_writes(&self) -> bool {
+        self.gate().is_ok()
+    }
+
+    /// By database, one hash of its branches, tags and works, which is the same on two nodes if and only if they are. Blocking.
+    pub fn roots(&self) -> BTreeMap<String, Hash> {
+        self.inner.node.roots()
+    }
+
+    /// What became of this node, oldest first, and what is wrong with the files that tell it. Blocking.
+    pub fn history(&self) -> (Vec<HistoryEntry>, Vec<String>) {
+        self.inner.node.history().read()
+    }
+
+    /// How often its role changed, and when it did last.
+    pub fn role_changes(&self) -> RoleChanges {
+        self.inner.node.history().changes()
+    }
+
+    /// How long a session of a client may last that begins now.
+    pub fn tenure(&self) -> Tenure {
+        // Counted first: a hand-over that begins meanwhile ends the session.
+        let hand_overs = self.inner.hand_overs.subscribe();
+        let seen = *hand_overs.borrow();
+        let standing = self.inner.node.changes();
+        let role = standing.borrow().role;
+        Tenure { role, standing, hand_overs, seen }
+    }
+
+    /// Tells each change of the standing.
     pub fn changes(&self) -> watch::Receiver<Standing> {
         self.inner.node.changes()
     }
@@ -391,7 +551,9 @@ impl Cluster {
     /// # Errors
     /// Why this node takes no writes now.
     pub fn gate(&self) -> Result<WritePermit, NotWritable> {
-        self.inner.node.admit()
+        let permit = self.inner.node.admit()?;
+        self.inner.leased()?;
+        Ok(permit)
     }
 
     /// Takes up databases that were made, and leaves those that were dropped, at once; without this call that happens within a second.
@@ -421,22 +583,44 @@ impl Cluster {
     // Roles.
 
     /// Assumes `role` (`primary` or `standby`) at `epoch`. The role is in force and durable when it returns. A primary that becomes a
-    /// standby first refuses writes and waits until every standby has everything.
+    /// standby first refuses writes, ends the sessions of clients ([`Cluster::tenure`]), and waits until every standby has everything.
     ///
     /// # Errors
     /// [`Error::Refused`]; [`Error::NotCaughtUp`] and [`Error::StillWriting`] after [`ClusterConfig::hand_over`], the node then being
     /// what it was, writable; [`Error::Overtaken`]; [`Error::Busy`].
     pub async fn assume_role(&self, role: &str, epoch: u64) -> Result<Standing> {
-        let (inner, role) = (self.inner.clone(), role.parse()?);
+        let request = RoleRequest { role: role.to_owned(), epoch, min_caught_up: None, by: String::new() };
+        Ok(self.take_role(request).await?.standing)
+    }
+
+    /// [`Cluster::assume_role`] with all that can be said about it. Of a hand-over to fewer than all standbys: it waits until all have
+    /// everything, as long as it may, and succeeds if then at least so many have. Not fewer than one, nor than must have a write before that
+    /// is acknowledged: else a node could lead that lacks it.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::assume_role`]; [`Error::TooFew`].
+    pub async fn take_role(&self, request: RoleRequest) -> Result<Taken> {
+        self.take_role_for(request, HistoryCause::Operator).await
+    }
+
+    pub(crate) async fn take_role_for(&self, request: RoleRequest, cause: HistoryCause) -> Result<Taken> {
+        let inner = self.inner.clone();
         // Runs to its end even if the caller goes away.
-        match tokio::spawn(async move { inner.assume(role, Epoch(epoch)).await }).await {
+        match tokio::spawn(async move { inner.take_role(request, cause).await }).await {
             Ok(result) => result,
             Err(lost) => Err(Error::Lost { what: lost.to_string() }),
         }
     }
 
-    /// Stops replication, in both directions, and lets go of all databases, so that they can be closed. The role stays.
+    /// Stops replication, in both directions, and lets go of all databases, so that they can be closed. The role stays; but a primary that was elected hands over
+    /// first, if it can, so that another one is elected at once.
     pub async fn shutdown(&self) {
+        let electing = self.inner.electing.lock().take();
+        if let (Some(elector), Some(electing)) = (&self.inner.elector, electing) {
+            elector.stop();
+            // It says in the log what went wrong.
+            let _ = electing.await;
+        }
         self.inner.stop.send_replace(true);
         let alive = self.inner.alive.lock().take();
         if let Some((own, mut others)) = alive {
@@ -447,6 +631,9 @@ impl Cluster {
         self.inner.tracked.clear();
     }
 }
+
+/// Characters of an unknown role in the history.
+const WORD_MAX: usize = 64;
 
 /// In the data directory, unless the configuration names another.
 const KEY_FILE: &str = "node.pem";
@@ -465,6 +652,7 @@ fn open(
     peers: Arc<[Arc<Peer>]>,
     acks: watch::Sender<u64>,
     news: watch::Sender<u64>,
+    elector: Option<Arc<Elector>>,
 ) -> Result<Cluster> {
     let (role, epoch) = (config.bootstrap_role, config.bootstrap_epoch);
     let quorum = Quorum::new(peers.len(), config.ack.needed(peers.len()));
@@ -507,6 +695,9 @@ fn open(
         acks,
         unacknowledged: AtomicU64::new(0),
         assuming: tokio::sync::Mutex::new(()),
+        hand_overs: watch::Sender::new(0),
+        elector,
+        electing: Mutex::default(),
         stop: watch::Sender::new(false),
         alive: Mutex::new(Some(mpsc::channel(1))),
     };
@@ -559,8 +750,13 @@ impl Inner {
 
     /// Runs the machine on a thread that may write the role file.
     async fn step(&self, input: Input) -> Result<()> {
-        let node = self.node.clone();
-        crate::blocking(move || node.step(&input)).await?;
+        self.step_for(input, (HistoryCause::Start, "")).await
+    }
+
+    /// The same, with who or what is behind the input.
+    async fn step_for(&self, input: Input, (cause, by): (HistoryCause, &str)) -> Result<()> {
+        let (node, by) = (self.node.clone(), by.to_owned());
+        crate::blocking(move || node.step_for(&input, cause, &by)).await?;
         Ok(())
     }
 
@@ -589,7 +785,7 @@ impl Inner {
     async fn acknowledged(self: &Arc<Self>, database: &str, sequence: u64) -> Result<Option<String>> {
         let needed = self.ack.needed(self.peers.len());
         if needed == 0 {
-            return Ok(None);
+            return self.promised(0, 0).map(|()| None);
         }
         if self.tracked.get(database).is_none() {
             // Made just now.
@@ -613,7 +809,7 @@ impl Inner {
         };
         let why = tokio::select! {
             biased;
-            () = enough => return Ok(None),
+            () = enough => return self.promised(had(), needed).map(|()| None),
             () = self.node.left(standing) => {
                 // What they acknowledged before is with whoever leads next; a hand-over waited for that.
                 if had() >= needed {
@@ -626,7 +822,7 @@ impl Inner {
         let left = self.node.standing() != standing;
         let error = Error::Unacknowledged { had: had().min(needed), needed, why };
         match self.ack.on_timeout {
-            OnTimeout::Warn if !left => {
+            OnTimeout::Warn if !left && self.leased().is_ok() => {
                 self.unacknowledged.fetch_add(1, Ordering::Relaxed);
                 Ok(Some(error.to_string()))
             }
@@ -634,22 +830,88 @@ impl Inner {
         }
     }
 
-    async fn assume(self: Arc<Inner>, role: Role, epoch: Epoch) -> Result<Standing> {
+    /// Whether a write that is done here may be promised: not by a node that was elected, and whose lease ended meanwhile.
+    fn promised(&self, had: usize, needed: usize) -> Result<()> {
+        let why = "before the lease of this primary was over".to_owned();
+        self.leased().map_err(|_| Error::Unacknowledged { had, needed, why })
+    }
+
+    /// Takes a role, and has it in the history if it is not taken.
+    async fn take_role(self: Arc<Inner>, request: RoleRequest, cause: HistoryCause) -> Result<Taken> {
+        let RoleRequest { role: word, epoch, min_caught_up, by } = request;
+        let is_operator = cause == HistoryCause::Operator;
+        let result = match word.parse::<Role>() {
+            Ok(Role::Primary) if is_operator && self.elector.is_some() => Err(Error::Elected),
+            Ok(role) => self.clone().assume(role, Epoch(epoch), min_caught_up, (cause, &by)).await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        if let Err(error) = &result {
+            let entry = HistoryEntry {
+                from: Some(RoleAt::from(&self.node.standing())),
+                to: Some(RoleAt { role: word.chars().take(WORD_MAX).collect(), epoch }),
+                by,
+                why: error.to_string(),
+                ..HistoryEntry::new(HistoryEvent::Refused, cause)
+            };
+            let node = self.node.clone();
+            crate::blocking(move || {
+                node.history().note(entry);
+                Ok(())
+            })
+            .await?;
+        }
+        result
+    }
+
+    /// `by`: who or what is behind it.
+    async fn assume(
+        self: Arc<Inner>,
+        role: Role,
+        epoch: Epoch,
+        min_caught_up: Option<usize>,
+        by: (HistoryCause, &str),
+    ) -> Result<Taken> {
+        let needed = self.min_caught_up(min_caught_up)?;
         let Ok(_assuming) = self.assuming.try_lock() else { return Err(Error::Busy) };
         let current = self.node.standing();
         self.note_own_writes(&current);
-        self.step(Input::Assume { role, epoch }).await?;
+        self.step_for(Input::Assume { role, epoch }, by).await?;
+        let mut standbys = Vec::new();
         if let Writes::HandingOver { .. } = self.node.state().writes {
-            let handed_over = self.clone().hand_over(current).await;
+            self.hand_overs.send_modify(|count| *count += 1);
+            let handed_over = self.clone().hand_over(current, needed, by).await;
             if handed_over.is_err() {
-                self.step(Input::HandOverFailed).await?;
+                self.step_for(Input::HandOverFailed, by).await?;
             }
-            handed_over?;
+            standbys = handed_over?;
         }
         let standing = self.node.standing();
         match (standing.role, standing.epoch) == (role, epoch) {
-            true => self.granted(standing).await,
+            true => Ok(Taken { standing: self.granted(standing).await?, standbys }),
             false => Err(Error::Overtaken { standing }),
+        }
+    }
+
+    fn least_caught_up(&self) -> usize {
+        self.ack.needed(self.peers.len()).max(1)
+    }
+
+    /// Refuses writes of a node that was elected, and whose lease is over.
+    fn leased(&self) -> Result<(), NotWritable> {
+        let epoch = self.node.standing().epoch;
+        match &self.elector {
+            Some(elector) if !elector.allows(epoch.0) => Err(NotWritable::NoLease { epoch }),
+            _ => Ok(()),
+        }
+    }
+
+    /// How many standbys must have everything before this node hands over, of whom somebody said so.
+    fn min_caught_up(&self, asked: Option<usize>) -> Result<usize> {
+        let (standbys, least) = (self.peers.len(), self.least_caught_up());
+        match asked {
+            None => Ok(standbys),
+            Some(count) if (least..=standbys).contains(&count) => Ok(count),
+            Some(count) => Err(Error::TooFew { count, least, standbys }),
         }
     }
 
@@ -669,8 +931,13 @@ impl Inner {
         }
     }
 
-    /// Hands over: no more writes, everything on every standby, and only then the new standing.
-    async fn hand_over(self: Arc<Inner>, current: Standing) -> Result<()> {
+    /// Hands over: no more writes, everything on every standby or, at the end of the time, on `needed` of them, and only then the new standing.
+    async fn hand_over(
+        self: Arc<Inner>,
+        current: Standing,
+        needed: usize,
+        by: (HistoryCause, &str),
+    ) -> Result<Vec<CaughtUp>> {
         let seconds = self.hand_over.as_secs_f64();
         let inner = self.clone();
         let everything = async {
@@ -685,18 +952,43 @@ impl Inner {
             inner.caught_up().await;
             Ok::<_, Error>(())
         };
-        tokio::select! {
-            done = tokio::time::timeout(self.hand_over, everything) => match done {
-                Ok(done) => done?,
-                Err(_) if self.node.writes() > 0 => {
-                    return Err(Error::StillWriting { standing: current, seconds, writes: self.node.writes() });
-                }
-                Err(_) => return Err(Error::NotCaughtUp { standing: current, seconds, behind: self.behind() }),
-            },
+        let in_time = tokio::select! {
+            done = tokio::time::timeout(self.hand_over, everything) => done,
             () = self.node.left(current) => return Err(Error::Overtaken { standing: self.node.standing() }),
+        };
+        match in_time {
+            Ok(done) => done?,
+            Err(_) if self.node.writes() > 0 => {
+                return Err(Error::StillWriting { standing: current, seconds, writes: self.node.writes() });
+            }
+            Err(_) => {
+                let behind = self.behind();
+                let lacks = |peer: &&Arc<Peer>| behind.iter().any(|behind| behind.standby == peer.name());
+                let had = self.peers.len() - self.peers.iter().filter(lacks).count();
+                if had < needed {
+                    return Err(Error::NotCaughtUp { standing: current, seconds, had, needed, behind });
+                }
+                tracing::warn!(had, lacking = ?behind, "handing over to fewer than all standbys");
+            }
         }
         self.note_own_writes(&current);
-        self.step(Input::HandedOver).await
+        let standbys = self.whether_caught_up();
+        self.step_for(Input::HandedOver, by).await?;
+        Ok(standbys)
+    }
+
+    /// Each database on each standby, and whether it has everything.
+    fn whether_caught_up(&self) -> Vec<CaughtUp> {
+        let tracked = self.tracked.all();
+        let links = tracked.iter().flat_map(|link| self.peers.iter().map(move |peer| (link, peer)));
+        links
+            .map(|((name, database), peer)| CaughtUp {
+                database: name.clone(),
+                standby_remote: peer.name().to_owned(),
+                remote_url: format!("{}/{name}", peer.server()),
+                caught_up: peer.behind(name, database.sequence()).is_none(),
+            })
+            .collect()
     }
 
     /// What this node wrote as primary of an epoch that it leaves stays here: tokens of that epoch are covered.

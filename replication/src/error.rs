@@ -134,8 +134,9 @@ pub enum Error {
     Refused(#[from] Refusal),
     /// Standbys did not catch up in time, so that the primary stays what it is.
     #[error(
-        "failed to transition from primary to standby gracefully: could not replicate {} in {seconds:.1} s; this node is still {standing} \
-         and writable: bring the standbys up, or assume the role of primary on one of them",
+        "failed to transition from primary to standby gracefully: {had} of the {needed} standbys that must have everything have it after \
+         {seconds:.1} s, could not replicate {}; this node is still {standing} and writable: bring the standbys up, or assume the role of \
+         primary on one of them",
         list(behind)
     )]
     NotCaughtUp {
@@ -143,8 +144,25 @@ pub enum Error {
         standing: Standing,
         /// How long it waited, in seconds.
         seconds: f64,
-        /// Who lacks what; empty if writes under way did not end.
+        /// Standbys that have everything.
+        had: usize,
+        /// Standbys that must.
+        needed: usize,
+        /// Who lacks what.
         behind: Vec<Behind>,
+    },
+    /// A hand-over is to be done with so many standbys that what was acknowledged could be lost, or with more than there are.
+    #[error(
+        "expected from {least} to {standbys} standbys that must have caught up, found {count}; with fewer than have a write before it is \
+         acknowledged (ack.count), and with none, a node could lead that lacks what was acknowledged"
+    )]
+    TooFew {
+        /// As asked.
+        count: usize,
+        /// The least.
+        least: usize,
+        /// How many there are.
+        standbys: usize,
     },
     /// Writes that had begun did not end in time, so that the primary stays what it is.
     #[error(
@@ -164,6 +182,13 @@ pub enum Error {
         /// What it is now.
         standing: Standing,
     },
+    /// Who is primary is not for an operator to say.
+    #[error(
+        "this cluster elects its primary (cluster.election): the node that holds the lease is asked to be it; to move the role, make the primary a \
+         standby (`pleach cluster transition-to-standby`), and another node is elected; to decide by hand, take cluster.election out of the \
+         configuration of every node"
+    )]
+    Elected,
     /// Another role is being assumed.
     #[error("a role is being assumed at this moment; look at the cluster's status and try again")]
     Busy,
@@ -315,6 +340,7 @@ impl Error {
             Error::BadConfig { .. }
             | Error::BadKey { .. }
             | Error::Myself { .. }
+            | Error::TooFew { .. }
             | Error::UnknownRemote { .. }
             | Error::SharedRemote { .. }
             | Error::UnknownBranch { .. } => ErrorKind::Input,
@@ -324,6 +350,7 @@ impl Error {
             | Error::StillWriting { .. }
             | Error::Overtaken { .. }
             | Error::Busy
+            | Error::Elected
             | Error::NotFollowing { .. }
             | Error::Stuck { .. }
             | Error::NoPrimary
@@ -398,6 +425,15 @@ pub enum NotWritable {
         /// A standby has more of this epoch than this node.
         ahead: bool,
     },
+    /// The primary does not hold the lease by which it was elected.
+    #[error(
+        "this server is primary at epoch {epoch} and read-only: it does not hold the lease of the election; try again in a moment, or on another \
+         server"
+    )]
+    NoLease {
+        /// Its epoch.
+        epoch: Epoch,
+    },
     /// The primary is handing over.
     #[error("this server is read-only while it hands over to a standby; try again in a moment")]
     HandingOver,
@@ -415,7 +451,9 @@ impl NotWritable {
         match self {
             NotWritable::Standby { .. } => Some(Role::Standby),
             NotWritable::BrokenConfig { .. } => Some(Role::DetectedBrokenConfig),
-            NotWritable::HandingOver | NotWritable::Claiming { .. } => Some(Role::Primary),
+            NotWritable::HandingOver | NotWritable::Claiming { .. } | NotWritable::NoLease { .. } => {
+                Some(Role::Primary)
+            }
             NotWritable::ReadReplica { .. } => None,
         }
     }

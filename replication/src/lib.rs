@@ -11,9 +11,12 @@
 //! Follow a change of role: the machine in [`role`] says what becomes of the node, `node` makes that durable in `role_file` before anything
 //! shows it, `cluster` hands over first where that is due, and every stream ends and is opened anew in the new standing.
 //!
+//! With an election, a lease from outside of the cluster says who is asked to be primary: `lease` has it, `election` says what a node does about it, and `elector` does
+//! that.
+//!
 //! Who calls is known before anything that the caller says is looked at: see [`auth`].
 //!
-//! What is not here: arguments and environment, users, and (yet) election.
+//! What is not here: arguments and environment, and users.
 
 mod ack;
 mod applied;
@@ -22,7 +25,11 @@ mod behind;
 mod catalog;
 mod change;
 mod cluster;
+mod election;
+mod elector;
 mod error;
+mod history;
+mod lease;
 pub mod limits;
 mod node;
 mod peer;
@@ -41,8 +48,12 @@ mod tracked;
 
 pub use ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 pub use auth::{Fingerprint, NodeKey};
-pub use cluster::{Cluster, ClusterConfig, StandbyRemote, StatusRow};
+pub use cluster::{
+    CaughtUp, Cluster, ClusterConfig, RoleRequest, StandbyRemote, StatusRow, Taken, Tenure, TenureOver,
+};
+pub use elector::{ElectionConfig, ElectionProvider, ElectionStatus};
 pub use error::{Behind, Error, ErrorKind, NotWritable, Result};
+pub use history::{HistoryCause, HistoryEntry, HistoryEvent, RoleAt, RoleChanges};
 pub use node::WritePermit;
 pub use place::{Making, Place};
 pub use primary::{OnConflict, Primary, PrimaryConfig, PushPermit, PushStatus, count_as_pushed};

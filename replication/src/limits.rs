@@ -35,6 +35,15 @@ pub const ANSWERS_AHEAD: usize = 64;
 /// After a standby refused a stream, how long it reads and drops what the primary had sent, so that the reason arrives.
 pub const DRAIN: Duration = Duration::from_secs(1);
 
+/// How often is looked who holds the lease of an election: at least, and at most; a tenth of its time in between.
+pub const LEASE_POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+
+/// Bytes of the file with the history of a node; there is one more, with what came before.
+pub const HISTORY_BYTES_MAX: u64 = 4 << 20;
+
+/// Databases whose roots an entry of that history has.
+pub const HISTORY_ROOTS_MAX: usize = 1000;
+
 /// Epochs of which a node remembers how far they came, for tokens.
 pub const EPOCHS_KEPT: usize = 64;
 

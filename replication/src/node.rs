@@ -3,23 +3,27 @@
 //! The one idea: the state changes under [`Node::step`] alone, which runs the machine of `role` and does its effects in their order:
 //! durable first, and while nothing of a peer is being applied. Called by `cluster`, by each session, and by the server before each write.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use pleach_engine::Database;
+use pleach_engine::{Database, Hash};
 use pleach_protocol::Databases;
 use tokio::sync::watch;
 
 use crate::catalog;
 use crate::error::{NotWritable, Result};
+use crate::history::{History, HistoryCause, HistoryEntry, HistoryEvent, RoleAt};
 use crate::role::{self, Alarm, Effect, Input, NodeId, Reaction, Role, Standing, State, Writes};
 use crate::role_file::RoleFile;
+use crate::shared_refs;
 
 /// This node.
 pub(crate) struct Node {
     id: NodeId,
     databases: Databases,
+    history: History,
     /// Held while the standing is made durable and shown.
     file: Mutex<RoleFile>,
     /// Held shared while a change of a peer is applied, and alone while the standing changes: so a fenced change never lands.
@@ -64,6 +68,7 @@ impl Node {
     pub(crate) fn new(file: RoleFile, state: State, databases: Databases, replicates_drops: bool) -> Node {
         Node {
             id: state.me,
+            history: History::open(databases.data_dir(), &state.standing),
             databases,
             file: Mutex::new(file),
             applying: RwLock::new(()),
@@ -115,6 +120,20 @@ impl Node {
     /// Counts the changes of the catalogue that came from others.
     pub(crate) fn catalog_changes(&self) -> &watch::Sender<u64> {
         &self.catalog_changes
+    }
+
+    /// What became of it.
+    pub(crate) fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// By database, one hash of all that nodes have in common. Blocking.
+    pub(crate) fn roots(&self) -> BTreeMap<String, Hash> {
+        let loaded = self.databases.loaded();
+        loaded
+            .into_iter()
+            .map(|(name, database)| (name, shared_refs::root(&shared_refs::read(&database))))
+            .collect()
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -190,26 +209,47 @@ impl Node {
     /// # Errors
     /// [`Error::Refused`](crate::Error::Refused). What could not be made durable: the node goes on as it was.
     pub(crate) fn step(&self, input: &Input) -> Result<Reaction> {
+        self.step_for(input, HistoryCause::Peer, "")
+    }
+
+    /// [`Node::step`] with who or what is behind `input`, and the name of the user who asks, for the history.
+    pub(crate) fn step_for(&self, input: &Input, cause: HistoryCause, by: &str) -> Result<Reaction> {
         let file = self.file.lock();
         let was = self.state();
         let role::Step { state: next, effects } = role::step(&was, input)?;
         let mut reaction = Reaction::Nothing;
         let mut alone = None;
+        let entry = |event| {
+            let (node, why) = explain(input);
+            let from = Some(RoleAt::from(&was.standing));
+            HistoryEntry { from, node, why, by: by.to_owned(), ..HistoryEntry::new(event, cause) }
+        };
+        let mut noted = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Persist => {
                     alone = Some(self.applying.write());
                     file.write(&next)?;
                 }
-                Effect::Show => self.show(&was, &next),
+                Effect::Show => {
+                    self.show(&was, &next);
+                    if next.standing != was.standing {
+                        let to = Some(RoleAt::from(&next.standing));
+                        let entry = HistoryEntry { to, ..entry(HistoryEvent::Changed) };
+                        noted.push(entry.with_roots(self.roots()));
+                    }
+                }
                 Effect::Answer(answer) => reaction = answer,
                 Effect::Alarm(alarm) => {
-                    tracing::error!("{alarm}");
-                    self.state.lock().alarm = Some(alarm);
+                    // A peer that comes again and again is noted once.
+                    if self.state.lock().alarm.replace(alarm) != Some(alarm) {
+                        noted.push(HistoryEntry { why: alarm.to_string(), ..entry(HistoryEvent::Alarm) });
+                    }
                 }
             }
         }
         drop(alone);
+        noted.into_iter().for_each(|entry| self.history.note(entry));
         Ok(reaction)
     }
 
@@ -230,7 +270,6 @@ impl Node {
         }
         drop(state);
         if standing != before {
-            tracing::warn!(was = %before, now = %standing, "the standing of this node changed");
             self.standing.send_replace(standing);
         }
         self.leads.send_if_modified(|leads| std::mem::replace(leads, next.leads()) != next.leads());
@@ -275,6 +314,16 @@ impl Node {
     /// When the followed primary was last heard.
     pub(crate) fn heard(&self) -> Option<SystemTime> {
         self.state.lock().heard
+    }
+}
+
+/// The peer behind an input, and what happened, for the history.
+fn explain(input: &Input) -> (String, String) {
+    match input {
+        Input::Assume { role, epoch } => (String::new(), format!("asked to be {role} at epoch {epoch}")),
+        Input::HandedOver => (String::new(), "handed over".into()),
+        Input::Meet { node, standing } => (node.to_string(), format!("met a node that is {standing}")),
+        _ => (String::new(), String::new()),
     }
 }
 

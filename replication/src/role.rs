@@ -24,8 +24,8 @@
 //! | claiming, just restarted | claiming a higher epoch | never: what it lost must not be left behind |
 //! | claiming | open | it has the grants of its [`Quorum`]; after a restart also: enough standbys told what they have, or it waited for them, and none has something of this epoch that this node lost and has not got back from it |
 //! | open | handing over | it is asked to be a standby at a higher epoch |
-//! | handing over | open | the standbys do not catch up in time |
-//! | handing over | standby | every standby has everything |
+//! | handing over | open | too few standbys catch up in time |
+//! | handing over | standby | every standby has everything, or as many as were asked for do at the end of the time |
 //!
 //! A grant is a standby of this epoch that follows this node and has nothing that this node lacks. A standby grants one primary in an
 //! epoch, durably. As those that hold an acknowledged write and those that grant are more than all nodes ([`Quorum`]), a primary that
@@ -318,9 +318,9 @@ pub enum Input {
         /// The epoch.
         epoch: Epoch,
     },
-    /// No write is under way, and every standby has everything.
+    /// No write is under way, and enough standbys have everything: not fewer than have a write before it is acknowledged.
     HandedOver,
-    /// Some standby did not get everything in time.
+    /// Too few standbys got everything in time.
     HandOverFailed,
     /// A peer called or answered.
     Meet {

@@ -36,6 +36,17 @@ pub(crate) fn read(database: &Database) -> SharedRefs {
     database.refs("").into_iter().filter(|(name, _)| shared(name)).collect()
 }
 
+/// One hash for all of them: that of each name, its length in four bytes before it, and what it names, by name. Equal on two nodes if they have the same.
+pub(crate) fn root(refs: &SharedRefs) -> Hash {
+    let mut bytes = Vec::new();
+    for (name, hash) in refs {
+        bytes.extend_from_slice(&(name.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(hash.as_bytes());
+    }
+    Hash::of(&bytes)
+}
+
 /// As [`read`], with pins on what the refs name.
 pub(crate) fn read_pinned(database: &Database) -> Result<(SharedRefs, Pins)> {
     loop {

@@ -448,7 +448,7 @@ impl Model for Cluster {
                 Writes::HandingOver { .. } => {
                     let one = &world.nodes[node];
                     let have = one.acks.values().filter(|has| **has == one.history.len()).count();
-                    if have == self.nodes - 1 {
+                    if have >= self.acks.max(1) {
                         actions.push(Action::HandedOver(node));
                     }
                     actions.push(Action::HandOverFailed(node));

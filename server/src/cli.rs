@@ -23,6 +23,7 @@ mod backend;
 mod clusters;
 mod config;
 mod databases;
+mod drill;
 mod files;
 mod graph;
 mod history;
@@ -66,7 +67,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 
 fn dispatch(context: &mut Context, command: Command) -> Result<()> {
     logging::start(&context.global, matches!(command, Command::Serve(_)))?;
-    if !matches!(command, Command::Serve(_)) {
+    // A drill that is interrupted says where things stand.
+    if !matches!(command, Command::Serve(_) | Command::Cluster(args::Cluster::Drill(_))) {
         interrupt::exit_on_interrupt()?;
     }
     match command {

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use pleach_engine::Compression;
 use pleach_protocol::{ClientTls, Identity, PeerNames, RemoteUrl};
-use pleach_replication::{AckCount, AckLevel, AckPolicy, Fingerprint, OnTimeout, Refresh};
+use pleach_replication::{
+    AckCount, AckLevel, AckPolicy, ElectionConfig, ElectionProvider, Fingerprint, OnTimeout, Refresh,
+};
 
 use crate::error::{Failure, Result};
 
@@ -187,6 +189,8 @@ pub struct Cluster {
     pub replicate_drops: bool,
     /// The users of standbys are those of their primary.
     pub replicate_users: bool,
+    /// How the primary is elected; `None`: an operator says who it is.
+    pub election: Option<ElectionConfig>,
 }
 
 /// One other node of the cluster.
@@ -491,6 +495,7 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
     };
     let node_key = file.remotesapi.node_key;
     let ack = ack(file.ack, standby_remotes.len())?;
+    let election = election(file.election)?;
     Ok(Cluster {
         standby_remotes,
         bootstrap_role,
@@ -502,7 +507,68 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
         ack,
         replicate_drops: file.replicate_drops,
         replicate_users: file.replicate_users,
+        election,
     })
+}
+
+fn election(file: file::Election) -> Checked<Option<ElectionConfig>> {
+    let wrong = |what: String| Err(format!("cluster.election{what}"));
+    let lease = units::duration(&file.lease).map_err(|why| format!("cluster.election.lease: {why}"))?;
+    let (least, most) = (Duration::from_secs(2), Duration::from_secs(600));
+    if !(least..=most).contains(&lease) || lease.subsec_millis() != 0 {
+        return wrong(format!(".lease: expected whole seconds from 2s to 10m, found `{}`", file.lease));
+    }
+    let is_etcd = file.provider == "etcd";
+    let identity = identity(file.tls_cert, file.tls_key)
+        .map_err(|missing| format!("cluster.election: expected {missing} too, found none"))?;
+    let tls = ClientTls { ca: file.tls_ca, identity, ..ClientTls::default() };
+    if !is_etcd && (!file.endpoints.is_empty() || tls != ClientTls::default()) {
+        return wrong(format!(
+            ": endpoints and tls_… are for provider: etcd, found provider: {}",
+            file.provider
+        ));
+    }
+    if file.provider != "object_store" && file.url.is_some() {
+        return wrong(format!(".url: is for provider: object_store, found provider: {}", file.provider));
+    }
+    let provider = match file.provider.as_str() {
+        "none" => return Ok(None),
+        "etcd" => {
+            if file.endpoints.is_empty() {
+                return wrong(
+                    ".endpoints: expected at least one, such as http://127.0.0.1:2379, found none".into(),
+                );
+            }
+            let is_url = |url: &&String| url.starts_with("http://") || url.starts_with("https://");
+            if let Some(bad) = file.endpoints.iter().find(|url| !is_url(url)) {
+                return wrong(format!(
+                    ".endpoints: expected http://HOST:PORT or https://HOST:PORT, found `{bad}`"
+                ));
+            }
+            if file.prefix.trim_end_matches('/').is_empty() {
+                return wrong(
+                    ".prefix: expected what the keys of this cluster begin with, found nothing".into(),
+                );
+            }
+            ElectionProvider::Etcd { endpoints: file.endpoints, prefix: file.prefix, tls }
+        }
+        "object_store" => {
+            let Some(url) = file.url else {
+                return wrong(
+                    ".url: expected a bucket or directory, such as s3://bucket/lease, found none".into(),
+                );
+            };
+            match url.parse::<RemoteUrl>() {
+                Ok(_) if !url.starts_with("http") => ElectionProvider::ObjectStore { url },
+                Ok(_) => {
+                    return wrong(format!(".url: expected a bucket or directory, found the server `{url}`"));
+                }
+                Err(error) => return wrong(format!(".url: {error}")),
+            }
+        }
+        other => return wrong(format!(".provider: expected none, etcd or object_store, found `{other}`")),
+    };
+    Ok(Some(ElectionConfig { provider, lease }))
 }
 
 fn ack(file: file::Ack, standbys: usize) -> Checked<AckPolicy> {

@@ -220,7 +220,9 @@ impl From<pleach_replication::Error> for Failure {
         match error {
             Error::Engine(error) => error.into(),
             Error::Exchange(error) => error.into(),
-            Error::BadConfig { .. } | Error::BadKey { .. } => split(Kind::Usage, &message),
+            Error::BadConfig { .. } | Error::BadKey { .. } | Error::TooFew { .. } => {
+                split(Kind::Usage, &message)
+            }
             Error::DamagedRole { .. } => split(Kind::Damaged, &message),
             Error::Refused(_) => {
                 let failure = split(Kind::Refused, &message);

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pleach_engine::{Database, Token};
-use pleach_replication::{PullStatus, PushStatus, Standing, StatusRow};
+use pleach_replication::{ElectionStatus, PullStatus, PushStatus, RoleChanges, Standing, StatusRow, Tenure};
 use tokio::sync::watch;
 
 use crate::error::{Failure, Result};
 use crate::proto::{
-    AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, GetConfigRequest, GetConfigResponse,
-    PromoteReplicaRequest, PromoteReplicaResponse, SetConfigRequest, SetConfigResponse,
+    AssumeRoleRequest, AssumeRoleResponse, ClusterHistoryRequest, ClusterHistoryResponse,
+    ClusterStatusRequest, ClusterStatusResponse, GetConfigRequest, GetConfigResponse, PromoteReplicaRequest,
+    PromoteReplicaResponse, SetConfigRequest, SetConfigResponse,
 };
 
 /// Held while a write runs; a change of role waits until all are gone.
@@ -88,18 +89,28 @@ pub trait Gate: Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Tells role and epoch whenever they change: transactions that clients have open end with the role. None where there are no roles.
+    /// Tells role and epoch whenever they change. None where there are no roles.
     fn roles(&self) -> Option<watch::Receiver<Standing>> {
         None
     }
 
+    /// How long a session of a client may last that begins now: transactions that clients have open end with the role. None where there are no roles.
+    fn tenure(&self) -> Option<Tenure> {
+        None
+    }
+
     /// Role, epoch, and every database on every standby.
-    fn status(&self) -> Result<ClusterStatusResponse> {
+    fn status(&self, _request: &ClusterStatusRequest) -> Result<ClusterStatusResponse> {
         Err(no_cluster())
     }
 
-    /// Takes a role; returns when it is in force and durable.
-    fn assume_role(&self, _request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
+    /// Takes a role; returns when it is in force and durable. `by` is the name of the user who asks.
+    fn assume_role(&self, _request: &AssumeRoleRequest, _by: &str) -> Result<AssumeRoleResponse> {
+        Err(no_cluster())
+    }
+
+    /// What became of this node.
+    fn history(&self, _request: &ClusterHistoryRequest) -> Result<ClusterHistoryResponse> {
         Err(no_cluster())
     }
 
@@ -139,12 +150,25 @@ pub struct Observed {
     pub pulls: Vec<PullStatus>,
     /// Of a cluster, each database on each standby.
     pub standbys: Vec<StatusRow>,
+    /// Of a cluster's node.
+    pub role_changes: Option<RoleChanges>,
+    /// Of a cluster that elects its primary.
+    pub election: Option<ElectionStatus>,
 }
 
 impl Default for Observed {
     fn default() -> Observed {
         let (pushes, pulls, standbys) = Default::default();
-        Observed { role: "primary", epoch: None, remote: String::new(), pushes, pulls, standbys }
+        Observed {
+            role: "primary",
+            epoch: None,
+            remote: String::new(),
+            pushes,
+            pulls,
+            standbys,
+            role_changes: None,
+            election: None,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod replica;
 mod through;
 mod users;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,17 +14,24 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use pleach_engine::{Database, Token};
 use pleach_protocol::{Access, Databases, Incoming, ServerTls};
-use pleach_replication::{Cluster, ClusterConfig, Epoch, StandbyRemote, Standing, StatusRow};
+use pleach_replication::{
+    CaughtUp, Cluster, ClusterConfig, ElectionStatus, Epoch, HistoryEntry, RoleRequest, StandbyRemote,
+    Standing, StatusRow, Tenure,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use self::through::Through;
 use crate::config::{self, Config, Layers};
-use crate::error::Result;
+use crate::error::{Failure, Result};
 use crate::gate::{Alone, Gate, Observed, Permit, Written};
 use crate::listen;
-use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, StandbyStatus};
+use crate::proto::{
+    self, AssumeRoleRequest, AssumeRoleResponse, ClusterHistoryEntry, ClusterHistoryRequest,
+    ClusterHistoryResponse, ClusterStatusRequest, ClusterStatusResponse, DatabaseRoot, StandbyCaughtUp,
+    StandbyStatus,
+};
 
 /// Something that a person should know, while it is so.
 type Warning = Arc<Mutex<Option<String>>>;
@@ -95,6 +103,7 @@ impl Replication {
                 },
                 bootstrap_epoch: Epoch(config.bootstrap_epoch),
                 ack: config.ack,
+                election: config.election.clone(),
                 listener_url,
                 node_key: config.node_key.clone(),
                 tls: config.peer_tls.clone(),
@@ -194,8 +203,13 @@ impl Gate for ClusterGate {
         Some(self.cluster.changes())
     }
 
-    fn status(&self) -> Result<ClusterStatusResponse> {
+    fn tenure(&self) -> Option<Tenure> {
+        Some(self.cluster.tenure())
+    }
+
+    fn status(&self, request: &ClusterStatusRequest) -> Result<ClusterStatusResponse> {
         let standing = self.cluster.standing();
+        let roots = if request.roots { self.cluster.roots() } else { BTreeMap::new() };
         let databases = self.cluster.status().into_iter().map(row).collect();
         Ok(ClusterStatusResponse {
             role: standing.role.word().to_owned(),
@@ -203,6 +217,14 @@ impl Gate for ClusterGate {
             databases,
             warnings: self.cluster.warnings().into_iter().chain(self.warning.lock().clone()).collect(),
             fingerprint: self.cluster.fingerprint().to_string(),
+            takes_writes: self.cluster.takes_writes(),
+            election: self.cluster.election().map(election),
+            node: self.cluster.id().to_string(),
+            leader: standing.leader.map(|leader| leader.to_string()).unwrap_or_default(),
+            roots: roots
+                .into_iter()
+                .map(|(database, root)| DatabaseRoot { database, root: root.to_string() })
+                .collect(),
         })
     }
 
@@ -210,12 +232,63 @@ impl Gate for ClusterGate {
         let standing = self.cluster.standing();
         let (role, epoch, standbys) =
             (standing.role.word(), Some(standing.epoch.0), self.cluster.known_status());
-        Observed { role, epoch, standbys, ..Observed::default() }
+        let role_changes = Some(self.cluster.role_changes());
+        let election = self.cluster.election();
+        Observed { role, epoch, standbys, role_changes, election, ..Observed::default() }
     }
 
-    fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
-        let standing = self.runtime.block_on(self.cluster.assume_role(&request.role, request.epoch))?;
-        Ok(AssumeRoleResponse { role: standing.role.word().to_owned(), epoch: standing.epoch.0 })
+    fn assume_role(&self, request: &AssumeRoleRequest, by: &str) -> Result<AssumeRoleResponse> {
+        let AssumeRoleRequest { role, epoch, min_caught_up } = request.clone();
+        let min_caught_up = min_caught_up.map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+        if min_caught_up.is_some() && role == "primary" {
+            return Err(Failure::usage(
+                "only a node that becomes a standby hands over to standbys that must have caught up",
+            )
+            .hint("leave min_caught_up out"));
+        }
+        let request = RoleRequest { role, epoch, min_caught_up, by: by.to_owned() };
+        let taken = self.runtime.block_on(self.cluster.take_role(request))?;
+        Ok(AssumeRoleResponse {
+            role: taken.standing.role.word().to_owned(),
+            epoch: taken.standing.epoch.0,
+            standbys: taken.standbys.into_iter().map(caught_up).collect(),
+        })
+    }
+
+    fn history(&self, request: &ClusterHistoryRequest) -> Result<ClusterHistoryResponse> {
+        let (entries, warnings) = self.cluster.history();
+        let limit = if request.limit == 0 { entries.len() } else { request.limit as usize };
+        Ok(ClusterHistoryResponse {
+            entries: entries.into_iter().rev().take(limit).map(entry).collect(),
+            warnings,
+        })
+    }
+}
+
+fn election(election: ElectionStatus) -> proto::Election {
+    let ElectionStatus { provider, held, holder, error } = election;
+    proto::Election { provider: provider.to_owned(), held, holder, error }
+}
+
+fn caught_up(standby: CaughtUp) -> StandbyCaughtUp {
+    let CaughtUp { database, standby_remote, remote_url, caught_up } = standby;
+    StandbyCaughtUp { database, standby_remote, remote_url, caught_up }
+}
+
+fn entry(entry: HistoryEntry) -> ClusterHistoryEntry {
+    let at = |at: pleach_replication::RoleAt| proto::RoleAt { role: at.role, epoch: at.epoch };
+    let roots = entry.roots.into_iter();
+    ClusterHistoryEntry {
+        at_micros: i64::try_from(entry.at).unwrap_or(i64::MAX),
+        event: entry.event.word().to_owned(),
+        from: entry.from.map(at),
+        to: entry.to.map(at),
+        cause: entry.cause.word().to_owned(),
+        by: entry.by,
+        node: entry.node,
+        why: entry.why,
+        roots: roots.map(|(database, root)| DatabaseRoot { database, root }).collect(),
+        more_databases: entry.more_databases,
     }
 }
 

@@ -697,7 +697,7 @@ calls! {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             everywhere(&caller)?;
-            service.gate.status()
+            service.gate.status(request.get_ref())
         })
         .await
     }
@@ -706,7 +706,19 @@ calls! {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             everywhere(&caller)?;
-            service.gate.assume_role(request.get_ref())
+            service.gate.assume_role(request.get_ref(), caller.name().unwrap_or_default())
+        })
+        .await
+    }
+
+    async fn cluster_history(
+        &self,
+        request: Request<ClusterHistoryRequest>,
+    ) -> Answer<ClusterHistoryResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            everywhere(&caller)?;
+            service.gate.history(request.get_ref())
         })
         .await
     }

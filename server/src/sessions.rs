@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pleach_protocol::{Caller, Right};
-use pleach_replication::Standing;
+use pleach_replication::Tenure;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -61,11 +61,10 @@ pub(crate) fn open(
     let Ok(turn) = sessions.free.clone().try_acquire_owned() else {
         return Err(Status::resource_exhausted(format!("{SESSIONS_MAX} sessions are open already")));
     };
-    let roles = service.gate.roles();
+    let tenure = service.gate.tenure();
     let (answers, receiver) = mpsc::channel(MESSAGES_WAITING_MAX);
     let mut conversation = Conversation {
-        began: roles.as_ref().map(|roles| *roles.borrow()),
-        roles,
+        tenure,
         end: sessions.end.subscribe(),
         service: service.clone(),
         caller,
@@ -87,9 +86,8 @@ pub(crate) fn open(
 struct Conversation {
     service: DataService,
     caller: Caller,
-    /// Role and epoch when it began.
-    began: Option<Standing>,
-    roles: Option<watch::Receiver<Standing>>,
+    /// None where there are no roles.
+    tenure: Option<Tenure>,
     end: watch::Receiver<bool>,
     idle_max: Duration,
     answers: mpsc::Sender<std::result::Result<SessionResponse, Status>>,
@@ -154,18 +152,16 @@ impl Conversation {
 
     /// Resolves when the session must end.
     async fn ended(&mut self) -> Failure {
-        let Conversation { began, roles, end, .. } = self;
-        let change = async {
-            if let (Some(began), Some(roles)) = (began, roles)
-                && let Ok(now) = roles.wait_for(|now| now.role != began.role).await
-            {
-                return *now;
+        let Conversation { tenure, end, .. } = self;
+        let over = async {
+            match tenure {
+                Some(tenure) => tenure.over().await,
+                None => std::future::pending().await,
             }
-            std::future::pending().await
         };
         tokio::select! {
-            now = change => {
-                Failure::remote(format!("the role of this server changed to {now}: reconnect"))
+            why = over => {
+                Failure::remote(format!("{why}: reconnect"))
                     .hint("this session is over, and its transaction rolled back: begin again")
             }
             _ = end.wait_for(|end| *end) => Failure::remote("this server stops: reconnect")

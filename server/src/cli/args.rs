@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 mod servers;
 
 pub(crate) use servers::{
-    Clone, Cluster, Config, Database, Limit, PacksOf, Push, Remote, Replica, Role, Serve, Token,
+    Clone, Cluster, Config, Database, Drill, Limit, PacksOf, Push, Remote, Replica, Role, Serve, Token,
 };
 
 /// The whole command line.

@@ -59,7 +59,8 @@ pub(crate) fn runtime() -> Result<Runtime> {
         .map_err(|error| Failure::refused(format!("cannot start the network: {error}")))
 }
 
-async fn connect(url: &str, token: Option<Token>, credentials: &Credentials) -> Result<Channel> {
+/// Connects to the server at `url`.
+pub(super) async fn connect(url: &str, token: Option<Token>, credentials: &Credentials) -> Result<Channel> {
     let server = url.trim_end_matches('/');
     let authority = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://"));
     let Some(authority) = authority.filter(|rest| !rest.is_empty() && !rest.contains('/')) else {

@@ -141,10 +141,42 @@ pub(super) struct Cluster {
     pub(super) replicate_drops: bool,
     #[serde(default = "yes")]
     pub(super) replicate_users: bool,
+    #[serde(default)]
+    pub(super) election: Election,
 }
 
 fn yes() -> bool {
     true
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Election {
+    pub(super) provider: String,
+    pub(super) lease: String,
+    /// Of etcd.
+    pub(super) endpoints: Vec<String>,
+    pub(super) prefix: String,
+    pub(super) tls_ca: Option<PathBuf>,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
+    /// Of an object store.
+    pub(super) url: Option<String>,
+}
+
+impl Default for Election {
+    fn default() -> Election {
+        Election {
+            provider: "none".into(),
+            lease: "10s".into(),
+            endpoints: Vec::new(),
+            prefix: "pleach".into(),
+            tls_ca: None,
+            tls_cert: None,
+            tls_key: None,
+            url: None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]

@@ -135,8 +135,9 @@ impl Writer<'_> {
             return Ok(());
         }
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        samples.try_for_each(|(labels, value)| {
-            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        samples.try_for_each(|(labels, value)| match labels.is_empty() {
+            true => metric.encode_counter::<NoLabelSet, _, u64>(&value, None),
+            false => metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None),
         })
     }
 
@@ -297,7 +298,23 @@ fn roles(writer: &mut Writer<'_>, observed: &Observed) -> fmt::Result {
     let role = ROLES.map(|role| (vec![("role", role)], flag(role == observed.role)));
     writer.gauge("pleach_role", "1 for the role that this server has, 0 for the others", role)?;
     let epoch = observed.epoch.map(|epoch| (Vec::new(), epoch as f64));
-    writer.gauge("pleach_epoch", "Of a node of a cluster, the epoch of its role", epoch)
+    writer.gauge("pleach_epoch", "Of a node of a cluster, the epoch of its role", epoch)?;
+    let changes = observed.role_changes;
+    writer.counter(
+        "pleach_role_changes",
+        "Of a node of a cluster, changes of its role or epoch",
+        changes.map(|changes| (Vec::new(), changes.count)),
+    )?;
+    let last = changes.and_then(|changes| changes.last).map(|last| (Vec::new(), seconds(last)));
+    let help = "Of a node of a cluster, when its role or epoch last changed, since 1970";
+    writer.gauge("pleach_role_changed_timestamp_seconds", help, last)?;
+    let election = observed.election.as_ref();
+    let held = election.map(|election| (Vec::new(), flag(election.held)));
+    let help = "Of a cluster that elects its primary: 1 if this node holds the lease, without which it takes no writes";
+    writer.gauge("pleach_election_lease_held", help, held)?;
+    let error = election.map(|election| (Vec::new(), flag(election.error.is_some())));
+    let help = "Of a cluster that elects its primary: 1 if the last request about the lease failed";
+    writer.gauge("pleach_election_error", help, error)
 }
 
 fn pushes(writer: &mut Writer<'_>, observed: &Observed) -> fmt::Result {

@@ -143,8 +143,11 @@ impl Port {
         let Some(gate) = self.inner.gate.get() else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "starting");
         };
-        let role = gate.observe().role;
-        let is_wanted = wanted.is_none_or(|wanted| wanted == role);
+        let observed = gate.observe();
+        let role = observed.role;
+        // Who was elected and lost that takes no writes, and is nobody to send them to.
+        let lacks_lease = observed.election.is_some_and(|election| !election.held);
+        let is_wanted = wanted.is_none_or(|wanted| wanted == role && !(wanted == "primary" && lacks_lease));
         text(if is_wanted { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, role)
     }
 

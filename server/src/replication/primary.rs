@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use pleach_engine::{Database, NewCommit, Token};
 use pleach_protocol::{Bearer, Databases, Remote, RemoteUrl, begin_remote, connect, endpoint};
-use pleach_replication::{Error, Making, OnConflict, Place, Primary, PrimaryConfig, Role, Standing};
+use pleach_replication::{Error, Making, OnConflict, Place, Primary, PrimaryConfig, Role, Tenure};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tonic::Code;
 
 use crate::config::{Push, UrlTemplate};
@@ -15,7 +14,10 @@ use crate::credentials;
 use crate::error::{Failure, Result};
 use crate::gate::{Gate, Observed, Permit, Waiting, Written};
 use crate::proto::data_client::DataClient;
-use crate::proto::{AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, CreateDatabaseRequest};
+use crate::proto::{
+    AssumeRoleRequest, AssumeRoleResponse, ClusterHistoryRequest, ClusterHistoryResponse,
+    ClusterStatusRequest, ClusterStatusResponse, CreateDatabaseRequest,
+};
 
 /// How long a server that stops goes on pushing.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -309,16 +311,20 @@ impl Gate for Arc<PrimaryGate> {
         self.follow(name, database);
     }
 
-    fn roles(&self) -> Option<watch::Receiver<Standing>> {
-        self.inner.roles()
+    fn tenure(&self) -> Option<Tenure> {
+        self.inner.tenure()
     }
 
-    fn status(&self) -> Result<ClusterStatusResponse> {
-        self.inner.status()
+    fn status(&self, request: &ClusterStatusRequest) -> Result<ClusterStatusResponse> {
+        self.inner.status(request)
     }
 
-    fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
-        self.inner.assume_role(request)
+    fn history(&self, request: &ClusterHistoryRequest) -> Result<ClusterHistoryResponse> {
+        self.inner.history(request)
+    }
+
+    fn assume_role(&self, request: &AssumeRoleRequest, by: &str) -> Result<AssumeRoleResponse> {
+        self.inner.assume_role(request, by)
     }
 }
 

@@ -13,8 +13,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use pleach_engine::{Database, Token};
 use pleach_protocol::Databases;
-use pleach_replication::{Standing, count_as_pushed};
-use tokio::sync::watch;
+use pleach_replication::{Tenure, count_as_pushed};
 
 use super::primary::PrimaryGate;
 use super::replica::ReplicaGate;
@@ -22,8 +21,9 @@ use crate::config::{self, Layers};
 use crate::error::{Failure, Result};
 use crate::gate::{Gate, Observed, Permit, Written, poll};
 use crate::proto::{
-    AssumeRoleRequest, AssumeRoleResponse, ClusterStatusResponse, ConfigValue, GetConfigRequest,
-    GetConfigResponse, PromoteReplicaRequest, PromoteReplicaResponse, SetConfigRequest, SetConfigResponse,
+    AssumeRoleRequest, AssumeRoleResponse, ClusterHistoryRequest, ClusterHistoryResponse,
+    ClusterStatusRequest, ClusterStatusResponse, ConfigValue, GetConfigRequest, GetConfigResponse,
+    PromoteReplicaRequest, PromoteReplicaResponse, SetConfigRequest, SetConfigResponse,
 };
 
 /// How long writes that have begun may take to end before a server becomes a read replica.
@@ -330,12 +330,16 @@ impl Gate for Through {
     }
 
     /// A change of what goes through a remote changes no role.
-    fn roles(&self) -> Option<watch::Receiver<Standing>> {
-        self.base.roles()
+    fn tenure(&self) -> Option<Tenure> {
+        self.base.tenure()
     }
 
-    fn status(&self) -> Result<ClusterStatusResponse> {
-        self.now().mode.gate().status()
+    fn status(&self, request: &ClusterStatusRequest) -> Result<ClusterStatusResponse> {
+        self.now().mode.gate().status(request)
+    }
+
+    fn history(&self, request: &ClusterHistoryRequest) -> Result<ClusterHistoryResponse> {
+        self.now().mode.gate().history(request)
     }
 
     fn follows(&self) -> Option<u64> {
@@ -347,8 +351,8 @@ impl Gate for Through {
         self.now().mode.gate().observe()
     }
 
-    fn assume_role(&self, request: &AssumeRoleRequest) -> Result<AssumeRoleResponse> {
-        self.now().mode.gate().assume_role(request)
+    fn assume_role(&self, request: &AssumeRoleRequest, by: &str) -> Result<AssumeRoleResponse> {
+        self.now().mode.gate().assume_role(request, by)
     }
 
     fn get_config(&self, request: &GetConfigRequest) -> Result<GetConfigResponse> {

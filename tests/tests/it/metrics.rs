@@ -9,7 +9,7 @@ use pleach_tests::{Sandbox, Server, eventually, free_port};
 use serde_json::json;
 
 /// What a server answers to `GET`: the status and the body.
-fn get(port: u16, path: &str) -> (u16, String) {
+pub(crate) fn get(port: u16, path: &str) -> (u16, String) {
     get_as(port, path, "*/*")
 }
 

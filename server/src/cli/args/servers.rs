@@ -202,6 +202,36 @@ pub(crate) enum Cluster {
         /// The epoch: higher than the current one
         epoch: u64,
     },
+    /// Make a primary a standby once enough standbys have everything; shows which have
+    TransitionToStandby {
+        /// The epoch: higher than the current one
+        epoch: u64,
+        /// Standbys that must have everything when the time to hand over ends; it waits that long for all of them. Not fewer than must have a
+        /// write before it is acknowledged
+        #[arg(long, value_name = "N")]
+        min_caught_up: u32,
+    },
+    /// Show what became of a node, newest first: its changes of role and why, roles that were refused, alarms
+    History {
+        /// At most so many
+        #[arg(short = 'n', value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Make the standby primary and back, and report what that took; --server names the primary
+    Drill(Drill),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drill {
+    /// The standby's listener: http://HOST:PORT
+    #[arg(long, value_name = "URL")]
+    pub(crate) standby: String,
+    /// Write nothing: only look who would take writes
+    #[arg(long)]
+    pub(crate) no_writes: bool,
+    /// The database that it writes to, and makes if it is not there
+    #[arg(long, value_name = "NAME", default_value = "pleach_drill", conflicts_with = "no_writes")]
+    pub(crate) scratch: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,0 +1,364 @@
+//! A cluster that elects its primary: real servers over the real etcd, and over a directory as an object store would be.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pleach_tests::{Run, Sandbox, Server, eventually, free_port};
+use serde_json::Value;
+
+/// How long a lease lasts here: the shortest that etcd gives.
+const LEASE: Duration = Duration::from_secs(2);
+
+/// etcd, of which there is one here; killed when dropped.
+struct Etcd {
+    child: Child,
+    dir: tempfile::TempDir,
+    ports: [u16; 2],
+}
+
+impl Etcd {
+    /// One that runs, if this machine has it.
+    fn start() -> Option<Etcd> {
+        let there = Command::new("etcd").arg("--version").stdout(Stdio::null()).status();
+        if !there.is_ok_and(|status| status.success()) {
+            eprintln!("SKIPPED: there is no etcd on this machine; Debian has it as etcd-server");
+            return None;
+        }
+        let (dir, ports) = (tempfile::tempdir().unwrap(), [free_port(), free_port()]);
+        let child = Etcd::spawn(dir.path(), ports);
+        let etcd = Etcd { child, dir, ports };
+        eventually("etcd listens", || std::net::TcpStream::connect(("127.0.0.1", ports[0])).ok());
+        Some(etcd)
+    }
+
+    fn spawn(dir: &Path, [client, peer]: [u16; 2]) -> Child {
+        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        Command::new("etcd")
+            .arg("--data-dir")
+            .arg(dir)
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    fn stop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.child = Etcd::spawn(self.dir.path(), self.ports);
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const NAMES: [&str; 3] = ["one", "two", "three"];
+
+/// Nodes that elect their primary.
+struct Nodes {
+    sandbox: Sandbox,
+    etcd: Option<Etcd>,
+    _place: Option<tempfile::TempDir>,
+    count: usize,
+}
+
+impl Nodes {
+    /// By etcd, if this machine has it.
+    fn by_etcd(count: usize, ack: &str) -> Option<Nodes> {
+        let etcd = Etcd::start()?;
+        let endpoint = format!("http://127.0.0.1:{}", etcd.ports[0]);
+        let election = format!("{{provider: etcd, endpoints: [\"{endpoint}\"], prefix: test, lease: 2s}}");
+        Some(Nodes { etcd: Some(etcd), ..Nodes::new(count, ack, &election) })
+    }
+
+    fn by_directory(count: usize, ack: &str) -> Nodes {
+        let place = tempfile::tempdir().unwrap();
+        let election =
+            format!("{{provider: object_store, url: \"file://{}\", lease: 2s}}", place.path().display());
+        Nodes { _place: Some(place), ..Nodes::new(count, ack, &election) }
+    }
+
+    fn new(count: usize, ack: &str, election: &str) -> Nodes {
+        let sandbox = Sandbox::new();
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        for node in 0..count {
+            let peers: String = (0..count)
+                .filter(|peer| *peer != node)
+                .map(|peer| {
+                    let (name, port) = (NAMES[peer], ports[peer]);
+                    format!("    - {{name: {name}, remote_url_template: \"http://127.0.0.1:{port}/{{database}}\"}}\n")
+                })
+                .collect();
+            let role = if node == 0 { "primary" } else { "standby" };
+            let config = format!(
+                "data_dir: {name}\nlistener: {{host: 127.0.0.1, port: 0}}\ncluster:\n  standby_remotes:\n{peers}  \
+                 bootstrap_role: {role}\n  remotesapi: {{address: 127.0.0.1, port: {own}}}\n  ack: {{{ack}}}\n  election: {election}\n",
+                name = NAMES[node],
+                own = ports[node],
+            );
+            sandbox.write(&format!("{}.yaml", NAMES[node]), &config);
+        }
+        Nodes { sandbox, etcd: None, _place: None, count }
+    }
+
+    fn start(&self, node: usize) -> Server {
+        self.sandbox.serve(&["--config", &format!("{}.yaml", NAMES[node])])
+    }
+
+    fn start_all(&self) -> Vec<Server> {
+        (0..self.count).map(|node| self.start(node)).collect()
+    }
+
+    fn cluster(&self, server: &Server, args: &[&str]) -> Run {
+        let url = server.url();
+        self.sandbox.run(&[&["--server", &url, "cluster"], args].concat())
+    }
+
+    fn status(&self, server: &Server) -> Value {
+        self.cluster(server, &["status", "--json"]).json()
+    }
+
+    fn epoch(&self, server: &Server) -> u64 {
+        self.status(server)["epoch"].as_u64().unwrap()
+    }
+
+    fn leads(&self, server: &Server) -> bool {
+        self.status(server)["takes_writes"].as_bool().unwrap()
+    }
+
+    fn elected(&self, server: &Server) {
+        eventually("the node is elected", || self.leads(server).then_some(()));
+    }
+
+    fn follows(&self, server: &Server, primary: &Server) {
+        eventually("the node follows the primary", || {
+            let (one, other) = (self.status(server), self.status(primary));
+            (one["role"] == "standby" && one["leader"] == other["node"] && one["epoch"] == other["epoch"])
+                .then_some(())
+        });
+    }
+
+    fn put(&self, server: &Server, key: &str) -> Run {
+        self.sandbox.run(&server.args("db", &["put", "t", key, "v"]))
+    }
+
+    fn keys(&self, server: &Server) -> Vec<String> {
+        let scanned = self.sandbox.run(&server.args("db", &["scan", "t"]));
+        scanned.stdout.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
+    }
+
+    fn create(&self, server: &Server) {
+        self.elected(server);
+        self.sandbox.run(&["--server", &server.url(), "database", "create", "db"]).ok();
+    }
+
+    fn caught_up(&self, server: &Server, keys: &[&str]) {
+        eventually("the standby has every row", || (self.keys(server) == keys).then_some(()));
+    }
+}
+
+/// `kill -9` of the primary: the standby leads, with everything, and the old one follows when it returns.
+fn killed(nodes: &Nodes) {
+    let mut one = nodes.start(0);
+    let two = nodes.start(1);
+    nodes.create(&one);
+    nodes.follows(&two, &one);
+    nodes.put(&one, "a").ok();
+    nodes.put(&two, "refused").fails(5);
+    one.kill();
+    let killed = Instant::now();
+    nodes.elected(&two);
+    let took = killed.elapsed();
+    println!("the standby led {took:.1?} after the primary was killed, with a lease of {LEASE:?}");
+    // Its time, a margin where nobody's clock is asked, and a look or two.
+    assert!(took < LEASE * 2, "{took:?}");
+    assert_eq!(nodes.keys(&two), ["a"]);
+    let one = nodes.start(0);
+    nodes.follows(&one, &two);
+    nodes.put(&two, "b").ok();
+    nodes.caught_up(&one, &["a", "b"]);
+    let history = nodes.cluster(&two, &["history", "--json"]).json_lines();
+    let elected =
+        history.iter().find(|entry| entry["event"] == "changed" && entry["to"]["role"] == "primary");
+    assert_eq!(elected.unwrap()["cause"], "election");
+}
+
+#[test]
+fn a_primary_that_is_killed_is_replaced_by_etcd() {
+    let Some(nodes) = Nodes::by_etcd(2, "count: 1, on_timeout: error") else { return };
+    killed(&nodes);
+}
+
+#[test]
+fn a_primary_that_is_killed_is_replaced_by_a_directory() {
+    killed(&Nodes::by_directory(2, "count: 1, on_timeout: error"));
+}
+
+/// A primary that sleeps through its lease takes no write when it wakes, and follows.
+fn stopped(nodes: &Nodes) {
+    let (one, two) = (nodes.start(0), nodes.start(1));
+    nodes.create(&one);
+    nodes.follows(&two, &one);
+    nodes.put(&one, "a").ok();
+    nodes.caught_up(&two, &["a"]);
+    one.signal("STOP");
+    nodes.elected(&two);
+    nodes.put(&two, "b").ok();
+    // Writes wait for the old primary while it sleeps, and are the first thing that it does.
+    let writers: Vec<_> = (0..4)
+        .map(|n| {
+            let mut command = nodes.sandbox.command(&one.args("db", &["put", "t", &format!("late{n}"), "v"]));
+            command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(300));
+    one.signal("CONT");
+    for mut writer in writers {
+        assert_eq!(writer.wait().unwrap().code(), Some(5), "no write of an old primary");
+    }
+    nodes.follows(&one, &two);
+    nodes.caught_up(&one, &["a", "b"]);
+    assert_eq!(nodes.keys(&two), ["a", "b"]);
+}
+
+#[test]
+fn a_primary_that_slept_through_its_lease_takes_no_write_by_etcd() {
+    let Some(nodes) = Nodes::by_etcd(2, "count: 0") else { return };
+    stopped(&nodes);
+}
+
+#[test]
+fn a_primary_that_slept_through_its_lease_takes_no_write_by_a_directory() {
+    stopped(&Nodes::by_directory(2, "count: 0"));
+}
+
+#[test]
+fn without_etcd_a_primary_is_read_only_before_its_lease_is_over_and_leads_again_after() {
+    let Some(mut nodes) = Nodes::by_etcd(2, "count: 0") else { return };
+    let (one, two) = (nodes.start(0), nodes.start(1));
+    nodes.create(&one);
+    nodes.follows(&two, &one);
+    nodes.put(&one, "a").ok();
+    let epoch = nodes.epoch(&one);
+    nodes.etcd.as_mut().unwrap().stop();
+    let stopped = Instant::now();
+    let refused = loop {
+        let put = nodes.put(&one, "b");
+        if put.status != 0 {
+            break put;
+        }
+        assert!(stopped.elapsed() < LEASE, "it takes writes though its lease is over");
+    };
+    println!("read-only {:.1?} after etcd was stopped, with a lease of {LEASE:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < LEASE, "{:?}", stopped.elapsed());
+    let refused = refused.fails(5);
+    assert!(refused.contains("does not hold the lease"), "{refused}");
+    let status = nodes.status(&one);
+    assert_eq!((&status["role"], &status["takes_writes"]), (&"primary".into(), &false.into()));
+    let error = eventually("the status says why", || {
+        nodes.status(&one)["election"]["error"].as_str().map(str::to_owned)
+    });
+    assert!(error.contains("127.0.0.1"), "{error}");
+    assert!(!nodes.leads(&two), "nobody is primary by itself");
+    nodes.etcd.as_mut().unwrap().restart();
+    let leader = eventually("a node is elected", || [&one, &two].into_iter().find(|node| nodes.leads(node)));
+    assert!(nodes.epoch(leader) > epoch);
+    nodes.put(leader, "z").ok();
+    eventually("both have it", || {
+        let keys = nodes.keys(&one);
+        (keys.last().map(String::as_str) == Some("z") && keys == nodes.keys(&two)).then_some(())
+    });
+}
+
+/// Of two candidates one wins, and no acknowledged write is lost.
+fn three(nodes: &Nodes) {
+    let mut servers = nodes.start_all();
+    nodes.create(&servers[0]);
+    nodes.follows(&servers[1], &servers[0]);
+    nodes.follows(&servers[2], &servers[0]);
+    for n in 0..20 {
+        nodes.put(&servers[0], &format!("{n:02}")).ok();
+    }
+    servers[0].kill();
+    let rest = &servers[1..];
+    let leader = eventually("one is elected", || rest.iter().position(|node| nodes.leads(node)));
+    let (leader, other) = (&rest[leader], &rest[1 - leader]);
+    nodes.follows(other, leader);
+    assert!(!nodes.leads(other), "one wins");
+    let keys: Vec<String> = (0..20).map(|n| format!("{n:02}")).collect();
+    assert_eq!(nodes.keys(leader), keys);
+    nodes.put(leader, "20").ok();
+}
+
+#[test]
+fn of_two_candidates_one_wins_by_etcd() {
+    let Some(nodes) = Nodes::by_etcd(3, "count: 1, on_timeout: error") else { return };
+    three(&nodes);
+}
+
+#[test]
+fn of_two_candidates_one_wins_by_a_directory() {
+    three(&Nodes::by_directory(3, "count: 1, on_timeout: error"));
+}
+
+#[test]
+fn a_primary_that_stops_in_order_hands_over_at_once_and_an_operator_moves_the_role_by_a_transition() {
+    let nodes = Nodes::by_directory(2, "count: 0");
+    let (mut one, two) = (nodes.start(0), nodes.start(1));
+    nodes.create(&one);
+    nodes.follows(&two, &one);
+    nodes.put(&one, "a").ok();
+    let begun = Instant::now();
+    assert_eq!(one.stop(), 0);
+    nodes.elected(&two);
+    println!("the standby led {:.1?} after the primary was told to stop", begun.elapsed());
+    assert_eq!(nodes.keys(&two), ["a"], "what was written last is there");
+    let one = nodes.start(0);
+    nodes.follows(&one, &two);
+
+    // An operator does not make a primary here; making it a standby has the other one elected.
+    let epoch = nodes.epoch(&two);
+    let refused = nodes.cluster(&one, &["assume-role", "primary", "100"]).fails(1);
+    assert!(refused.contains("elects its primary"), "{refused}");
+    let higher = (epoch + 5).to_string();
+    nodes.cluster(&two, &["transition-to-standby", &higher, "--min-caught-up", "1"]).ok();
+    nodes.elected(&one);
+    assert!(nodes.epoch(&one) > epoch + 5, "above every epoch that is known");
+    nodes.follows(&two, &one);
+    nodes.put(&one, "b").ok();
+    nodes.caught_up(&two, &["a", "b"]);
+}
+
+#[test]
+fn a_wrong_election_is_refused_at_the_start() {
+    let sandbox = Sandbox::new();
+    for (election, what) in [
+        ("{provider: zookeeper}", "expected none, etcd or object_store"),
+        ("{provider: etcd}", "endpoints: expected at least one"),
+        ("{provider: etcd, endpoints: [\"h:1\"]}", "expected http://HOST:PORT"),
+        ("{provider: object_store}", "url: expected a bucket or directory"),
+        ("{provider: object_store, url: \"http://h:1/db\"}", "found the server"),
+        ("{provider: none, url: \"file:///x\"}", "is for provider: object_store"),
+        ("{provider: etcd, endpoints: [\"http://h:1\"], lease: 1s}", "whole seconds from 2s"),
+        ("{provider: etcd, endpoint: \"http://h:1\"}", "unknown key"),
+    ] {
+        let remote = "{name: s, remote_url_template: \"http://127.0.0.1:1/{database}\"}";
+        sandbox.write(
+            "c.yaml",
+            &format!("data_dir: data\ncluster:\n  standby_remotes: [{remote}]\n  election: {election}\n"),
+        );
+        let refused = sandbox.run(&["serve", "--config", "c.yaml", "--check"]).fails(2);
+        assert!(refused.contains(what), "{election}: {refused}");
+    }
+}
