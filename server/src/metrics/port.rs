@@ -147,8 +147,7 @@ impl Port {
         let role = observed.role;
         // Who was elected and lost that takes no writes, and is nobody to send them to.
         let lacks_lease = observed.election.is_some_and(|election| !election.held);
-        let is_wanted =
-            wanted.is_none_or(|wanted| wanted == role && !(wanted == "primary" && lacks_lease));
+        let is_wanted = wanted.is_none_or(|wanted| wanted == role && !(wanted == "primary" && lacks_lease));
         text(if is_wanted { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, role)
     }
 
