@@ -141,9 +141,7 @@ impl Elector {
         let mut stop = self.stop.subscribe();
         while !*stop.borrow() {
             let observed = self.ask(self.provider.observe()).await;
-            if let Some(Observed { holder, .. }) = &observed {
-                self.seen.lock().0.clone_from(holder);
-            }
+            self.seen.lock().0 = observed.as_ref().and_then(|Observed { holder, .. }| holder.clone());
             let me = me(&cluster, election.fence().is_none()).await;
             let act = election.step(clock(), &me, observed.as_ref());
             self.allow(&election);

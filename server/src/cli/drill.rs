@@ -200,7 +200,7 @@ impl Report {
             let scratch = self.scratch.as_deref().unwrap_or_default();
             return Some(
                 Failure::new(Kind::Damaged, format!("{lost} acknowledged writes are lost"))
-                    .hint(format!("look at table {TABLE} of database {scratch}, which is left as it is, and at `pleach recovery list` on both nodes")),
+                    .hint(format!("look at table {TABLE} of database {scratch}, which is left as it is, and at what is kept under `recovery/` on both nodes")),
             );
         }
         if !self.differ.is_empty() {
