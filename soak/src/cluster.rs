@@ -1,11 +1,12 @@
 //! A cluster of two or three nodes under writers and readers, with kill -9 and SIGSTOP of any node, links between them that are slow, cut and silent in one or both directions, new keys,
-//! and an operator who assumes roles all the time, with and without a hand-over.
+//! the disk of a node full, and an operator who assumes roles all the time, with and without a hand-over.
 //!
 //! One idea: whoever was told that a write is done knows what every later primary must have. So a row that was acknowledged is on all nodes in the end, a read with its token never misses
 //! it before that, and no epoch has two nodes that acknowledge. When everything is up again, an operator finds a node that may lead, and all have the same root.
 
 use std::{
     collections::BTreeMap,
+    path::PathBuf,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -15,7 +16,7 @@ use parking_lot::Mutex;
 use pleach_client::{Client, Error, Options};
 use pleach_engine::{Database, Token};
 use pleach_protocol::testing::{Held, Proxy};
-use pleach_tests::{Run as Command, Sandbox, Server, free_port};
+use pleach_tests::{Run as Command, Sandbox, Server, free_port, small_disk::SmallDisk};
 use tokio::runtime::Runtime;
 
 use crate::{Plant, Run, Stop, dice::Dice};
@@ -28,6 +29,8 @@ const ROUND: Duration = Duration::from_secs(15);
 const SAME_WITHIN: Duration = Duration::from_secs(60);
 /// How long a client waits for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// The disk of a node that is full at times, with room for a round.
+const DISK_BYTES: u64 = 128 << 20;
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
 /// What the nodes of a round promise.
@@ -51,6 +54,7 @@ struct Counts {
     stops: AtomicU64,
     links: AtomicU64,
     keys: AtomicU64,
+    full: AtomicU64,
     roles: AtomicU64,
     not_assumed: AtomicU64,
     writes: AtomicU64,
@@ -75,7 +79,7 @@ pub(crate) fn run(run: &Run) -> Result<String, Stop> {
     }
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
     Ok(format!(
-        "{round} rounds: {} roles assumed, {} refused or failed; {} kills, {} stops, {} changes of links, {} new keys; {} writes acknowledged, {} not; {} reads with tokens, {} not \
+        "{round} rounds: {} roles assumed, {} refused or failed; {} kills, {} stops, {} changes of links, {} new keys, {} full disks; {} writes acknowledged, {} not; {} reads with tokens, {} not \
          answered; none was stale or lost, no epoch had two primaries, and all were the same at the end of each",
         of(&counts.roles),
         of(&counts.not_assumed),
@@ -83,6 +87,7 @@ pub(crate) fn run(run: &Run) -> Result<String, Stop> {
         of(&counts.stops),
         of(&counts.links),
         of(&counts.keys),
+        of(&counts.full),
         of(&counts.writes),
         of(&counts.unacknowledged),
         of(&counts.reads),
@@ -109,7 +114,10 @@ struct Site {
 struct Node {
     name: &'static str,
     url: String,
+    dir: PathBuf,
     server: Mutex<Option<Server>>,
+    /// What it is on, if that is full at times and small file systems can be mounted here.
+    disk: Option<SmallDisk>,
 }
 
 impl Site {
@@ -119,7 +127,10 @@ impl Site {
         let names = &NAMES[..policy.nodes];
         let ports: Vec<(u16, u16)> = names.iter().map(|_| (free_port(), free_port())).collect();
         let mut links = Vec::new();
-        for (from, (name, (listener, own))) in names.iter().zip(&ports).enumerate() {
+        let mut small = SmallDisk::of(DISK_BYTES).ok();
+        let on_small = dice.below(policy.nodes as u64) as usize;
+        let mut nodes = Vec::new();
+        for (from, (&name, (listener, own))) in names.iter().zip(&ports).enumerate() {
             let mut standbys = String::new();
             for (to, (_, port)) in ports.iter().enumerate().filter(|(to, _)| *to != from) {
                 let delay = Duration::from_millis([0, 0, 1, 10][dice.below(4) as usize]);
@@ -136,21 +147,21 @@ impl Site {
                 );
                 links.push(link);
             }
+            let disk = small.take_if(|_| from == on_small);
+            let dir = disk.as_ref().map_or_else(|| sandbox.path(name), |disk| disk.path.join(name));
             let role = if from == 0 { "primary" } else { "standby" };
             let text = format!(
-                "data_dir: {name}\nlistener: {{host: 127.0.0.1, port: {listener}}}\ncluster:\n  standby_remotes:\n{standbys}  bootstrap_role: {role}\n  bootstrap_epoch: 1\n  \
+                "data_dir: {}\nlistener: {{host: 127.0.0.1, port: {listener}}}\ncluster:\n  standby_remotes:\n{standbys}  bootstrap_role: {role}\n  bootstrap_epoch: 1\n  \
                  ack: {}\n  remotesapi: {{address: 127.0.0.1, port: {own}}}\n",
+                dir.display(),
                 policy.ack
             );
             sandbox.write(&format!("{name}.yaml"), &text);
+            let url = format!("http://127.0.0.1:{listener}");
+            nodes.push(Node { name, url, dir, disk, server: Mutex::new(None) });
         }
-        let nodes = names.iter().zip(&ports).map(|(&name, (listener, _))| Node {
-            name,
-            url: format!("http://127.0.0.1:{listener}"),
-            server: Mutex::new(None),
-        });
         let site = Site {
-            nodes: nodes.collect(),
+            nodes,
             sandbox,
             links,
             runtime,
@@ -296,6 +307,14 @@ impl Site {
         let node = self.dice.below(self.nodes.len() as u64) as usize;
         let pause = Duration::from_millis(self.dice.below(1500));
         let mut running = self.nodes[node].server.lock();
+        if let Some(disk) = self.nodes[node].disk.as_ref().filter(|_| self.dice.below(2) == 0) {
+            drop(running);
+            disk.fill(self.dice.below(64 << 10));
+            thread::sleep(pause);
+            disk.free();
+            counts.full.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         if self.dice.below(4) == 0 {
             if let Some(server) = &*running {
                 server.signal("STOP");
@@ -312,7 +331,7 @@ impl Site {
         counts.kills.fetch_add(1, Ordering::Relaxed);
         if self.dice.below(8) == 0 {
             // It makes itself another key, which its peers learn of.
-            let _ = std::fs::remove_file(self.sandbox.path(self.nodes[node].name).join("node.pem"));
+            let _ = std::fs::remove_file(self.nodes[node].dir.join("node.pem"));
             counts.keys.fetch_add(1, Ordering::Relaxed);
         }
         thread::sleep(pause);
@@ -394,8 +413,13 @@ impl Site {
         }
     }
 
-    /// An operator finds a node that may lead; then all have every row that was acknowledged, and one root.
+    /// A node whose disk was full is started again, an operator finds a node that may lead; then all have every row that was acknowledged, and one root.
     fn compare(&self) -> Result<(), String> {
+        for (number, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.disk.is_some()) {
+            let server = node.server.lock().take();
+            server.into_iter().for_each(|mut server| server.kill());
+            self.start(number);
+        }
         self.wait("a primary that takes writes", || {
             let standings = self.standings();
             if standings.len() < self.nodes.len() {
@@ -426,13 +450,13 @@ impl Site {
             }
         }
         let mut roots = Vec::new();
-        for Node { name, .. } in &self.nodes {
-            let checked = self.sandbox.run(&["-C", &format!("{name}/db"), "fsck"]);
+        for Node { name, dir, .. } in &self.nodes {
+            let dir = dir.join("db");
+            let checked = self.sandbox.run(&["-C", &dir.to_string_lossy(), "fsck"]);
             if checked.status != 0 {
                 return Err(format!("{name} is damaged: {}{}", checked.stdout, checked.stderr));
             }
-            let database =
-                Database::open(&self.sandbox.path(name).join("db"), pleach_engine::Options::default());
+            let database = Database::open(&dir, pleach_engine::Options::default());
             let database = database.map_err(|error| error.to_string())?;
             roots.push(database.root().map_err(|error| error.to_string())?);
             let table = database.resolve("@work", "main").and_then(|work| database.snapshot(&work));

@@ -23,6 +23,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, OnceLock,
+        atomic::{AtomicU32, Ordering},
         mpsc::{self, Receiver},
     },
     time::{Duration, Instant},
@@ -57,9 +58,18 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// A port that nobody uses now.
+/// A port that nobody uses now, and that no connection is given by the system: servers that are started again find it free.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    // Processes at the same time begin elsewhere.
+    let start = std::process::id().wrapping_mul(7919);
+    (0..COUNT)
+        .map(|_| FIRST + start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT)
+        .filter_map(|port| u16::try_from(port).ok())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 /// Waits until `condition` gives something.

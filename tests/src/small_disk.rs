@@ -12,10 +12,10 @@ use std::{
 
 use crate::{Run, Sandbox, state::state};
 
-/// The size of the file system.
+/// The size of the file system that single databases are on.
 const DISK_BYTES: u64 = 4 << 20;
 
-/// A file system of 4 MiB; gone when dropped.
+/// A small file system; gone when dropped.
 pub struct SmallDisk {
     holder: Child,
     /// Where it is.
@@ -24,10 +24,15 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one; or says what is in the way.
+    /// Mounts one of 4 MiB; or says what is in the way.
     pub fn mount() -> Result<SmallDisk, String> {
+        SmallDisk::of(DISK_BYTES)
+    }
+
+    /// Mounts one of so many bytes; or says what is in the way.
+    pub fn of(bytes: u64) -> Result<SmallDisk, String> {
         let mount_point = tempfile::tempdir().unwrap();
-        let script = format!("mount -t tmpfs -o size={DISK_BYTES} tmpfs \"$1\" && echo mounted && exec cat");
+        let script = format!("mount -t tmpfs -o size={bytes} tmpfs \"$1\" && echo mounted && exec cat");
         let mut holder = Command::new("unshare")
             .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"])
             .arg(mount_point.path())
