@@ -4,6 +4,7 @@
 //! durable first, and while nothing of a peer is being applied. Called by `cluster`, by each session, and by the server before each write.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -12,7 +13,7 @@ use pleach_protocol::Databases;
 use tokio::sync::watch;
 
 use crate::catalog;
-use crate::error::{NotWritable, Result};
+use crate::error::{Error, NotWritable, Result};
 use crate::role::{self, Alarm, Effect, Input, NodeId, Reaction, Role, Standing, State, Writes};
 use crate::role_file::RoleFile;
 
@@ -34,8 +35,48 @@ pub(crate) struct Node {
     adopting: tokio::sync::Mutex<()>,
     /// It drops what its primary drops, and tells its standbys what it drops.
     replicates_drops: bool,
+    /// How many streams were taken.
+    streams: AtomicU64,
+    /// Whence changes come now.
+    feed: watch::Sender<Option<Feed>>,
     /// Counts changes of the catalogue by others.
     catalog_changes: watch::Sender<u64>,
+}
+
+/// Whence the changes of a standby come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Feed {
+    /// The standing in which they are followed.
+    standing: Standing,
+    /// By which nodes they come, the primary first and the caller last.
+    pub(crate) path: Vec<NodeId>,
+    /// Tells streams of one caller apart.
+    number: u64,
+}
+
+/// A stream by which changes come, as long as it does.
+pub(crate) struct Feeding {
+    node: Arc<Node>,
+    feed: Feed,
+}
+
+impl Feeding {
+    /// Whether no other took its place.
+    pub(crate) fn is_current(&self) -> bool {
+        self.node.feed.borrow().as_ref() == Some(&self.feed)
+    }
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        self.node.feed.send_if_modified(|feed| {
+            let is_mine = feed.as_ref() == Some(&self.feed);
+            if is_mine {
+                *feed = None;
+            }
+            is_mine
+        });
+    }
 }
 
 struct Running {
@@ -73,6 +114,8 @@ impl Node {
             writes: watch::Sender::new(0),
             adopting: tokio::sync::Mutex::default(),
             replicates_drops,
+            streams: AtomicU64::new(0),
+            feed: watch::Sender::new(None),
             catalog_changes: watch::Sender::new(0),
         }
     }
@@ -267,6 +310,39 @@ impl Node {
         }
     }
 
+    /// Where clients reach the primary that is followed, if it is known.
+    pub(crate) fn primary_url(&self) -> Option<String> {
+        self.state.lock().primary.clone()
+    }
+
+    /// Takes changes that come by `path`, whose last node calls, in the place of those that came by a longer way, or by an earlier stream of
+    /// that node.
+    ///
+    /// # Errors
+    /// [`Error::Fed`].
+    pub(crate) fn feed(self: &Arc<Node>, standing: Standing, path: Vec<NodeId>) -> Result<Feeding> {
+        let mut taken = Err(Error::Superseded);
+        self.feed.send_modify(|feed| {
+            let rival = feed.as_ref().filter(|feed| {
+                feed.standing == standing && feed.path.last() != path.last() && feed.path.len() <= path.len()
+            });
+            taken = match rival {
+                Some(rival) => Err(Error::Fed { from: rival.path.last().copied().unwrap_or(self.id) }),
+                None => {
+                    let new = Feed { standing, path, number: self.streams.fetch_add(1, Ordering::Relaxed) };
+                    *feed = Some(new.clone());
+                    Ok(Feeding { node: self.clone(), feed: new })
+                }
+            };
+        });
+        taken
+    }
+
+    /// Tells whence changes come.
+    pub(crate) fn feeds(&self) -> watch::Receiver<Option<Feed>> {
+        self.feed.subscribe()
+    }
+
     /// Notes that the followed primary was heard.
     pub(crate) fn hear(&self) {
         self.state.lock().heard = Some(SystemTime::now());
@@ -333,6 +409,23 @@ mod tests {
         assert!(node.step(&assume(Role::Primary, 2)).is_err());
         assert_eq!(node.state(), current);
         assert!(node.admit().is_err());
+    }
+
+    #[test]
+    fn of_two_ways_by_which_changes_come_the_shorter_is_kept_to() {
+        let (_dir, node) = node(Role::Standby);
+        let (primary, forwarder) = (NodeId([9; 16]), NodeId([8; 16]));
+        let standing = Standing { leader: Some(primary), ..node.standing() };
+        let long = node.feed(standing, vec![primary, forwarder]).unwrap();
+        assert!(node.feed(standing, vec![primary, NodeId([7; 16])]).is_err(), "the first of equals");
+        let again = node.feed(standing, vec![primary, forwarder]).unwrap();
+        assert!(again.is_current() && !long.is_current(), "a caller replaces its own stream");
+        drop(long);
+        let direct = node.feed(standing, vec![primary]).unwrap();
+        assert!(direct.is_current() && !again.is_current());
+        assert!(node.feed(standing, vec![primary, forwarder]).is_err());
+        drop(direct);
+        assert!(node.feed(standing, vec![primary, forwarder]).is_ok(), "the shorter one is gone");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::applied::Position;
+use crate::applied::{Applied, Position};
 use crate::auth::{Auth, Fingerprint, Nonce, Refused};
 use crate::catalog::{self, Incarnation};
 use crate::change::{Arriving, Part, Reading};
@@ -32,7 +32,7 @@ use crate::proto::replicate_request::Message as Request;
 use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_client::ReplicationClient;
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
-use crate::role::{Input, NodeId, Reaction, Standing};
+use crate::role::{Input, NodeId, Reaction, Role, Standing};
 use crate::shared_refs::SharedRefs;
 use crate::standby::receives;
 use crate::tracked::Tracked;
@@ -47,13 +47,22 @@ pub(crate) struct Greeting {
     pub(crate) tell_received: bool,
 }
 
-/// Leads the standby until the stream ends, which is always an error.
+/// How a standby forwards what it applied.
+pub(crate) struct Forward {
+    /// By which nodes it comes here, the primary first.
+    pub(crate) path: Vec<NodeId>,
+    /// How far it has come.
+    pub(crate) applied: Arc<Applied>,
+}
+
+/// Leads the standby, or forwards to it, until the stream ends, which is always an error.
 pub(crate) async fn run(
     node: &Arc<Node>,
     peer: &Peer,
     databases: &Tracked,
     standing: Standing,
     greeting: &Greeting,
+    forward: Option<Forward>,
 ) -> Error {
     let ended = async {
         let (requests, stream) = mpsc::channel(MESSAGES_AHEAD);
@@ -62,8 +71,16 @@ pub(crate) async fn run(
             standing: Some((&standing).into()),
             format_digest: pleach_protocol::format_digest(),
             features: 0,
-            listener_url: greeting.listener_url.clone(),
-            tell_received: greeting.tell_received,
+            listener_url: match forward {
+                Some(_) => node.primary_url().unwrap_or_default(),
+                None => greeting.listener_url.clone(),
+            },
+            tell_received: greeting.tell_received && forward.is_none(),
+            path: forward
+                .iter()
+                .flat_map(|forward| &forward.path)
+                .map(|node| proto::node_bytes(*node))
+                .collect(),
         };
         let (channel, bound) = peer.connect().await?;
         let to = peer.keys().of_server(&channel).await;
@@ -82,7 +99,8 @@ pub(crate) async fn run(
         let mut answers =
             Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
         let asked = Asked { auth: &greeting.auth, to, nonce, binding };
-        let Greeted { who, held, edits } = greet(node, peer, &standing, &asked, &mut answers).await?;
+        let Greeted { who, held, edits } =
+            greet(node, peer, &standing, forward.as_ref(), &asked, &mut answers).await?;
         peer.connected();
         let mut session = Session {
             node,
@@ -90,13 +108,16 @@ pub(crate) async fn run(
             who,
             databases,
             standing,
+            forward,
             edits,
             held,
             sending: None,
             in_flight: HashMap::new(),
             requests,
         };
-        session.hear(&mut answers).await?;
+        if session.forward.is_none() {
+            session.hear(&mut answers).await?;
+        }
         session.pin().await?;
         session.lead(&mut answers).await
     };
@@ -158,6 +179,7 @@ async fn greet(
     node: &Arc<Node>,
     peer: &Peer,
     standing: &Standing,
+    forward: Option<&Forward>,
     asked: &Asked<'_>,
     answers: &mut Answers<'_>,
 ) -> Result<Greeted> {
@@ -173,7 +195,11 @@ async fn greet(
     }
     let theirs = Standing::try_from(ack.standing)?;
     let reaction = meet(node, who, theirs).await?;
-    if reaction != Reaction::Lead || theirs.epoch != standing.epoch || theirs.leader != Some(node.id()) {
+    if forward.is_some_and(|forward| forward.path.contains(&who)) {
+        return Err(Error::Loop { url: peer.server().to_owned(), node: who });
+    }
+    let expected = if forward.is_some() { Reaction::Nothing } else { Reaction::Lead };
+    if reaction != expected || theirs != (Standing { role: Role::Standby, ..*standing }) {
         return Err(Error::NotFollowing { standing: theirs });
     }
     if ack.format_digest != pleach_protocol::format_digest() {
@@ -221,6 +247,8 @@ struct Session<'a> {
     who: NodeId,
     databases: &'a Tracked,
     standing: Standing,
+    /// This node is a standby itself.
+    forward: Option<Forward>,
     /// Whether tables travel as the rows that changed.
     edits: bool,
     /// What the standby has of each database once the last change that was sent has arrived; not while one is being sent.
@@ -241,7 +269,10 @@ struct Sending {
 struct Sent {
     /// Of which store it is: another may come under the same name.
     store: [u8; 16],
+    /// The number of the last change here that is included.
     sequence: u64,
+    /// The primary's number of it.
+    said: u64,
     records: u64,
     read_at: Instant,
 }
@@ -403,7 +434,7 @@ impl Session<'_> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         let mut leads = self.node.leads();
         loop {
-            if self.sending.is_none() && *leads.borrow_and_update() {
+            if self.sending.is_none() && (*leads.borrow_and_update() || self.forward.is_some()) {
                 self.sending = self.next_change();
             }
             tokio::select! {
@@ -435,7 +466,9 @@ impl Session<'_> {
     /// all that comes after it.
     fn next_change(&mut self) -> Option<Sending> {
         let lacks = |name: &String, database: &Database| {
-            !self.in_flight.contains_key(name) && self.peer.behind(name, database.sequence()).is_some()
+            !self.in_flight.contains_key(name)
+                && self.peer.behind(name, database.sequence()).is_some()
+                && self.may_send(name)
         };
         let has_more = |name: &String, database: &Database| {
             let last = self.in_flight.get(name).and_then(VecDeque::back);
@@ -456,10 +489,10 @@ impl Session<'_> {
         };
         let held = self.held.remove(&name);
         let (epoch, edits, requests) = (self.standing.epoch.0, self.edits, self.requests.clone());
-        let (node, named) = (self.node.clone(), name.clone());
+        let (node, named, forwards) = (self.node.clone(), name.clone(), self.forward.is_some());
         let thread = tokio::task::spawn_blocking(move || {
             let catalog = node.database(catalog::NAME)?;
-            let incarnation = match named == catalog::NAME {
+            let incarnation = match named == catalog::NAME || forwards {
                 true => Incarnation::of(&database)?,
                 false => catalog::incarnation_to_send(catalog.as_ref(), &named, &database)?,
             };
@@ -475,10 +508,17 @@ impl Session<'_> {
                 }
                 held => held,
             };
+            // Of what is forwarded, the primary's number is read first: there is no less than that.
+            let position = if forwards { Position::applied(&database)? } else { None };
             let reading = Reading::of(&database)?;
+            let said = match position {
+                Some(position) if position.epoch == epoch => position.sequence,
+                Some(_) => return Err(cut()),
+                None => reading.sequence,
+            };
             let change = proto::Change {
                 epoch,
-                sequence: reading.sequence,
+                sequence: said,
                 database: named,
                 create: held.is_none(),
                 incarnation: incarnation.into(),
@@ -490,15 +530,24 @@ impl Session<'_> {
             })?;
             let Reading { sequence, read_at, refs, pins } = reading;
             let held = Held { refs, incarnation: Some(incarnation), position: held.position };
-            Ok((Sent { store: database.store().id(), sequence, records, read_at }, held, pins))
+            let store = database.store().id();
+            Ok((Sent { store, sequence, said, records, read_at }, held, pins))
         });
         Some(Sending { database: name, thread })
+    }
+
+    /// Whether what is here of a database is that of the primary of this epoch, and no less than the standby has. A primary's own always is.
+    fn may_send(&self, name: &str) -> bool {
+        let (Some(forward), epoch) = (&self.forward, self.standing.epoch.0) else { return true };
+        let there = self.held.get(name).and_then(|held| held.position);
+        let there = there.filter(|position| position.epoch == epoch).map(|position| position.sequence);
+        forward.applied.reached(name, epoch).is_some_and(|here| Some(here) >= there)
     }
 
     /// Takes an acknowledgement.
     fn ack(&mut self, ack: &proto::Ack) -> Result<()> {
         let in_flight = self.in_flight.get_mut(&ack.database);
-        let sent = in_flight.and_then(VecDeque::pop_front).filter(|sent| sent.sequence == ack.sequence);
+        let sent = in_flight.and_then(VecDeque::pop_front).filter(|sent| sent.said == ack.sequence);
         let Some(sent) = sent else {
             let what = format!("an Ack of `{}` at {}, which was not sent", ack.database, ack.sequence);
             return Err(Error::protocol(what));

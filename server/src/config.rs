@@ -187,6 +187,10 @@ pub struct Cluster {
     pub replicate_drops: bool,
     /// The users of standbys are those of their primary.
     pub replicate_users: bool,
+    /// A standby sends what it applied to its own standbys.
+    pub cascade: bool,
+    /// Bytes that are kept for one standby that is away.
+    pub standby_pin_max: u64,
 }
 
 /// One other node of the cluster.
@@ -490,6 +494,8 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
         None => ["::", "0.0.0.0"].map(|host| Address { host: host.into(), port }).into(),
     };
     let node_key = file.remotesapi.node_key;
+    let standby_pin_max =
+        units::bytes(&file.standby_pin_max).map_err(|error| format!("cluster.standby_pin_max: {error}"))?;
     let ack = ack(file.ack, standby_remotes.len())?;
     Ok(Cluster {
         standby_remotes,
@@ -502,6 +508,8 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
         ack,
         replicate_drops: file.replicate_drops,
         replicate_users: file.replicate_users,
+        cascade: file.cascade,
+        standby_pin_max,
     })
 }
 
