@@ -104,6 +104,9 @@ pub(crate) fn incarnation_to_send(
     name: &str,
     database: &Database,
 ) -> Result<Incarnation> {
+    if is_being_dropped(database)? {
+        return Err(Error::UnknownDatabase { database: name.to_owned() });
+    }
     let mut incarnation = Incarnation::of(database)?;
     while let Some(catalog) = catalog
         && is_dropped(catalog, name, incarnation)?
@@ -119,6 +122,11 @@ pub(crate) fn incarnation_to_send(
 pub(crate) fn note_drop(catalog: &Database, name: &str, database: &Database) -> Result<()> {
     database.set_setting(DROPPING, Some("1"))?;
     put(catalog, DROPPED, row(name, Incarnation::of(database)?).as_bytes(), b"")
+}
+
+/// Whether its drop has begun here.
+pub(crate) fn is_being_dropped(database: &Database) -> Result<bool> {
+    Ok(database.setting(DROPPING)?.is_some())
 }
 
 /// What was last published under `name`.
@@ -164,9 +172,16 @@ pub(crate) fn drop_dropped(node: &Node, follows: bool) -> Result<Vec<String>> {
     for name in node.databases().list()? {
         // One that cannot be opened is said elsewhere.
         let Ok(Some(database)) = node.databases().get(&name) else { continue };
-        let is_own = database.setting(DROPPING)?.is_some();
+        let is_own = is_being_dropped(&database)?;
         let may_drop = is_own || follows && node.replicates_drops();
-        if !may_drop || !is_dropped(&catalog, &name, Incarnation::of(&database)?)? {
+        if !may_drop {
+            continue;
+        }
+        if !is_dropped(&catalog, &name, Incarnation::of(&database)?)? {
+            // It began, and nobody was told.
+            if is_own {
+                database.set_setting(DROPPING, None)?;
+            }
             continue;
         }
         let keeps = !is_own && may_have_more(node, &database)?;

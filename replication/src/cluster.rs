@@ -346,6 +346,7 @@ impl Cluster {
             let Some(database) = inner.node.databases().get(&name)? else { return Ok(()) };
             if inner.node.replicates_drops() {
                 catalog::note_drop(&inner.node.create(catalog::NAME)?, &name, &database)?;
+                inner.tracked.leave(&name);
             }
             drop(database);
             inner.tracked.look()

@@ -93,8 +93,8 @@ pub(crate) fn bytes_beyond(database: &Database, roots: &[Hash], max: u64) -> Res
     let now: Vec<Hash> = refs.into_values().collect();
     let mut bytes = 0;
     for sent in pleach_engine::difference(database, roots, &now)? {
-        let stored = database.store().stored(sent?.chunk.hash()).map_err(pleach_engine::Error::from)?;
-        bytes += stored.map_or(0, |stored| stored.payload().len() as u64);
+        let stored = database.store().bytes_of(sent?.chunk.hash()).map_err(pleach_engine::Error::from)?;
+        bytes += stored.unwrap_or(0);
         if bytes > max {
             break;
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pleach_engine::Database;
 
+use crate::catalog;
 use crate::error::Result;
 use crate::node::Node;
 use crate::peer::Peer;
@@ -49,6 +50,8 @@ impl Tracked {
                 continue;
             }
             match self.node.database(&name) {
+                // What is being dropped concerns nobody any more.
+                Ok(Some(database)) if catalog::is_being_dropped(&database)? => {}
                 Ok(Some(database)) => self.take_up(name, database),
                 Ok(None) => {}
                 Err(error) => {
@@ -65,6 +68,13 @@ impl Tracked {
         database.watch(move |_| peers.iter().for_each(|peer| peer.note_change(&watched)));
         self.databases.lock().insert(name.clone(), database);
         self.peers.iter().for_each(|peer| peer.note_change(&name));
+    }
+
+    /// Leaves a database that is being dropped.
+    pub(crate) fn leave(&self, name: &str) {
+        let _looking = self.looking.lock();
+        self.databases.lock().remove(name);
+        self.peers.iter().for_each(|peer| peer.forget(name));
     }
 
     /// The database called `name`.

@@ -79,11 +79,17 @@ impl Away {
             (nodes.status(&one)["databases"][0]["replication_lag_millis"] == 0).then_some(())
         });
         nodes.sandbox.run(&["clone", &one.database("db"), "copy"]).ok();
-        two.kill();
-        for round in 1..=ROUNDS {
+        let change = |round: usize| {
             nodes.sandbox.write("rows.csv", &rows(CHANGED, ROWS / CHANGED, round as u64));
             nodes.sandbox.run(&one.args("db", &["import", "t", "rows.csv", "--upsert"])).ok();
-        }
+        };
+        // Work that no commit keeps.
+        change(ROUNDS + 1);
+        eventually("the standby has that", || {
+            (nodes.status(&one)["databases"][0]["replication_lag_millis"] == 0).then_some(())
+        });
+        two.kill();
+        (1..=ROUNDS).for_each(change);
         nodes.sandbox.run(&one.args("db", &["commit", "-m", "after"])).ok();
         let fetched = nodes.sandbox.run(&["-C", "copy", "fetch", "--json"]).json();
         let fetched = fetched["bytes_received"].as_u64().unwrap();

@@ -210,9 +210,9 @@ fn each_bad_setting_of_drops_users_cascade_and_pins_is_refused() {
     let sandbox = Sandbox::new();
     let remote = "standby_remotes: [{name: s, remote_url_template: \"http://127.0.0.1:1/{database}\"}]";
     for (setting, said) in [
-        ("replicate_drops: perhaps", "expected true or false"),
-        ("replicate_users: 1", "expected true or false"),
-        ("cascade: up", "expected true or false"),
+        ("replicate_drops: perhaps", "c.yaml:3:20"),
+        ("replicate_users: 1", "c.yaml:3:20"),
+        ("cascade: up", "c.yaml:3:12"),
         ("standby_pin_max: much", "cluster.standby_pin_max"),
         ("standby_pins_max: 1GiB", "did you mean `standby_pin_max`"),
     ] {
