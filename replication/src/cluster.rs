@@ -29,11 +29,11 @@ use tonic::service::Routes;
 use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 use crate::applied::Applied;
 use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
-use crate::catalog;
 use crate::error::{Behind, Error, NotWritable, Result};
 use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES, MEASURE_PINS, STANDBY_PIN_MAX};
 use crate::node::{Node, WritePermit};
 use crate::peer::Peer;
+use crate::register;
 use crate::role::{Alarm, Epoch, Input, Quorum, Role, Standing, State, Writes};
 use crate::role_file::{Record, RoleFile};
 use crate::session::{self, Forward, Greeting};
@@ -279,7 +279,7 @@ impl Cluster {
         let Standing { role, epoch, .. } = node.standing();
         let alarm = node.alarm().map(|alarm| alarm.to_string());
         let mut rows = Vec::new();
-        for (database, _) in tracked.all().into_iter().filter(|(name, _)| name != catalog::NAME) {
+        for (database, _) in tracked.all().into_iter().filter(|(name, _)| name != register::NAME) {
             for peer in peers.iter() {
                 let link = peer.status(&database);
                 let (lag, last_update, error) = match role {
@@ -345,7 +345,7 @@ impl Cluster {
         crate::blocking(move || {
             let Some(database) = inner.node.databases().get(&name)? else { return Ok(()) };
             if inner.node.replicates_drops() {
-                catalog::note_drop(&inner.node.create(catalog::NAME)?, &name, &database)?;
+                register::note_drop(&inner.node.create(register::NAME)?, &name, &database)?;
                 inner.tracked.leave(&name);
             }
             drop(database);
@@ -359,8 +359,8 @@ impl Cluster {
     /// # Errors
     /// [`Error::Unacknowledged`].
     pub async fn noted(&self) -> Result<Option<String>> {
-        match self.inner.tracked.get(catalog::NAME) {
-            Some(catalog) => self.inner.acknowledged(catalog::NAME, catalog.sequence()).await,
+        match self.inner.tracked.get(register::NAME) {
+            Some(register) => self.inner.acknowledged(register::NAME, register.sequence()).await,
             None => Ok(None),
         }
     }
@@ -370,7 +370,7 @@ impl Cluster {
         let (inner, name) = (self.inner.clone(), name.to_owned());
         crate::blocking(move || {
             let Ok(_permit) = inner.node.admit() else { return Ok(()) };
-            catalog::publish(&inner.node.create(catalog::NAME)?, &name, &content)?;
+            register::publish(&inner.node.create(register::NAME)?, &name, &content)?;
             inner.tracked.look()
         })
         .await
@@ -379,8 +379,8 @@ impl Cluster {
     /// The document `name` as a primary published it last; `None` if none did, or this node takes writes itself.
     pub async fn published(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let (inner, name) = (self.inner.clone(), name.to_owned());
-        crate::blocking(move || match (inner.node.state().leads(), inner.node.database(catalog::NAME)?) {
-            (false, Some(catalog)) => catalog::document(&catalog, &name),
+        crate::blocking(move || match (inner.node.state().leads(), inner.node.database(register::NAME)?) {
+            (false, Some(register)) => register::document(&register, &name),
             _ => Ok(None),
         })
         .await
@@ -388,7 +388,7 @@ impl Cluster {
 
     /// Counts the times that documents, or what was dropped, may have changed by a primary's doing.
     pub fn published_changes(&self) -> watch::Receiver<u64> {
-        self.inner.node.catalog_changes().subscribe()
+        self.inner.node.register_changes().subscribe()
     }
 
     /// Tells whether this node takes writes and sends them to its standbys.
@@ -506,7 +506,7 @@ fn open(
     let standing = state.standing;
     let node = Arc::new(Node::new(file, state, databases, config.replicate_drops));
     // Before anything is replicated: what a crash left of a drop.
-    catalog::drop_dropped(&node, standing.role == Role::Standby)?;
+    register::drop_dropped(&node, standing.role == Role::Standby)?;
     let key_file = config.node_key.unwrap_or_else(|| node.databases().data_dir().join(KEY_FILE));
     let keys = peers.iter().map(|peer| peer.keys().clone()).collect();
     let auth = Arc::new(Auth::new(NodeKey::open(&key_file)?, keys, news));
@@ -845,7 +845,7 @@ async fn keep_keys(peer: Arc<Peer>) {
 /// Looks for databases that were made or dropped.
 async fn look(inner: Arc<Inner>) {
     let mut interval = tokio::time::interval(LOOK_FOR_DATABASES);
-    let mut dropped = inner.node.catalog_changes().subscribe();
+    let mut dropped = inner.node.register_changes().subscribe();
     loop {
         tokio::select! {
             _ = interval.tick() => {}

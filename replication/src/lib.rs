@@ -18,7 +18,6 @@
 mod ack;
 mod applied;
 pub mod auth;
-mod catalog;
 mod change;
 mod cluster;
 mod error;
@@ -27,6 +26,7 @@ mod node;
 mod peer;
 mod primary;
 pub mod proto;
+mod register;
 mod replica;
 pub mod role;
 mod role_file;

@@ -12,8 +12,8 @@ use pleach_engine::Database;
 use pleach_protocol::Databases;
 use tokio::sync::watch;
 
-use crate::catalog;
 use crate::error::{Error, NotWritable, Result};
+use crate::register;
 use crate::role::{self, Alarm, Effect, Input, NodeId, Reaction, Role, Standing, State, Writes};
 use crate::role_file::RoleFile;
 
@@ -39,8 +39,8 @@ pub(crate) struct Node {
     streams: AtomicU64,
     /// Whence changes come now.
     feed: watch::Sender<Option<Feed>>,
-    /// Counts changes of the catalogue by others.
-    catalog_changes: watch::Sender<u64>,
+    /// Counts changes of the register by others.
+    register_changes: watch::Sender<u64>,
 }
 
 /// Whence the changes of a standby come.
@@ -116,7 +116,7 @@ impl Node {
             replicates_drops,
             streams: AtomicU64::new(0),
             feed: watch::Sender::new(None),
-            catalog_changes: watch::Sender::new(0),
+            register_changes: watch::Sender::new(0),
         }
     }
 
@@ -128,23 +128,27 @@ impl Node {
         &self.databases
     }
 
-    /// A database, the catalogue too.
+    /// A database, the register too.
     pub(crate) fn database(&self, name: &str) -> Result<Option<Database>> {
-        Ok(if name == catalog::NAME { self.databases.get_hidden(name)? } else { self.databases.get(name)? })
+        Ok(if name == register::NAME {
+            self.databases.get_hidden(name)?
+        } else {
+            self.databases.get(name)?
+        })
     }
 
-    /// The names of all databases, that of the catalogue first.
+    /// The names of all databases, that of the register first.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         let mut names = self.databases.list()?;
-        if self.databases.get_hidden(catalog::NAME)?.is_some() {
-            names.insert(0, catalog::NAME.to_owned());
+        if self.databases.get_hidden(register::NAME)?.is_some() {
+            names.insert(0, register::NAME.to_owned());
         }
         Ok(names)
     }
 
-    /// Makes a database, the catalogue too.
+    /// Makes a database, the register too.
     pub(crate) fn create(&self, name: &str) -> Result<Database> {
-        Ok(if name == catalog::NAME {
+        Ok(if name == register::NAME {
             self.databases.make_hidden(name)?
         } else {
             self.databases.create(name)?
@@ -155,9 +159,9 @@ impl Node {
         self.replicates_drops
     }
 
-    /// Counts the changes of the catalogue that came from others.
-    pub(crate) fn catalog_changes(&self) -> &watch::Sender<u64> {
-        &self.catalog_changes
+    /// Counts the changes of the register that came from others.
+    pub(crate) fn register_changes(&self) -> &watch::Sender<u64> {
+        &self.register_changes
     }
 
     pub(crate) fn standing(&self) -> Standing {

@@ -22,7 +22,6 @@ use tonic::{Status, Streaming};
 
 use crate::applied::{Applied, Position};
 use crate::auth::{Auth, Fingerprint, Nonce, Refused};
-use crate::catalog::{self, Incarnation};
 use crate::change::{Arriving, Part, Reading};
 use crate::error::{Error, Result};
 use crate::limits::{CHANGES_AHEAD, HEARTBEAT, SEQUENCE_JUMP_MAX};
@@ -32,6 +31,7 @@ use crate::proto::replicate_request::Message as Request;
 use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_client::ReplicationClient;
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
+use crate::register::{self, Incarnation};
 use crate::role::{Input, NodeId, Reaction, Role, Standing};
 use crate::shared_refs::SharedRefs;
 use crate::standby::receives;
@@ -312,7 +312,7 @@ impl Session<'_> {
         }
     }
 
-    /// The databases of which the standby has more than this node, and how far they have come there; the catalogue, which says what was
+    /// The databases of which the standby has more than this node, and how far they have come there; the register, which says what was
     /// dropped, comes first.
     async fn ahead(&self) -> Result<Vec<(String, Position)>> {
         let there = self.held.iter().map(|(name, held)| (name.clone(), held.position, held.incarnation));
@@ -320,15 +320,15 @@ impl Session<'_> {
         let (node, standby) = (self.node.clone(), self.peer.name().to_owned());
         crate::blocking(move || {
             let led = node.state().led;
-            let catalog = node.database(catalog::NAME)?;
+            let register = node.database(register::NAME)?;
             let mut ahead = Vec::new();
             for (name, position, incarnation) in there {
                 let Some(position) = position else { continue };
                 let own = match node.database(&name)? {
                     Some(database) => Position::of(&database, led)?,
                     None => {
-                        if let (Some(catalog), Some(incarnation)) = (&catalog, incarnation)
-                            && catalog::is_dropped(catalog, &name, incarnation)?
+                        if let (Some(register), Some(incarnation)) = (&register, incarnation)
+                            && register::is_dropped(register, &name, incarnation)?
                         {
                             continue;
                         }
@@ -347,7 +347,7 @@ impl Session<'_> {
                     ahead.push((name, position));
                 }
             }
-            ahead.sort_by_key(|(name, _)| name != catalog::NAME);
+            ahead.sort_by_key(|(name, _)| name != register::NAME);
             Ok(ahead)
         })
         .await
@@ -462,7 +462,7 @@ impl Session<'_> {
         }
     }
 
-    /// Begins to send what the standby lacks of some database: first one of which nothing is on its way. What the catalogue says goes before
+    /// Begins to send what the standby lacks of some database: first one of which nothing is on its way. What the register says goes before
     /// all that comes after it.
     fn next_change(&mut self) -> Option<Sending> {
         let lacks = |name: &String, database: &Database| {
@@ -475,13 +475,13 @@ impl Session<'_> {
             last.is_some_and(|last| last.sequence < database.sequence())
         };
         let has_room = |name: &String| self.in_flight.get(name).is_none_or(|sent| sent.len() < CHANGES_AHEAD);
-        let catalog = catalog::NAME.to_owned();
-        let of_catalog = self
+        let register = register::NAME.to_owned();
+        let of_register = self
             .databases
-            .get(&catalog)
-            .filter(|database| lacks(&catalog, database) || has_more(&catalog, database));
-        let (name, database) = match of_catalog {
-            Some(database) if has_room(&catalog) => (catalog, database),
+            .get(&register)
+            .filter(|database| lacks(&register, database) || has_more(&register, database));
+        let (name, database) = match of_register {
+            Some(database) if has_room(&register) => (register, database),
             Some(_) => return None,
             None => self.databases.find(lacks).or_else(|| {
                 self.databases.find(|name, database| has_more(name, database) && has_room(name))
@@ -491,17 +491,17 @@ impl Session<'_> {
         let (epoch, edits, requests) = (self.standing.epoch.0, self.edits, self.requests.clone());
         let (node, named, forwards) = (self.node.clone(), name.clone(), self.forward.is_some());
         let thread = tokio::task::spawn_blocking(move || {
-            let catalog = node.database(catalog::NAME)?;
-            let incarnation = match named == catalog::NAME || forwards {
+            let register = node.database(register::NAME)?;
+            let incarnation = match named == register::NAME || forwards {
                 true => Incarnation::of(&database)?,
-                false => catalog::incarnation_to_send(catalog.as_ref(), &named, &database)?,
+                false => register::incarnation_to_send(register.as_ref(), &named, &database)?,
             };
             let held = match held {
                 // The standby dropped it, or sets it aside.
                 Some(Held { incarnation: Some(other), .. })
                     if other != incarnation
-                        && catalog.is_some_and(|catalog| {
-                            catalog::is_dropped(&catalog, &named, other).unwrap_or(false)
+                        && register.is_some_and(|register| {
+                            register::is_dropped(&register, &named, other).unwrap_or(false)
                         }) =>
                 {
                     None
@@ -605,9 +605,9 @@ fn take_back(
     let prepared = arriving.finish(finish.records)?.prepare(true)?;
     let _applying = node.adopt(standing).map_err(overtaken)?;
     prepared.adopt(standing.epoch.0)?;
-    if wanted == catalog::NAME {
-        catalog::drop_dropped(node, true)?;
-        node.catalog_changes().send_modify(|count| *count += 1);
+    if wanted == register::NAME {
+        register::drop_dropped(node, true)?;
+        node.register_changes().send_modify(|count| *count += 1);
     }
     Ok(())
 }

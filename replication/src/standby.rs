@@ -19,7 +19,6 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::applied::{Applied, Position};
 use crate::auth::{Auth, Caller};
-use crate::catalog::{self, Incarnation};
 use crate::change::{Arriving, Part, Reading};
 use crate::error::{Error, Result};
 use crate::limits::{ANSWERS_AHEAD, DRAIN, GREETING_TIMEOUT, PATH_MAX};
@@ -28,6 +27,7 @@ use crate::proto::replicate_request::Message;
 use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_server::{Replication, ReplicationServer};
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
+use crate::register::{self, Incarnation};
 use crate::role::{Input as Event, Reaction, Role, Standing};
 use crate::shared_refs::SharedRefs;
 
@@ -403,11 +403,11 @@ impl Stream {
             };
             prepared.apply(followed.epoch.0)?;
             self.applied.note(&database, followed.epoch.0, sequence);
-            if database == catalog::NAME {
-                for name in catalog::drop_dropped(&self.node, true)? {
+            if database == register::NAME {
+                for name in register::drop_dropped(&self.node, true)? {
                     self.applied.forget(&name);
                 }
-                self.node.catalog_changes().send_modify(|count| *count += 1);
+                self.node.register_changes().send_modify(|count| *count += 1);
             }
         }
         self.node.hear();
@@ -422,12 +422,12 @@ pub(crate) fn receives(node: &Node, change: &proto::Change) -> Result<Option<(Da
     let (name, incarnation) = (&change.database, Incarnation::read(&change.incarnation)?);
     if let Some(database) = node.database(name)? {
         let is_other = Incarnation::of(&database)? != incarnation;
-        if !change.create || !is_other || name == catalog::NAME {
+        if !change.create || !is_other || name == register::NAME {
             incarnation.mark(&database)?;
             return Ok(Some((database, false)));
         }
         drop(database);
-        catalog::set_aside(node, name, "its primary made another database of that name")?;
+        register::set_aside(node, name, "its primary made another database of that name")?;
     } else if !change.create {
         return Ok(None);
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pleach_engine::Database;
 
-use crate::catalog;
 use crate::error::Result;
 use crate::node::Node;
 use crate::peer::Peer;
+use crate::register;
 
 /// The databases under replication.
 pub(crate) struct Tracked {
@@ -51,7 +51,7 @@ impl Tracked {
             }
             match self.node.database(&name) {
                 // What is being dropped concerns nobody any more.
-                Ok(Some(database)) if catalog::is_being_dropped(&database)? => {}
+                Ok(Some(database)) if register::is_being_dropped(&database)? => {}
                 Ok(Some(database)) => self.take_up(name, database),
                 Ok(None) => {}
                 Err(error) => {
@@ -82,7 +82,7 @@ impl Tracked {
         self.databases.lock().get(name).cloned()
     }
 
-    /// All databases, by name, the catalogue too.
+    /// All databases, by name, the register too.
     pub(crate) fn all(&self) -> Vec<(String, Database)> {
         self.databases.lock().iter().map(|(name, database)| (name.clone(), database.clone())).collect()
     }
