@@ -358,6 +358,12 @@ impl Store {
         self.shared.stored(hash)
     }
 
+    /// How many bytes the chunk takes in its file; `None` if it is not here.
+    pub fn bytes_of(&self, hash: &Hash) -> Result<Option<u64>> {
+        self.check_cancelled()?;
+        Ok(self.shared.locate(hash)?.map(|(found, _)| u64::from(found.place.len)))
+    }
+
     /// The child of `parent`, a chunk of this store, at `index` of [`Chunk::children`]; `None` if the store does not have it. A parent that is in
     /// memory remembers where its children are, so that a path that is often walked costs no lookup. What a partial store lacks is asked of its
     /// source, together with what comes after it if children are read in order.

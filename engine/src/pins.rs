@@ -43,6 +43,11 @@ impl Pins {
         Ok(Pins { handles })
     }
 
+    /// What is pinned.
+    pub fn roots(&self) -> impl Iterator<Item = Hash> + '_ {
+        self.handles.keys().copied()
+    }
+
     /// Whether `root` is pinned: then it is in the store.
     pub fn contains(&self, root: &Hash) -> bool {
         self.handles.contains_key(root)

@@ -86,6 +86,11 @@ impl Applied {
         self.positions.lock().get(database).is_some_and(|epochs| epochs.contains_key(&epoch))
     }
 
+    /// How far `database` has come in `epoch` since this node started.
+    pub(crate) fn reached(&self, database: &str, epoch: u64) -> Option<u64> {
+        self.positions.lock().get(database)?.get(&epoch).copied()
+    }
+
     /// Whether what `token` names was applied here.
     pub(crate) fn covers(&self, database: &str, token: &Token) -> bool {
         let positions = self.positions.lock();

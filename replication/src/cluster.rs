@@ -20,7 +20,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use pleach_engine::{Database, Hash, Token};
@@ -31,16 +31,17 @@ use tonic::service::Routes;
 use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
 use crate::applied::Applied;
 use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
-use crate::catalog;
 use crate::elector::{ElectionConfig, ElectionStatus, Elector};
 use crate::error::{Behind, Error, NotWritable, Result};
 use crate::history::{HistoryCause, HistoryEntry, HistoryEvent, RoleAt, RoleChanges};
-use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES};
+use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES, MEASURE_PINS, STANDBY_PIN_MAX};
 use crate::node::{Node, WritePermit};
 use crate::peer::Peer;
+use crate::register;
 use crate::role::{Alarm, Epoch, Input, NodeId, Quorum, Role, Standing, State, Writes};
 use crate::role_file::{Record, RoleFile};
-use crate::session::{self, Greeting};
+use crate::session::{self, Forward, Greeting};
+use crate::shared_refs;
 use crate::standby::ReplicationService;
 use crate::tracked::Tracked;
 
@@ -65,6 +66,10 @@ pub struct ClusterConfig {
     pub node_key: Option<PathBuf>,
     /// Standbys drop what this node drops while it is primary, and this one drops what its primary does.
     pub replicate_drops: bool,
+    /// While it is a standby, this node sends what it applied to its standbys.
+    pub cascade: bool,
+    /// Bytes that are kept of a database for one standby which is away, and that nothing else needs.
+    pub standby_pin_max: u64,
     /// For peers whose URL begins with `https`: whom to trust, and what to show.
     pub tls: ClientTls,
 }
@@ -81,6 +86,8 @@ impl ClusterConfig {
             ack: AckPolicy::default(),
             replicate_drops: true,
             election: None,
+            cascade: false,
+            standby_pin_max: STANDBY_PIN_MAX,
             node_key: None,
             tls: ClientTls::default(),
         }
@@ -128,6 +135,8 @@ pub struct StatusRow {
     pub last_update: Option<SystemTime>,
     /// What hinders replication now.
     pub current_error: Option<String>,
+    /// Bytes that are kept for the standby and nothing else needs, when that was last measured; 0 while it has everything.
+    pub pinned_bytes: u64,
 }
 
 /// A role that is asked for.
@@ -230,6 +239,8 @@ struct Inner {
     /// This node has heard its standbys, or waited for it.
     heard: watch::Sender<bool>,
     hand_over: Duration,
+    cascade: bool,
+    standby_pin_max: u64,
     ack: AckPolicy,
     /// Counts what arrived or became durable at standbys.
     acks: watch::Sender<u64>,
@@ -297,6 +308,7 @@ impl Cluster {
             inner.spawn(keep_keys(peer.clone()));
         }
         inner.spawn(look(inner.clone()));
+        inner.spawn(measure(inner.clone()));
         inner.spawn(hear(inner.clone()));
         Ok(cluster)
     }
@@ -423,15 +435,18 @@ impl Cluster {
 
     /// [`Cluster::status`] of the databases that are known already. Never blocks.
     pub fn known_status(&self) -> Vec<StatusRow> {
-        let Inner { node, peers, tracked, .. } = &*self.inner;
+        let Inner { node, peers, tracked, cascade, .. } = &*self.inner;
         let Standing { role, epoch, .. } = node.standing();
         let alarm = node.alarm().map(|alarm| alarm.to_string());
         let mut rows = Vec::new();
-        for (database, _) in tracked.all().into_iter().filter(|(name, _)| name != catalog::NAME) {
+        for (database, _) in tracked.all().into_iter().filter(|(name, _)| name != register::NAME) {
             for peer in peers.iter() {
                 let link = peer.status(&database);
                 let (lag, last_update, error) = match role {
                     Role::Primary => (link.lag_millis, link.last_update, link.error),
+                    Role::Standby if *cascade => {
+                        (link.lag_millis, link.last_update.or_else(|| node.heard()), link.error)
+                    }
                     Role::Standby => (None, node.heard(), None),
                     Role::DetectedBrokenConfig => {
                         (None, link.last_update, Some(NotWritable::BrokenConfig { epoch }.to_string()))
@@ -445,6 +460,7 @@ impl Cluster {
                     replication_lag_millis: lag,
                     last_update,
                     current_error: error.or_else(|| alarm.clone()),
+                    pinned_bytes: link.pinned_bytes,
                 });
             }
         }
@@ -471,6 +487,10 @@ impl Cluster {
             warnings.push(why.to_string());
         }
         warnings.extend(node.alarm().as_ref().map(Alarm::to_string));
+        for (database, _) in self.inner.tracked.all() {
+            let let_go = self.inner.peers.iter().filter(|peer| peer.status(&database).is_let_go);
+            warnings.extend(let_go.map(|peer| let_go_of(peer, &database, self.inner.standby_pin_max)));
+        }
         let trusted_by_url = self.inner.peers.iter().filter(|peer| !peer.keys().is_pinned());
         warnings.extend(trusted_by_url.map(|peer| unpinned(peer)));
         warnings
@@ -485,7 +505,8 @@ impl Cluster {
         crate::blocking(move || {
             let Some(database) = inner.node.databases().get(&name)? else { return Ok(()) };
             if inner.node.replicates_drops() {
-                catalog::note_drop(&inner.node.create(catalog::NAME)?, &name, &database)?;
+                register::note_drop(&inner.node.create(register::NAME)?, &name, &database)?;
+                inner.tracked.leave(&name);
             }
             drop(database);
             inner.tracked.look()
@@ -498,8 +519,8 @@ impl Cluster {
     /// # Errors
     /// [`Error::Unacknowledged`].
     pub async fn noted(&self) -> Result<Option<String>> {
-        match self.inner.tracked.get(catalog::NAME) {
-            Some(catalog) => self.inner.acknowledged(catalog::NAME, catalog.sequence()).await,
+        match self.inner.tracked.get(register::NAME) {
+            Some(register) => self.inner.acknowledged(register::NAME, register.sequence()).await,
             None => Ok(None),
         }
     }
@@ -509,7 +530,7 @@ impl Cluster {
         let (inner, name) = (self.inner.clone(), name.to_owned());
         crate::blocking(move || {
             let Ok(_permit) = inner.node.admit() else { return Ok(()) };
-            catalog::publish(&inner.node.create(catalog::NAME)?, &name, &content)?;
+            register::publish(&inner.node.create(register::NAME)?, &name, &content)?;
             inner.tracked.look()
         })
         .await
@@ -518,8 +539,8 @@ impl Cluster {
     /// The document `name` as a primary published it last; `None` if none did, or this node takes writes itself.
     pub async fn published(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let (inner, name) = (self.inner.clone(), name.to_owned());
-        crate::blocking(move || match (inner.node.state().leads(), inner.node.database(catalog::NAME)?) {
-            (false, Some(catalog)) => catalog::document(&catalog, &name),
+        crate::blocking(move || match (inner.node.state().leads(), inner.node.database(register::NAME)?) {
+            (false, Some(register)) => register::document(&register, &name),
             _ => Ok(None),
         })
         .await
@@ -527,7 +548,7 @@ impl Cluster {
 
     /// Counts the times that documents, or what was dropped, may have changed by a primary's doing.
     pub fn published_changes(&self) -> watch::Receiver<u64> {
-        self.inner.node.catalog_changes().subscribe()
+        self.inner.node.register_changes().subscribe()
     }
 
     /// Tells whether this node takes writes and sends them to its standbys.
@@ -635,6 +656,14 @@ impl Cluster {
 /// Characters of an unknown role in the history.
 const WORD_MAX: usize = 64;
 
+fn let_go_of(peer: &Peer, database: &str, max: u64) -> String {
+    format!(
+        "what standby `{}` had of `{database}` is not kept any more, as that came to more than standby_pin_max, {max} bytes: when it is back, \
+         it gets the difference from what both still have",
+        peer.name()
+    )
+}
+
 /// In the data directory, unless the configuration names another.
 const KEY_FILE: &str = "node.pem";
 
@@ -665,7 +694,7 @@ fn open(
     let standing = state.standing;
     let node = Arc::new(Node::new(file, state, databases, config.replicate_drops));
     // Before anything is replicated: what a crash left of a drop.
-    catalog::drop_dropped(&node, standing.role == Role::Standby)?;
+    register::drop_dropped(&node, standing.role == Role::Standby)?;
     let key_file = config.node_key.unwrap_or_else(|| node.databases().data_dir().join(KEY_FILE));
     let keys = peers.iter().map(|peer| peer.keys().clone()).collect();
     let auth = Arc::new(Auth::new(NodeKey::open(&key_file)?, keys, news));
@@ -691,6 +720,8 @@ fn open(
             tell_received: config.ack.level == AckLevel::Received && !quorum.may_lose(),
         },
         hand_over: config.hand_over,
+        cascade: config.cascade,
+        standby_pin_max: config.standby_pin_max,
         ack: config.ack,
         acks,
         unacknowledged: AtomicU64::new(0),
@@ -734,6 +765,21 @@ impl Inner {
             .iter()
             .flat_map(|(name, database)| self.peers.iter().map(move |peer| (name, database, peer)));
         links.filter_map(|(name, database, peer)| peer.behind(name, database.sequence())).collect()
+    }
+
+    fn measure(&self) -> Result<()> {
+        for (name, database) in self.tracked.all() {
+            let sequence = database.sequence();
+            for peer in self.peers.iter() {
+                let Some(roots) = peer.to_measure(&name, sequence) else { continue };
+                let began = Instant::now();
+                let bytes = shared_refs::bytes_beyond(&database, &roots, self.standby_pin_max)?;
+                if peer.measured(&name, sequence, bytes, began.elapsed(), self.standby_pin_max) {
+                    tracing::warn!("{}", let_go_of(peer, &name, self.standby_pin_max));
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn caught_up(&self) {
@@ -1001,12 +1047,15 @@ impl Inner {
     }
 }
 
-/// Leads one standby whenever this node is primary.
+/// Leads one standby whenever this node is primary, or forwards to it.
 async fn lead(inner: Arc<Inner>, peer: Arc<Peer>) {
     let (node, mut standings) = (&inner.node, inner.node.changes());
+    let forwards =
+        |standing: &Standing| inner.cascade && standing.role == Role::Standby && standing.leader.is_some();
     loop {
         // The sender lives as long as the node.
-        let standing = match standings.wait_for(|standing| standing.role == Role::Primary).await {
+        let leads = standings.wait_for(|standing| standing.role == Role::Primary || forwards(standing));
+        let standing = match leads.await {
             Ok(standing) => *standing,
             Err(_) => return,
         };
@@ -1024,7 +1073,12 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
     let mut pause = BACK_OFF.0;
     loop {
         let progress = peer.progress();
-        let error = session::run(&inner.node, peer, &inner.tracked, standing, &inner.greeting).await;
+        let error = match standing.role {
+            Role::Primary => {
+                session::run(&inner.node, peer, &inner.tracked, standing, &inner.greeting, None).await
+            }
+            _ => forward(inner, peer, standing).await,
+        };
         tracing::warn!(standby = peer.name(), %error, "replication to a standby was interrupted");
         peer.failed(&error);
         let came_on = progress.has_changed().unwrap_or(false);
@@ -1032,6 +1086,35 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = peer.kicked() => {}
+        }
+    }
+}
+
+/// Forwards to one standby, as long as changes come here by the same way.
+async fn forward(inner: &Inner, peer: &Peer, standing: Standing) -> Error {
+    let mut feeds = inner.node.feeds();
+    // The sender lives as long as the node.
+    let path = match feeds.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(feed)) => feed.path.clone(),
+        _ => return Error::Superseded,
+    };
+    let forward = Forward { path: path.clone(), applied: inner.applied.clone() };
+    let (greeting, tracked) = (&inner.greeting, &inner.tracked);
+    tokio::select! {
+        error = session::run(&inner.node, peer, tracked, standing, greeting, Some(forward)) => error,
+        // While nothing comes, what is here is still to be forwarded.
+        _ = feeds.wait_for(|feed| feed.as_ref().is_some_and(|feed| feed.path != path)) => Error::Superseded,
+    }
+}
+
+/// Looks at what is kept for standbys that are behind, and lets go of what is too much.
+async fn measure(inner: Arc<Inner>) {
+    let mut interval = tokio::time::interval(MEASURE_PINS);
+    loop {
+        interval.tick().await;
+        let measuring = inner.clone();
+        if let Err(error) = crate::blocking(move || measuring.measure()).await {
+            tracing::warn!(%error, "what is kept for standbys cannot be measured");
         }
     }
 }
@@ -1056,7 +1139,7 @@ async fn keep_keys(peer: Arc<Peer>) {
 /// Looks for databases that were made or dropped.
 async fn look(inner: Arc<Inner>) {
     let mut interval = tokio::time::interval(LOOK_FOR_DATABASES);
-    let mut dropped = inner.node.catalog_changes().subscribe();
+    let mut dropped = inner.node.register_changes().subscribe();
     loop {
         tokio::select! {
             _ = interval.tick() => {}

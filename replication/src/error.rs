@@ -230,6 +230,25 @@ pub enum Error {
         /// This node.
         node: NodeId,
     },
+    /// A node gets its changes from another already.
+    #[error("this node gets its changes from {from} already, by a way that is no longer")]
+    Fed {
+        /// The node.
+        from: NodeId,
+    },
+    /// A node opened another stream.
+    #[error("another stream of this node took the place of this one, or one by a shorter way")]
+    Superseded,
+    /// What is forwarded would come back.
+    #[error(
+        "{url} is node {node}, by which changes come here: nothing is sent to it, which would be a loop; leave it out of standby_remotes, or          keep it for the time after a change of role"
+    )]
+    Loop {
+        /// Its address.
+        url: String,
+        /// The node.
+        node: NodeId,
+    },
     /// A ref of a standby is not what the primary thought.
     #[error("`{name}` of database `{database}` is not what the primary thinks; it looks again")]
     Moved {
@@ -352,6 +371,9 @@ impl Error {
             | Error::Busy
             | Error::Elected
             | Error::NotFollowing { .. }
+            | Error::Fed { .. }
+            | Error::Superseded
+            | Error::Loop { .. }
             | Error::Stuck { .. }
             | Error::NoPrimary
             | Error::Retired

@@ -26,6 +26,18 @@ pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration:
 /// Updates in one message of a change, and refs in one message of what a standby holds.
 pub const UPDATES_A_MESSAGE: usize = 4096;
 
+/// Nodes by which changes are forwarded, one after the other.
+pub const PATH_MAX: usize = 16;
+
+/// Bytes that are kept of a database for one standby which is away, unless the configuration says otherwise.
+pub const STANDBY_PIN_MAX: u64 = 1 << 30;
+
+/// How often it is looked at what is kept for standbys that are away; longer where that takes long.
+pub const MEASURE_PINS: Duration = Duration::from_secs(1);
+
+/// What is kept for a standby is measured for at most one in so many parts of the time.
+pub const MEASURE_SHARE: u32 = 20;
+
 /// How far a primary counts on at once, to where a standby says it was.
 pub const SEQUENCE_JUMP_MAX: u64 = 1 << 40;
 

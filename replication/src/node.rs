@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
@@ -12,9 +13,9 @@ use pleach_engine::{Database, Hash};
 use pleach_protocol::Databases;
 use tokio::sync::watch;
 
-use crate::catalog;
-use crate::error::{NotWritable, Result};
+use crate::error::{Error, NotWritable, Result};
 use crate::history::{History, HistoryCause, HistoryEntry, HistoryEvent, RoleAt};
+use crate::register;
 use crate::role::{self, Alarm, Effect, Input, NodeId, Reaction, Role, Standing, State, Writes};
 use crate::role_file::RoleFile;
 use crate::shared_refs;
@@ -38,8 +39,48 @@ pub(crate) struct Node {
     adopting: tokio::sync::Mutex<()>,
     /// It drops what its primary drops, and tells its standbys what it drops.
     replicates_drops: bool,
-    /// Counts changes of the catalogue by others.
-    catalog_changes: watch::Sender<u64>,
+    /// How many streams were taken.
+    streams: AtomicU64,
+    /// Whence changes come now.
+    feed: watch::Sender<Option<Feed>>,
+    /// Counts changes of the register by others.
+    register_changes: watch::Sender<u64>,
+}
+
+/// Whence the changes of a standby come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Feed {
+    /// The standing in which they are followed.
+    standing: Standing,
+    /// By which nodes they come, the primary first and the caller last.
+    pub(crate) path: Vec<NodeId>,
+    /// Tells streams of one caller apart.
+    number: u64,
+}
+
+/// A stream by which changes come, as long as it does.
+pub(crate) struct Feeding {
+    node: Arc<Node>,
+    feed: Feed,
+}
+
+impl Feeding {
+    /// Whether no other took its place.
+    pub(crate) fn is_current(&self) -> bool {
+        self.node.feed.borrow().as_ref() == Some(&self.feed)
+    }
+}
+
+impl Drop for Feeding {
+    fn drop(&mut self) {
+        self.node.feed.send_if_modified(|feed| {
+            let is_mine = feed.as_ref() == Some(&self.feed);
+            if is_mine {
+                *feed = None;
+            }
+            is_mine
+        });
+    }
 }
 
 struct Running {
@@ -78,7 +119,9 @@ impl Node {
             writes: watch::Sender::new(0),
             adopting: tokio::sync::Mutex::default(),
             replicates_drops,
-            catalog_changes: watch::Sender::new(0),
+            streams: AtomicU64::new(0),
+            feed: watch::Sender::new(None),
+            register_changes: watch::Sender::new(0),
         }
     }
 
@@ -90,23 +133,27 @@ impl Node {
         &self.databases
     }
 
-    /// A database, the catalogue too.
+    /// A database, the register too.
     pub(crate) fn database(&self, name: &str) -> Result<Option<Database>> {
-        Ok(if name == catalog::NAME { self.databases.get_hidden(name)? } else { self.databases.get(name)? })
+        Ok(if name == register::NAME {
+            self.databases.get_hidden(name)?
+        } else {
+            self.databases.get(name)?
+        })
     }
 
-    /// The names of all databases, that of the catalogue first.
+    /// The names of all databases, that of the register first.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         let mut names = self.databases.list()?;
-        if self.databases.get_hidden(catalog::NAME)?.is_some() {
-            names.insert(0, catalog::NAME.to_owned());
+        if self.databases.get_hidden(register::NAME)?.is_some() {
+            names.insert(0, register::NAME.to_owned());
         }
         Ok(names)
     }
 
-    /// Makes a database, the catalogue too.
+    /// Makes a database, the register too.
     pub(crate) fn create(&self, name: &str) -> Result<Database> {
-        Ok(if name == catalog::NAME {
+        Ok(if name == register::NAME {
             self.databases.make_hidden(name)?
         } else {
             self.databases.create(name)?
@@ -117,9 +164,9 @@ impl Node {
         self.replicates_drops
     }
 
-    /// Counts the changes of the catalogue that came from others.
-    pub(crate) fn catalog_changes(&self) -> &watch::Sender<u64> {
-        &self.catalog_changes
+    /// Counts the changes of the register that came from others.
+    pub(crate) fn register_changes(&self) -> &watch::Sender<u64> {
+        &self.register_changes
     }
 
     /// What became of it.
@@ -306,6 +353,39 @@ impl Node {
         }
     }
 
+    /// Where clients reach the primary that is followed, if it is known.
+    pub(crate) fn primary_url(&self) -> Option<String> {
+        self.state.lock().primary.clone()
+    }
+
+    /// Takes changes that come by `path`, whose last node calls, in the place of those that came by a longer way, or by an earlier stream of
+    /// that node.
+    ///
+    /// # Errors
+    /// [`Error::Fed`].
+    pub(crate) fn feed(self: &Arc<Node>, standing: Standing, path: Vec<NodeId>) -> Result<Feeding> {
+        let mut taken = Err(Error::Superseded);
+        self.feed.send_modify(|feed| {
+            let rival = feed.as_ref().filter(|feed| {
+                feed.standing == standing && feed.path.last() != path.last() && feed.path.len() <= path.len()
+            });
+            taken = match rival {
+                Some(rival) => Err(Error::Fed { from: rival.path.last().copied().unwrap_or(self.id) }),
+                None => {
+                    let new = Feed { standing, path, number: self.streams.fetch_add(1, Ordering::Relaxed) };
+                    *feed = Some(new.clone());
+                    Ok(Feeding { node: self.clone(), feed: new })
+                }
+            };
+        });
+        taken
+    }
+
+    /// Tells whence changes come.
+    pub(crate) fn feeds(&self) -> watch::Receiver<Option<Feed>> {
+        self.feed.subscribe()
+    }
+
     /// Notes that the followed primary was heard.
     pub(crate) fn hear(&self) {
         self.state.lock().heard = Some(SystemTime::now());
@@ -382,6 +462,23 @@ mod tests {
         assert!(node.step(&assume(Role::Primary, 2)).is_err());
         assert_eq!(node.state(), current);
         assert!(node.admit().is_err());
+    }
+
+    #[test]
+    fn of_two_ways_by_which_changes_come_the_shorter_is_kept_to() {
+        let (_dir, node) = node(Role::Standby);
+        let (primary, forwarder) = (NodeId([9; 16]), NodeId([8; 16]));
+        let standing = Standing { leader: Some(primary), ..node.standing() };
+        let long = node.feed(standing, vec![primary, forwarder]).unwrap();
+        assert!(node.feed(standing, vec![primary, NodeId([7; 16])]).is_err(), "the first of equals");
+        let again = node.feed(standing, vec![primary, forwarder]).unwrap();
+        assert!(again.is_current() && !long.is_current(), "a caller replaces its own stream");
+        drop(long);
+        let direct = node.feed(standing, vec![primary]).unwrap();
+        assert!(direct.is_current() && !again.is_current());
+        assert!(node.feed(standing, vec![primary, forwarder]).is_err());
+        drop(direct);
+        assert!(node.feed(standing, vec![primary, forwarder]).is_ok(), "the shorter one is gone");
     }
 
     #[test]

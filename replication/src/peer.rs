@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use pleach_engine::Pins;
+use pleach_engine::{Hash, Pins};
 use pleach_protocol::{Bound, ClientTls, TlsError, endpoint, root_cause};
 use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 use crate::auth::PeerKeys;
 use crate::cluster::StandbyRemote;
 use crate::error::{Behind, Error, Result};
+use crate::limits::MEASURE_SHARE;
 
 /// The part of a URL template that stands for the database.
 const DATABASE: &str = "{database}";
@@ -59,6 +60,21 @@ struct Link {
     held: Pins,
     /// Keeps here what is on its way there, in order: it may have any of that without having said so.
     sent: VecDeque<Pins>,
+    /// What that costs.
+    kept: Kept,
+}
+
+/// What is kept for a standby and nothing else needs.
+#[derive(Default, Clone, Copy)]
+struct Kept {
+    /// As stored, when it was last measured.
+    bytes: u64,
+    /// At which change here that was.
+    sequence: u64,
+    /// When, and how long it took.
+    measured: Option<(Instant, Duration)>,
+    /// It was more than may be kept.
+    is_let_go: bool,
 }
 
 /// What the status shows of a database on a standby.
@@ -67,6 +83,9 @@ pub(crate) struct LinkStatus {
     pub(crate) lag_millis: Option<u64>,
     pub(crate) last_update: Option<SystemTime>,
     pub(crate) error: Option<String>,
+    pub(crate) pinned_bytes: u64,
+    /// What the standby had is not kept.
+    pub(crate) is_let_go: bool,
 }
 
 impl Peer {
@@ -252,13 +271,47 @@ impl Peer {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
         link.held = link.sent.pop_front().unwrap_or_default();
+        link.kept = Kept::default();
     }
 
     /// The standby has what `pins` keep, and nothing is on its way.
     pub(crate) fn holds(&self, name: &str, pins: Pins) {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
-        (link.held, link.sent) = (pins, VecDeque::new());
+        (link.held, link.sent, link.kept) = (pins, VecDeque::new(), Kept::default());
+    }
+
+    /// The roots that are kept of `database`, which is at `sequence`, if it is time to see what that costs: the standby is behind, and there
+    /// were changes since.
+    pub(crate) fn to_measure(&self, database: &str, sequence: u64) -> Option<Vec<Hash>> {
+        let state = self.state.lock();
+        let link = state.links.get(database).filter(|link| link.acked < Some(sequence))?;
+        let is_due = link.kept.measured.is_none_or(|(at, took)| {
+            link.kept.sequence != sequence && at.elapsed() >= took.saturating_mul(MEASURE_SHARE)
+        });
+        let roots = link.sent.iter().chain([&link.held]).flat_map(Pins::roots);
+        let roots: Vec<Hash> = if is_due { roots.collect() } else { Vec::new() };
+        (!roots.is_empty()).then_some(roots)
+    }
+
+    /// What is kept of `database` costs so many bytes, which took so long to find out. More than `max` are let go; gives whether that is so.
+    pub(crate) fn measured(
+        &self,
+        database: &str,
+        sequence: u64,
+        bytes: u64,
+        took: Duration,
+        max: u64,
+    ) -> bool {
+        let mut state = self.state.lock();
+        let Some(link) = state.links.get_mut(database) else { return false };
+        let is_let_go = bytes > max;
+        if is_let_go {
+            (link.held, link.sent) = Default::default();
+        }
+        let bytes = if is_let_go { 0 } else { bytes };
+        link.kept = Kept { bytes, sequence, measured: Some((Instant::now(), took)), is_let_go };
+        is_let_go
     }
 
     /// Whether the change of `database` with `sequence` has arrived there; `durable`: and is durable.
@@ -294,6 +347,8 @@ impl Peer {
             lag_millis: link.acked.map(|_| lag()),
             last_update: link.last_update,
             error: state.error.clone(),
+            pinned_bytes: link.kept.bytes,
+            is_let_go: link.kept.is_let_go,
         }
     }
 }
@@ -301,7 +356,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-    use pleach_engine::{Database, Hash};
+    use pleach_engine::Database;
 
     use super::*;
 
@@ -380,6 +435,17 @@ mod tests {
         assert_eq!(pinned(), 2, "it may have either");
         peer.has("shop");
         assert_eq!(pinned(), 1);
+        peer.note_change("shop");
+        peer.acked("shop", 4, Instant::now(), 4);
+        // It is measured once, until there is more, and let go if it is too much.
+        assert_eq!(peer.to_measure("shop", 5).unwrap().len(), 1);
+        assert!(!peer.measured("shop", 5, 100, Duration::ZERO, 100));
+        assert_eq!((pinned(), peer.status("shop").pinned_bytes), (1, 100));
+        assert_eq!(peer.to_measure("shop", 5), None);
+        assert!(peer.to_measure("shop", 6).is_some());
+        assert!(peer.measured("shop", 6, 101, Duration::ZERO, 100));
+        assert!(pinned() == 0 && peer.status("shop").is_let_go);
+        assert_eq!(peer.to_measure("shop", 7), None, "there is nothing left");
         peer.let_go();
         assert_eq!(pinned(), 0);
     }

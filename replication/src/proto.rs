@@ -8,9 +8,9 @@ use bytes::Bytes;
 use pleach_engine::{Database, Hash};
 
 use crate::applied;
-use crate::catalog;
 use crate::error::{Error, Result};
 use crate::limits::UPDATES_A_MESSAGE;
+use crate::register;
 use crate::role;
 use crate::shared_refs;
 
@@ -71,7 +71,7 @@ impl From<Position> for applied::Position {
 pub(crate) fn held(name: &str, database: &Database, led: Option<role::Epoch>) -> Result<Vec<Held>> {
     // Read before the refs, which so are no older.
     let position = applied::Position::of(database, led)?.map(Into::into);
-    let incarnation = catalog::Incarnation::of(database)?.into();
+    let incarnation = register::Incarnation::of(database)?.into();
     let refs: Vec<_> = shared_refs::read(database).into_iter().collect();
     let one = |(name, hash): &(String, Hash)| Ref { name: name.clone(), hash: hash_bytes(Some(*hash)) };
     let part = |refs: &[(String, Hash)]| Held {
@@ -87,8 +87,8 @@ pub(crate) fn held(name: &str, database: &Database, led: Option<role::Epoch>) ->
     Ok(parts)
 }
 
-impl From<catalog::Incarnation> for Bytes {
-    fn from(incarnation: catalog::Incarnation) -> Bytes {
+impl From<register::Incarnation> for Bytes {
+    fn from(incarnation: register::Incarnation) -> Bytes {
         Bytes::copy_from_slice(&incarnation.0)
     }
 }

@@ -20,9 +20,8 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::applied::Position;
+use crate::applied::{Applied, Position};
 use crate::auth::{Auth, Fingerprint, Nonce, Refused};
-use crate::catalog::{self, Incarnation};
 use crate::change::{Arriving, Part, Reading};
 use crate::error::{Error, Result};
 use crate::limits::{CHANGES_AHEAD, HEARTBEAT, SEQUENCE_JUMP_MAX};
@@ -32,7 +31,8 @@ use crate::proto::replicate_request::Message as Request;
 use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_client::ReplicationClient;
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
-use crate::role::{Input, NodeId, Reaction, Standing};
+use crate::register::{self, Incarnation};
+use crate::role::{Input, NodeId, Reaction, Role, Standing};
 use crate::shared_refs::SharedRefs;
 use crate::standby::receives;
 use crate::tracked::Tracked;
@@ -47,13 +47,22 @@ pub(crate) struct Greeting {
     pub(crate) tell_received: bool,
 }
 
-/// Leads the standby until the stream ends, which is always an error.
+/// How a standby forwards what it applied.
+pub(crate) struct Forward {
+    /// By which nodes it comes here, the primary first.
+    pub(crate) path: Vec<NodeId>,
+    /// How far it has come.
+    pub(crate) applied: Arc<Applied>,
+}
+
+/// Leads the standby, or forwards to it, until the stream ends, which is always an error.
 pub(crate) async fn run(
     node: &Arc<Node>,
     peer: &Peer,
     databases: &Tracked,
     standing: Standing,
     greeting: &Greeting,
+    forward: Option<Forward>,
 ) -> Error {
     let ended = async {
         let (requests, stream) = mpsc::channel(MESSAGES_AHEAD);
@@ -62,8 +71,16 @@ pub(crate) async fn run(
             standing: Some((&standing).into()),
             format_digest: pleach_protocol::format_digest(),
             features: 0,
-            listener_url: greeting.listener_url.clone(),
-            tell_received: greeting.tell_received,
+            listener_url: match forward {
+                Some(_) => node.primary_url().unwrap_or_default(),
+                None => greeting.listener_url.clone(),
+            },
+            tell_received: greeting.tell_received && forward.is_none(),
+            path: forward
+                .iter()
+                .flat_map(|forward| &forward.path)
+                .map(|node| proto::node_bytes(*node))
+                .collect(),
         };
         let (channel, bound) = peer.connect().await?;
         let to = peer.keys().of_server(&channel).await;
@@ -82,7 +99,8 @@ pub(crate) async fn run(
         let mut answers =
             Answers { stream: answers.map_err(|status| refused(peer, &status))?.into_inner(), peer };
         let asked = Asked { auth: &greeting.auth, to, nonce, binding };
-        let Greeted { who, held, edits } = greet(node, peer, &standing, &asked, &mut answers).await?;
+        let Greeted { who, held, edits } =
+            greet(node, peer, &standing, forward.as_ref(), &asked, &mut answers).await?;
         peer.connected();
         let mut session = Session {
             node,
@@ -90,13 +108,16 @@ pub(crate) async fn run(
             who,
             databases,
             standing,
+            forward,
             edits,
             held,
             sending: None,
             in_flight: HashMap::new(),
             requests,
         };
-        session.hear(&mut answers).await?;
+        if session.forward.is_none() {
+            session.hear(&mut answers).await?;
+        }
         session.pin().await?;
         session.lead(&mut answers).await
     };
@@ -158,6 +179,7 @@ async fn greet(
     node: &Arc<Node>,
     peer: &Peer,
     standing: &Standing,
+    forward: Option<&Forward>,
     asked: &Asked<'_>,
     answers: &mut Answers<'_>,
 ) -> Result<Greeted> {
@@ -173,7 +195,11 @@ async fn greet(
     }
     let theirs = Standing::try_from(ack.standing)?;
     let reaction = meet(node, who, theirs).await?;
-    if reaction != Reaction::Lead || theirs.epoch != standing.epoch || theirs.leader != Some(node.id()) {
+    if forward.is_some_and(|forward| forward.path.contains(&who)) {
+        return Err(Error::Loop { url: peer.server().to_owned(), node: who });
+    }
+    let expected = if forward.is_some() { Reaction::Nothing } else { Reaction::Lead };
+    if reaction != expected || theirs != (Standing { role: Role::Standby, ..*standing }) {
         return Err(Error::NotFollowing { standing: theirs });
     }
     if ack.format_digest != pleach_protocol::format_digest() {
@@ -221,6 +247,8 @@ struct Session<'a> {
     who: NodeId,
     databases: &'a Tracked,
     standing: Standing,
+    /// This node is a standby itself.
+    forward: Option<Forward>,
     /// Whether tables travel as the rows that changed.
     edits: bool,
     /// What the standby has of each database once the last change that was sent has arrived; not while one is being sent.
@@ -241,7 +269,10 @@ struct Sending {
 struct Sent {
     /// Of which store it is: another may come under the same name.
     store: [u8; 16],
+    /// The number of the last change here that is included.
     sequence: u64,
+    /// The primary's number of it.
+    said: u64,
     records: u64,
     read_at: Instant,
 }
@@ -281,7 +312,7 @@ impl Session<'_> {
         }
     }
 
-    /// The databases of which the standby has more than this node, and how far they have come there; the catalogue, which says what was
+    /// The databases of which the standby has more than this node, and how far they have come there; the register, which says what was
     /// dropped, comes first.
     async fn ahead(&self) -> Result<Vec<(String, Position)>> {
         let there = self.held.iter().map(|(name, held)| (name.clone(), held.position, held.incarnation));
@@ -289,15 +320,15 @@ impl Session<'_> {
         let (node, standby) = (self.node.clone(), self.peer.name().to_owned());
         crate::blocking(move || {
             let led = node.state().led;
-            let catalog = node.database(catalog::NAME)?;
+            let register = node.database(register::NAME)?;
             let mut ahead = Vec::new();
             for (name, position, incarnation) in there {
                 let Some(position) = position else { continue };
                 let own = match node.database(&name)? {
                     Some(database) => Position::of(&database, led)?,
                     None => {
-                        if let (Some(catalog), Some(incarnation)) = (&catalog, incarnation)
-                            && catalog::is_dropped(catalog, &name, incarnation)?
+                        if let (Some(register), Some(incarnation)) = (&register, incarnation)
+                            && register::is_dropped(register, &name, incarnation)?
                         {
                             continue;
                         }
@@ -316,7 +347,7 @@ impl Session<'_> {
                     ahead.push((name, position));
                 }
             }
-            ahead.sort_by_key(|(name, _)| name != catalog::NAME);
+            ahead.sort_by_key(|(name, _)| name != register::NAME);
             Ok(ahead)
         })
         .await
@@ -403,7 +434,7 @@ impl Session<'_> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         let mut leads = self.node.leads();
         loop {
-            if self.sending.is_none() && *leads.borrow_and_update() {
+            if self.sending.is_none() && (*leads.borrow_and_update() || self.forward.is_some()) {
                 self.sending = self.next_change();
             }
             tokio::select! {
@@ -431,24 +462,26 @@ impl Session<'_> {
         }
     }
 
-    /// Begins to send what the standby lacks of some database: first one of which nothing is on its way. What the catalogue says goes before
+    /// Begins to send what the standby lacks of some database: first one of which nothing is on its way. What the register says goes before
     /// all that comes after it.
     fn next_change(&mut self) -> Option<Sending> {
         let lacks = |name: &String, database: &Database| {
-            !self.in_flight.contains_key(name) && self.peer.behind(name, database.sequence()).is_some()
+            !self.in_flight.contains_key(name)
+                && self.peer.behind(name, database.sequence()).is_some()
+                && self.may_send(name)
         };
         let has_more = |name: &String, database: &Database| {
             let last = self.in_flight.get(name).and_then(VecDeque::back);
             last.is_some_and(|last| last.sequence < database.sequence())
         };
         let has_room = |name: &String| self.in_flight.get(name).is_none_or(|sent| sent.len() < CHANGES_AHEAD);
-        let catalog = catalog::NAME.to_owned();
-        let of_catalog = self
+        let register = register::NAME.to_owned();
+        let of_register = self
             .databases
-            .get(&catalog)
-            .filter(|database| lacks(&catalog, database) || has_more(&catalog, database));
-        let (name, database) = match of_catalog {
-            Some(database) if has_room(&catalog) => (catalog, database),
+            .get(&register)
+            .filter(|database| lacks(&register, database) || has_more(&register, database));
+        let (name, database) = match of_register {
+            Some(database) if has_room(&register) => (register, database),
             Some(_) => return None,
             None => self.databases.find(lacks).or_else(|| {
                 self.databases.find(|name, database| has_more(name, database) && has_room(name))
@@ -456,29 +489,36 @@ impl Session<'_> {
         };
         let held = self.held.remove(&name);
         let (epoch, edits, requests) = (self.standing.epoch.0, self.edits, self.requests.clone());
-        let (node, named) = (self.node.clone(), name.clone());
+        let (node, named, forwards) = (self.node.clone(), name.clone(), self.forward.is_some());
         let thread = tokio::task::spawn_blocking(move || {
-            let catalog = node.database(catalog::NAME)?;
-            let incarnation = match named == catalog::NAME {
+            let register = node.database(register::NAME)?;
+            let incarnation = match named == register::NAME || forwards {
                 true => Incarnation::of(&database)?,
-                false => catalog::incarnation_to_send(catalog.as_ref(), &named, &database)?,
+                false => register::incarnation_to_send(register.as_ref(), &named, &database)?,
             };
             let held = match held {
                 // The standby dropped it, or sets it aside.
                 Some(Held { incarnation: Some(other), .. })
                     if other != incarnation
-                        && catalog.is_some_and(|catalog| {
-                            catalog::is_dropped(&catalog, &named, other).unwrap_or(false)
+                        && register.is_some_and(|register| {
+                            register::is_dropped(&register, &named, other).unwrap_or(false)
                         }) =>
                 {
                     None
                 }
                 held => held,
             };
+            // Of what is forwarded, the primary's number is read first: there is no less than that.
+            let position = if forwards { Position::applied(&database)? } else { None };
             let reading = Reading::of(&database)?;
+            let said = match position {
+                Some(position) if position.epoch == epoch => position.sequence,
+                Some(_) => return Err(cut()),
+                None => reading.sequence,
+            };
             let change = proto::Change {
                 epoch,
-                sequence: reading.sequence,
+                sequence: said,
                 database: named,
                 create: held.is_none(),
                 incarnation: incarnation.into(),
@@ -490,15 +530,24 @@ impl Session<'_> {
             })?;
             let Reading { sequence, read_at, refs, pins } = reading;
             let held = Held { refs, incarnation: Some(incarnation), position: held.position };
-            Ok((Sent { store: database.store().id(), sequence, records, read_at }, held, pins))
+            let store = database.store().id();
+            Ok((Sent { store, sequence, said, records, read_at }, held, pins))
         });
         Some(Sending { database: name, thread })
+    }
+
+    /// Whether what is here of a database is that of the primary of this epoch, and no less than the standby has. A primary's own always is.
+    fn may_send(&self, name: &str) -> bool {
+        let (Some(forward), epoch) = (&self.forward, self.standing.epoch.0) else { return true };
+        let there = self.held.get(name).and_then(|held| held.position);
+        let there = there.filter(|position| position.epoch == epoch).map(|position| position.sequence);
+        forward.applied.reached(name, epoch).is_some_and(|here| Some(here) >= there)
     }
 
     /// Takes an acknowledgement.
     fn ack(&mut self, ack: &proto::Ack) -> Result<()> {
         let in_flight = self.in_flight.get_mut(&ack.database);
-        let sent = in_flight.and_then(VecDeque::pop_front).filter(|sent| sent.sequence == ack.sequence);
+        let sent = in_flight.and_then(VecDeque::pop_front).filter(|sent| sent.said == ack.sequence);
         let Some(sent) = sent else {
             let what = format!("an Ack of `{}` at {}, which was not sent", ack.database, ack.sequence);
             return Err(Error::protocol(what));
@@ -556,9 +605,9 @@ fn take_back(
     let prepared = arriving.finish(finish.records)?.prepare(true)?;
     let _applying = node.adopt(standing).map_err(overtaken)?;
     prepared.adopt(standing.epoch.0)?;
-    if wanted == catalog::NAME {
-        catalog::drop_dropped(node, true)?;
-        node.catalog_changes().send_modify(|count| *count += 1);
+    if wanted == register::NAME {
+        register::drop_dropped(node, true)?;
+        node.register_changes().send_modify(|count| *count += 1);
     }
     Ok(())
 }

@@ -97,6 +97,22 @@ pub(crate) fn keep(database: &Database, name: &str, lost: Hash, number: u64) -> 
     }
 }
 
+/// How many bytes, as stored, `roots` take that the refs of `database` do not need; no further than just above `max`. The cost is what
+/// differs.
+pub(crate) fn bytes_beyond(database: &Database, roots: &[Hash], max: u64) -> Result<u64> {
+    let (refs, _pins) = read_pinned(database)?;
+    let now: Vec<Hash> = refs.into_values().collect();
+    let mut bytes = 0;
+    for sent in pleach_engine::difference(database, roots, &now)? {
+        let stored = database.store().bytes_of(sent?.chunk.hash()).map_err(pleach_engine::Error::from)?;
+        bytes += stored.unwrap_or(0);
+        if bytes > max {
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
 /// What `updates` lead to, each once.
 pub(crate) fn targets(updates: &[Update]) -> Vec<Hash> {
     let mut targets: Vec<Hash> = updates.iter().filter_map(|update| update.new).collect();

@@ -19,15 +19,15 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::applied::{Applied, Position};
 use crate::auth::{Auth, Caller};
-use crate::catalog::{self, Incarnation};
 use crate::change::{Arriving, Part, Reading};
 use crate::error::{Error, Result};
-use crate::limits::{ANSWERS_AHEAD, DRAIN, GREETING_TIMEOUT};
-use crate::node::Node;
+use crate::limits::{ANSWERS_AHEAD, DRAIN, GREETING_TIMEOUT, PATH_MAX};
+use crate::node::{Feeding, Node};
 use crate::proto::replicate_request::Message;
 use crate::proto::replicate_response::Message as Answer;
 use crate::proto::replication_server::{Replication, ReplicationServer};
 use crate::proto::{self, ReplicateRequest, ReplicateResponse};
+use crate::register::{self, Incarnation};
 use crate::role::{Input as Event, Reaction, Role, Standing};
 use crate::shared_refs::SharedRefs;
 
@@ -80,6 +80,7 @@ impl Replication for ReplicationService {
                 answers,
                 followed: None,
                 greeted: None,
+                feeding: None,
                 wanted: SharedRefs::new(),
                 change: None,
             };
@@ -116,7 +117,7 @@ async fn greeted(
 /// What the thread of a stream is told.
 enum Input {
     Message(Message),
-    /// The standing of this node changed.
+    /// The standing of this node changed, or whence its changes come.
     Standing,
 }
 
@@ -127,7 +128,7 @@ async fn pump(
     node: Arc<Node>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut standings = node.changes();
+    let (mut standings, mut feeds) = (node.changes(), node.feeds());
     loop {
         let input = tokio::select! {
             message = stream.message() => match message {
@@ -136,6 +137,7 @@ async fn pump(
                 _ => return,
             },
             Ok(()) = standings.changed() => Input::Standing,
+            Ok(()) = feeds.changed() => Input::Standing,
             _ = stop.wait_for(|stop| *stop) => return,
         };
         if inputs.send(input).await.is_err() {
@@ -157,6 +159,8 @@ struct Stream {
     followed: Option<Standing>,
     /// What the caller said of itself.
     greeted: Option<Greeted>,
+    /// That it is this stream by which changes come.
+    feeding: Option<Feeding>,
     /// What the caller has of the database that it will want.
     wanted: SharedRefs,
     change: Option<Arriving>,
@@ -181,7 +185,7 @@ impl Stream {
         while fenced.is_none() {
             let Some(input) = next() else { return Ok(()) };
             fenced = match input {
-                Input::Standing => self.outranked(),
+                Input::Standing => self.outranked()?,
                 Input::Message(message) => self.take(message)?,
             };
         }
@@ -191,9 +195,15 @@ impl Stream {
     }
 
     /// The standing of this node, if it is no longer the one in which it follows the caller.
-    fn outranked(&self) -> Option<Standing> {
+    fn outranked(&self) -> Result<Option<Standing>> {
         let now = self.node.standing();
-        self.followed.filter(|followed| *followed != now).map(|_| now)
+        if self.followed.is_some_and(|followed| followed != now) {
+            return Ok(Some(now));
+        }
+        match &self.feeding {
+            Some(feeding) if !feeding.is_current() => Err(Error::Superseded),
+            _ => Ok(None),
+        }
     }
 
     fn answer(&self, message: Answer) {
@@ -248,13 +258,27 @@ impl Stream {
     ) -> Result<Option<Standing>> {
         let caller = proto::node(&hello.node)?;
         let theirs = Standing::try_from(hello.standing)?;
-        if theirs.role != Role::Primary || theirs.leader != Some(caller) {
-            return Err(Error::protocol("only a primary replicates"));
+        let mut path = hello.path.iter().map(|node| proto::node(node)).collect::<Result<Vec<_>>>()?;
+        if path.len() > PATH_MAX {
+            return Err(Error::protocol(format!("a path of more than {PATH_MAX} nodes")));
         }
+        let expected = match path.first() {
+            None => (Role::Primary, Some(caller)),
+            first => (Role::Standby, first.copied()),
+        };
+        if (theirs.role, theirs.leader) != expected {
+            return Err(Error::protocol("only a primary, or a standby that says by which nodes, replicates"));
+        }
+        path.push(caller);
         // A node that calls itself must not find two primaries; the answer shows it.
-        let myself = caller == self.node.id();
-        let meet = Event::Meet { node: caller, standing: theirs };
-        let reaction = if myself { Reaction::Nothing } else { self.node.step(&meet)? };
+        let comes_back = path.contains(&self.node.id());
+        // Whom a forwarder follows is met by its word, but not by a primary: that one the forwarder outranks, or not.
+        let is_word = path.len() > 1 && self.node.standing().role != Role::Primary;
+        let meet = match is_word {
+            true => Event::Meet { node: path[0], standing: Standing { role: Role::Primary, ..theirs } },
+            false => Event::Meet { node: caller, standing: theirs },
+        };
+        let reaction = if comes_back { Reaction::Nothing } else { self.node.step(&meet)? };
         let standing = self.node.standing();
         self.answer(Answer::GreetingAnswer(sign(proto::HelloAck {
             node: proto::node_bytes(self.node.id()),
@@ -268,10 +292,11 @@ impl Stream {
         self.followed = Some(Standing { role: Role::Standby, ..theirs });
         self.greeted =
             Some(Greeted { tells_received: hello.tell_received, format_digest: hello.format_digest });
+        self.feeding = Some(self.node.feed(standing, path)?);
         self.node.follow(&standing, hello.listener_url);
         self.node.hear();
         self.held()?;
-        Ok(self.outranked())
+        self.outranked()
     }
 
     /// Says which databases are here, with their shared refs.
@@ -337,6 +362,9 @@ impl Stream {
                 change.epoch
             )));
         };
+        if let Some(now) = self.outranked()? {
+            return Ok(Some(now));
+        }
         if self.change.is_some() {
             return Err(Error::protocol("a Change before the Finish of the one before"));
         }
@@ -365,6 +393,9 @@ impl Stream {
             self.answer(Answer::Received(proto::Received { database: database.clone(), sequence }));
         }
         let prepared = arrived.prepare(!self.applied.has(&database, followed.epoch.0))?;
+        if let Some(now) = self.outranked()? {
+            return Ok(Some(now));
+        }
         {
             let _applying = match self.node.apply(followed) {
                 Ok(applying) => applying,
@@ -372,11 +403,11 @@ impl Stream {
             };
             prepared.apply(followed.epoch.0)?;
             self.applied.note(&database, followed.epoch.0, sequence);
-            if database == catalog::NAME {
-                for name in catalog::drop_dropped(&self.node, true)? {
+            if database == register::NAME {
+                for name in register::drop_dropped(&self.node, true)? {
                     self.applied.forget(&name);
                 }
-                self.node.catalog_changes().send_modify(|count| *count += 1);
+                self.node.register_changes().send_modify(|count| *count += 1);
             }
         }
         self.node.hear();
@@ -391,12 +422,12 @@ pub(crate) fn receives(node: &Node, change: &proto::Change) -> Result<Option<(Da
     let (name, incarnation) = (&change.database, Incarnation::read(&change.incarnation)?);
     if let Some(database) = node.database(name)? {
         let is_other = Incarnation::of(&database)? != incarnation;
-        if !change.create || !is_other || name == catalog::NAME {
+        if !change.create || !is_other || name == register::NAME {
             incarnation.mark(&database)?;
             return Ok(Some((database, false)));
         }
         drop(database);
-        catalog::set_aside(node, name, "its primary made another database of that name")?;
+        register::set_aside(node, name, "its primary made another database of that name")?;
     } else if !change.create {
         return Ok(None);
     }
@@ -424,7 +455,8 @@ fn under_way(change: &mut Option<Arriving>) -> Result<&mut Arriving> {
 fn status(error: &Error) -> Status {
     let code = match error {
         Error::Protocol { .. } => Code::InvalidArgument,
-        Error::Moved { .. } | Error::UnknownDatabase { .. } => Code::Aborted,
+        Error::Moved { .. } | Error::UnknownDatabase { .. } | Error::Superseded => Code::Aborted,
+        Error::Fed { .. } => Code::FailedPrecondition,
         Error::Exchange(error) => match error.kind() {
             pleach_protocol::ErrorKind::Peer | pleach_protocol::ErrorKind::Input => Code::InvalidArgument,
             _ => Code::Internal,

@@ -9,6 +9,7 @@ use pleach_engine::Database;
 use crate::error::Result;
 use crate::node::Node;
 use crate::peer::Peer;
+use crate::register;
 
 /// The databases under replication.
 pub(crate) struct Tracked {
@@ -49,6 +50,8 @@ impl Tracked {
                 continue;
             }
             match self.node.database(&name) {
+                // What is being dropped concerns nobody any more.
+                Ok(Some(database)) if register::is_being_dropped(&database)? => {}
                 Ok(Some(database)) => self.take_up(name, database),
                 Ok(None) => {}
                 Err(error) => {
@@ -67,12 +70,19 @@ impl Tracked {
         self.peers.iter().for_each(|peer| peer.note_change(&name));
     }
 
+    /// Leaves a database that is being dropped.
+    pub(crate) fn leave(&self, name: &str) {
+        let _looking = self.looking.lock();
+        self.databases.lock().remove(name);
+        self.peers.iter().for_each(|peer| peer.forget(name));
+    }
+
     /// The database called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<Database> {
         self.databases.lock().get(name).cloned()
     }
 
-    /// All databases, by name, the catalogue too.
+    /// All databases, by name, the register too.
     pub(crate) fn all(&self) -> Vec<(String, Database)> {
         self.databases.lock().iter().map(|(name, database)| (name.clone(), database.clone())).collect()
     }

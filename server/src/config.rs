@@ -191,6 +191,10 @@ pub struct Cluster {
     pub replicate_users: bool,
     /// How the primary is elected; `None`: an operator says who it is.
     pub election: Option<ElectionConfig>,
+    /// A standby sends what it applied to its own standbys.
+    pub cascade: bool,
+    /// Bytes that are kept for one standby that is away.
+    pub standby_pin_max: u64,
 }
 
 /// One other node of the cluster.
@@ -494,6 +498,8 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
         None => ["::", "0.0.0.0"].map(|host| Address { host: host.into(), port }).into(),
     };
     let node_key = file.remotesapi.node_key;
+    let standby_pin_max =
+        units::bytes(&file.standby_pin_max).map_err(|error| format!("cluster.standby_pin_max: {error}"))?;
     let ack = ack(file.ack, standby_remotes.len())?;
     let election = election(file.election)?;
     Ok(Cluster {
@@ -508,6 +514,8 @@ fn cluster(file: file::Cluster) -> Checked<Cluster> {
         replicate_drops: file.replicate_drops,
         replicate_users: file.replicate_users,
         election,
+        cascade: file.cascade,
+        standby_pin_max,
     })
 }
 

@@ -108,6 +108,8 @@ impl Replication {
                 node_key: config.node_key.clone(),
                 tls: config.peer_tls.clone(),
                 replicate_drops: config.replicate_drops,
+                cascade: config.cascade,
+                standby_pin_max: config.standby_pin_max,
                 ..ClusterConfig::new(standbys)
             },
             databases.clone(),
@@ -305,5 +307,6 @@ fn row(row: StatusRow) -> StandbyStatus {
         replication_lag_millis: row.replication_lag_millis,
         last_update_micros: row.last_update.and_then(micros),
         current_error: row.current_error,
+        pinned_bytes: row.pinned_bytes,
     }
 }

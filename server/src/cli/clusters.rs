@@ -215,5 +215,6 @@ fn standby_to_json(status: &StandbyStatus) -> Value {
         "replication_lag_millis": status.replication_lag_millis,
         "last_update": status.last_update_micros.map(print::time),
         "current_error": status.current_error,
+        "pinned_bytes": status.pinned_bytes,
     })
 }

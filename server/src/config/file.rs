@@ -143,6 +143,14 @@ pub(super) struct Cluster {
     pub(super) replicate_users: bool,
     #[serde(default)]
     pub(super) election: Election,
+    #[serde(default)]
+    pub(super) cascade: bool,
+    #[serde(default = "pin_max")]
+    pub(super) standby_pin_max: String,
+}
+
+fn pin_max() -> String {
+    "1GiB".into()
 }
 
 fn yes() -> bool {

@@ -416,6 +416,11 @@ fn standbys(writer: &mut Writer<'_>, observed: &Observed) -> fmt::Result {
         each().map(|(labels, row)| (labels, flag(row.current_error.is_some()))),
     )?;
     writer.gauge(
+        "pleach_standby_pinned_bytes",
+        "What is kept for the standby and nothing else needs, when that was last measured; 0 while it lacks nothing",
+        each().map(|(labels, row)| (labels, row.pinned_bytes as f64)),
+    )?;
+    writer.gauge(
         "pleach_standby_last_update_timestamp_seconds",
         "When the standby last acknowledged a change, since 1970; on a standby, when it last heard its primary",
         each().filter_map(|(labels, row)| Some((labels, seconds(row.last_update?)))),

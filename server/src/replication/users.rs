@@ -59,7 +59,7 @@ impl Users {
         let read = tokio::task::spawn_blocking(move || {
             // What is wrong is in force nowhere.
             users::read(&file)?;
-            std::fs::read(&file).map_err(|error| Failure::file(&file.display().to_string(), &error))
+            std::fs::read(&file).map_err(|error| Failure::file(file.display(), &error))
         });
         let content = read.await.map_err(|lost| Failure::refused(lost.to_string()))??;
         self.cluster.publish(DOCUMENT, content).await?;

@@ -1,7 +1,11 @@
 //! Direct to standbys: real servers.
 
 mod adoption;
+mod cascade;
+mod contents;
 mod drops;
+mod pins;
+mod roles;
 mod users;
 
 use std::path::{Path, PathBuf};
@@ -40,7 +44,13 @@ impl Nodes {
     }
 
     fn configure(&self, node: usize, role: &str, epoch: u64) {
-        let peers = (0..self.ports.len()).filter(|peer| *peer != node).map(|peer| {
+        let peers: Vec<usize> = (0..self.ports.len()).filter(|peer| *peer != node).collect();
+        self.configure_with(node, role, epoch, &peers);
+    }
+
+    /// A node that names these peers.
+    fn configure_with(&self, node: usize, role: &str, epoch: u64, peers: &[usize]) {
+        let peers = peers.iter().map(|&peer| {
             let (name, port) = (NAMES[peer], self.ports[peer]);
             format!("    - {{name: {name}, remote_url_template: \"http://127.0.0.1:{port}/{{database}}\"}}\n")
         });

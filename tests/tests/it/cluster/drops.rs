@@ -65,14 +65,14 @@ fn c30_a_drop_is_replicated_and_the_same_name_made_anew_is_another_database() {
     nodes.has(&two, "shop", "c");
     nodes.lists(&two, &["shop", "stays"]);
     assert_eq!(nodes.aside(1), [""; 0], "nothing was worth keeping");
-    // No client can see or name the catalogue.
+    // No client can see or name the register.
     assert_eq!(nodes.names(&one), ["shop", "stays"]);
-    for args in [&["database", "drop", "cluster.catalog"], &["database", "create", "cluster.catalog"]] {
+    for args in [&["database", "drop", "cluster.register"], &["database", "create", "cluster.register"]] {
         assert_ne!(nodes.on(&one, args).status, 0);
     }
-    assert_ne!(nodes.sandbox.run(&one.args("cluster.catalog", &["table", "list"])).status, 0);
+    assert_ne!(nodes.sandbox.run(&one.args("cluster.register", &["table", "list"])).status, 0);
     let rows = nodes.status(&one)["databases"].to_string();
-    assert!(!rows.contains("catalog"), "{rows}");
+    assert!(!rows.contains("register"), "{rows}");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! The catalogue: a hidden database that a cluster replicates like any other, with what concerns all databases: which were dropped, and
+//! The register: a hidden database that a cluster replicates like any other, with what concerns all databases: which were dropped, and
 //! documents of the servers, such as their users. No client can name it.
 //!
 //! The one idea: state, not a log. A database has an *incarnation*, an id that all its copies share, and that of one which was dropped stands in
-//! the catalogue. So a standby that was away gets one difference, drops what is of a dropped incarnation, and takes a database that was
+//! the register. So a standby that was away gets one difference, drops what is of a dropped incarnation, and takes a database that was
 //! made anew under the same name for what it is. Which databases exist needs no rows: each comes with its first change. And so
-//! nothing is ever dropped because something is missing: a database that the catalogue does not know, of a time before the cluster or
+//! nothing is ever dropped because something is missing: a database that the register does not know, of a time before the cluster or
 //! of a primary that was replaced, stays.
 //!
 //! | a node finds | then |
@@ -14,9 +14,9 @@
 //! | its own drop, which a crash cut short | it drops it |
 //!
 //! Invariants, held by the tests below and those named `c30`:
-//! 1. That a database is dropped is durable in the catalogue before it is gone: a crash in between leaves a drop to be finished, never a
+//! 1. That a database is dropped is durable in the register before it is gone: a crash in between leaves a drop to be finished, never a
 //!    database that standbys keep.
-//! 2. A standby that acknowledged the catalogue has dropped what it names. One that crashed before drops it when it starts.
+//! 2. A standby that acknowledged the register has dropped what it names. One that crashed before drops it when it starts.
 
 use std::fmt;
 
@@ -26,8 +26,8 @@ use crate::applied::Position;
 use crate::error::{Error, Result};
 use crate::node::Node;
 
-/// What the catalogue is called, which no database can be called.
-pub(crate) const NAME: &str = "cluster.catalog";
+/// What the register is called, which no database can be called.
+pub(crate) const NAME: &str = "cluster.register";
 
 const BRANCH: &str = "main";
 /// Name of the database, `/`, and its incarnation, in hexadecimal → nothing.
@@ -90,8 +90,8 @@ impl Incarnation {
 }
 
 /// Whether the database `name` of this incarnation was dropped.
-pub(crate) fn is_dropped(catalog: &Database, name: &str, incarnation: Incarnation) -> Result<bool> {
-    Ok(get(catalog, DROPPED, row(name, incarnation).as_bytes())?.is_some())
+pub(crate) fn is_dropped(register: &Database, name: &str, incarnation: Incarnation) -> Result<bool> {
+    Ok(get(register, DROPPED, row(name, incarnation).as_bytes())?.is_some())
 }
 
 fn row(name: &str, incarnation: Incarnation) -> String {
@@ -100,13 +100,16 @@ fn row(name: &str, incarnation: Incarnation) -> String {
 
 /// The incarnation that a primary sends `database` as. One that was dropped and is here again, from a backup for one, gets another.
 pub(crate) fn incarnation_to_send(
-    catalog: Option<&Database>,
+    register: Option<&Database>,
     name: &str,
     database: &Database,
 ) -> Result<Incarnation> {
+    if is_being_dropped(database)? {
+        return Err(Error::UnknownDatabase { database: name.to_owned() });
+    }
     let mut incarnation = Incarnation::of(database)?;
-    while let Some(catalog) = catalog
-        && is_dropped(catalog, name, incarnation)?
+    while let Some(register) = register
+        && is_dropped(register, name, incarnation)?
     {
         let next = Hash::of(&incarnation.0);
         incarnation.0.copy_from_slice(&next.as_bytes()[..16]);
@@ -116,35 +119,40 @@ pub(crate) fn incarnation_to_send(
 }
 
 /// Notes that `database` is to be dropped, durably: whatever happens now, it will be.
-pub(crate) fn note_drop(catalog: &Database, name: &str, database: &Database) -> Result<()> {
+pub(crate) fn note_drop(register: &Database, name: &str, database: &Database) -> Result<()> {
     database.set_setting(DROPPING, Some("1"))?;
-    put(catalog, DROPPED, row(name, Incarnation::of(database)?).as_bytes(), b"")
+    put(register, DROPPED, row(name, Incarnation::of(database)?).as_bytes(), b"")
+}
+
+/// Whether its drop has begun here.
+pub(crate) fn is_being_dropped(database: &Database) -> Result<bool> {
+    Ok(database.setting(DROPPING)?.is_some())
 }
 
 /// What was last published under `name`.
-pub(crate) fn document(catalog: &Database, name: &str) -> Result<Option<Vec<u8>>> {
-    get(catalog, DOCUMENTS, name.as_bytes())
+pub(crate) fn document(register: &Database, name: &str) -> Result<Option<Vec<u8>>> {
+    get(register, DOCUMENTS, name.as_bytes())
 }
 
 /// Publishes `content` under `name`, unless it is what stands there.
-pub(crate) fn publish(catalog: &Database, name: &str, content: &[u8]) -> Result<()> {
-    match document(catalog, name)?.as_deref() == Some(content) {
+pub(crate) fn publish(register: &Database, name: &str, content: &[u8]) -> Result<()> {
+    match document(register, name)?.as_deref() == Some(content) {
         true => Ok(()),
-        false => put(catalog, DOCUMENTS, name.as_bytes(), content),
+        false => put(register, DOCUMENTS, name.as_bytes(), content),
     }
 }
 
-fn get(catalog: &Database, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
-    let mut transaction = catalog.begin(BRANCH)?;
+fn get(register: &Database, table: &str, key: &[u8]) -> Result<Option<Vec<u8>>> {
+    let mut transaction = register.begin(BRANCH)?;
     match transaction.has_table(table)? {
         true => Ok(transaction.get(table, key)?),
         false => Ok(None),
     }
 }
 
-fn put(catalog: &Database, table: &str, key: &[u8], value: &[u8]) -> Result<()> {
+fn put(register: &Database, table: &str, key: &[u8], value: &[u8]) -> Result<()> {
     loop {
-        let mut transaction = catalog.begin(BRANCH)?;
+        let mut transaction = register.begin(BRANCH)?;
         if !transaction.has_table(table)? {
             transaction.create_table(table, None)?;
         }
@@ -160,13 +168,20 @@ fn put(catalog: &Database, table: &str, key: &[u8], value: &[u8]) -> Result<()> 
 /// Ends drops that a crash cut short; if this node `follows`, drops what its primary dropped as well. Gives the names. Blocking.
 pub(crate) fn drop_dropped(node: &Node, follows: bool) -> Result<Vec<String>> {
     let mut gone = Vec::new();
-    let Some(catalog) = node.database(NAME)? else { return Ok(gone) };
+    let Some(register) = node.database(NAME)? else { return Ok(gone) };
     for name in node.databases().list()? {
         // One that cannot be opened is said elsewhere.
         let Ok(Some(database)) = node.databases().get(&name) else { continue };
-        let is_own = database.setting(DROPPING)?.is_some();
+        let is_own = is_being_dropped(&database)?;
         let may_drop = is_own || follows && node.replicates_drops();
-        if !may_drop || !is_dropped(&catalog, &name, Incarnation::of(&database)?)? {
+        if !may_drop {
+            continue;
+        }
+        if !is_dropped(&register, &name, Incarnation::of(&database)?)? {
+            // It began, and nobody was told.
+            if is_own {
+                database.set_setting(DROPPING, None)?;
+            }
             continue;
         }
         let keeps = !is_own && may_have_more(node, &database)?;
@@ -215,21 +230,21 @@ mod tests {
     }
 
     #[test]
-    fn drops_and_documents_stand_in_the_catalogue() {
-        let (catalog, shop) = (Database::memory().unwrap(), Database::memory().unwrap());
+    fn drops_and_documents_stand_in_the_register() {
+        let (register, shop) = (Database::memory().unwrap(), Database::memory().unwrap());
         let incarnation = Incarnation::of(&shop).unwrap();
-        assert!(!is_dropped(&catalog, "shop", incarnation).unwrap());
-        note_drop(&catalog, "shop", &shop).unwrap();
-        assert!(is_dropped(&catalog, "shop", incarnation).unwrap());
-        assert!(!is_dropped(&catalog, "market", incarnation).unwrap(), "a copy under another name");
-        let again = incarnation_to_send(Some(&catalog), "shop", &shop).unwrap();
+        assert!(!is_dropped(&register, "shop", incarnation).unwrap());
+        note_drop(&register, "shop", &shop).unwrap();
+        assert!(is_dropped(&register, "shop", incarnation).unwrap());
+        assert!(!is_dropped(&register, "market", incarnation).unwrap(), "a copy under another name");
+        let again = incarnation_to_send(Some(&register), "shop", &shop).unwrap();
         assert_ne!(again, incarnation, "it is here again");
-        assert_eq!(incarnation_to_send(Some(&catalog), "shop", &shop).unwrap(), again);
-        assert_eq!(document(&catalog, "users").unwrap(), None);
-        publish(&catalog, "users", b"users: []").unwrap();
-        let at = catalog.sequence();
-        publish(&catalog, "users", b"users: []").unwrap();
-        assert_eq!(catalog.sequence(), at, "what stands there is not written again");
-        assert_eq!(document(&catalog, "users").unwrap().unwrap(), b"users: []");
+        assert_eq!(incarnation_to_send(Some(&register), "shop", &shop).unwrap(), again);
+        assert_eq!(document(&register, "users").unwrap(), None);
+        publish(&register, "users", b"users: []").unwrap();
+        let at = register.sequence();
+        publish(&register, "users", b"users: []").unwrap();
+        assert_eq!(register.sequence(), at, "what stands there is not written again");
+        assert_eq!(document(&register, "users").unwrap().unwrap(), b"users: []");
     }
 }

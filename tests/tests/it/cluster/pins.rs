@@ -1,0 +1,148 @@
+//! What a primary keeps for a standby that is away, and what it sends when that is back, in bytes.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use pleach_tests::{Server, eventually};
+
+use super::{Nodes, warnings};
+
+const ROWS: usize = 40_000;
+const CHANGED: usize = 2_000;
+const ROUNDS: usize = 12;
+
+/// Passes bytes on to `port`, and counts those that go there. Gives the port where.
+fn count(port: u16) -> (u16, Arc<AtomicU64>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (here, counted) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU64::new(0)));
+    let counts = counted.clone();
+    std::thread::spawn(move || {
+        for caller in listener.incoming().map_while(Result::ok) {
+            let Ok(called) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+            let there = (caller.try_clone().unwrap(), called.try_clone().unwrap(), Some(counts.clone()));
+            for (mut from, mut to, counts) in [there, (called, caller, None)] {
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 65536];
+                    while let Ok(length @ 1..) = from.read(&mut buffer) {
+                        counts.iter().for_each(|counts| {
+                            counts.fetch_add(length as u64, Ordering::SeqCst);
+                        });
+                        if to.write_all(&buffer[..length]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    (here, counted)
+}
+
+/// Rows `0, step, 2 step…`, with values of that round that do not compress.
+fn rows(count: usize, step: usize, round: u64) -> String {
+    let mut text = String::from("k,v\n");
+    let mut state = round + 1;
+    for row in 0..count {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        writeln!(text, "{},{:016x}", row * step, state ^ (state >> 29)).unwrap();
+    }
+    text
+}
+
+struct Away {
+    nodes: Nodes,
+    one: Server,
+    counted: Arc<AtomicU64>,
+    /// Bytes of a fetch of the rows that changed.
+    fetched: u64,
+}
+
+impl Away {
+    /// A standby that was there, and is away while a few rows of many change again and again, and the primary collects its garbage.
+    fn new(more: &str) -> Away {
+        let nodes = Nodes::pair();
+        nodes.add(0, more);
+        let (port, counted) = count(nodes.ports[1]);
+        let config = std::fs::read_to_string(nodes.sandbox.path("one.yaml")).unwrap();
+        let config = config.replace(&format!(":{}/", nodes.ports[1]), &format!(":{port}/"));
+        nodes.sandbox.write("one.yaml", &config);
+        let (one, mut two) = (nodes.start(0), nodes.start(1));
+        nodes.create(&one);
+        nodes.sandbox.write("rows.csv", &rows(ROWS, 1, 0));
+        nodes.sandbox.run(&one.args("db", &["import", "t", "rows.csv", "--key", "k"])).ok();
+        nodes.sandbox.run(&one.args("db", &["commit", "-m", "before"])).ok();
+        eventually("the standby has it", || {
+            (nodes.status(&one)["databases"][0]["replication_lag_millis"] == 0).then_some(())
+        });
+        nodes.sandbox.run(&["clone", &one.database("db"), "copy"]).ok();
+        let change = |round: usize| {
+            nodes.sandbox.write("rows.csv", &rows(CHANGED, ROWS / CHANGED, round as u64));
+            nodes.sandbox.run(&one.args("db", &["import", "t", "rows.csv", "--upsert"])).ok();
+        };
+        // Work that no commit keeps.
+        change(ROUNDS + 1);
+        eventually("the standby has that", || {
+            (nodes.status(&one)["databases"][0]["replication_lag_millis"] == 0).then_some(())
+        });
+        two.kill();
+        (1..=ROUNDS).for_each(change);
+        nodes.sandbox.run(&one.args("db", &["commit", "-m", "after"])).ok();
+        let fetched = nodes.sandbox.run(&["-C", "copy", "fetch", "--json"]).json();
+        let fetched = fetched["bytes_received"].as_u64().unwrap();
+        Away { nodes, one, counted, fetched }
+    }
+
+    /// The standby returns. Gives the bytes that it then gets.
+    fn back(&self) -> u64 {
+        let before = self.counted.load(Ordering::SeqCst);
+        let two = self.nodes.start(1);
+        eventually("the standby has it", || {
+            (self.nodes.status(&self.one)["databases"][0]["replication_lag_millis"] == 0).then_some(())
+        });
+        let bytes = self.counted.load(Ordering::SeqCst) - before;
+        let export = |server: &Server| self.nodes.sandbox.run(&server.args("db", &["export", "t"])).ok();
+        assert!(export(&two) == export(&self.one));
+        bytes
+    }
+
+    fn pinned(&self) -> u64 {
+        self.nodes.status(&self.one)["databases"][0]["pinned_bytes"].as_u64().unwrap()
+    }
+}
+
+#[test]
+fn c35_a_standby_that_was_away_gets_the_rows_that_changed_and_one_root_was_kept_for_it() {
+    let away = Away::new("");
+    let before = eventually("what is kept is measured", || Some(away.pinned()).filter(|bytes| *bytes > 0));
+    away.nodes.sandbox.run(&away.one.args("db", &["gc"])).ok();
+    let stats = away.nodes.sandbox.run(&away.one.args("db", &["stats", "--json"])).json();
+    let bytes = away.back();
+    println!(
+        "{} writes on {CHANGED} of {ROWS} rows: {bytes} B on the wire, {} B to fetch them, {before} B kept",
+        ROUNDS * CHANGED,
+        away.fetched
+    );
+    assert!(bytes * 10 <= away.fetched * 12, "{bytes} B on the wire, {} B to fetch them", away.fetched);
+    assert_eq!(away.pinned(), 0, "{stats}");
+}
+
+#[test]
+fn c35_beyond_the_limit_what_a_standby_had_is_let_go_and_it_gets_what_both_still_lack() {
+    let away = Away::new("  standby_pin_max: 10KiB\n");
+    let said = eventually("it is let go", || {
+        let said = warnings(&away.nodes.status(&away.one));
+        said.contains("standby_pin_max").then_some(said)
+    });
+    assert!(said.contains("standby `two` had of `db`"), "{said}");
+    assert_eq!(away.pinned(), 0);
+    away.nodes.sandbox.run(&away.one.args("db", &["gc"])).ok();
+    let bytes = away.back();
+    println!("beyond standby_pin_max: {bytes} B on the wire, {} B to fetch the rows", away.fetched);
+    eventually("all is well again", || {
+        (!warnings(&away.nodes.status(&away.one)).contains("standby_pin_max")).then_some(())
+    });
+}
