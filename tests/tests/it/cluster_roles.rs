@@ -294,6 +294,26 @@ fn each_change_of_role_is_in_the_history_with_who_why_and_the_roots_then() {
 }
 
 #[test]
+fn an_epoch_that_is_not_believed_is_an_alarm_in_the_history_once() {
+    let nodes = Nodes::new(2, "");
+    let (one, two) = (nodes.start(0), nodes.start(1));
+    nodes.assume(&two, "standby", 1 << 40).ok();
+    let alarms = || -> Vec<Value> {
+        nodes.history(&one).into_iter().filter(|entry| entry["event"] == "alarm").collect()
+    };
+    let alarm = eventually("the alarm is there", || alarms().first().cloned());
+    assert_eq!((&alarm["cause"], &alarm["node"]), (&"peer".into(), &nodes.status(&two)["node"]));
+    assert!(alarm["why"].as_str().unwrap().contains("it is not believed"), "{alarm}");
+    assert_eq!(nodes.role(&one), ("primary".into(), 1));
+    // It meets the other one again and again.
+    let tries = one.log().matches("replication to a standby was interrupted").count();
+    eventually("they met again", || {
+        (one.log().matches("replication to a standby was interrupted").count() > tries).then_some(())
+    });
+    assert_eq!(alarms().len(), 1);
+}
+
+#[test]
 fn the_history_names_the_user_who_asked_and_metrics_count_the_changes() {
     let nodes = Nodes::new(2, "");
     let new = nodes.sandbox.run(&["token", "new", "ada", "--json"]).json();
