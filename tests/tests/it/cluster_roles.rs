@@ -208,7 +208,10 @@ async fn c12_c13_sessions_end_when_a_hand_over_begins_and_begin_again_when_it_fa
         nodes.sandbox.command(&command).stderr(std::process::Stdio::null()).spawn().unwrap();
     let ended = loop {
         match reader.get("t", "a").await {
-            Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Ok(_) => {
+                assert!(handing_over.try_wait().unwrap().is_none(), "it ended, and the session did not");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             Err(ended) => break ended,
         }
     };
