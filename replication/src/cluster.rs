@@ -985,7 +985,7 @@ impl Inner {
         by: (HistoryCause, &str),
     ) -> Result<Vec<CaughtUp>> {
         let seconds = self.hand_over.as_secs_f64();
-        let inner = self.clone();
+        let (inner, asked) = (self.clone(), AtomicBool::new(false));
         let everything = async {
             inner.node.idle().await;
             let look = inner.clone();
@@ -995,6 +995,7 @@ impl Inner {
                 peer.doubt();
                 peer.kick();
             });
+            asked.store(true, Ordering::Relaxed);
             inner.caught_up().await;
             Ok::<_, Error>(())
         };
@@ -1010,7 +1011,10 @@ impl Inner {
             Err(_) => {
                 let behind = self.behind();
                 let lacks = |peer: &&Arc<Peer>| behind.iter().any(|behind| behind.standby == peer.name());
-                let had = self.peers.len() - self.peers.iter().filter(lacks).count();
+                let had = match asked.load(Ordering::Relaxed) {
+                    true => self.peers.len() - self.peers.iter().filter(lacks).count(),
+                    false => 0,
+                };
                 if had < needed {
                     return Err(Error::NotCaughtUp { standing: current, seconds, had, needed, behind });
                 }

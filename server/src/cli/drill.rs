@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use pleach_client::{Client, Error as ClientError, Options, Written};
@@ -376,7 +376,11 @@ impl DrillRun<'_> {
             let rows = rows.all().await.map_err(|error| failed(&error))?;
             let there: BTreeSet<&[u8]> = rows.iter().map(|row| row.key()).collect();
             lost.extend(
-                counted.acknowledged.iter().filter(|n| !there.contains(key(**n).as_bytes())).copied(),
+                counted
+                    .acknowledged
+                    .iter()
+                    .filter(|n| !there.contains(key(counted.drill, **n).as_bytes()))
+                    .copied(),
             );
         }
         Ok((counted.acknowledged.len(), lost.len(), counted.open))
@@ -445,13 +449,16 @@ impl DrillRun<'_> {
     }
 }
 
-fn key(n: u64) -> String {
-    format!("{n:020}")
+/// The key of a write; rows of other drills, which ended early, have others.
+fn key(drill: u128, n: u64) -> String {
+    format!("{drill:020}-{n:020}")
 }
 
 /// What a client saw.
 #[derive(Default)]
 struct Counted {
+    /// What its keys begin with.
+    drill: u128,
     acknowledged: Vec<u64>,
     open: usize,
     token: Option<pleach_engine::Token>,
@@ -492,13 +499,15 @@ impl Probe {
             Err(error) => return Err(failed(&error)),
         }
         let database = client.database(scratch);
-        let written = database.put(TABLE, key(0), "").await.map_err(|error| failed(&error))?;
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let drill = since.as_micros();
+        let written = database.put(TABLE, key(drill, 0), "").await.map_err(|error| failed(&error))?;
         let reader = second.alone()?;
         if let Some(token) = written.token {
             reader.saw(scratch, token);
         }
         let begun = Instant::now();
-        while let Err(error) = reader.database(scratch).get(TABLE, key(0).as_str()).await {
+        while let Err(error) = reader.database(scratch).get(TABLE, key(drill, 0).as_str()).await {
             if begun.elapsed() > CATCH_UP_MAX {
                 return Err(Failure::refused(format!(
                     "the drill does not begin: {} does not get what is written: {error}",
@@ -508,14 +517,14 @@ impl Probe {
             }
             tokio::time::sleep(LOOK).await;
         }
-        let counted = Arc::new(Mutex::new(Counted { acknowledged: vec![0], ..Counted::default() }));
+        let counted = Arc::new(Mutex::new(Counted { drill, acknowledged: vec![0], ..Counted::default() }));
         let end = Arc::new(AtomicBool::new(false));
         let (noted, ended) = (counted.clone(), end.clone());
         let task = tokio::spawn(async move {
             let mut n = 0;
             while !ended.load(Ordering::SeqCst) {
                 n += 1;
-                let written = database.put(TABLE, key(n), "").await;
+                let written = database.put(TABLE, key(drill, n), "").await;
                 noted.lock().note(n, written);
                 tokio::time::sleep(PAUSE).await;
             }

@@ -208,7 +208,10 @@ async fn c12_c13_sessions_end_when_a_hand_over_begins_and_begin_again_when_it_fa
         nodes.sandbox.command(&command).stderr(std::process::Stdio::null()).spawn().unwrap();
     let ended = loop {
         match reader.get("t", "a").await {
-            Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Ok(_) => {
+                assert!(handing_over.try_wait().unwrap().is_none(), "it ended, and the session did not");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
             Err(ended) => break ended,
         }
     };
@@ -291,6 +294,26 @@ fn each_change_of_role_is_in_the_history_with_who_why_and_the_roots_then() {
     let read = nodes.cluster(&two, &["history", "--json"]);
     assert!(read.stderr.contains("damaged or cut off"), "{}", read.stderr);
     assert!(read.json_lines().contains(&taken));
+}
+
+#[test]
+fn an_epoch_that_is_not_believed_is_an_alarm_in_the_history_once() {
+    let nodes = Nodes::new(2, "");
+    let (one, two) = (nodes.start(0), nodes.start(1));
+    nodes.assume(&two, "standby", 1 << 40).ok();
+    let alarms = || -> Vec<Value> {
+        nodes.history(&one).into_iter().filter(|entry| entry["event"] == "alarm").collect()
+    };
+    let alarm = eventually("the alarm is there", || alarms().first().cloned());
+    assert_eq!((&alarm["cause"], &alarm["node"]), (&"peer".into(), &nodes.status(&two)["node"]));
+    assert!(alarm["why"].as_str().unwrap().contains("it is not believed"), "{alarm}");
+    assert_eq!(nodes.role(&one), ("primary".into(), 1));
+    // It meets the other one again and again.
+    let tries = one.log().matches("replication to a standby was interrupted").count();
+    eventually("they met again", || {
+        (one.log().matches("replication to a standby was interrupted").count() > tries).then_some(())
+    });
+    assert_eq!(alarms().len(), 1);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use pleach_client::{Client, Options};
 use pleach_tests::{Run, Sandbox, Server, eventually, free_port};
 use serde_json::Value;
 
@@ -75,10 +76,13 @@ struct Nodes {
 
 impl Nodes {
     /// By etcd, if this machine has it.
-    fn by_etcd(count: usize, ack: &str) -> Option<Nodes> {
+    fn by_etcd(count: usize, ack: &str, lease: Duration) -> Option<Nodes> {
         let etcd = Etcd::start()?;
         let endpoint = format!("http://127.0.0.1:{}", etcd.ports[0]);
-        let election = format!("{{provider: etcd, endpoints: [\"{endpoint}\"], prefix: test, lease: 2s}}");
+        let election = format!(
+            "{{provider: etcd, endpoints: [\"{endpoint}\"], prefix: test, lease: {}s}}",
+            lease.as_secs()
+        );
         Some(Nodes { etcd: Some(etcd), ..Nodes::new(count, ack, &election) })
     }
 
@@ -101,8 +105,9 @@ impl Nodes {
                 })
                 .collect();
             let role = if node == 0 { "primary" } else { "standby" };
+            let listener = free_port();
             let config = format!(
-                "data_dir: {name}\nlistener: {{host: 127.0.0.1, port: 0}}\ncluster:\n  standby_remotes:\n{peers}  \
+                "data_dir: {name}\nlistener: {{host: 127.0.0.1, port: {listener}}}\ncluster:\n  standby_remotes:\n{peers}  \
                  bootstrap_role: {role}\n  remotesapi: {{address: 127.0.0.1, port: {own}}}\n  ack: {{{ack}}}\n  election: {election}\n",
                 name = NAMES[node],
                 own = ports[node],
@@ -182,7 +187,7 @@ fn killed(nodes: &Nodes) {
     let took = killed.elapsed();
     println!("the standby led {took:.1?} after the primary was killed, with a lease of {LEASE:?}");
     // Its time, a margin where nobody's clock is asked, and a look or two.
-    assert!(took < LEASE * 2, "{took:?}");
+    assert!(took < LEASE * 3, "{took:?}");
     assert_eq!(nodes.keys(&two), ["a"]);
     let one = nodes.start(0);
     nodes.follows(&one, &two);
@@ -196,7 +201,7 @@ fn killed(nodes: &Nodes) {
 
 #[test]
 fn a_primary_that_is_killed_is_replaced_by_etcd() {
-    let Some(nodes) = Nodes::by_etcd(2, "count: 1, on_timeout: error") else { return };
+    let Some(nodes) = Nodes::by_etcd(2, "count: 1, on_timeout: error", LEASE) else { return };
     killed(&nodes);
 }
 
@@ -234,7 +239,7 @@ fn stopped(nodes: &Nodes) {
 
 #[test]
 fn a_primary_that_slept_through_its_lease_takes_no_write_by_etcd() {
-    let Some(nodes) = Nodes::by_etcd(2, "count: 0") else { return };
+    let Some(nodes) = Nodes::by_etcd(2, "count: 0", LEASE) else { return };
     stopped(&nodes);
 }
 
@@ -245,7 +250,8 @@ fn a_primary_that_slept_through_its_lease_takes_no_write_by_a_directory() {
 
 #[test]
 fn without_etcd_a_primary_is_read_only_before_its_lease_is_over_and_leads_again_after() {
-    let Some(mut nodes) = Nodes::by_etcd(2, "count: 0") else { return };
+    let lease = Duration::from_secs(5);
+    let Some(mut nodes) = Nodes::by_etcd(2, "count: 0", lease) else { return };
     let (one, two) = (nodes.start(0), nodes.start(1));
     nodes.create(&one);
     nodes.follows(&two, &one);
@@ -255,13 +261,14 @@ fn without_etcd_a_primary_is_read_only_before_its_lease_is_over_and_leads_again_
     let stopped = Instant::now();
     let refused = loop {
         let put = nodes.put(&one, "b");
-        if put.status != 0 {
+        // One that had begun when the time was over is not promised: its outcome is open.
+        if !matches!(put.status, 0 | 4) {
             break put;
         }
-        assert!(stopped.elapsed() < LEASE, "it takes writes though its lease is over");
+        assert!(stopped.elapsed() < lease, "it takes writes though its lease is over");
     };
-    println!("read-only {:.1?} after etcd was stopped, with a lease of {LEASE:?}", stopped.elapsed());
-    assert!(stopped.elapsed() < LEASE, "{:?}", stopped.elapsed());
+    println!("read-only {:.1?} after etcd was stopped, with a lease of {lease:?}", stopped.elapsed());
+    assert!(stopped.elapsed() < lease, "{:?}", stopped.elapsed());
     let refused = refused.fails(5);
     assert!(refused.contains("does not hold the lease"), "{refused}");
     let status = nodes.status(&one);
@@ -303,13 +310,71 @@ fn three(nodes: &Nodes) {
 
 #[test]
 fn of_two_candidates_one_wins_by_etcd() {
-    let Some(nodes) = Nodes::by_etcd(3, "count: 1, on_timeout: error") else { return };
+    let Some(nodes) = Nodes::by_etcd(3, "count: 1, on_timeout: error", LEASE) else { return };
     three(&nodes);
 }
 
 #[test]
 fn of_two_candidates_one_wins_by_a_directory() {
     three(&Nodes::by_directory(3, "count: 1, on_timeout: error"));
+}
+
+/// Primaries that are killed, or sleep and wake, one after the other under writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_write_is_lost_over_elections_and_all_nodes_are_equal_at_the_end() {
+    let nodes = Nodes::by_directory(3, "count: 1, on_timeout: error, timeout: 3s");
+    let mut servers = nodes.start_all();
+    nodes.create(&servers[0]);
+    let urls: Vec<String> = servers.iter().map(Server::url).collect();
+    let client = Client::connect(&urls, Options::default()).unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let writer = tokio::spawn(async move {
+        let (mut acknowledged, mut n) = (Vec::new(), 0);
+        while !*stopped.borrow() {
+            n += 1;
+            let key = format!("{n:06}");
+            if client.database("db").put("t", &key, "v").await.is_ok() {
+                acknowledged.push(key);
+            }
+        }
+        acknowledged
+    });
+    let mut epoch = 0;
+    for round in 0..4 {
+        let leader = eventually("a node is elected", || {
+            servers.iter().position(|node| nodes.leads(node) && nodes.epoch(node) > epoch)
+        });
+        epoch = nodes.epoch(&servers[leader]);
+        // Writes go on for a while.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let next = (leader + 1) % 3;
+        match round % 2 {
+            0 => servers[leader].kill(),
+            _ => servers[leader].signal("STOP"),
+        }
+        let others = [next, (leader + 2) % 3];
+        eventually("another one is elected", || {
+            others.iter().find(|other| nodes.leads(&servers[**other])).map(|_| ())
+        });
+        match round % 2 {
+            0 => servers[leader] = nodes.start(leader),
+            _ => servers[leader].signal("CONT"),
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.send_replace(true);
+    let acknowledged = writer.await.unwrap();
+    let leaders = || servers.iter().filter(|node| nodes.leads(node)).count();
+    eventually("there is one primary", || (leaders() == 1).then_some(()));
+    let keys = eventually("all nodes are equal", || {
+        let keys: Vec<_> = servers.iter().map(|server| nodes.keys(server)).collect();
+        keys.iter().all(|other| *other == keys[0]).then(|| keys[0].clone())
+    });
+    let there: std::collections::BTreeSet<&String> = keys.iter().collect();
+    let lost: Vec<&String> = acknowledged.iter().filter(|key| !there.contains(key)).collect();
+    println!("{} writes acknowledged over 4 elections", acknowledged.len());
+    assert!(acknowledged.len() > 50, "{}", acknowledged.len());
+    assert!(lost.is_empty(), "{lost:?}");
 }
 
 #[test]
