@@ -19,13 +19,11 @@ use pleach_protocol::{
     testing::{Fault, Faulty, Proxy},
     transport,
 };
+use pleach_tests::dice::{Dice, mixed};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
 
-use crate::{
-    Plant, Run, Stop,
-    dice::{Dice, mixed},
-};
+use crate::{Plant, Run, Stop};
 
 /// Tells a process that it is a clone, and of what: URL, directory and part, a line each.
 const CLONE: &str = "PLEACH_SOAK_CLONE";

@@ -7,7 +7,6 @@
 
 mod cluster;
 mod cuts;
-mod dice;
 mod forms;
 mod lazyfs;
 #[cfg(target_os = "linux")]

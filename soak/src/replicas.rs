@@ -15,10 +15,10 @@ use std::{
 
 use parking_lot::Mutex;
 use pleach_protocol::testing::Proxy;
-use pleach_tests::{Run as Command, Sandbox, Server, free_port};
+use pleach_tests::{Run as Command, Sandbox, Server, dice::Dice, free_port};
 use tokio::runtime::Runtime;
 
-use crate::{Plant, Run, Stop, dice::Dice};
+use crate::{Plant, Run, Stop};
 
 const WRITERS: usize = 3;
 const READERS: usize = 2;

@@ -5,10 +5,12 @@
 //!
 //! What goes wrong is in modules, which `pleach-soak` uses too: a script of commands ([`script`]) with a fault at each system call
 //! ([`syscalls`]), servers killed under load ([`kills`]), a disk that fills up ([`small_disk`]),
-//! replicas that are behind ([`tokens`]).
+//! replicas that are behind ([`tokens`]), roles that go from node to node while these and what is between them fail ([`failovers`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod dice;
+pub mod failovers;
 pub mod kills;
 pub mod script;
 pub mod small_disk;

@@ -23,6 +23,7 @@ mod crash;
 mod databases;
 mod directory_remotes;
 mod election;
+mod failovers;
 mod metrics;
 mod partial;
 mod patches;
