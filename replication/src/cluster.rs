@@ -716,7 +716,7 @@ impl Inner {
     async fn acknowledged(self: &Arc<Self>, database: &str, sequence: u64) -> Result<Option<String>> {
         let needed = self.ack.needed(self.peers.len());
         if needed == 0 {
-            return self.promised(0, 0).map(|()| None);
+            return self.promised();
         }
         if self.tracked.get(database).is_none() {
             // Made just now.
@@ -740,7 +740,7 @@ impl Inner {
         };
         let why = tokio::select! {
             biased;
-            () = enough => return self.promised(had(), needed).map(|()| None),
+            () = enough => return self.promised(),
             () = self.node.left(standing) => {
                 // What they acknowledged before is with whoever leads next; a hand-over waited for that.
                 if had() >= needed {
@@ -762,9 +762,8 @@ impl Inner {
     }
 
     /// Whether a write that is done here may be promised: not by a node that was elected, and whose lease ended meanwhile.
-    fn promised(&self, had: usize, needed: usize) -> Result<()> {
-        let why = "before the lease of this primary was over".to_owned();
-        self.leased().map_err(|_| Error::Unacknowledged { had, needed, why })
+    fn promised(&self) -> Result<Option<String>> {
+        self.leased().map(|()| None).map_err(|_| Error::LeaseOver)
     }
 
     /// Takes a role, and has it in the history if it is not taken.

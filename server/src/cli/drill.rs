@@ -190,7 +190,8 @@ impl Report {
                 "{acknowledged} writes acknowledged, {lost} lost, {open} with an open outcome"
             ));
         }
-        lines.push(format!("{} databases equal on both nodes, {} not", self.equal, self.differ.len()));
+        let databases = if self.equal == 1 { "database" } else { "databases" };
+        lines.push(format!("{} {databases} equal on both nodes, {} not", self.equal, self.differ.len()));
         lines
     }
 
