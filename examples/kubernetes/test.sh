@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks of the recipe what can be checked without a cluster: that it is YAML whose parts fit each other, that the configuration that a pod writes is valid, and that the
-# label follows the role, against an API server that only listens. PLEACH names the binary. Needs Python with PyYAML, and curl; without them nothing is checked.
+# label follows the role, against an API server that only listens. PLEACH names the binary. Needs Python with PyYAML, and curl; without them nothing is checked. With kubectl, it is read by that, too.
 set -euo pipefail
 cd "$(dirname "$0")"
 pleach=${PLEACH:-pleach}
@@ -35,6 +35,13 @@ assert dict((e["name"], e.get("value")) for e in pod["initContainers"][0]["env"]
 for name, text in of("ConfigMap", "pleach")["data"].items():
     open(f"{sys.argv[1]}/{name}", "w").write(text)
 PYTHON
+if command -v kubectl >/dev/null; then
+    # Reads it as a cluster would, without one.
+    mkdir "$work/build"
+    cp pleach.yaml "$work/build"
+    echo 'resources: [pleach.yaml]' >"$work/build/kustomization.yaml"
+    [ "$(kubectl kustomize "$work/build" | grep -c '^kind: ')" = "$(grep -c '^kind: ' pleach.yaml)" ]
+fi
 echo "the parts fit each other"
 for script in configure.sh label.sh; do sh -n "$work/$script"; done
 

@@ -129,6 +129,12 @@ pub enum Error {
         /// `in 10.0 s`, or what became of this node.
         why: String,
     },
+    /// A write was done, and the lease by which this node was elected was over before it could be promised.
+    #[error(
+        "the outcome of the write is open: it is durable on this server, whose lease as primary was over before the write could be promised; it may be \
+         lost to the next primary. Read it before you write it again"
+    )]
+    LeaseOver,
     /// A role is not assumed.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -386,6 +392,7 @@ impl Error {
             | Error::Protocol { .. }
             | Error::Moved { .. }
             | Error::Unacknowledged { .. }
+            | Error::LeaseOver
             | Error::UnknownDatabase { .. } => ErrorKind::Network,
             Error::Shared { kind, .. } => *kind,
             Error::Exchange(error) => match error.kind() {

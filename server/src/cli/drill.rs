@@ -6,19 +6,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use pleach_client::{Client, Error as ClientError, Options, Written};
+use pleach_client::{Client, Error as ClientError, Options};
 use pleach_protocol::{Bearer, Credential, Credentials};
 use serde_json::{Value, json};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
+use self::probe::{Counted, Probe, key};
 use super::args::Drill;
 use super::{Context, backend, tokens};
 use crate::error::{Failure, Kind, Result};
 use crate::proto::{AssumeRoleRequest, ClusterStatusRequest, ClusterStatusResponse, data_client::DataClient};
+
+mod probe;
 
 /// The table of the scratch database that is written to, and dropped at the end.
 const TABLE: &str = "probe";
@@ -30,8 +32,6 @@ const LAG_MAX_MILLIS: u64 = 1000;
 const LOOK: Duration = Duration::from_millis(5);
 /// How long the probe goes on before, between and after the switches.
 const UNDISTURBED: Duration = Duration::from_millis(500);
-/// Between two writes of the probe.
-const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) fn drill(context: &mut Context, arguments: &Drill) -> Result<()> {
     let Some(primary) = context.global.server.clone() else {
@@ -190,7 +190,8 @@ impl Report {
                 "{acknowledged} writes acknowledged, {lost} lost, {open} with an open outcome"
             ));
         }
-        lines.push(format!("{} databases equal on both nodes, {} not", self.equal, self.differ.len()));
+        let databases = if self.equal == 1 { "database" } else { "databases" };
+        lines.push(format!("{} {databases} equal on both nodes, {} not", self.equal, self.differ.len()));
         lines
     }
 
@@ -446,130 +447,5 @@ impl DrillRun<'_> {
         };
         failure.message = format!("the drill ended early: {}; {}", failure.message, stand.join("; "));
         failure.hint(hint)
-    }
-}
-
-/// The key of a write; rows of other drills, which ended early, have others.
-fn key(drill: u128, n: u64) -> String {
-    format!("{drill:020}-{n:020}")
-}
-
-/// What a client saw.
-#[derive(Default)]
-struct Counted {
-    /// What its keys begin with.
-    drill: u128,
-    acknowledged: Vec<u64>,
-    open: usize,
-    token: Option<pleach_engine::Token>,
-    /// When it could write, in order.
-    times: Vec<Instant>,
-}
-
-impl Counted {
-    fn note(&mut self, n: u64, written: std::result::Result<Written, ClientError>) {
-        match written {
-            Ok(written) => {
-                self.acknowledged.push(n);
-                self.token = written.token.or(self.token);
-                self.times.push(Instant::now());
-            }
-            Err(ClientError::Unknown { .. }) => self.open += 1,
-            Err(_) => {}
-        }
-    }
-}
-
-/// A client that writes, or looks who would take writes, all the time.
-struct Probe {
-    counted: Arc<Mutex<Counted>>,
-    end: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<()>,
-    writes: bool,
-}
-
-impl Probe {
-    /// Writes to the database `scratch`, which is made if it is not there, and is seen on both nodes when this returns.
-    async fn writes(nodes: &[Node; 2], scratch: &str) -> Result<Probe> {
-        let [first, second] = nodes;
-        let client = client([first.url.as_str(), second.url.as_str()], first)?;
-        match client.create_database(scratch).await {
-            Ok(()) => {}
-            Err(error) if error.exists() => {}
-            Err(error) => return Err(failed(&error)),
-        }
-        let database = client.database(scratch);
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let drill = since.as_micros();
-        let written = database.put(TABLE, key(drill, 0), "").await.map_err(|error| failed(&error))?;
-        let reader = second.alone()?;
-        if let Some(token) = written.token {
-            reader.saw(scratch, token);
-        }
-        let begun = Instant::now();
-        while let Err(error) = reader.database(scratch).get(TABLE, key(drill, 0).as_str()).await {
-            if begun.elapsed() > CATCH_UP_MAX {
-                return Err(Failure::refused(format!(
-                    "the drill does not begin: {} does not get what is written: {error}",
-                    second.url
-                ))
-                .hint(format!("no role was changed; database {scratch} stays")));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        let counted = Arc::new(Mutex::new(Counted { drill, acknowledged: vec![0], ..Counted::default() }));
-        let end = Arc::new(AtomicBool::new(false));
-        let (noted, ended) = (counted.clone(), end.clone());
-        let task = tokio::spawn(async move {
-            let mut n = 0;
-            while !ended.load(Ordering::SeqCst) {
-                n += 1;
-                let written = database.put(TABLE, key(drill, n), "").await;
-                noted.lock().note(n, written);
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-        Ok(Probe { counted, end, task, writes: true })
-    }
-
-    /// Asks both nodes whether they take writes.
-    fn watches(nodes: &[Node; 2]) -> Probe {
-        let counted = Arc::new(Mutex::new(Counted::default()));
-        let end = Arc::new(AtomicBool::new(false));
-        let (noted, ended) = (counted.clone(), end.clone());
-        let clients = nodes.each_ref().map(|node| node.client.clone());
-        let task = tokio::spawn(async move {
-            while !ended.load(Ordering::SeqCst) {
-                for client in &clients {
-                    let status = client.clone().cluster_status(ClusterStatusRequest::default()).await;
-                    if status.is_ok_and(|status| status.into_inner().takes_writes) {
-                        noted.lock().times.push(Instant::now());
-                    }
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
-        });
-        Probe { counted, end, task, writes: false }
-    }
-
-    /// Whether it could write after `since`.
-    fn wrote_after(&self, since: Instant) -> bool {
-        self.counted.lock().times.last().is_some_and(|last| *last > since)
-    }
-
-    /// The longest time since `begun` in which it could not write.
-    fn longest_gap(&self, begun: Instant) -> Duration {
-        let counted = self.counted.lock();
-        let first = counted.times.partition_point(|time| *time < begun).saturating_sub(1);
-        let gaps = counted.times[first..].windows(2).map(|pair| pair[1] - pair[0]);
-        gaps.max().unwrap_or_default()
-    }
-
-    /// Ends it. What it wrote, if it did.
-    async fn end(self) -> Option<Counted> {
-        self.end.store(true, Ordering::SeqCst);
-        // A probe that panicked has counted what it wrote.
-        let _ = self.task.await;
-        self.writes.then(|| std::mem::take(&mut *self.counted.lock()))
     }
 }
