@@ -317,23 +317,24 @@ impl Session<'_> {
     async fn ahead(&self) -> Result<Vec<(String, Position)>> {
         let there = self.held.iter().map(|(name, held)| (name.clone(), held.position, held.incarnation));
         let there: Vec<_> = there.collect();
-        let (node, standby) = (self.node.clone(), self.peer.name().to_owned());
+        let (node, standby, epoch) = (self.node.clone(), self.peer.name().to_owned(), self.standing.epoch);
         crate::blocking(move || {
             let led = node.state().led;
             let register = node.database(register::NAME)?;
             let mut ahead = Vec::new();
             for (name, position, incarnation) in there {
                 let Some(position) = position else { continue };
+                // What this node dropped it has not lost.
+                if let (Some(register), Some(incarnation)) = (&register, incarnation)
+                    && register::is_gone(register, &name, incarnation)?
+                {
+                    continue;
+                }
                 let own = match node.database(&name)? {
                     Some(database) => Position::of(&database, led)?,
-                    None => {
-                        if let (Some(register), Some(incarnation)) = (&register, incarnation)
-                            && register::is_dropped(register, &name, incarnation)?
-                        {
-                            continue;
-                        }
-                        None
-                    }
+                    // In an epoch that it led, it made none that it lacks, but for those of this epoch that it lost.
+                    None if led == Some(epoch) && position.epoch != epoch.0 => continue,
+                    None => None,
                 };
                 if own < Some(position) {
                     let (here, there) = (own.map(|own| own.text()), position.text());
@@ -491,47 +492,10 @@ impl Session<'_> {
         let (epoch, edits, requests) = (self.standing.epoch.0, self.edits, self.requests.clone());
         let (node, named, forwards) = (self.node.clone(), name.clone(), self.forward.is_some());
         let thread = tokio::task::spawn_blocking(move || {
-            let register = node.database(register::NAME)?;
-            let incarnation = match named == register::NAME || forwards {
-                true => Incarnation::of(&database)?,
-                false => register::incarnation_to_send(register.as_ref(), &named, &database)?,
-            };
-            let held = match held {
-                // The standby dropped it, or sets it aside.
-                Some(Held { incarnation: Some(other), .. })
-                    if other != incarnation
-                        && register.is_some_and(|register| {
-                            register::is_dropped(&register, &named, other).unwrap_or(false)
-                        }) =>
-                {
-                    None
-                }
-                held => held,
-            };
-            // Of what is forwarded, the primary's number is read first: there is no less than that.
-            let position = if forwards { Position::applied(&database)? } else { None };
-            let reading = Reading::of(&database)?;
-            let said = match position {
-                Some(position) if position.epoch == epoch => position.sequence,
-                Some(_) => return Err(cut()),
-                None => reading.sequence,
-            };
-            let change = proto::Change {
-                epoch,
-                sequence: said,
-                database: named,
-                create: held.is_none(),
-                incarnation: incarnation.into(),
-            };
-            let held = held.unwrap_or_default();
-            let records = reading.send(&database, change, &held.refs, edits, &mut |part| {
+            send_change(&node, &named, &database, held, epoch, forwards, edits, &mut |part| {
                 let message = ReplicateRequest { message: Some(part.into()) };
                 requests.blocking_send(message).map_err(|_| cut())
-            })?;
-            let Reading { sequence, read_at, refs, pins } = reading;
-            let held = Held { refs, incarnation: Some(incarnation), position: held.position };
-            let store = database.store().id();
-            Ok((Sent { store, sequence, said, records, read_at }, held, pins))
+            })
         });
         Some(Sending { database: name, thread })
     }
@@ -572,6 +536,52 @@ async fn sent(sending: &mut Option<Sending>) -> Result<(String, Sent, Held, Pins
     *sending = None;
     let (sent, held, pins) = sent?;
     Ok((database, sent, held, pins))
+}
+
+/// Sends the change of a database but for its Finish, to who has `held` of it. Gives what it then has, with pins on it. Blocking.
+#[allow(clippy::too_many_arguments)] // All that a change depends on, apart from the session, which goes on meanwhile.
+fn send_change(
+    node: &Node,
+    name: &str,
+    database: &Database,
+    held: Option<Held>,
+    epoch: u64,
+    forwards: bool,
+    edits: bool,
+    send: &mut dyn FnMut(Part) -> Result<()>,
+) -> Result<(Sent, Held, Pins)> {
+    let register = node.database(register::NAME)?;
+    let incarnation = match name == register::NAME || forwards {
+        true => Incarnation::of(database)?,
+        false => register::incarnation_to_send(register.as_ref(), name, database)?,
+    };
+    // What is dropped there with the change of the register before this one, or set aside.
+    let is_dropped = match (&register, held.as_ref().and_then(|held| held.incarnation)) {
+        (Some(register), Some(other)) if other != incarnation => register::is_dropped(register, name, other)?,
+        _ => false,
+    };
+    let held = held.filter(|_| !is_dropped);
+    // Of what is forwarded, the primary's number is read first: there is no less than that.
+    let position = if forwards { Position::applied(database)? } else { None };
+    let reading = Reading::of(database)?;
+    let said = match position {
+        Some(position) if position.epoch == epoch => position.sequence,
+        Some(_) => return Err(cut()),
+        None => reading.sequence,
+    };
+    let change = proto::Change {
+        epoch,
+        sequence: said,
+        database: name.to_owned(),
+        create: held.is_none(),
+        incarnation: incarnation.into(),
+    };
+    let held = held.unwrap_or_default();
+    let records = reading.send(database, change, &held.refs, edits, send)?;
+    let Reading { sequence, read_at, refs, pins } = reading;
+    let store = database.store().id();
+    let held = Held { refs, incarnation: Some(incarnation), position: held.position };
+    Ok((Sent { store, sequence, said, records, read_at }, held, pins))
 }
 
 /// Takes the change of `wanted` that gives back what was lost, as long as this node claims its epoch again. Blocking.
