@@ -52,7 +52,7 @@ fn c30_users_are_those_of_the_primary_on_all_nodes_and_over_restarts() {
     // A user comes while the standby is away, and the primary restarts.
     two.kill();
     let mut both = nodes.users("one-users.yaml", &["ada", "bob"]);
-    let (ada, bob) = (both.remove(0), both.remove(0));
+    let bob = both.remove(1);
     one.signal("HUP");
     nodes.knows(&one, &bob, true);
     one.kill();
