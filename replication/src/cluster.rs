@@ -412,10 +412,9 @@ impl Cluster {
         let (inner, name) = (self.inner.clone(), name.to_owned());
         crate::blocking(move || {
             let Some(database) = inner.node.databases().get(&name)? else { return Ok(()) };
-            if inner.node.replicates_drops() {
-                register::note_drop(&inner.node.create(register::NAME)?, &name, &database)?;
-                inner.tracked.leave(&name);
-            }
+            let everywhere = inner.node.replicates_drops();
+            register::note_drop(&inner.node.create(register::NAME)?, &name, &database, everywhere)?;
+            inner.tracked.leave(&name);
             drop(database);
             inner.tracked.look()
         })
@@ -444,11 +443,11 @@ impl Cluster {
         .await
     }
 
-    /// The document `name` as a primary published it last; `None` if none did, or this node takes writes itself.
+    /// The document `name` as a primary published it last; `None` if none did, or this node is no standby.
     pub async fn published(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let (inner, name) = (self.inner.clone(), name.to_owned());
-        crate::blocking(move || match (inner.node.state().leads(), inner.node.database(register::NAME)?) {
-            (false, Some(register)) => register::document(&register, &name),
+        crate::blocking(move || match (inner.node.standing().role, inner.node.database(register::NAME)?) {
+            (Role::Standby, Some(register)) => register::document(&register, &name),
             _ => Ok(None),
         })
         .await

@@ -32,6 +32,8 @@ pub(crate) const NAME: &str = "cluster.register";
 const BRANCH: &str = "main";
 /// Name of the database, `/`, and its incarnation, in hexadecimal → nothing.
 const DROPPED: &str = "dropped";
+/// The same, of databases that are not to be dropped elsewhere.
+const LEFT: &str = "left";
 /// Name → content.
 const DOCUMENTS: &str = "documents";
 /// A local setting of a database whose drop has begun here.
@@ -89,9 +91,15 @@ impl Incarnation {
     }
 }
 
-/// Whether the database `name` of this incarnation was dropped.
+/// Whether the database `name` of this incarnation was dropped, so that whoever has a copy drops it.
 pub(crate) fn is_dropped(register: &Database, name: &str, incarnation: Incarnation) -> Result<bool> {
     Ok(get(register, DROPPED, row(name, incarnation).as_bytes())?.is_some())
+}
+
+/// Whether a primary dropped it, whatever becomes of copies.
+pub(crate) fn is_gone(register: &Database, name: &str, incarnation: Incarnation) -> Result<bool> {
+    let row = row(name, incarnation);
+    Ok(get(register, DROPPED, row.as_bytes())?.is_some() || get(register, LEFT, row.as_bytes())?.is_some())
 }
 
 fn row(name: &str, incarnation: Incarnation) -> String {
@@ -109,7 +117,7 @@ pub(crate) fn incarnation_to_send(
     }
     let mut incarnation = Incarnation::of(database)?;
     while let Some(register) = register
-        && is_dropped(register, name, incarnation)?
+        && is_gone(register, name, incarnation)?
     {
         let next = Hash::of(&incarnation.0);
         incarnation.0.copy_from_slice(&next.as_bytes()[..16]);
@@ -118,10 +126,16 @@ pub(crate) fn incarnation_to_send(
     Ok(incarnation)
 }
 
-/// Notes that `database` is to be dropped, durably: whatever happens now, it will be.
-pub(crate) fn note_drop(register: &Database, name: &str, database: &Database) -> Result<()> {
+/// Notes that `database` is to be dropped, durably: whatever happens now, it will be; `everywhere`: by standbys as well.
+pub(crate) fn note_drop(
+    register: &Database,
+    name: &str,
+    database: &Database,
+    everywhere: bool,
+) -> Result<()> {
     database.set_setting(DROPPING, Some("1"))?;
-    put(register, DROPPED, row(name, Incarnation::of(database)?).as_bytes(), b"")
+    let table = if everywhere { DROPPED } else { LEFT };
+    put(register, table, row(name, Incarnation::of(database)?).as_bytes(), b"")
 }
 
 /// Whether its drop has begun here.
@@ -177,7 +191,12 @@ pub(crate) fn drop_dropped(node: &Node, follows: bool) -> Result<Vec<String>> {
         if !may_drop {
             continue;
         }
-        if !is_dropped(&register, &name, Incarnation::of(&database)?)? {
+        let incarnation = Incarnation::of(&database)?;
+        let is_named = match is_own {
+            true => is_gone(&register, &name, incarnation)?,
+            false => is_dropped(&register, &name, incarnation)?,
+        };
+        if !is_named {
             // It began, and nobody was told.
             if is_own {
                 database.set_setting(DROPPING, None)?;
@@ -234,9 +253,14 @@ mod tests {
         let (register, shop) = (Database::memory().unwrap(), Database::memory().unwrap());
         let incarnation = Incarnation::of(&shop).unwrap();
         assert!(!is_dropped(&register, "shop", incarnation).unwrap());
-        note_drop(&register, "shop", &shop).unwrap();
+        note_drop(&register, "shop", &shop, false).unwrap();
+        assert!(!is_dropped(&register, "shop", incarnation).unwrap());
+        assert!(is_gone(&register, "shop", incarnation).unwrap());
+        note_drop(&register, "shop", &shop, true).unwrap();
         assert!(is_dropped(&register, "shop", incarnation).unwrap());
         assert!(!is_dropped(&register, "market", incarnation).unwrap(), "a copy under another name");
+        assert!(incarnation_to_send(Some(&register), "shop", &shop).is_err(), "it is being dropped");
+        shop.set_setting(DROPPING, None).unwrap();
         let again = incarnation_to_send(Some(&register), "shop", &shop).unwrap();
         assert_ne!(again, incarnation, "it is here again");
         assert_eq!(incarnation_to_send(Some(&register), "shop", &shop).unwrap(), again);

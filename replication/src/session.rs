@@ -6,7 +6,9 @@
 //! Network and chunks are apart: a blocking thread walks the difference, a bounded channel passes back-pressure on.
 //!
 //! A primary that claims an epoch which it led already, and finds the standby ahead in it, lost that, and gets it back first: the same change
-//! in the other direction (`Session::adopt`).
+//! in the other direction (`adoption`).
+
+mod adoption;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use std::time::Instant;
 
 use pleach_engine::{Database, Hash, Pins};
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
-use pleach_protocol::{ChannelBinding, FEATURE_EDITS, may_send_edits};
+use pleach_protocol::{ChannelBinding, may_send_edits};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,9 +24,9 @@ use tonic::{Status, Streaming};
 
 use crate::applied::{Applied, Position};
 use crate::auth::{Auth, Fingerprint, Nonce, Refused};
-use crate::change::{Arriving, Part, Reading};
+use crate::change::{Part, Reading};
 use crate::error::{Error, Result};
-use crate::limits::{CHANGES_AHEAD, HEARTBEAT, SEQUENCE_JUMP_MAX};
+use crate::limits::{CHANGES_AHEAD, HEARTBEAT};
 use crate::node::Node;
 use crate::peer::Peer;
 use crate::proto::replicate_request::Message as Request;
@@ -34,7 +36,6 @@ use crate::proto::{self, ReplicateRequest, ReplicateResponse};
 use crate::register::{self, Incarnation};
 use crate::role::{Input, NodeId, Reaction, Role, Standing};
 use crate::shared_refs::SharedRefs;
-use crate::standby::receives;
 use crate::tracked::Tracked;
 
 /// What a primary says to each standby.
@@ -278,139 +279,6 @@ struct Sent {
 }
 
 impl Session<'_> {
-    /// Has the node know how far the standby has come, which may make it take writes; gets back from it what was lost here.
-    async fn hear(&mut self, answers: &mut Answers<'_>) -> Result<()> {
-        let mut adopted = None;
-        loop {
-            let ahead = self.ahead().await?;
-            if *self.node.leads().borrow() {
-                return self.count_on(ahead).await;
-            }
-            let input = Input::Told { node: self.who, epoch: self.standing.epoch, ahead: !ahead.is_empty() };
-            let node = self.node.clone();
-            crate::blocking(move || node.step(&input)).await?;
-            let Some((name, _)) = ahead.first() else { return Ok(()) };
-            if !self.node.state().adopts() {
-                return Ok(());
-            }
-            if adopted.as_ref() == Some(name) {
-                return Err(Error::protocol(format!("the standby did not give all that it has of `{name}`")));
-            }
-            let turn = self.node.adopting().await;
-            // Another standby may have had it.
-            if let Some((name, _)) = self.ahead().await?.into_iter().next()
-                && self.node.state().adopts()
-            {
-                let done = self.adopt(&name, answers).await;
-                if let Err(Error::Exchange(pleach_protocol::Error::WrongEdits { .. })) = done {
-                    self.peer.takes_no_edits();
-                }
-                done?;
-                adopted = Some(name);
-            }
-            drop(turn);
-        }
-    }
-
-    /// The databases of which the standby has more than this node, and how far they have come there; the register, which says what was
-    /// dropped, comes first.
-    async fn ahead(&self) -> Result<Vec<(String, Position)>> {
-        let there = self.held.iter().map(|(name, held)| (name.clone(), held.position, held.incarnation));
-        let there: Vec<_> = there.collect();
-        let (node, standby) = (self.node.clone(), self.peer.name().to_owned());
-        crate::blocking(move || {
-            let led = node.state().led;
-            let register = node.database(register::NAME)?;
-            let mut ahead = Vec::new();
-            for (name, position, incarnation) in there {
-                let Some(position) = position else { continue };
-                let own = match node.database(&name)? {
-                    Some(database) => Position::of(&database, led)?,
-                    None => {
-                        if let (Some(register), Some(incarnation)) = (&register, incarnation)
-                            && register::is_dropped(register, &name, incarnation)?
-                        {
-                            continue;
-                        }
-                        None
-                    }
-                };
-                if own < Some(position) {
-                    let (here, there) = (own.map(|own| own.text()), position.text());
-                    tracing::warn!(
-                        database = name,
-                        standby,
-                        ?here,
-                        there,
-                        "the standby has more than this node"
-                    );
-                    ahead.push((name, position));
-                }
-            }
-            ahead.sort_by_key(|(name, _)| name != register::NAME);
-            Ok(ahead)
-        })
-        .await
-    }
-
-    /// This node takes writes, and lost what the standby has: what it writes from now on has higher numbers than that.
-    async fn count_on(&self, ahead: Vec<(String, Position)>) -> Result<()> {
-        let (node, epoch) = (self.node.clone(), self.standing.epoch.0);
-        crate::blocking(move || {
-            for (name, position) in ahead.into_iter().filter(|(_, position)| position.epoch == epoch) {
-                if let Some(database) = node.database(&name)? {
-                    let next = Position { sequence: sequence_after(&database, position)?, ..position };
-                    let text = next.text();
-                    database.update_refs_and_setting_at(next.sequence, &[], Position::SETTING, &text)?;
-                }
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Gets back what the standby has of the database and this node lost.
-    async fn adopt(&self, name: &str, answers: &mut Answers<'_>) -> Result<()> {
-        let (node, database) = (self.node.clone(), name.to_owned());
-        let mine = crate::blocking(move || match node.database(&database)? {
-            Some(here) => proto::held(&database, &here, node.state().led),
-            None => Ok(Vec::new()),
-        });
-        for held in mine.await? {
-            send(&self.requests, Request::Held(held)).await?;
-        }
-        let features = if self.peer.may_take_edits() { FEATURE_EDITS } else { 0 };
-        send(&self.requests, Request::Want(proto::Want { database: name.to_owned(), features })).await?;
-        let (parts, mut received) = mpsc::channel(MESSAGES_AHEAD);
-        let (node, standing, wanted) = (self.node.clone(), self.standing, name.to_owned());
-        let taking = tokio::task::spawn_blocking(move || {
-            take_back(&node, &standing, &wanted, &mut || received.blocking_recv())
-        });
-        loop {
-            let part = match answers.next().await? {
-                Answer::Change(change) => Part::Change(change),
-                Answer::Updates(updates) => Part::Updates(updates),
-                Answer::Data(data) => Part::Data(data),
-                Answer::Finish(finish) => Part::Finish(finish),
-                Answer::Fenced(fenced) => return Err(self.fenced(&fenced).await?),
-                _ => return Err(Error::protocol("expected a change")),
-            };
-            let is_last = matches!(part, Part::Finish(_));
-            // If the thread is gone, what it says is the reason.
-            if parts.send(part).await.is_err() || is_last {
-                break;
-            }
-        }
-        drop(parts);
-        taking.await.map_err(|lost| Error::Lost { what: lost.to_string() })??;
-        tracing::warn!(
-            database = name,
-            standby = self.peer.name(),
-            "what was lost here is back from the standby"
-        );
-        Ok(())
-    }
-
     /// Pins what the standby holds, as far as it is here: what it lacks is a difference to that.
     async fn pin(&self) -> Result<()> {
         for (name, held) in &self.held {
@@ -491,47 +359,10 @@ impl Session<'_> {
         let (epoch, edits, requests) = (self.standing.epoch.0, self.edits, self.requests.clone());
         let (node, named, forwards) = (self.node.clone(), name.clone(), self.forward.is_some());
         let thread = tokio::task::spawn_blocking(move || {
-            let register = node.database(register::NAME)?;
-            let incarnation = match named == register::NAME || forwards {
-                true => Incarnation::of(&database)?,
-                false => register::incarnation_to_send(register.as_ref(), &named, &database)?,
-            };
-            let held = match held {
-                // The standby dropped it, or sets it aside.
-                Some(Held { incarnation: Some(other), .. })
-                    if other != incarnation
-                        && register.is_some_and(|register| {
-                            register::is_dropped(&register, &named, other).unwrap_or(false)
-                        }) =>
-                {
-                    None
-                }
-                held => held,
-            };
-            // Of what is forwarded, the primary's number is read first: there is no less than that.
-            let position = if forwards { Position::applied(&database)? } else { None };
-            let reading = Reading::of(&database)?;
-            let said = match position {
-                Some(position) if position.epoch == epoch => position.sequence,
-                Some(_) => return Err(cut()),
-                None => reading.sequence,
-            };
-            let change = proto::Change {
-                epoch,
-                sequence: said,
-                database: named,
-                create: held.is_none(),
-                incarnation: incarnation.into(),
-            };
-            let held = held.unwrap_or_default();
-            let records = reading.send(&database, change, &held.refs, edits, &mut |part| {
+            send_change(&node, &named, &database, held, epoch, forwards, edits, &mut |part| {
                 let message = ReplicateRequest { message: Some(part.into()) };
                 requests.blocking_send(message).map_err(|_| cut())
-            })?;
-            let Reading { sequence, read_at, refs, pins } = reading;
-            let held = Held { refs, incarnation: Some(incarnation), position: held.position };
-            let store = database.store().id();
-            Ok((Sent { store, sequence, said, records, read_at }, held, pins))
+            })
         });
         Some(Sending { database: name, thread })
     }
@@ -574,50 +405,50 @@ async fn sent(sending: &mut Option<Sending>) -> Result<(String, Sent, Held, Pins
     Ok((database, sent, held, pins))
 }
 
-/// Takes the change of `wanted` that gives back what was lost, as long as this node claims its epoch again. Blocking.
-fn take_back(
+/// Sends the change of a database but for its Finish, to who has `held` of it. Gives what it then has, with pins on it. Blocking.
+#[allow(clippy::too_many_arguments)] // All that a change depends on, apart from the session, which goes on meanwhile.
+fn send_change(
     node: &Node,
-    standing: &Standing,
-    wanted: &str,
-    next: &mut dyn FnMut() -> Option<Part>,
-) -> Result<()> {
-    let overtaken = |standing| Error::Overtaken { standing };
-    let Some(Part::Change(change)) = next() else { return Err(cut()) };
-    if change.database != wanted || change.epoch != standing.epoch.0 {
-        return Err(Error::protocol(format!("expected a change of `{wanted}` of epoch {}", standing.epoch)));
-    }
-    let applying = node.adopt(standing).map_err(overtaken)?;
-    let Some((database, created)) = receives(node, &change)? else {
-        return Err(Error::UnknownDatabase { database: change.database });
+    name: &str,
+    database: &Database,
+    held: Option<Held>,
+    epoch: u64,
+    forwards: bool,
+    edits: bool,
+    send: &mut dyn FnMut(Part) -> Result<()>,
+) -> Result<(Sent, Held, Pins)> {
+    let register = node.database(register::NAME)?;
+    let incarnation = match name == register::NAME || forwards {
+        true => Incarnation::of(database)?,
+        false => register::incarnation_to_send(register.as_ref(), name, database)?,
     };
-    sequence_after(&database, Position { epoch: change.epoch, sequence: change.sequence })?;
-    drop(applying);
-    let mut arriving = Arriving::new(database, created, change)?;
-    let finish = loop {
-        match next().ok_or_else(cut)? {
-            Part::Updates(updates) => arriving.update(updates)?,
-            Part::Data(data) => arriving.data(&data)?,
-            Part::Finish(finish) => break finish,
-            Part::Change(_) => return Err(Error::protocol("a Change before the Finish of the one before")),
-        }
+    // What is dropped there with the change of the register before this one, or set aside.
+    let is_dropped = match (&register, held.as_ref().and_then(|held| held.incarnation)) {
+        (Some(register), Some(other)) if other != incarnation => register::is_dropped(register, name, other)?,
+        _ => false,
     };
-    // What is here alone is kept, whatever the standby knows of it.
-    let prepared = arriving.finish(finish.records)?.prepare(true)?;
-    let _applying = node.adopt(standing).map_err(overtaken)?;
-    prepared.adopt(standing.epoch.0)?;
-    if wanted == register::NAME {
-        register::drop_dropped(node, true)?;
-        node.register_changes().send_modify(|count| *count += 1);
-    }
-    Ok(())
-}
-
-/// The number of a change that comes after `position`, which a standby says.
-fn sequence_after(database: &Database, position: Position) -> Result<u64> {
-    match position.sequence.saturating_sub(database.sequence()) > SEQUENCE_JUMP_MAX {
-        true => Err(Error::protocol(format!("change {} cannot be", position.sequence))),
-        false => Ok(position.sequence + 1),
-    }
+    let held = held.filter(|_| !is_dropped);
+    // Of what is forwarded, the primary's number is read first: there is no less than that.
+    let position = if forwards { Position::applied(database)? } else { None };
+    let reading = Reading::of(database)?;
+    let said = match position {
+        Some(position) if position.epoch == epoch => position.sequence,
+        Some(_) => return Err(cut()),
+        None => reading.sequence,
+    };
+    let change = proto::Change {
+        epoch,
+        sequence: said,
+        database: name.to_owned(),
+        create: held.is_none(),
+        incarnation: incarnation.into(),
+    };
+    let held = held.unwrap_or_default();
+    let records = reading.send(database, change, &held.refs, edits, send)?;
+    let Reading { sequence, read_at, refs, pins } = reading;
+    let store = database.store().id();
+    let held = Held { refs, incarnation: Some(incarnation), position: held.position };
+    Ok((Sent { store, sequence, said, records, read_at }, held, pins))
 }
 
 impl From<Part> for Request {

@@ -20,6 +20,13 @@ impl Nodes {
         self.sandbox.run(&server.args(name, &["put", "t", "k", value])).ok();
     }
 
+    fn put_in(&self, server: &Server, name: &str, value: &str) {
+        eventually("the primary takes writes", || {
+            let put = self.sandbox.run(&server.args(name, &["put", "t", "k", value]));
+            (put.status == 0).then_some(())
+        });
+    }
+
     fn names(&self, server: &Server) -> Vec<String> {
         self.on(server, &["database", "list"]).ok().lines().map(str::to_owned).collect()
     }
@@ -87,10 +94,10 @@ fn c30_a_standby_that_was_away_drops_what_was_dropped_and_gets_what_was_made_ane
     nodes.on(&one, &["database", "drop", "gone"]).ok();
     nodes.on(&one, &["database", "drop", "anew"]).ok();
     nodes.make(&one, "anew", "new");
-    // It is not forgotten by a restart of the primary either.
+    // It is not forgotten by a restart of the primary either, which hears the standby first.
     one.kill();
-    let one = nodes.start(0);
     let mut two = nodes.start(1);
+    let one = nodes.start(0);
     nodes.has(&two, "anew", "new");
     nodes.lists(&two, &["anew", "stays"]);
     nodes.lists(&one, &["anew", "stays"]);
@@ -179,7 +186,7 @@ fn c30_drops_are_not_replicated_if_either_side_says_so() {
     for node in [0, 1] {
         let nodes = Nodes::pair();
         nodes.add(node, "  replicate_drops: false\n");
-        let (one, two) = (nodes.start(0), nodes.start(1));
+        let (mut one, two) = (nodes.start(0), nodes.start(1));
         nodes.make(&one, "shop", "old");
         nodes.make(&one, "mark", "v");
         nodes.has(&two, "shop", "old");
@@ -187,6 +194,12 @@ fn c30_drops_are_not_replicated_if_either_side_says_so() {
         nodes.sandbox.run(&one.args("mark", &["put", "t", "k", "after"])).ok();
         nodes.has(&two, "mark", "after");
         assert_eq!(nodes.names(&two), ["mark", "shop"], "{node}");
+        // A primary that restarts has not lost what it dropped.
+        one.kill();
+        one = nodes.start(0);
+        nodes.put_in(&one, "mark", "again");
+        nodes.has(&two, "mark", "again");
+        assert_eq!(nodes.names(&one), ["mark"], "{node}");
         nodes.has(&two, "shop", "old");
         // One of the same name takes its place, and nothing is lost.
         nodes.make(&one, "shop", "new");

@@ -95,6 +95,8 @@ fn c9_what_a_standby_does_goes_to_no_standby_of_its_own() {
     nodes.configure_with(2, "standby", 1, &[1]);
     let (one, two, three) = (nodes.start(0), nodes.start(1), nodes.start(2));
     nodes.create(&one);
+    nodes.put(&one, "a").ok();
+    nodes.caught_up(&two, &["a"]);
     for key in ["a", "b", "c"] {
         nodes.put(&one, key).ok();
         nodes.sandbox.run(&two.args("db", &["gc"])).ok();

@@ -52,13 +52,19 @@ fn c30_users_are_those_of_the_primary_on_all_nodes_and_over_restarts() {
     // A user comes while the standby is away, and the primary restarts.
     two.kill();
     let mut both = nodes.users("one-users.yaml", &["ada", "bob"]);
-    let (ada, bob) = (both.remove(0), both.remove(0));
+    let bob = both.remove(1);
     one.signal("HUP");
     nodes.knows(&one, &bob, true);
     one.kill();
+    // And one while it is down.
+    let mut three = nodes.users("one-users.yaml", &["ada", "bob", "eve"]);
+    let (ada, bob, eve) = (three.remove(0), three.remove(0), three.remove(0));
     one = nodes.start(0);
     two = nodes.start(1);
+    nodes.knows(&two, &eve, true);
+    nodes.knows(&one, &eve, true);
     nodes.knows(&two, &bob, true);
+    nodes.knows(&two, &ada, true);
     // One goes, while it is there.
     let bob = nodes.users("one-users.yaml", &["bob"]).remove(0);
     one.signal("HUP");
