@@ -244,14 +244,16 @@ where
     F: Fn(Stub, Q) -> Fut,
     Fut: Future<Output = Result<Response<A>, Status>>,
 {
-    let (stub, in_use) = node.begin(options).await?;
-    let answer = match options.try_max {
-        None => call(stub, request).await,
-        Some(limit) => tokio::time::timeout(limit, call(stub, request))
-            .await
-            .map_err(|_| Failed::Lost(format!("no answer in {limit:?}")))?,
-    };
-    answer.map(|answer| (answer, in_use)).map_err(|status| Failed::of(&node.url, &status))
+    let limit = options.try_max.unwrap_or(Duration::MAX);
+    let late = || format!("no answer in {limit:?}");
+    let since = Instant::now();
+    let begun = tokio::time::timeout(limit, node.begin(options)).await;
+    let (stub, in_use) = begun.map_err(|_| Failed::Unsent(late()))??;
+    let answer = tokio::time::timeout(limit.saturating_sub(since.elapsed()), call(stub, request)).await;
+    match answer.map_err(|_| Failed::Lost(late()))? {
+        Ok(answer) => Ok((answer, in_use)),
+        Err(status) => Err(Failed::of(&node.url, &status)),
+    }
 }
 
 /// How often a call was tried, and what came of it.

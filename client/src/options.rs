@@ -35,7 +35,7 @@ pub struct Options {
     pub tries_max: u32,
     /// How long one call is tried again at most. A try that is under way is not cut off by this.
     pub time_max: Duration,
-    /// How long one try may take until it is answered, or its answer begins; of a write that is given up it is unknown whether it was done. Without, as long as the
+    /// How long one try outside a transaction may take until it is answered, or its answer begins; of a write that is given up it is unknown whether it was done. Without, as long as the
     /// server gives a sign of life: work of any length is waited for.
     pub try_max: Option<Duration>,
     /// The pause before all servers are tried again; it doubles each time, up to a second.

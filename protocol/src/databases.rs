@@ -286,7 +286,8 @@ impl Inner {
             Ok(database) => {
                 serve_promised(&database, &self.credentials.lock())?;
                 let opened = self.opened.lock().clone();
-                if let Some(opened) = opened {
+                // What is hidden is no database of clients.
+                if let Some(opened) = opened.filter(|_| check_database_name(name).is_ok()) {
                     opened(name, &database);
                 }
                 Ok(Some(database))

@@ -20,12 +20,12 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    /// That of `database` and its remote. Reads what would be sent. Blocking.
-    pub(crate) fn of(database: &Database, remote: &str) -> Result<Backlog> {
+    /// That of `database` and its remote, which takes rows that changed if it is a server. Reads what would be sent. Blocking.
+    pub(crate) fn of(database: &Database, remote: &str, is_server: bool) -> Result<Backlog> {
         let there = pushed(database, remote)?;
         let here: BTreeMap<String, Hash> = PUSHED.iter().flat_map(|prefix| database.refs(prefix)).collect();
         let commits = commits_ahead(database, &there, &here)?;
-        Ok(Backlog { commits, bytes: bytes_ahead(database, &there, &here)? })
+        Ok(Backlog { commits, bytes: bytes_ahead(database, &there, &here, is_server)? })
     }
 }
 
@@ -56,6 +56,7 @@ fn bytes_ahead(
     database: &Database,
     there: &BTreeMap<String, Hash>,
     here: &BTreeMap<String, Hash>,
+    is_server: bool,
 ) -> Result<u64> {
     let moved = here.iter().filter(|(name, new)| there.get(*name) != Some(new));
     let mut targets: Vec<Hash> = moved.map(|(_, new)| *new).collect();
@@ -66,7 +67,8 @@ fn bytes_ahead(
     }
     let known = there.values().filter(|hash| database.store().contains(hash));
     let known: Vec<Hash> = known.copied().collect();
-    let mut sender = Sender::new(database, pleach_engine::difference(database, &targets, &known)?)?;
+    let difference = pleach_engine::difference(database, &targets, &known)?;
+    let mut sender = Sender::new(database, difference)?.with_edits(is_server);
     let mut bytes = 0;
     while bytes < BYTES_COUNTED {
         match sender.next_message()? {

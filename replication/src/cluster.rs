@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::service::Routes;
 
 use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
-use crate::applied::Applied;
+use crate::applied::{Applied, Position};
 use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
 use crate::elector::{ElectionConfig, ElectionStatus, Elector};
 use crate::error::{Behind, Error, NotWritable, Result};
@@ -627,10 +627,19 @@ impl Inner {
     fn shows(&self, name: &str, database: &Database, token: &Token) -> bool {
         let Standing { role, epoch, .. } = self.node.standing();
         let own = role == Role::Primary && token.epoch == epoch.0 && database.sequence() >= token.sequence;
-        own || self.applied.covers(name, token)
-            || database.branches().is_ok_and(|branches| {
+        if own || self.applied.covers(name, token) {
+            return true;
+        }
+        let (state, position) = (self.node.state(), Position::of(database, self.node.state().led));
+        let is_later = position.is_ok_and(|position| position.is_some_and(|at| at.epoch > token.epoch));
+        let is_forgotten = || !self.applied.has(name, token.epoch);
+        let is_there = || {
+            database.branches().is_ok_and(|branches| {
                 branches.iter().any(|branch| branch.work == token.root && branch.head == token.head)
             })
+        };
+        // A later epoch has all that was acknowledged in one before, unless that may be lost: then what a branch is, is the only sign.
+        is_later && (!state.quorum.may_lose() || is_forgotten() && is_there())
     }
 
     fn behind(&self) -> Vec<Behind> {

@@ -22,20 +22,33 @@ pub trait Place: Send + Sync {
     fn make(&self, url: String) -> Making;
 }
 
+fn remote_key(remote: &str) -> String {
+    format!("remote.{remote}.url")
+}
+
 impl Pusher {
     /// Gives the database its remote, if it has none and there is a place for it; gives its URL if it is that place's.
     pub(crate) fn settle_down(&self) -> Result<Option<String>> {
         let Some(place) = self.shared.place() else { return Ok(None) };
         let Some(_permit) = (self.config().permit)() else { return Ok(None) };
-        let (url, key) = (place.url(self.name()), format!("remote.{}.url", self.config().remote));
-        match self.database.setting(&key)? {
-            Some(other) => Ok((other == url).then_some(url)),
-            None => {
-                self.database.set_setting(&key, Some(&url))?;
-                tracing::info!(database = self.name(), remote = self.config().remote, "is pushed to {url}");
-                Ok(Some(url))
+        let remote = &self.config().remote;
+        let (url, key, placed) = (place.url(self.name()), remote_key(remote), format!("placed.{remote}.url"));
+        let now = self.database.setting(&key)?;
+        if now.as_ref() == Some(&url) {
+            return Ok(Some(url));
+        }
+        if let Some(now) = &now {
+            // Of another template, by which nothing was pushed yet: that may have been a mistake, and this its correction.
+            let is_free = self.database.setting(&placed)?.as_ref() == Some(now)
+                && !is_noted(&self.database, remote, &now.parse::<RemoteUrl>()?.to_string())?;
+            if !is_free {
+                return Ok(None);
             }
         }
+        self.database.set_setting(&placed, Some(&url))?;
+        self.database.set_setting(&key, Some(&url))?;
+        tracing::info!(database = self.name(), remote, "is pushed to {url}");
+        Ok(Some(url))
     }
 
     /// Makes the database at its place, unless it was.

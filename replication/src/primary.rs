@@ -366,7 +366,7 @@ impl Pusher {
 
     /// Pushes after each change, and again after a while what did not get through.
     async fn run(self: Arc<Pusher>, mut stopping: watch::Receiver<bool>) {
-        let mut wait: Option<Duration> = None;
+        let (mut wait, mut counted): (Option<Duration>, _) = (None, None);
         loop {
             // What did not get through is not tried more often because more has changed.
             let due = async {
@@ -380,7 +380,8 @@ impl Pusher {
                 _ = stopping.wait_for(|stopping| *stopping) => return,
             }
             if (self.config().permit)().is_none() {
-                wait = None;
+                // It may come back without a word.
+                wait = Some(BACK_OFF.1);
                 continue;
             }
             let before = self.status.lock().current_error.clone();
@@ -388,6 +389,12 @@ impl Pusher {
                 Ok(()) => None,
                 Err(Error::Retired) => return,
                 Err(error) => {
+                    // Nobody waits for it, and as long as nothing changes here it stays what it is.
+                    let now = self.database.sequence();
+                    if counted != Some(now) {
+                        counted = Some(now);
+                        self.count_backlog().await;
+                    }
                     if before.as_deref() != Some(&error.to_string()) {
                         let remote = &self.config().remote;
                         tracing::warn!(database = self.name, remote, "a push did not get through: {error}");
@@ -414,9 +421,6 @@ impl Pusher {
                     _ = stage.wait_for(|stage| *stage == Stage::Retired) => return Err(Error::Retired),
                 };
                 self.note(&result);
-                if result.is_err() {
-                    self.count_backlog().await;
-                }
                 run.end(result)
             }
         }
@@ -438,9 +442,10 @@ impl Pusher {
     /// Counts how far behind the remote is.
     async fn count_backlog(&self) {
         let (database, remote) = (self.database.clone(), self.config().remote.clone());
+        let is_server = self.url().is_ok_and(|url| url.host().is_some());
+        let counted = crate::blocking(move || Backlog::of(&database, &remote, is_server)).await;
         // What cannot be read now is counted next time.
-        if let Ok(Backlog { commits, bytes }) = crate::blocking(move || Backlog::of(&database, &remote)).await
-        {
+        if let Ok(Backlog { commits, bytes }) = counted {
             let mut status = self.status.lock();
             (status.commits_behind, status.bytes_behind) = (commits, bytes);
         }

@@ -74,8 +74,8 @@ pub trait Gate: Send + Sync + 'static {
         Observed::default()
     }
 
-    /// A database was made or dropped.
-    fn databases_changed(&self) -> Result<()> {
+    /// The database called `made` was made; or some were dropped.
+    fn databases_changed(&self, _made: Option<&str>) -> Result<()> {
         Ok(())
     }
 

@@ -188,7 +188,7 @@ impl Gate for ClusterGate {
         Ok(self.runtime.block_on(acknowledged)?.into_iter().collect())
     }
 
-    fn databases_changed(&self) -> Result<()> {
+    fn databases_changed(&self, _made: Option<&str>) -> Result<()> {
         Ok(self.runtime.block_on(self.cluster.look_for_databases())?)
     }
 

@@ -504,7 +504,7 @@ calls! {
                 Ok(_) => {
                     // A remote that is slow to answer keeps nobody from a change of role.
                     drop(permit);
-                    service.gate.databases_changed()?;
+                    service.gate.databases_changed(Some(&name))?;
                     Ok(CreateDatabaseResponse {})
                 }
                 Err(pleach_protocol::Error::Exists { .. }) => {
@@ -527,7 +527,7 @@ calls! {
             service.allow(&request.url)?;
             let cloned = ops::clone::clone(&service.databases, &request, service.gate.remote_of_new())?;
             drop(permit);
-            service.gate.databases_changed()?;
+            service.gate.databases_changed(Some(&request.name))?;
             Ok(cloned)
         })
         .await
@@ -543,7 +543,7 @@ calls! {
             match service.databases.drop_database(&name)? {
                 true => {
                     drop(permit);
-                    service.gate.databases_changed()?;
+                    service.gate.databases_changed(None)?;
                     for warning in service.gate.dropped()? {
                         tracing::warn!(database = name, "{warning}");
                     }
@@ -642,7 +642,7 @@ calls! {
                 }
                 (_, Err(error)) => Err(error.into()),
                 (Ok(restored), Ok(_)) => {
-                    service.gate.databases_changed()?;
+                    service.gate.databases_changed(Some(&name))?;
                     Ok(restored)
                 }
             }

@@ -28,6 +28,8 @@ const FAR: Duration = Duration::from_millis(20);
 /// How long lag is measured.
 const LAG: Duration = Duration::from_secs(5);
 const SWITCHES: usize = 5;
+/// How long writes may take to be answered again after a switch.
+const RESUMED: Duration = Duration::from_secs(30);
 const DATABASES: usize = 500;
 /// How long an idle cluster is listened to.
 const IDLE: Duration = Duration::from_secs(30);
@@ -257,7 +259,7 @@ pub(super) fn switches(bench: &mut Bench<'_>) -> Result<()> {
         cluster.assume(from, "standby", epoch)?;
         cluster.assume(to, "primary", epoch)?;
         commands.push(begun.elapsed());
-        gaps.push(load.longest_gap(bench));
+        gaps.push(load.longest_gap(bench)?);
     }
     bench.figure("planned switch under load", "commands_median_ms", millis(percentile(&mut commands, 50)));
     bench.figure("planned switch under load", "without_writes_median_ms", millis(percentile(&mut gaps, 50)));
@@ -277,7 +279,7 @@ pub(super) fn switches(bench: &mut Bench<'_>) -> Result<()> {
         let begun = Instant::now();
         cluster.assume(1, "primary", 2)?;
         commands.push(begun.elapsed());
-        gaps.push(load.longest_gap(bench));
+        gaps.push(load.longest_gap(bench)?);
     }
     bench.figure("promotion, the primary dead", "command_median_ms", millis(percentile(&mut commands, 50)));
     bench.figure(
@@ -319,14 +321,19 @@ impl Load {
         Ok(Load { over, answered })
     }
 
-    /// The longest time without an answer, until half a second from now.
-    fn longest_gap(self, bench: &Bench<'_>) -> Duration {
-        bench.runtime.block_on(tokio::time::sleep(Duration::from_millis(500)));
+    /// The longest time without an answer, until writes have been answered again for half a second.
+    fn longest_gap(self, bench: &Bench<'_>) -> Result<Duration> {
+        let done = Instant::now();
+        let goes_on =
+            || self.answered.lock().iter().any(|answered| *answered > done + Duration::from_millis(500));
+        while !goes_on() {
+            ensure!(done.elapsed() < RESUMED, "no write was answered in {RESUMED:?} after the switch");
+            bench.runtime.block_on(tokio::time::sleep(Duration::from_millis(10)));
+        }
         self.over.store(true, Ordering::Relaxed);
         let mut answered = self.answered.lock().clone();
-        answered.push(Instant::now());
         answered.sort_unstable();
-        answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        Ok(answered.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default())
     }
 }
 

@@ -166,30 +166,6 @@ impl PrimaryGate {
         format!("remote.{}.url", self.push.remote)
     }
 
-    /// Has all databases at the remote that were never there, before it returns; of one that cannot be, its pushes say why.
-    fn begin_all(self: &Arc<PrimaryGate>) -> Result<()> {
-        if self.push.template.is_none() || self.inner.writable().is_err() {
-            return Ok(());
-        }
-        let mut begun = Vec::new();
-        for name in self.databases.list()? {
-            let Some(database) = self.databases.get(&name).ok().flatten() else { continue };
-            if self.primary.status_of(&name).is_none_or(|status| status.pushes == 0) {
-                let gate = self.clone();
-                begun.push(self.runtime.spawn_blocking(move || {
-                    if let Some(warning) = gate.push(&name, &database) {
-                        tracing::warn!(database = name, "{warning}");
-                    }
-                }));
-            }
-        }
-        for one in begun {
-            // One that panicked was logged.
-            let _ = self.runtime.block_on(one);
-        }
-        Ok(())
-    }
-
     /// Pushes what was written, or says why not.
     fn push(&self, name: &str, database: &Database) -> Option<String> {
         let remote = &self.push.remote;
@@ -202,14 +178,19 @@ impl PrimaryGate {
             return None;
         }
         let Some(pushed) = self.push_if_soon(name, database) else {
-            let status = self.primary.status_of(name).unwrap_or_default();
-            let why = status.current_error.unwrap_or_else(|| "it does not answer".to_owned());
-            return Some(format!("replication to `{remote}`: {why}; it is not waited for"));
+            let before = self.primary.status_of(name).and_then(|status| status.current_error);
+            let before = before.map(|error| format!("; the push before did not get through: {error}"));
+            return Some(format!(
+                "replication to `{remote}`: nothing has passed for a while: it is not waited for, and goes on{}",
+                before.unwrap_or_default()
+            ));
         };
         drop(waiting);
         match pushed {
-            // What is configured by now is followed from here.
-            Ok(()) | Err(Error::Retired) => None,
+            Ok(()) => None,
+            Err(Error::Retired) => Some(format!(
+                "replication to `{remote}` ended while this was pushed; what is configured now goes on from here, without being waited for"
+            )),
             Err(error) => {
                 let is_disabled = self.primary.status_of(name).is_some_and(|status| status.is_disabled);
                 let then = if is_disabled { "this database is not replicated" } else { "it is tried again" };
@@ -300,11 +281,17 @@ impl Gate for Arc<PrimaryGate> {
         Observed { remote: self.push.remote.clone(), pushes: self.primary.status(), ..self.inner.observe() }
     }
 
-    fn databases_changed(&self) -> Result<()> {
-        self.inner.databases_changed()?;
+    fn databases_changed(&self, made: Option<&str>) -> Result<()> {
+        self.inner.databases_changed(made)?;
         self.follow_all()?;
-        // A database that was just made is there, too, when whoever made it is told.
-        self.begin_all()
+        let Some(name) = made.filter(|_| self.push.template.is_some()) else { return Ok(()) };
+        // It is there, too, when whoever made it is told; or its pushes say why not.
+        if let Some(database) = self.databases.get(name)?
+            && let Some(warning) = self.push(name, &database)
+        {
+            tracing::warn!(database = name, "{warning}");
+        }
+        Ok(())
     }
 
     fn opened(&self, name: &str, database: &Database) {

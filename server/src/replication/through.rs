@@ -317,8 +317,8 @@ impl Gate for Through {
         self.now().mode.gate().remote_of_new()
     }
 
-    fn databases_changed(&self) -> Result<()> {
-        self.now().mode.gate().databases_changed()
+    fn databases_changed(&self, made: Option<&str>) -> Result<()> {
+        self.now().mode.gate().databases_changed(made)
     }
 
     fn dropping(&self, name: &str) -> Result<()> {
