@@ -594,7 +594,7 @@ impl Model for Cluster {
                 |_, world: &World| world.adopted && world.acked.iter().any(|(_, _, acked)| acked.len() > 1),
             ));
         }
-        if self.bounds.whole {
+        if self.bounds.whole && self.bounds.assumed > 0 {
             properties
                 .push(Property::sometimes("a primary hands over", |_, world: &World| world.handed_over));
         }
