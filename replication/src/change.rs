@@ -1,4 +1,4 @@
-//! A change of one database as it travels, in either direction: from a primary to its standby, and from a standby to a primary that lost
+//! A change of one database as it travels, in either direction: from a primary to its standby, and from a standby to a primary that lacks
 //! what the standby has. Who sends walks the difference between what the other has and what is here ([`Reading`]); who receives verifies,
 //! stores, keeps what would be lost, and moves its refs ([`Arriving`], then [`Arrived`]). Blocking. Called by `session` and `standby`.
 
@@ -163,10 +163,10 @@ impl Prepared {
         self.moved(self.database.update_refs_and_setting(&self.moves, Position::SETTING, &text))
     }
 
-    /// The same of a primary, which counts on from there.
-    pub(crate) fn adopt(self, epoch: u64) -> Result<()> {
+    /// The same of a primary that takes what a standby has. `is_own`: it led that epoch, and counts on from there.
+    pub(crate) fn adopt(self, epoch: u64, is_own: bool) -> Result<()> {
         let position = Position { epoch, sequence: self.sequence };
-        let (at, text) = (self.sequence, position.text());
+        let (at, text) = (if is_own { self.sequence } else { 0 }, position.text());
         self.moved(self.database.update_refs_and_setting_at(at, &self.moves, Position::SETTING, &text))
     }
 

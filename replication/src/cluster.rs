@@ -582,16 +582,18 @@ fn open(
     }
     let tracked = Tracked::new(node.clone(), peers.clone());
     tracked.look()?;
+    let applied = Arc::new(Applied::new());
     let inner = Inner {
         node,
         peers,
         tracked,
-        applied: Arc::new(Applied::new()),
+        applied: applied.clone(),
         heard: watch::Sender::new(false),
         greeting: Greeting {
             auth,
             listener_url: config.listener_url,
             tell_received: config.ack.level == AckLevel::Received && !quorum.may_lose(),
+            applied,
         },
         hand_over: config.hand_over,
         cascade: config.cascade,

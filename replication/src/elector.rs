@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use pleach_engine::Database;
 use pleach_protocol::ClientTls;
 use tokio::sync::watch;
 
@@ -16,6 +17,7 @@ use crate::lease::etcd::Etcd;
 use crate::lease::objects::ObjectLease;
 use crate::lease::{Lease, LeaseProvider, Observed, clock};
 use crate::limits::LEASE_POLL;
+use crate::register;
 use crate::role::{Role, Writes};
 
 /// How a cluster elects its primary. The same on every node.
@@ -234,7 +236,7 @@ fn assume(cluster: Cluster, epoch: u64) {
 async fn me(cluster: &Cluster, with_positions: bool) -> Me {
     let state = cluster.state();
     let may_stand = match &state.writes {
-        Writes::Claiming { ahead, heard, .. } => ahead.is_empty() && *heard == 0,
+        Writes::Claiming { .. } => !state.gets_back(),
         Writes::HandingOver { .. } => false,
         Writes::Open | Writes::No => state.standing.role != Role::DetectedBrokenConfig,
     };
@@ -248,7 +250,16 @@ async fn me(cluster: &Cluster, with_positions: bool) -> Me {
     if with_positions && may_stand {
         let (databases, led) = (cluster.databases(), state.led);
         let positions = crate::blocking(move || {
-            databases.iter().map(|(_, database)| Position::of(database, led)).collect::<Result<Vec<_>>>()
+            let register =
+                databases.iter().find(|(name, _)| name == register::NAME).map(|(_, register)| register);
+            let position = |(name, database): &(String, Database)| {
+                // What is left of one that was dropped counts for nothing.
+                Ok(match register::is_gone_copy(register, name, database)? {
+                    true => None,
+                    false => Position::of(database, led)?,
+                })
+            };
+            databases.iter().map(position).collect::<Result<Vec<_>>>()
         });
         match positions.await {
             Ok(positions) => {

@@ -35,7 +35,7 @@ pub(crate) struct Node {
     leads: watch::Sender<bool>,
     /// How many writes are under way.
     writes: watch::Sender<usize>,
-    /// Held while this node gets back from a standby what it lost.
+    /// Held while this node takes from a standby what it lacks.
     adopting: tokio::sync::Mutex<()>,
     /// It drops what its primary drops, and tells its standbys what it drops.
     replicates_drops: bool,
@@ -225,11 +225,11 @@ impl Node {
             }
             Writes::No => Err(NotWritable::Standby { epoch, primary: state.primary.clone() }),
             Writes::HandingOver { .. } => Err(NotWritable::HandingOver),
-            Writes::Claiming { granted, ahead, .. } => Err(NotWritable::Claiming {
+            Writes::Claiming { granted, .. } => Err(NotWritable::Claiming {
                 epoch,
                 granted: granted.len(),
                 needed: state.role.quorum.grants(),
-                ahead: !ahead.is_empty(),
+                ahead: state.role.has_led() && state.role.adopts(),
             }),
             Writes::Open => {
                 // Counted under the lock under which a hand-over begins, which so sees it.
@@ -332,12 +332,12 @@ impl Node {
         if follows { Ok(applying) } else { Err(state.standing) }
     }
 
-    /// One at a time gets back what this node lost; what waits for standbys to be heard waits for that.
+    /// One at a time takes what this node lacks; what waits for standbys to be heard waits for that.
     pub(crate) async fn adopting(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.adopting.lock().await
     }
 
-    /// The right to take what a standby has of the epoch of `standing`, which this node claims again; the standing it is in instead.
+    /// The right to take what a standby has, while this node claims the epoch of `standing`; the standing it is in instead.
     /// Blocking.
     pub(crate) fn adopt(&self, standing: &Standing) -> Result<RwLockReadGuard<'_, ()>, Standing> {
         let applying = self.applying.read();

@@ -102,6 +102,14 @@ pub(crate) fn is_gone(register: &Database, name: &str, incarnation: Incarnation)
     Ok(get(register, DROPPED, row.as_bytes())?.is_some() || get(register, LEFT, row.as_bytes())?.is_some())
 }
 
+/// The same of the copy that is here.
+pub(crate) fn is_gone_copy(register: Option<&Database>, name: &str, database: &Database) -> Result<bool> {
+    match register {
+        Some(register) => is_gone(register, name, Incarnation::of(database)?),
+        None => Ok(false),
+    }
+}
+
 fn row(name: &str, incarnation: Incarnation) -> String {
     format!("{name}/{incarnation}")
 }

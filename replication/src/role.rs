@@ -22,7 +22,8 @@
 //! | | becomes | when |
 //! |---|---|---|
 //! | claiming, just restarted | claiming a higher epoch | never: what it lost must not be left behind |
-//! | claiming | open | it has the grants of its [`Quorum`]; after a restart also: enough standbys told what they have, or it waited for them, and none has something of this epoch that this node lost and has not got back from it |
+//! | claiming an epoch that it led | open | it has the grants of its [`Quorum`]; enough standbys told what they have, or it waited for them; and none has something that this node lost and has not got back from it |
+//! | claiming another | open | it has the grants of its [`Quorum`] |
 //! | open | handing over | it is asked to be a standby at a higher epoch |
 //! | handing over | open | too few standbys catch up in time |
 //! | handing over | standby | every standby has everything, or as many as were asked for do at the end of the time |
@@ -30,6 +31,10 @@
 //! A grant is a standby of this epoch that follows this node and has nothing that this node lacks. A standby grants one primary in an
 //! epoch, durably. As those that hold an acknowledged write and those that grant are more than all nodes ([`Quorum`]), a primary that
 //! takes writes has every write that was acknowledged before.
+//!
+//! A standby that has more of some database may have less of another, as nothing orders databases. So a node that claims takes from it, of each
+//! database, what goes beyond its own, and has the grant then: the greatest position of each among the quorum holds whatever was
+//! acknowledged of it. That position stays what it is meanwhile, as who follows the claimant takes nothing from anybody else.
 //!
 //! Invariants, each held by a test over all pairs of standings below, and by the model check:
 //! 1. An epoch never falls, and rises only by assuming a role or on meeting a primary of a higher one: a peer that is no primary moves
@@ -237,8 +242,8 @@ pub enum Writes {
         granted: BTreeSet<NodeId>,
         /// How many are to be heard, though fewer grants would do.
         heard: usize,
-        /// Those that have something of an epoch that this node led already, and that it lost: it gets that from them, and is then told that
-        /// they are ahead no more. It does not go on without, unless nothing was promised.
+        /// Those that have something that this node lacks: it gets that from them, and is then told that they are ahead no more. If it led
+        /// this epoch already, it lost that, and does not go on without, unless nothing was promised.
         ahead: BTreeSet<NodeId>,
     },
     /// It takes writes.
@@ -285,7 +290,8 @@ impl State {
     /// Takes writes, if nobody is to be waited for any more.
     fn open(&mut self) {
         let Writes::Claiming { granted, heard, ahead } = &self.writes else { return };
-        if granted.len() >= self.quorum.grants().max(*heard) && ahead.is_empty() {
+        let has_lost = self.has_led() && !ahead.is_empty();
+        if granted.len() >= self.quorum.grants().max(*heard) && !has_lost {
             self.writes = Writes::Open;
             self.led = Some(self.standing.epoch);
         }
@@ -296,10 +302,22 @@ impl State {
         matches!(self.writes, Writes::Open | Writes::HandingOver { .. })
     }
 
-    /// Whether it takes back what standbys have of its epoch, which it led before: it lost that, and takes no writes without.
+    /// Whether it is primary of an epoch in which it took writes.
+    pub fn has_led(&self) -> bool {
+        self.standing.role == Role::Primary && self.led == Some(self.standing.epoch)
+    }
+
+    /// Whether it takes what standbys have and it lacks.
     pub fn adopts(&self) -> bool {
-        let claims = matches!(&self.writes, Writes::Claiming { ahead, .. } if !ahead.is_empty());
-        claims && self.led == Some(self.standing.epoch)
+        matches!(&self.writes, Writes::Claiming { ahead, .. } if !ahead.is_empty())
+    }
+
+    /// Whether it has restarted, and may lack what it acknowledged: it claims no other epoch meanwhile.
+    pub fn gets_back(&self) -> bool {
+        match &self.writes {
+            Writes::Claiming { heard, ahead, .. } => *heard > 0 || self.has_led() && !ahead.is_empty(),
+            _ => false,
+        }
     }
 
     /// Whether a write that was made in `epoch` may be acknowledged once standbys of that epoch have it.
@@ -435,7 +453,6 @@ pub fn step(state: &State, input: &Input) -> Result<Step, Refusal> {
             effects.extend(alarm.map(Effect::Alarm));
         }
         Input::Told { node, epoch, ahead } => {
-            let has_led = state.led == Some(epoch);
             if let Writes::Claiming { granted, ahead: lost, .. } = &mut next.writes
                 && epoch == state.standing.epoch
             {
@@ -444,8 +461,7 @@ pub fn step(state: &State, input: &Input) -> Result<Step, Refusal> {
                         lost.remove(&node);
                         granted.insert(node);
                     }
-                    true if has_led => drop(lost.insert(node)),
-                    true => {}
+                    true => drop(lost.insert(node)),
                 }
             }
             next.open();
@@ -499,7 +515,7 @@ fn assume(state: &mut State, role: Role, epoch: Epoch) -> Result<(), Refusal> {
     }
     match (role, &state.writes) {
         (_, Writes::HandingOver { .. }) => return Err(Refusal::HandingOver),
-        (Role::Primary, Writes::Claiming { heard, ahead, .. }) if *heard > 0 || !ahead.is_empty() => {
+        (Role::Primary, _) if state.gets_back() => {
             return Err(Refusal::GettingBack { epoch, current: current.epoch });
         }
         (Role::Primary, _) => {
@@ -820,9 +836,23 @@ mod tests {
         let lost = step(&asks, &told(true)).unwrap().state;
         assert!(lost.adopts() && !lost.leads());
         assert!(step(&lost, &Input::Waited).unwrap().state.leads());
-        // A node that claims a new epoch goes back to nobody: who is ahead must lead.
-        let claims = State::start(ME, primary, None, Quorum::new(1, 1), false);
-        assert!(!step(&claims, &told(true)).unwrap().state.adopts());
+    }
+
+    #[test]
+    fn who_claims_a_new_epoch_takes_what_others_have_but_needs_it_of_no_more_than_a_quorum() {
+        let standby = State::start(ME, standing(Role::Standby, 1, None), None, Quorum::new(2, 1), false);
+        let claim = |epoch| Input::Assume { role: Role::Primary, epoch: Epoch(epoch) };
+        let told = |node, ahead| Input::Told { node, epoch: Epoch(2), ahead };
+        let claims = step(&standby, &claim(2)).unwrap().state;
+        assert!(!claims.adopts());
+        let lacks = step(&claims, &told(PEER, true)).unwrap().state;
+        assert!(lacks.adopts() && !lacks.leads());
+        let given = step(&lacks, &told(PEER, false)).unwrap().state;
+        assert!(given.leads() && !given.adopts());
+        // Who is ahead, and dies, hinders neither the grant of another nor a claim of a higher epoch.
+        assert!(step(&lacks, &told(THIRD, false)).unwrap().state.leads());
+        assert_eq!(step(&lacks, &claim(3)).unwrap().state.standing.epoch, Epoch(3));
+        assert!(!lacks.gets_back());
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! standby that is behind gets one change however much it missed, and the primary keeps only the refs that each standby last had.
 //! Network and chunks are apart: a blocking thread walks the difference, a bounded channel passes back-pressure on.
 //!
-//! A primary that claims an epoch which it led already, and finds the standby ahead in it, lost that, and gets it back first: the same change
-//! in the other direction (`adoption`).
+//! A primary that claims an epoch, and finds the standby ahead in some database, takes that first: the same change in the other direction
+//! (`adoption`).
 
 mod adoption;
 
@@ -46,6 +46,8 @@ pub(crate) struct Greeting {
     pub(crate) listener_url: String,
     /// It acknowledges what has arrived at standbys, though it is not durable there.
     pub(crate) tell_received: bool,
+    /// What this node has applied.
+    pub(crate) applied: Arc<Applied>,
 }
 
 /// How a standby forwards what it applied.
@@ -117,7 +119,7 @@ pub(crate) async fn run(
             requests,
         };
         if session.forward.is_none() {
-            session.hear(&mut answers).await?;
+            session.hear(&mut answers, &greeting.applied).await?;
         }
         session.pin().await?;
         session.lead(&mut answers).await

@@ -1,4 +1,5 @@
-//! The serving side of replication: a tonic service that takes the changes of this node's primary, and gives it back what it lost. The contract is
+//! The serving side of replication: a tonic service that takes the changes of this node's primary, and gives it what it lacks before it
+//! takes writes. The contract is
 //! `proto/pleach/replication/v1/replication.proto`.
 //!
 //! Nothing that a caller says is looked at before it is known who it is ([`auth`](crate::auth)).
@@ -311,7 +312,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Gives the caller back what it lost of a database.
+    /// Gives the caller what it lacks of a database.
     fn give(&mut self, want: &proto::Want, followed: &Standing) -> Result<Option<Standing>> {
         if let Err(now) = self.node.apply(followed) {
             return Ok(Some(now));
@@ -319,24 +320,25 @@ impl Stream {
         let held = std::mem::take(&mut self.wanted);
         let unknown = || Error::UnknownDatabase { database: want.database.clone() };
         let database = self.node.database(&want.database)?.ok_or_else(unknown)?;
+        let led = self.node.state().led;
         let (position, reading) = loop {
-            let position = Position::applied(&database)?;
+            let position = Position::of(&database, led)?;
             let reading = Reading::of(&database)?;
             // A change of the caller from before it restarted may still have been on its way.
-            if Position::applied(&database)? == position {
+            if Position::of(&database, led)? == position {
                 break (position, reading);
             }
         };
-        let Some(position) = position.filter(|position| position.epoch == followed.epoch.0) else {
+        let Some(position) = position else {
             return Err(Error::protocol(format!(
-                "`{}` has nothing of epoch {}",
-                want.database, followed.epoch
+                "nothing of `{}` is known to be of a primary",
+                want.database
             )));
         };
         tracing::warn!(
             database = want.database,
             position = position.text(),
-            "the primary gets back what it lost"
+            "the primary takes what it lacks"
         );
         let change = proto::Change {
             epoch: position.epoch,

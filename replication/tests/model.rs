@@ -6,8 +6,8 @@
 //! never, so that loss, delay, duplication and reordering need no events of their own; but what was sent to a process dies with it, and
 //! answers die with the stream, which ends when the caller's standing changes. A node may crash between any two events, and
 //! between the effects of one; it comes back with its disk. Operators ask for any role at any epoch, gracefully or not. A history that a
-//! standby lacks travels whole, as the product sends differences of roots and keeps no log. The disk of a primary may be put back to before its
-//! last write: then it gets that back from a standby.
+//! standby lacks travels whole, as the product sends differences of roots and keeps no log. There may be two databases, each with a history
+//! of its own, whose changes overtake each other. The disk of a primary may be put back to before its last write: then it gets that back from a standby.
 //!
 //! Each mutant breaks one rule outside of the machine, where the server could break it too, and must be caught.
 //!
@@ -27,6 +27,8 @@ struct Cluster {
     nodes: usize,
     /// Standbys that have a write before it is acknowledged.
     acks: usize,
+    /// Writes go to one after the other.
+    databases: usize,
     mutant: Option<Mutant>,
     bounds: Bounds,
 }
@@ -58,25 +60,31 @@ enum Mutant {
     TwoGrants,
     /// A primary that lost what a standby has goes on without.
     GoesOnWithout,
+    /// Who claims a new epoch takes nothing from those that are ahead.
+    TakesNothing,
+    /// It takes all databases of one that is ahead in some.
+    TakesAll,
 }
 
 /// A write: the epoch and the node that took it, and its number.
 type Write = (u64, usize, usize);
-/// Epoch and number of the last change.
+/// Epoch and number of the last change of a database.
 type Position = (u64, usize);
+/// How far each database has come.
+type Positions = Vec<Option<Position>>;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
     nodes: Vec<Node>,
     network: BTreeSet<Message>,
-    /// What was acknowledged: in which epoch, by whom, and all writes up to the one.
-    acked: BTreeSet<(u64, usize, Vec<Write>)>,
+    /// What was acknowledged: in which epoch, by whom, in which database, and all writes up to the one.
+    acked: BTreeSet<(u64, usize, usize, Vec<Write>)>,
     /// Who was made primary at which epoch.
     promoted: BTreeSet<(u64, usize)>,
     /// Some node applied a change of an epoch below its own.
     applied_lower: bool,
     handed_over: bool,
-    /// A primary got back what it lost.
+    /// A primary took what it lacked.
     adopted: bool,
     writes: usize,
     crashes: usize,
@@ -90,19 +98,36 @@ struct Node {
     /// What it made durable: its standing, the last epoch in which it took writes, ...
     standing: Standing,
     led: Option<Epoch>,
-    /// ... all writes, ...
-    history: Vec<Write>,
+    /// ... all writes of each database, ...
+    histories: Vec<Vec<Write>>,
     /// ... and the position of the last change that it applied.
-    applied: Option<Position>,
-    /// As primary in this standing: how many writes each standby has.
-    acks: BTreeMap<usize, usize>,
+    applied: Positions,
+    /// As primary in this standing: how many writes each standby has of each database.
+    acks: BTreeMap<(usize, usize), usize>,
 }
 
 impl Node {
     /// As `Position::of` in the product.
-    fn position(&self) -> Option<Position> {
-        let own = self.state.led.map(|led| (led.0, self.history.len()));
-        own.max(self.applied)
+    fn position(&self, database: usize) -> Option<Position> {
+        let own = self.state.led.map(|led| (led.0, self.histories[database].len()));
+        own.max(self.applied[database])
+    }
+
+    fn positions(&self) -> Positions {
+        (0..self.histories.len()).map(|database| self.position(database)).collect()
+    }
+
+    /// The first database of which another, that is at `there`, has more.
+    fn lacks(&self, there: &Positions) -> Option<usize> {
+        (0..there.len()).find(|database| there[*database] > self.position(*database))
+    }
+
+    /// Whether standby `peer` has everything.
+    fn has_everything(&self, peer: usize) -> bool {
+        let has = |(database, history): (usize, &Vec<Write>)| {
+            self.acks.get(&(peer, database)).copied().unwrap_or(0) == history.len()
+        };
+        self.histories.iter().enumerate().all(has)
     }
 }
 
@@ -118,15 +143,15 @@ enum Said {
     /// A primary calls.
     Hello(Words),
     /// A node answers what it is; one that follows the caller, how far it has come as well.
-    Answer(Words, Option<Option<Position>>),
-    /// All writes of a primary of that epoch.
-    Change(u64, Vec<Write>),
-    /// So many writes are durable at a standby of that epoch.
-    Ack(u64, usize),
-    /// A primary of that epoch lost what the standby has.
-    Want(u64),
-    /// All writes of a standby of that epoch, and how far it has come.
-    Give(u64, Vec<Write>, Position),
+    Answer(Words, Option<Positions>),
+    /// All writes of a primary of that epoch in a database.
+    Change(u64, usize, Vec<Write>),
+    /// So many writes of a database are durable at a standby of that epoch.
+    Ack(u64, usize, usize),
+    /// A primary of that epoch lacks what the standby has of a database.
+    Want(u64, usize),
+    /// All writes of a standby of that epoch in a database, and how far it has come in each.
+    Give(u64, usize, Vec<Write>, Positions),
 }
 
 /// A standing in an order.
@@ -180,9 +205,8 @@ impl World {
     /// answer to an earlier call, whose stream is gone.
     fn send(&mut self, message: Message) {
         let outdates = |old: &Message| match (&old.said, &message.said) {
-            (Said::Change(old, _), Said::Change(new, _)) | (Said::Ack(old, _), Said::Ack(new, _)) => {
-                old == new
-            }
+            (Said::Change(old, in_old, _), Said::Change(new, in_new, _))
+            | (Said::Ack(old, in_old, _), Said::Ack(new, in_new, _)) => (old, in_old) == (new, in_new),
             (Said::Answer(..), Said::Answer(..)) | (Said::Give(..), Said::Give(..)) => true,
             _ => false,
         };
@@ -274,7 +298,7 @@ impl Cluster {
                 let meet = Input::Meet { node: id(from), standing };
                 let Some(reaction) = self.run(world, to, &meet, crash) else { return };
                 let one = &world.nodes[to];
-                let told = (reaction == Reaction::Follow).then(|| one.position());
+                let told = (reaction == Reaction::Follow).then(|| one.positions());
                 let said = Said::Answer(one.state.standing.into(), told);
                 world.send(Message { from: to, to: from, said });
             }
@@ -286,16 +310,11 @@ impl Cluster {
                 let mine = one.state.standing;
                 let follows = (standing.role, standing.epoch, standing.leader)
                     == (Role::Standby, mine.epoch, Some(id(to)));
-                if let (Some(Reaction::Lead), Some(position), true) = (reaction, told, follows) {
-                    let ahead = *position > one.position() && !self.is(Mutant::GoesOnWithout);
-                    let told = Input::Told { node: id(from), epoch: mine.epoch, ahead };
-                    self.run(world, to, &told, crash);
-                    if ahead && world.nodes[to].state.adopts() {
-                        world.send(Message { from: to, to: from, said: Said::Want(mine.epoch.0) });
-                    }
+                if let (Some(Reaction::Lead), Some(there), true) = (reaction, told, follows) {
+                    self.hear(world, to, from, there, crash);
                 }
             }
-            Said::Change(epoch, history) => {
+            Said::Change(epoch, database, history) => {
                 let change = Input::Change { leader: id(from), epoch: Epoch(*epoch) };
                 let Some(reaction) = self.run(world, to, &change, false) else { return };
                 let one = &mut world.nodes[to];
@@ -306,50 +325,88 @@ impl Cluster {
                     return;
                 }
                 // The compare-and-set of refs: a change goes on from what the same primary sent before. The first one replaces.
-                let is_first = one.applied.is_none_or(|(applied, _)| applied != *epoch);
-                if !is_first && !history.starts_with(&one.history) {
+                let is_first = one.applied[*database].is_none_or(|(applied, _)| applied != *epoch);
+                if !is_first && !history.starts_with(&one.histories[*database]) {
                     return;
                 }
                 world.applied_lower |= Epoch(*epoch) < one.standing.epoch;
-                one.history.clone_from(history);
-                one.applied = Some((*epoch, history.len()));
+                one.histories[*database].clone_from(history);
+                one.applied[*database] = Some((*epoch, history.len()));
                 if !crash {
-                    let said = Said::Ack(*epoch, history.len());
+                    let said = Said::Ack(*epoch, *database, history.len());
                     world.send(Message { from: to, to: from, said });
                 }
             }
-            Said::Want(epoch) => {
+            Said::Want(epoch, database) => {
                 let change = Input::Change { leader: id(from), epoch: Epoch(*epoch) };
                 let Some(Reaction::Follow) = self.run(world, to, &change, false) else { return };
                 let one = &world.nodes[to];
-                if let Some(position) = one.applied.filter(|position| position.0 == *epoch) {
-                    let said = Said::Give(*epoch, one.history.clone(), position);
-                    world.send(Message { from: to, to: from, said });
-                }
+                let said = Said::Give(*epoch, *database, one.histories[*database].clone(), one.positions());
+                world.send(Message { from: to, to: from, said });
             }
-            Said::Give(epoch, history, position) => {
+            Said::Give(epoch, database, history, there) => {
+                let all = self.is(Mutant::TakesAll).then(|| world.nodes[from].histories.clone());
                 let one = &mut world.nodes[to];
                 if !one.state.adopts() || one.state.standing.epoch.0 != *epoch {
                     return;
                 }
-                if Some(*position) > one.position() {
-                    one.history.clone_from(history);
-                    one.applied = Some(*position);
+                if there[*database] > one.position(*database) {
+                    one.histories[*database].clone_from(history);
+                    one.applied[*database] = there[*database];
                     world.adopted = true;
                 }
+                if let Some(all) = all {
+                    one.histories = all;
+                }
                 if !crash {
-                    let told = Input::Told { node: id(from), epoch: Epoch(*epoch), ahead: false };
-                    self.run(world, to, &told, crash);
+                    self.hear(world, to, from, there, crash);
                 }
             }
-            Said::Ack(epoch, writes) => {
+            Said::Ack(epoch, database, writes) => {
                 let one = &mut world.nodes[to];
                 if one.state.leads() && one.state.standing.epoch.0 == *epoch {
-                    let has = one.acks.entry(from).or_default();
+                    let has = one.acks.entry((from, *database)).or_default();
                     *has = (*has).max(*writes);
                 }
             }
         }
+    }
+
+    /// Has the machine of a primary know how far a standby has come, and asks for what is lacking.
+    fn hear(&self, world: &mut World, node: usize, standby: usize, there: &Positions, crash: bool) {
+        let lacks = world.nodes[node].lacks(there).filter(|_| !self.is(Mutant::GoesOnWithout));
+        let epoch = world.nodes[node].state.standing.epoch;
+        let told = Input::Told { node: id(standby), epoch, ahead: lacks.is_some() };
+        self.run(world, node, &told, crash);
+        let state = &world.nodes[node].state;
+        let takes = state.adopts() && (state.has_led() || !self.is(Mutant::TakesNothing));
+        if let Some(database) = lacks.filter(|_| takes) {
+            world.send(Message { from: node, to: standby, said: Said::Want(epoch.0, database) });
+        }
+    }
+
+    /// Whether a node that claims a new epoch comes to lead it if one other node that may grant it is there as well, and nobody else.
+    fn may_lead_with(&self, world: &World, node: usize, other: usize) -> bool {
+        let mut world = world.clone();
+        // Each exchange is a few messages for each database.
+        for _ in 0..4 * (self.databases + 1) {
+            let between: Vec<Message> = world
+                .network
+                .iter()
+                .filter(|message| [(node, other), (other, node)].contains(&(message.from, message.to)))
+                .cloned()
+                .collect();
+            for message in between {
+                if world.network.contains(&message) {
+                    self.deliver(&mut world, &message, false);
+                }
+            }
+            self.go_on(&mut world);
+            if world.nodes[node].state.leads() {
+                return true;
+            }
+        }
+        false
     }
 
     /// What primaries do whenever they can: send what they have to say, and acknowledge what enough standbys have.
@@ -363,19 +420,30 @@ impl Cluster {
             let epoch = one.state.standing.epoch;
             for to in (0..self.nodes).filter(|to| *to != node) {
                 let one = &world.nodes[node];
-                let change = one.state.leads().then(|| Said::Change(epoch.0, one.history.clone()));
-                let hello = Said::Hello(one.state.standing.into());
-                for said in [Some(hello), change].into_iter().flatten() {
+                let mut says = vec![Said::Hello(one.state.standing.into())];
+                if one.state.leads() {
+                    let change = |(database, history): (usize, &Vec<Write>)| {
+                        Said::Change(epoch.0, database, history.clone())
+                    };
+                    // Of several databases, those that are empty are of no interest.
+                    let may_say =
+                        |(_, history): &(usize, &Vec<Write>)| self.databases == 1 || !history.is_empty();
+                    says.extend(one.histories.iter().enumerate().filter(may_say).map(change));
+                }
+                for said in says {
                     world.send(Message { from: node, to, said });
                 }
             }
             let one = &world.nodes[node];
-            for writes in 1..=one.history.len() {
-                let have = one.acks.values().filter(|has| **has >= writes).count();
-                let history = &one.history[..writes];
-                let is_own = history[writes - 1].0 == epoch.0;
-                if is_own && have >= needed && one.state.may_acknowledge(epoch) {
-                    world.acked.insert((epoch.0, node, history.to_vec()));
+            for (database, history) in one.histories.iter().enumerate() {
+                for writes in 1..=history.len() {
+                    let of_it = one.acks.iter().filter(|((_, of), _)| *of == database);
+                    let have = of_it.filter(|(_, has)| **has >= writes).count();
+                    let history = &history[..writes];
+                    let is_own = history[writes - 1].0 == epoch.0;
+                    if is_own && have >= needed && one.state.may_acknowledge(epoch) {
+                        world.acked.insert((epoch.0, node, database, history.to_vec()));
+                    }
                 }
             }
         }
@@ -392,7 +460,8 @@ impl Model for Cluster {
             let standing = Standing { role, epoch: Epoch(1), leader };
             let state = State::start(id(node), standing, None, self.quorum(), true);
             let led = state.led;
-            Node { state, standing, led, history: Vec::new(), applied: None, acks: BTreeMap::new() }
+            let (histories, applied) = (vec![Vec::new(); self.databases], vec![None; self.databases]);
+            Node { state, standing, led, histories, applied, acks: BTreeMap::new() }
         };
         let mut world = World {
             nodes: (0..self.nodes).map(node).collect(),
@@ -447,7 +516,8 @@ impl Model for Cluster {
                 Writes::Open if world.writes < self.bounds.writes => actions.push(Action::Write(node)),
                 Writes::HandingOver { .. } => {
                     let one = &world.nodes[node];
-                    let have = one.acks.values().filter(|has| **has == one.history.len()).count();
+                    let others = (0..self.nodes).filter(|other| *other != node);
+                    let have = others.filter(|other| one.has_everything(*other)).count();
                     if have >= self.acks.max(1) {
                         actions.push(Action::HandedOver(node));
                     }
@@ -463,7 +533,7 @@ impl Model for Cluster {
                 actions.push(Action::Crash(node));
             }
             let one = &world.nodes[node];
-            let last = one.history.last().map(|(epoch, by, _)| (Some(Epoch(*epoch)), *by));
+            let last = one.histories[0].last().map(|(epoch, by, _)| (Some(Epoch(*epoch)), *by));
             let is_its_own = one.standing.role == Role::Primary && last == Some((one.led, node));
             if is_its_own && world.losses < self.bounds.losses {
                 actions.push(Action::LoseDisk(node));
@@ -498,16 +568,17 @@ impl Model for Cluster {
             Action::Waited(node) => drop(self.run(&mut world, node, &Input::Waited, false)),
             Action::Write(node) => {
                 world.writes += 1;
+                let database = world.writes % self.databases;
                 let one = &mut world.nodes[node];
-                one.history.push((one.state.standing.epoch.0, node, world.writes));
+                one.histories[database].push((one.state.standing.epoch.0, node, world.writes));
             }
             Action::LoseDisk(node) => {
                 world.losses += 1;
                 let one = &mut world.nodes[node];
-                one.history.pop();
-                let kept = one.history.len();
+                one.histories[0].pop();
+                let kept = one.histories[0].len();
                 // What it adopted before is part of its disk, too.
-                one.applied = one.applied.map(|(epoch, sequence)| (epoch, sequence.min(kept)));
+                one.applied[0] = one.applied[0].map(|(epoch, sequence)| (epoch, sequence.min(kept)));
                 self.restart(&mut world, node);
             }
             Action::Deliver(message) => self.deliver(&mut world, &message, false),
@@ -529,34 +600,39 @@ impl Model for Cluster {
         let mut properties = vec![
             Property::always("at most one node acknowledges in an epoch", |_, world: &World| {
                 let by_epoch: BTreeMap<u64, usize> =
-                    world.acked.iter().map(|(epoch, node, _)| (*epoch, *node)).collect();
-                world.acked.iter().all(|(epoch, node, _)| by_epoch[epoch] == *node)
+                    world.acked.iter().map(|(epoch, node, ..)| (*epoch, *node)).collect();
+                world.acked.iter().all(|(epoch, node, ..)| by_epoch[epoch] == *node)
             }),
             Property::always("a primary has what was acknowledged up to its epoch", |_, world: &World| {
                 world.nodes.iter().filter(|node| node.state.leads()).all(|node| {
                     let before =
-                        world.acked.iter().filter(|(epoch, _, _)| *epoch <= node.state.standing.epoch.0);
-                    before.into_iter().all(|(_, _, history)| node.history.starts_with(history))
+                        world.acked.iter().filter(|(epoch, ..)| *epoch <= node.state.standing.epoch.0);
+                    before
+                        .into_iter()
+                        .all(|(.., database, history)| node.histories[*database].starts_with(history))
                 })
             }),
             Property::always(
                 "an acknowledged write stays where it was promised",
                 |model: &Cluster, world: &World| {
-                    world.acked.iter().all(|(_, _, history)| {
-                        let has = |node: &&Node| node.history.starts_with(history);
+                    world.acked.iter().all(|(.., database, history)| {
+                        let has = |node: &&Node| node.histories[*database].starts_with(history);
                         world.nodes.iter().filter(has).count() + world.losses > model.acks
                     })
                 },
             ),
             Property::always("what was acknowledged is one chain", |_, world: &World| {
-                let all = || world.acked.iter().map(|(_, _, history)| history);
-                all().all(|one| all().all(|other| one.starts_with(other) || other.starts_with(one)))
+                let all = || world.acked.iter().map(|(.., database, history)| (database, history));
+                all().all(|(of, one)| {
+                    let of_it = all().filter(|(database, _)| *database == of);
+                    of_it.into_iter().all(|(_, other)| one.starts_with(other) || other.starts_with(one))
+                })
             }),
             Property::always("nothing shows a standing that is not durable", |_, world: &World| {
                 let said = |message: &Message| match &message.said {
                     Said::Hello(words) | Said::Answer(words, _) => words.epoch,
-                    Said::Change(epoch, _) | Said::Ack(epoch, _) => *epoch,
-                    Said::Want(epoch) | Said::Give(epoch, ..) => *epoch,
+                    Said::Change(epoch, ..) | Said::Ack(epoch, ..) => *epoch,
+                    Said::Want(epoch, _) | Said::Give(epoch, ..) => *epoch,
                 };
                 world
                     .network
@@ -581,17 +657,52 @@ impl Model for Cluster {
                 })
             }),
         ];
+        // What it takes is caught by what is lost.
+        if !self.is(Mutant::TakesAll) {
+            properties.push(Property::always(
+                "who is asked to lead does so with as many as must agree",
+                |model: &Cluster, world: &World| {
+                    let highest = world.nodes.iter().map(|node| node.standing.epoch).max();
+                    (0..model.nodes).all(|node| {
+                        let Node { state, standing, .. } = &world.nodes[node];
+                        let claims = matches!(state.writes, Writes::Claiming { heard: 0, .. });
+                        let is_new = claims && !state.has_led() && Some(standing.epoch) == highest;
+                        let may_grant = |other: &usize| {
+                            let there = world.nodes[*other].standing;
+                            let is_free =
+                                there.role == Role::Standby && there.leader.is_none_or(|led| led == id(node));
+                            *other != node && (there.epoch < standing.epoch || is_free)
+                        };
+                        !is_new
+                            || model.quorum().grants() > 1
+                            || (0..model.nodes)
+                                .filter(may_grant)
+                                .all(|other| model.may_lead_with(world, node, other))
+                    })
+                },
+            ));
+        }
         // Against a model in which nothing happens.
         if self.bounds.assumed > 0 {
             properties.push(Property::sometimes(
                 "a write is acknowledged after a change of roles",
-                |_, world: &World| world.acked.iter().any(|(epoch, node, _)| *epoch > 1 && *node != 0),
+                |_, world: &World| world.acked.iter().any(|(epoch, node, ..)| *epoch > 1 && *node != 0),
             ));
         }
         if self.bounds.losses > 0 {
             properties.push(Property::sometimes(
                 "a primary gets back what it lost, and acknowledges more",
-                |_, world: &World| world.adopted && world.acked.iter().any(|(_, _, acked)| acked.len() > 1),
+                |_, world: &World| world.adopted && world.acked.iter().any(|(.., acked)| acked.len() > 1),
+            ));
+        }
+        if self.databases > 1 {
+            properties.push(Property::sometimes(
+                "a node that has the most of neither database comes to lead, with all",
+                |_, world: &World| {
+                    let has_all = |node: &Node| node.histories.iter().all(|history| !history.is_empty());
+                    let leads = |node: &Node| node.state.leads() && node.standing.epoch.0 > 1;
+                    world.adopted && world.nodes.iter().any(|node| leads(node) && has_all(node))
+                },
             ));
         }
         if self.bounds.whole && self.bounds.assumed > 0 {
@@ -612,11 +723,15 @@ impl Model for Cluster {
 
 /// Follows every order of events, and says how many states there are.
 fn check(nodes: usize, acks: usize, bounds: Bounds) {
-    let cluster = Cluster { nodes, acks, mutant: None, bounds };
+    check_all(Cluster { nodes, acks, databases: 1, mutant: None, bounds });
+}
+
+fn check_all(cluster: Cluster) {
+    let Cluster { nodes, acks, databases, bounds, .. } = cluster;
     let started = std::time::Instant::now();
     let checker = cluster.checker().threads(2).spawn_bfs().join();
     println!(
-        "{nodes} nodes, {acks} must acknowledge, {bounds:?}: {} states, {} transitions, depth {}, {:.1} s",
+        "{nodes} nodes, {databases} databases, {acks} must acknowledge, {bounds:?}: {} states, {} transitions, depth {}, {:.1} s",
         checker.unique_state_count(),
         checker.state_count(),
         checker.max_depth(),
@@ -627,7 +742,11 @@ fn check(nodes: usize, acks: usize, bounds: Bounds) {
 
 /// Finds an order of events that breaks what the mutant breaks.
 fn catches(mutant: Mutant, nodes: usize, acks: usize, bounds: Bounds) {
-    let cluster = Cluster { nodes, acks, mutant: Some(mutant), bounds };
+    catches_in(Cluster { nodes, acks, databases: 1, mutant: Some(mutant), bounds });
+}
+
+fn catches_in(cluster: Cluster) {
+    let mutant = cluster.mutant;
     let checker = cluster.checker().threads(2).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
     let failures: Vec<_> = checker
         .discoveries()
@@ -673,6 +792,28 @@ fn three_nodes_of_which_all_acknowledge_keep_what_they_promise() {
 #[test]
 fn three_nodes_of_which_one_acknowledges_keep_what_they_promise() {
     check(3, 1, three_nodes());
+}
+
+/// Three nodes, two databases with a write each.
+fn two_databases(mutant: Option<Mutant>) -> Cluster {
+    let crashes = usize::from(is_large());
+    let bounds = Bounds { epoch: 2, writes: 2, crashes, losses: 0, assumed: 1, whole: false };
+    Cluster { nodes: 3, acks: 1, databases: 2, mutant, bounds }
+}
+
+#[test]
+fn c17_three_nodes_of_which_none_has_the_most_of_both_databases_keep_what_they_promise() {
+    check_all(two_databases(None));
+}
+
+#[test]
+fn c17_who_takes_nothing_from_those_that_are_ahead_is_caught() {
+    catches_in(two_databases(Some(Mutant::TakesNothing)));
+}
+
+#[test]
+fn c17_who_takes_all_databases_of_one_that_is_ahead_in_some_is_caught() {
+    catches_in(two_databases(Some(Mutant::TakesAll)));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! the disk of a node full, and an operator who assumes roles all the time, with and without a hand-over.
 //!
 //! One idea: whoever was told that a write is done knows what every later primary must have. So a row that was acknowledged is on all nodes in the end, a read with its token never misses
-//! it before that, and no epoch has two nodes that acknowledge. When everything is up again, an operator finds a node that may lead, and all have the same root.
+//! it before that, in either of two databases, and no epoch has two nodes that acknowledge. When everything is up again, an operator finds a node that may lead, and all have the same root.
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +32,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// The disk of a node that is full at times, with room for a round.
 const DISK_BYTES: u64 = 128 << 20;
 const NAMES: [&str; 3] = ["one", "two", "three"];
+/// Of which a standby may have more of one and less of the other.
+const DATABASES: [&str; 2] = ["db", "more"];
 
 /// What the nodes of a round promise.
 #[derive(Debug, Clone, Copy)]
@@ -113,8 +115,8 @@ struct Site {
     planted: Option<Planted>,
     dice: Dice,
     over: AtomicBool,
-    /// Rows whose write was acknowledged.
-    acknowledged: Mutex<Vec<(String, Token)>>,
+    /// Rows whose write was acknowledged, and in which database.
+    acknowledged: Mutex<Vec<(&'static str, String, Token)>>,
     /// Who acknowledged in an epoch.
     primaries: Mutex<BTreeMap<u64, usize>>,
     found: Mutex<Option<String>>,
@@ -187,9 +189,12 @@ impl Site {
                 scope.spawn(move || site.start(node));
             }
         });
-        site.wait("its database", || {
-            let made = site.on(0, &["database", "create", "db"]);
-            (made.status == 0 || made.stderr.contains("exists already")).then_some(())
+        site.wait("its databases", || {
+            let is_made = |name: &&str| {
+                let made = site.on(0, &["database", "create", name]);
+                made.status == 0 || made.stderr.contains("exists already")
+            };
+            DATABASES.iter().all(|name| is_made(name)).then_some(())
         })?;
         Ok(site)
     }
@@ -253,7 +258,8 @@ impl Site {
         while goes_on() {
             let row = format!("{writer}-{number:06}");
             number += 1;
-            match clients[node].database("db").put("t", row.as_str(), "value").await {
+            let database = DATABASES[self.dice.below(DATABASES.len() as u64) as usize];
+            match clients[node].database(database).put("t", row.as_str(), "value").await {
                 Ok(written) => {
                     let token = written.token.ok_or("a write was acknowledged without a token")?;
                     let other = *self.primaries.lock().entry(token.epoch).or_insert(node);
@@ -261,7 +267,7 @@ impl Site {
                         let (one, two) = (self.nodes[other].name, self.nodes[node].name);
                         return Err(format!("{one} and {two} acknowledged writes in epoch {}", token.epoch));
                     }
-                    self.acknowledged.lock().push((row, token));
+                    self.acknowledged.lock().push((database, row, token));
                     counts.writes.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => {
@@ -286,21 +292,25 @@ impl Site {
                 let newest_first = acknowledged.iter().rev();
                 newest_first.clone().nth(back).or(newest_first.last()).cloned()
             };
-            let Some((row, token)) = one else {
+            let Some((database, row, token)) = one else {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
             };
             let node = self.dice.below(self.nodes.len() as u64) as usize;
-            clients[node].saw("db", token);
-            match clients[node].database("db").get("t", row.as_str()).await {
+            clients[node].saw(database, token);
+            match clients[node].database(database).get("t", row.as_str()).await {
                 Ok(Some(_)) => drop(counts.reads.fetch_add(1, Ordering::Relaxed)),
                 Ok(None) => {
                     let name = self.nodes[node].name;
-                    return Err(format!("{name} does not have row {row}, which was acknowledged as {token}"));
+                    return Err(format!(
+                        "{name} does not have row {row} of {database}, which was acknowledged as {token}"
+                    ));
                 }
                 Err(error) if error.is_not_found() => {
                     let name = self.nodes[node].name;
-                    return Err(format!("{name} does not have row {row}, which was acknowledged: {error}"));
+                    return Err(format!(
+                        "{name} does not have row {row} of {database}, which was acknowledged: {error}"
+                    ));
                 }
                 Err(_) => {
                     counts.unanswered.fetch_add(1, Ordering::Relaxed);
@@ -434,7 +444,11 @@ impl Site {
             if standings.len() < self.nodes.len() {
                 return None;
             }
-            let put = |node| self.on(node, &["--database", "db", "put", "t", "the end", "value"]).status == 0;
+            let put = |node| {
+                let put =
+                    |name| self.on(node, &["--database", name, "put", "t", "the end", "value"]).status == 0;
+                DATABASES.iter().all(|name| put(name))
+            };
             if standings.iter().any(|(node, role, _)| role == "primary" && put(*node)) {
                 return Some(());
             }
@@ -443,8 +457,11 @@ impl Site {
             (self.assume(node, "primary", next, &Counts::default()) && put(node)).then_some(())
         })?;
         let scan = |node: usize| {
-            let scan = self.on(node, &["--database", "db", "scan", "t"]);
-            (scan.status == 0).then_some(scan.stdout)
+            let scan = |name: &&str| {
+                let scan = self.on(node, &["--database", name, "scan", "t"]);
+                (scan.status == 0).then_some(scan.stdout)
+            };
+            DATABASES.iter().map(scan).collect::<Option<Vec<String>>>()
         };
         self.wait("all rows to be the same", || {
             let first = scan(0)?;
@@ -458,28 +475,36 @@ impl Site {
                 return Err(format!("{} did not stop well: {}", node.name, server.log()));
             }
         }
+        DATABASES.iter().try_for_each(|database| self.compare_stopped(database))
+    }
+
+    /// Each node that was stopped has every row of `database` that was acknowledged, and the same root.
+    fn compare_stopped(&self, database: &str) -> Result<(), String> {
         let mut roots = Vec::new();
         for Node { name, dir, .. } in &self.nodes {
-            let dir = dir.join("db");
+            let dir = dir.join(database);
             let checked = self.sandbox.run(&["-C", &dir.to_string_lossy(), "fsck"]);
             if checked.status != 0 {
-                return Err(format!("{name} is damaged: {}{}", checked.stdout, checked.stderr));
+                return Err(format!("{database} of {name} is damaged: {}{}", checked.stdout, checked.stderr));
             }
-            let database = Database::open(&dir, pleach_engine::Options::default());
-            let database = database.map_err(|error| error.to_string())?;
-            roots.push(database.root().map_err(|error| error.to_string())?);
-            let table = database.resolve("@work", "main").and_then(|work| database.snapshot(&work));
+            let store = Database::open(&dir, pleach_engine::Options::default());
+            let store = store.map_err(|error| error.to_string())?;
+            roots.push(store.root().map_err(|error| error.to_string())?);
+            let table = store.resolve("@work", "main").and_then(|work| store.snapshot(&work));
             let table = table.and_then(|snapshot| snapshot.table("t")).map_err(|error| error.to_string())?;
-            let table = table.ok_or_else(|| format!("{name} has no table"))?;
-            for (row, token) in self.acknowledged.lock().iter() {
+            let table = table.ok_or_else(|| format!("{database} of {name} has no table"))?;
+            let acknowledged = self.acknowledged.lock();
+            for (_, row, token) in acknowledged.iter().filter(|(of, ..)| *of == database) {
                 if table.get(row.as_bytes()).map_err(|error| error.to_string())?.is_none() {
-                    return Err(format!("{name} lost row {row}, which was acknowledged as {token}"));
+                    return Err(format!(
+                        "{name} lost row {row} of {database}, which was acknowledged as {token}"
+                    ));
                 }
             }
         }
         match roots.iter().all(|root| *root == roots[0]) {
             true => Ok(()),
-            false => Err(format!("the roots differ: {roots:?}")),
+            false => Err(format!("the roots of {database} differ: {roots:?}")),
         }
     }
 

@@ -1,8 +1,14 @@
-//! What a primary that restarts lost, and a standby has: it gets that back before it takes writes, over the stream that it has just opened.
+//! What a primary lacks, and a standby has: it takes that before it takes writes, over the stream that it has just opened. One that restarts
+//! may have lost it; one that claims a new epoch may have got less of some database than another standby did.
 //!
 //! The one idea: what the standby has is one change more, in the other direction. So the same code sends and applies it (`change`), and the
-//! machine of `role` is told twice: that the standby is ahead, and that it is so no more. One standby at a time; whoever has most is
-//! the one whose state remains, as each gives what goes beyond what is here by then.
+//! machine of `role` is told twice: that the standby is ahead, and that it is so no more. One standby at a time; of each database, whoever has
+//! most is the one whose state remains, as each gives what goes beyond what is here by then. What is here alone is kept.
+//!
+//! What the standby gives is durable there, and made by a primary of an epoch below this one, or by this node: it follows this node by then,
+//! and takes nothing from anybody else.
+
+use std::sync::Arc;
 
 use pleach_engine::Database;
 use pleach_protocol::FEATURE_EDITS;
@@ -10,19 +16,19 @@ use pleach_protocol::limits::MESSAGES_AHEAD;
 use tokio::sync::mpsc;
 
 use super::{Answer, Answers, Request, Session, cut, send};
-use crate::applied::Position;
+use crate::applied::{Applied, Position};
 use crate::change::{Arriving, Part};
 use crate::error::{Error, Result};
 use crate::limits::SEQUENCE_JUMP_MAX;
 use crate::node::Node;
 use crate::proto;
-use crate::register;
-use crate::role::{Input, Standing};
+use crate::register::{self, Incarnation};
+use crate::role::{Epoch, Input, Standing};
 use crate::standby::receives;
 
 impl Session<'_> {
-    /// Has the node know how far the standby has come, which may make it take writes; gets back from it what was lost here.
-    pub(super) async fn hear(&mut self, answers: &mut Answers<'_>) -> Result<()> {
+    /// Has the node know how far the standby has come, which may make it take writes; takes from it what is lacking here.
+    pub(super) async fn hear(&mut self, answers: &mut Answers<'_>, applied: &Arc<Applied>) -> Result<()> {
         let mut adopted = None;
         loop {
             let ahead = self.ahead().await?;
@@ -41,10 +47,10 @@ impl Session<'_> {
             }
             let turn = self.node.adopting().await;
             // Another standby may have had it.
-            if let Some((name, _)) = self.ahead().await?.into_iter().next()
+            if let Some((name, there)) = self.ahead().await?.into_iter().next()
                 && self.node.state().adopts()
             {
-                let done = self.adopt(&name, answers).await;
+                let done = self.adopt(&name, there, answers, applied).await;
                 if let Err(Error::Exchange(pleach_protocol::Error::WrongEdits { .. })) = done {
                     self.peer.takes_no_edits();
                 }
@@ -67,13 +73,15 @@ impl Session<'_> {
             let mut ahead = Vec::new();
             for (name, position, incarnation) in there {
                 let Some(position) = position else { continue };
-                // What this node dropped it has not lost.
+                // What was dropped is not lost.
                 if let (Some(register), Some(incarnation)) = (&register, incarnation)
                     && register::is_gone(register, &name, incarnation)?
                 {
                     continue;
                 }
                 let own = match node.database(&name)? {
+                    // What is left here of one that was dropped is nothing of the one that was made anew.
+                    Some(database) if register::is_gone_copy(register.as_ref(), &name, &database)? => None,
                     Some(database) => Position::of(&database, led)?,
                     // In an epoch that it led, it made none that it lacks, but for those of this epoch that it lost.
                     None if led == Some(epoch) && position.epoch != epoch.0 => continue,
@@ -113,12 +121,23 @@ impl Session<'_> {
         .await
     }
 
-    /// Gets back what the standby has of the database and this node lost.
-    async fn adopt(&self, name: &str, answers: &mut Answers<'_>) -> Result<()> {
+    /// Takes what the standby, which has come as far as `there`, has of the database and this node lacks.
+    async fn adopt(
+        &self,
+        name: &str,
+        there: Position,
+        answers: &mut Answers<'_>,
+        applied: &Arc<Applied>,
+    ) -> Result<()> {
         let (node, database) = (self.node.clone(), name.to_owned());
-        let mine = crate::blocking(move || match node.database(&database)? {
-            Some(here) => proto::held(&database, &here, node.state().led),
-            None => Ok(Vec::new()),
+        let mine = crate::blocking(move || {
+            let register = node.database(register::NAME)?;
+            match node.database(&database)? {
+                Some(here) if !register::is_gone_copy(register.as_ref(), &database, &here)? => {
+                    proto::held(&database, &here, node.state().led)
+                }
+                _ => Ok(Vec::new()),
+            }
         });
         for held in mine.await? {
             send(&self.requests, Request::Held(held)).await?;
@@ -126,9 +145,10 @@ impl Session<'_> {
         let features = if self.peer.may_take_edits() { FEATURE_EDITS } else { 0 };
         send(&self.requests, Request::Want(proto::Want { database: name.to_owned(), features })).await?;
         let (parts, mut received) = mpsc::channel(MESSAGES_AHEAD);
-        let (node, standing, wanted) = (self.node.clone(), self.standing, name.to_owned());
+        let (node, applied) = (self.node.clone(), applied.clone());
+        let wanted = Wanted { standing: self.standing, database: name.to_owned(), there };
         let taking = tokio::task::spawn_blocking(move || {
-            take_back(&node, &standing, &wanted, &mut || received.blocking_recv())
+            take(&node, &applied, &wanted, &mut || received.blocking_recv())
         });
         loop {
             let part = match answers.next().await? {
@@ -150,29 +170,53 @@ impl Session<'_> {
         tracing::warn!(
             database = name,
             standby = self.peer.name(),
-            "what was lost here is back from the standby"
+            "what was lacking here has come from the standby"
         );
         Ok(())
     }
 }
 
-/// Takes the change of `wanted` that gives back what was lost, as long as this node claims its epoch again. Blocking.
-fn take_back(
+/// What a standby is asked for.
+struct Wanted {
+    /// In which this node claims its epoch.
+    standing: Standing,
+    database: String,
+    /// How far the standby has come.
+    there: Position,
+}
+
+/// Takes the change that gives what is `wanted`, as long as this node claims its epoch. Blocking.
+fn take(
     node: &Node,
-    standing: &Standing,
-    wanted: &str,
+    applied: &Applied,
+    Wanted { standing, database: wanted, there }: &Wanted,
     next: &mut dyn FnMut() -> Option<Part>,
 ) -> Result<()> {
     let overtaken = |standing| Error::Overtaken { standing };
     let Some(Part::Change(change)) = next() else { return Err(cut()) };
-    if change.database != wanted || change.epoch != standing.epoch.0 {
-        return Err(Error::protocol(format!("expected a change of `{wanted}` of epoch {}", standing.epoch)));
+    let position = Position { epoch: change.epoch, sequence: change.sequence };
+    if change.database != *wanted || position < *there || position.epoch > standing.epoch.0 {
+        return Err(Error::protocol(format!("expected a change of `{wanted}` at {} or above", there.text())));
     }
+    let incarnation = Incarnation::read(&change.incarnation)?;
+    if let Some(register) = node.database(register::NAME)?
+        && register::is_gone(&register, wanted, incarnation)?
+    {
+        return Err(Error::protocol(format!(
+            "expected a change of `{wanted}`, found one of a database that was dropped"
+        )));
+    }
+    let is_own = node.state().led == Some(Epoch(position.epoch));
     let applying = node.adopt(standing).map_err(overtaken)?;
     let Some((database, created)) = receives(node, &change)? else {
         return Err(Error::UnknownDatabase { database: change.database });
     };
-    sequence_after(&database, Position { epoch: change.epoch, sequence: change.sequence })?;
+    if created {
+        applied.forget(wanted);
+    }
+    if is_own {
+        sequence_after(&database, position)?;
+    }
     drop(applying);
     let mut arriving = Arriving::new(database, created, change)?;
     let finish = loop {
@@ -186,9 +230,12 @@ fn take_back(
     // What is here alone is kept, whatever the standby knows of it.
     let prepared = arriving.finish(finish.records)?.prepare(true)?;
     let _applying = node.adopt(standing).map_err(overtaken)?;
-    prepared.adopt(standing.epoch.0)?;
+    prepared.adopt(position.epoch, is_own)?;
+    applied.note(wanted, position.epoch, position.sequence);
     if wanted == register::NAME {
-        register::drop_dropped(node, true)?;
+        for name in register::drop_dropped(node, true)? {
+            applied.forget(&name);
+        }
         node.register_changes().send_modify(|count| *count += 1);
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 mod adoption;
 mod cascade;
+mod claims;
 mod contents;
 mod drops;
 mod pins;

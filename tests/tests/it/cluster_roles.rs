@@ -170,9 +170,9 @@ fn c18_fewer_standbys_than_acknowledge_are_refused() {
 }
 
 #[test]
-fn c18_who_lags_cannot_lead_while_those_that_caught_up_are_there() {
+fn c18_who_lags_gets_the_rest_from_those_that_caught_up_before_it_leads() {
     let nodes = Nodes::new(3, "  ack: {count: 1, on_timeout: error}\n");
-    let (one, two, mut three) = (nodes.start(0), nodes.start(1), nodes.start(2));
+    let (mut one, mut two, mut three) = (nodes.start(0), nodes.start(1), nodes.start(2));
     nodes.create(&one);
     nodes.put(&one, "a").ok();
     nodes.caught_up(&three, &["a"]);
@@ -180,11 +180,16 @@ fn c18_who_lags_cannot_lead_while_those_that_caught_up_are_there() {
     nodes.put(&one, "b").ok();
     let taken = nodes.transition(&one, 2, 1).json();
     assert_eq!(caught_up(&taken), [("three".into(), false), ("two".into(), true)]);
+    one.kill();
+    two.kill();
     let three = nodes.start(2);
     let refused = nodes.assume(&three, "primary", 2).fails(1);
     assert!(refused.contains("takes no writes yet"), "{refused}");
-    nodes.assume(&two, "primary", 3).ok();
-    nodes.caught_up(&three, &["a", "b"]);
+    nodes.put(&three, "c").fails(5);
+    let two = nodes.start(1);
+    eventually("the one that lagged leads", || (nodes.put(&three, "c").status == 0).then_some(()));
+    assert_eq!(nodes.keys(&three), ["a", "b", "c"]);
+    nodes.caught_up(&two, &["a", "b", "c"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

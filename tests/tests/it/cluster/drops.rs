@@ -112,6 +112,46 @@ fn c30_a_standby_that_was_away_drops_what_was_dropped_and_gets_what_was_made_ane
 }
 
 #[test]
+fn c30_however_much_more_a_dropped_database_had_it_does_not_come_back_in_the_place_of_its_successor() {
+    // The primary restarts, or one of the standbys is promoted; those that keep what is dropped are no exception.
+    for (promoted, keeps) in [(0, false), (1, false), (2, false), (1, true), (2, true)] {
+        let nodes = Nodes::with_ack(3, "count: 1, timeout: 20s, on_timeout: error");
+        if keeps {
+            nodes.add(2, "  replicate_drops: false\n");
+        }
+        let (mut one, two, mut three) = (nodes.start(0), nodes.start(1), nodes.start(2));
+        nodes.make(&one, "shop", "old");
+        for value in 0..20 {
+            nodes.put_in(&one, "shop", &format!("old {value}"));
+        }
+        nodes.has(&two, "shop", "old 19");
+        nodes.has(&three, "shop", "old 19");
+        three.kill();
+        nodes.on(&one, &["database", "drop", "shop"]).ok();
+        nodes.make(&one, "shop", "new");
+        nodes.has(&two, "shop", "new");
+        one.kill();
+        let three = nodes.start(2);
+        let one = match promoted {
+            0 => nodes.start(0),
+            _ => {
+                let leader = if promoted == 1 { &two } else { &three };
+                nodes.assume(leader, "primary", 2).ok();
+                nodes.start(0)
+            }
+        };
+        let leader = [&one, &two, &three][promoted];
+        for server in [&one, &two, &three] {
+            nodes.has(server, "shop", "new");
+        }
+        nodes.put_in(leader, "shop", "newer");
+        for server in [&one, &two, &three] {
+            nodes.has(server, "shop", "newer");
+        }
+    }
+}
+
+#[test]
 fn c30_a_node_killed_in_the_middle_of_a_drop_finishes_it() {
     let nodes = Nodes::pair();
     let (mut one, mut two) = (nodes.start(0), nodes.start(1));
