@@ -16,7 +16,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use pleach_engine::{Database, Hash, Token};
 use pleach_protocol::{ClientTls, Databases};
 use tokio::sync::{mpsc, watch};
+use tonic::Code;
 use tonic::service::Routes;
 
 use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
@@ -138,6 +139,8 @@ pub struct StatusRow {
     pub last_update: Option<SystemTime>,
     /// What hinders replication now.
     pub current_error: Option<String>,
+    /// Why this node sends nothing there, though nothing is wrong: changes come there, or from there, by another way.
+    pub note: Option<String>,
     /// Bytes that are kept for the standby and nothing else needs, when that was last measured; 0 while it has everything.
     pub pinned_bytes: u64,
 }
@@ -241,6 +244,7 @@ impl Cluster {
     }
 
     /// Returns once this node, if it is a primary that restarted, has heard its standbys, or has waited for that. Its port must be served.
+    /// What a standby gives back by then goes on to come back; until it is here, this node takes no writes.
     pub async fn heard(&self) {
         // The sender lives as long as the node.
         let _ = self.inner.heard.subscribe().wait_for(|heard| *heard).await;
@@ -350,9 +354,11 @@ impl Cluster {
         for (database, _) in tracked.all().into_iter().filter(|(name, _)| name != register::NAME) {
             for peer in peers.iter() {
                 let link = peer.status(&database);
+                let mut note = None;
                 let (lag, last_update, error) = match role {
                     Role::Primary => (link.lag_millis, link.last_update, link.error),
                     Role::Standby if *cascade => {
+                        note = link.note;
                         (link.lag_millis, link.last_update.or_else(|| node.heard()), link.error)
                     }
                     Role::Standby => (None, node.heard(), None),
@@ -368,6 +374,7 @@ impl Cluster {
                     replication_lag_millis: lag,
                     last_update,
                     current_error: error.or_else(|| alarm.clone()),
+                    note,
                     pinned_bytes: link.pinned_bytes,
                 });
             }
@@ -375,8 +382,8 @@ impl Cluster {
         rows
     }
 
-    /// What a person should know of this node, beyond the rows of [`Cluster::status`]: how acknowledged writes can be lost, and what it
-    /// found wrong.
+    /// What a person should know of this node, beyond the rows of [`Cluster::status`]: how acknowledged writes can be lost, what it
+    /// found wrong, and what it keeps of databases that were dropped. Blocking: it looks into the data directory.
     pub fn warnings(&self) -> Vec<String> {
         let Inner { node, ack, unacknowledged, .. } = &*self.inner;
         let mut warnings: Vec<String> = ack.risk().map(str::to_owned).into_iter().collect();
@@ -390,7 +397,7 @@ impl Cluster {
             )),
         }
         if let Writes::Claiming { .. } = node.state().writes
-            && let Err(why) = node.admit()
+            && let Err(why) = self.inner.admit()
         {
             warnings.push(why.to_string());
         }
@@ -399,6 +406,7 @@ impl Cluster {
             let let_go = self.inner.peers.iter().filter(|peer| peer.status(&database).is_let_go);
             warnings.extend(let_go.map(|peer| let_go_of(peer, &database, self.inner.standby_pin_max)));
         }
+        warnings.extend(set_aside(node.databases().data_dir()));
         let trusted_by_url = self.inner.peers.iter().filter(|peer| !peer.keys().is_pinned());
         warnings.extend(trusted_by_url.map(|peer| unpinned(peer)));
         warnings
@@ -432,23 +440,25 @@ impl Cluster {
         }
     }
 
-    /// Has standbys know the document `name`, if this node takes writes; else nothing happens.
-    pub async fn publish(&self, name: &str, content: Vec<u8>) -> Result<()> {
-        let (inner, name) = (self.inner.clone(), name.to_owned());
+    /// Has standbys know the document `name`. False if this node takes no writes at this moment; then nothing happens.
+    pub async fn publish(&self, name: &str, content: Vec<u8>) -> Result<bool> {
+        let (cluster, name) = (self.clone(), name.to_owned());
         crate::blocking(move || {
-            let Ok(_permit) = inner.node.admit() else { return Ok(()) };
+            let Ok(_permit) = cluster.gate() else { return Ok(false) };
+            let inner = &cluster.inner;
             register::publish(&inner.node.create(register::NAME)?, &name, &content)?;
-            inner.tracked.look()
+            inner.tracked.look()?;
+            Ok(true)
         })
         .await
     }
 
-    /// The document `name` as a primary published it last; `None` if none did, or this node is no standby.
+    /// The document `name` as a primary published it last, as far as this node knows; `None` if none did.
     pub async fn published(&self, name: &str) -> Result<Option<Vec<u8>>> {
         let (inner, name) = (self.inner.clone(), name.to_owned());
-        crate::blocking(move || match (inner.node.standing().role, inner.node.database(register::NAME)?) {
-            (Role::Standby, Some(register)) => register::document(&register, &name),
-            _ => Ok(None),
+        crate::blocking(move || match inner.node.database(register::NAME)? {
+            Some(register) => register::document(&register, &name),
+            None => Ok(None),
         })
         .await
     }
@@ -479,7 +489,7 @@ impl Cluster {
     /// # Errors
     /// Why this node takes no writes now.
     pub fn gate(&self) -> Result<WritePermit, NotWritable> {
-        let permit = self.inner.node.admit()?;
+        let permit = self.inner.admit()?;
         self.inner.leased()?;
         Ok(permit)
     }
@@ -536,6 +546,35 @@ fn let_go_of(peer: &Peer, database: &str, max: u64) -> String {
          it gets the difference from what both still have",
         peer.name()
     )
+}
+
+/// What is kept in the data directory of databases that were dropped, in words. What cannot be read is left out.
+fn set_aside(data_dir: &Path) -> Vec<String> {
+    let is_aside = |path: &Path| {
+        let end = path.extension().and_then(|end| end.to_str()).unwrap_or_default();
+        let number = end.strip_prefix(register::ASIDE).map(|end| end.strip_prefix('-').unwrap_or(end));
+        number.is_some_and(|number| number.is_empty() || number.parse::<u64>().is_ok())
+    };
+    let entries = std::fs::read_dir(data_dir).into_iter().flatten().filter_map(Result::ok);
+    let mut aside: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_aside(path)).collect();
+    aside.sort();
+    let said = aside.into_iter().map(|path| {
+        format!(
+            "{} keeps {} bytes of a database that the primary dropped, as it may have had what that never had; look into it with `pleach -C`, \
+             and remove the directory when it is not needed",
+            path.display(),
+            bytes_in(&path)
+        )
+    });
+    said.collect()
+}
+
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    entries
+        .filter_map(|entry| Some((entry.path(), entry.metadata().ok()?)))
+        .map(|(path, entry)| if entry.is_dir() { bytes_in(&path) } else { entry.len() })
+        .sum()
 }
 
 /// In the data directory, unless the configuration names another.
@@ -652,19 +691,36 @@ impl Inner {
         links.filter_map(|(name, database, peer)| peer.behind(name, database.sequence())).collect()
     }
 
-    fn measure(&self) -> Result<()> {
+    /// Allows a write, or says why not, and on whom that depends.
+    fn admit(&self) -> Result<WritePermit, NotWritable> {
+        self.node.admit().map_err(|why| match why {
+            NotWritable::Claiming { epoch, granted, needed, ahead, .. } => {
+                let peers = self.peers.iter().filter_map(|peer| peer.why_not_granted()).collect();
+                NotWritable::Claiming { epoch, granted, needed, ahead, peers }
+            }
+            why => why,
+        })
+    }
+
+    /// Blocking. A database that cannot be measured is looked at again the next time.
+    fn measure(&self) {
         for (name, database) in self.tracked.all() {
             let sequence = database.sequence();
             for peer in self.peers.iter() {
                 let Some(roots) = peer.to_measure(&name, sequence) else { continue };
                 let began = Instant::now();
-                let bytes = shared_refs::bytes_beyond(&database, &roots, self.standby_pin_max)?;
+                let bytes = match shared_refs::bytes_beyond(&database, &roots, self.standby_pin_max) {
+                    Ok(bytes) => bytes,
+                    Err(error) => {
+                        tracing::warn!(database = name, standby = peer.name(), %error, "what is kept cannot be measured");
+                        continue;
+                    }
+                };
                 if peer.measured(&name, sequence, bytes, began.elapsed(), self.standby_pin_max) {
                     tracing::warn!("{}", let_go_of(peer, &name, self.standby_pin_max));
                 }
             }
         }
-        Ok(())
     }
 
     async fn caught_up(&self) {
@@ -802,12 +858,30 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
     let mut pause = BACK_OFF.0;
     loop {
         let progress = peer.progress();
+        let mut feeds = inner.node.feeds();
         let error = match standing.role {
             Role::Primary => {
                 session::run(&inner.node, peer, &inner.tracked, standing, &inner.greeting, None).await
             }
             _ => forward(inner, peer, standing).await,
         };
+        if forwards_needlessly(&error) {
+            if peer.needs_nothing(&error) {
+                tracing::info!(standby = peer.name(), "nothing is sent to a standby: {error}");
+            }
+            // Who is fed by another may lose that; who feeds this node does not change before that does.
+            let again = match error {
+                Error::Loop { .. } => Duration::MAX,
+                _ => BACK_OFF.1,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(again) => {}
+                // The sender lives as long as the node.
+                Ok(()) = feeds.changed() => {}
+                () = peer.kicked() => {}
+            }
+            continue;
+        }
         tracing::warn!(standby = peer.name(), %error, "replication to a standby was interrupted");
         peer.failed(&error);
         let came_on = progress.has_changed().unwrap_or(false);
@@ -817,6 +891,11 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
             () = peer.kicked() => {}
         }
     }
+}
+
+/// Whether a standby does not take what this one forwards as it has it already: it feeds this one, or is fed by a way that is no longer.
+fn forwards_needlessly(error: &Error) -> bool {
+    matches!(error, Error::Loop { .. } | Error::PeerRefused { code: Code::FailedPrecondition, .. })
 }
 
 /// Forwards to one standby, as long as changes come here by the same way.
@@ -842,15 +921,28 @@ async fn measure(inner: Arc<Inner>) {
     loop {
         interval.tick().await;
         let measuring = inner.clone();
-        if let Err(error) = crate::blocking(move || measuring.measure()).await {
+        let measured = crate::blocking(move || {
+            measuring.measure();
+            Ok(())
+        });
+        if let Err(error) = measured.await {
             tracing::warn!(%error, "what is kept for standbys cannot be measured");
         }
     }
 }
 
-/// A primary that restarted hears its standbys.
+/// A primary that restarted hears its standbys. What it lost may take longer to come back: nobody waits for that but writes.
 async fn hear(inner: Arc<Inner>) {
-    if let Err(error) = inner.hear().await {
+    let waited = async {
+        tokio::time::sleep(HEAR).await;
+        inner.heard.send_replace(true);
+        std::future::pending().await
+    };
+    let heard = tokio::select! {
+        heard = inner.hear() => heard,
+        never = waited => never,
+    };
+    if let Err(error) = heard {
         tracing::error!(%error, "this node takes no writes: what it is could not be made durable");
     }
     inner.heard.send_replace(true);

@@ -438,10 +438,13 @@ pub enum NotWritable {
     #[error(
         "this server is primary at epoch {epoch} and read-only: {}",
         if *ahead {
-            "a standby has writes of this epoch that are lost here, and this server gets them back from it first; if that cannot be, assume the \
-             role of primary at a higher epoch on that standby".to_owned()
+            format!(
+                "a standby has writes of this epoch that are lost here, and this server gets them back from it first; if that cannot be, assume the \
+                 role of primary at a higher epoch on that standby{}",
+                list_of(peers)
+            )
         } else {
-            format!("{granted} of the {needed} other nodes that must agree have done so; try again when they are up")
+            format!("{granted} of the {needed} other nodes that must agree have done so{}", list_of(peers))
         }
     )]
     Claiming {
@@ -453,6 +456,8 @@ pub enum NotWritable {
         needed: usize,
         /// A standby has more of this epoch than this node.
         ahead: bool,
+        /// What this node knows of those that did not grant.
+        peers: Vec<String>,
     },
     /// The primary does not hold the lease by which it was elected.
     #[error(
@@ -472,6 +477,14 @@ pub enum NotWritable {
         /// Name of the remote.
         remote: String,
     },
+}
+
+/// What is said of other nodes, at the end of a sentence.
+fn list_of(peers: &[String]) -> String {
+    match peers.is_empty() {
+        true => "; try again in a moment".to_owned(),
+        false => format!(": {}", peers.join("; ")),
+    }
 }
 
 impl NotWritable {

@@ -11,6 +11,9 @@ pub const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a primary that restarts waits for its standbys to tell what they have, before it takes writes.
 pub const HEAR: Duration = Duration::from_secs(2);
 
+/// How long a standby that gives back what was lost may be silent.
+pub const SILENCE_MAX: Duration = Duration::from_secs(30);
+
 /// Changes of a database that are on their way to a standby at the same time; what comes then goes along with the next.
 pub const CHANGES_AHEAD: usize = 8;
 

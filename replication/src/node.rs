@@ -230,6 +230,7 @@ impl Node {
                 granted: granted.len(),
                 needed: state.role.quorum.grants(),
                 ahead: state.role.has_led() && state.role.adopts(),
+                peers: Vec::new(),
             }),
             Writes::Open => {
                 // Counted under the lock under which a hand-over begins, which so sees it.

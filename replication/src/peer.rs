@@ -12,6 +12,7 @@ use pleach_protocol::{Bound, ClientTls, TlsError, endpoint, root_cause};
 use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 
+use crate::applied::Position;
 use crate::auth::PeerKeys;
 use crate::cluster::StandbyRemote;
 use crate::error::{Behind, Error, Result};
@@ -44,6 +45,10 @@ pub(crate) struct Peer {
 struct State {
     links: BTreeMap<String, Link>,
     error: Option<String>,
+    /// Why it needs nothing from this node.
+    note: Option<String>,
+    /// Of which databases it has more than this node, and how far they have come there.
+    ahead: Vec<(String, Position)>,
 }
 
 /// How far a database has come on the standby.
@@ -83,6 +88,7 @@ pub(crate) struct LinkStatus {
     pub(crate) lag_millis: Option<u64>,
     pub(crate) last_update: Option<SystemTime>,
     pub(crate) error: Option<String>,
+    pub(crate) note: Option<String>,
     pub(crate) pinned_bytes: u64,
     /// What the standby had is not kept.
     pub(crate) is_let_go: bool,
@@ -217,8 +223,41 @@ impl Peer {
 
     /// The stream to the standby stands; what is durable there is still to be said by it.
     pub(crate) fn connected(&self) {
-        self.state.lock().error = None;
+        let mut state = self.state.lock();
+        (state.error, state.note) = (None, None);
+        drop(state);
         self.doubt();
+    }
+
+    /// It told what it has: more than this node of these databases.
+    pub(crate) fn is_ahead(&self, of: &[(String, Position)]) {
+        self.state.lock().ahead = of.to_vec();
+    }
+
+    /// What keeps it from agreeing with this node as its primary, in words, if that is known.
+    pub(crate) fn why_not_granted(&self) -> Option<String> {
+        let state = self.state.lock();
+        if let Some(error) = &state.error {
+            return Some(format!("`{}` does not answer as it should ({error})", self.name));
+        }
+        let of = |(database, position): &(String, Position)| {
+            format!("`{database}` (up to change {} of epoch {})", position.sequence, position.epoch)
+        };
+        let of: Vec<String> = state.ahead.iter().map(of).collect();
+        (!of.is_empty()).then(|| {
+            format!(
+                "`{}` has more of {}: it agrees once that is here; if it does not come, assume the role of primary there at a higher epoch",
+                self.name,
+                of.join(", ")
+            )
+        })
+    }
+
+    /// It needs nothing from this node. Gives whether that is news.
+    pub(crate) fn needs_nothing(&self, why: &Error) -> bool {
+        let (mut state, why) = (self.state.lock(), Some(why.to_string()));
+        state.error = None;
+        std::mem::replace(&mut state.note, why.clone()) != why
     }
 
     /// Takes nothing for granted that the standby said before: each database counts as behind until it is acknowledged anew.
@@ -229,7 +268,8 @@ impl Peer {
 
     /// The stream to the standby ended.
     pub(crate) fn failed(&self, error: &Error) {
-        self.state.lock().error = Some(error.to_string());
+        let mut state = self.state.lock();
+        (state.error, state.note) = (Some(error.to_string()), None);
     }
 
     /// `database` is durable there up to `sequence`, which was read at `read_at`; here it is at `now`.
@@ -340,13 +380,15 @@ impl Peer {
     pub(crate) fn status(&self, database: &str) -> LinkStatus {
         let state = self.state.lock();
         let Some(link) = state.links.get(database) else {
-            return LinkStatus { error: state.error.clone(), ..LinkStatus::default() };
+            let (error, note) = (state.error.clone(), state.note.clone());
+            return LinkStatus { error, note, ..LinkStatus::default() };
         };
         let lag = || link.behind_since.map_or(0, |since| since.elapsed().as_millis().max(1) as u64);
         LinkStatus {
             lag_millis: link.acked.map(|_| lag()),
             last_update: link.last_update,
             error: state.error.clone(),
+            note: state.note.clone(),
             pinned_bytes: link.kept.bytes,
             is_let_go: link.kept.is_let_go,
         }

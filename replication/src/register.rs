@@ -39,7 +39,7 @@ const DOCUMENTS: &str = "documents";
 /// A local setting of a database whose drop has begun here.
 const DROPPING: &str = "replication.dropping";
 /// What is set aside ends so.
-const ASIDE: &str = "dropped";
+pub(crate) const ASIDE: &str = "dropped";
 
 /// Which of the databases that had a name, one after the other, a copy is of.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

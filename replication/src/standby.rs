@@ -86,7 +86,11 @@ impl Replication for ReplicationService {
                 change: None,
             };
             if let Err(error) = stream.serve(hello, sign, &mut || received.blocking_recv()) {
-                tracing::warn!(%error, "a stream of replication ended");
+                match error {
+                    // Who calls comes again, for the time when it is needed.
+                    Error::Fed { .. } => tracing::debug!("{error}"),
+                    _ => tracing::warn!(%error, "a stream of replication ended"),
+                }
                 // The primary may be gone; then nobody waits for the error.
                 let _ = stream.answers.blocking_send(Err(status(&error)));
             }

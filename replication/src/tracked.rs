@@ -50,9 +50,14 @@ impl Tracked {
                 continue;
             }
             match self.node.database(&name) {
-                // What is being dropped concerns nobody any more.
-                Ok(Some(database)) if register::is_being_dropped(&database)? => {}
-                Ok(Some(database)) => self.take_up(name, database),
+                // What is being dropped concerns nobody any more; one that is damaged hinders no other.
+                Ok(Some(database)) => match register::is_being_dropped(&database) {
+                    Ok(false) => self.take_up(name, database),
+                    Ok(true) => {}
+                    Err(error) => {
+                        tracing::error!(database = name, %error, "not replicated: the database cannot be read")
+                    }
+                },
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(database = name, %error, "not replicated: the database cannot be opened")

@@ -142,6 +142,8 @@ pub struct Observed {
     pub role: &'static str,
     /// Of a cluster's node.
     pub epoch: Option<u64>,
+    /// Of a cluster's node: whether it takes writes now.
+    pub takes_writes: Option<bool>,
     /// The remote that `pushes` and `pulls` are about.
     pub remote: String,
     /// What a primary pushes, by database.
@@ -162,6 +164,7 @@ impl Default for Observed {
         Observed {
             role: "primary",
             epoch: None,
+            takes_writes: None,
             remote: String::new(),
             pushes,
             pulls,

@@ -7,7 +7,6 @@ mod through;
 mod users;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -125,15 +124,27 @@ impl Replication {
             let _ = stopped.wait_for(|stop| *stop).await;
         }));
         tracing::info!("peers are served on {address}");
-        cluster.heard().await;
         Ok(Node { cluster, shares_users: config.replicate_users, warning: Warning::default(), stop, port })
     }
 
-    /// Keeps the users of a cluster's nodes the same, if the configuration says so. `reread` is told whenever this node's own were read
-    /// again.
-    pub(crate) fn share_users(&self, access: &Access, file: Option<PathBuf>, reread: Arc<Notify>) {
+    /// Returns once this server may be asked: a primary of a cluster that restarted hears its standbys first, for a moment.
+    pub(crate) async fn heard(&self) {
+        if let Some(node) = &self.node {
+            node.cluster.heard().await;
+        }
+    }
+
+    /// Keeps the users of a cluster's nodes the same, if the configuration says so; those that were published are in force when it returns.
+    /// `reread` is told whenever this node's own were read again.
+    pub(crate) async fn share_users(&self, access: &Access, config: &Config, reread: Arc<Notify>) {
         if let Some(Node { cluster, shares_users: true, warning, .. }) = &self.node {
-            let users = users::Users::new(cluster.clone(), access.clone(), file, warning.clone());
+            let (cluster, access, warning) = (cluster.clone(), access.clone(), warning.clone());
+            let file = config.users_file.clone();
+            let mut users = users::Users::new(cluster, access, file, &config.data_dir, warning);
+            if !users.look().await {
+                // It leads, and does not take writes yet.
+                reread.notify_one();
+            }
             tokio::spawn(users.share(reread));
         }
     }
@@ -235,8 +246,8 @@ impl Gate for ClusterGate {
         let (role, epoch, standbys) =
             (standing.role.word(), Some(standing.epoch.0), self.cluster.known_status());
         let role_changes = Some(self.cluster.role_changes());
-        let election = self.cluster.election();
-        Observed { role, epoch, standbys, role_changes, election, ..Observed::default() }
+        let (election, takes_writes) = (self.cluster.election(), Some(self.cluster.takes_writes()));
+        Observed { role, epoch, takes_writes, standbys, role_changes, election, ..Observed::default() }
     }
 
     fn assume_role(&self, request: &AssumeRoleRequest, by: &str) -> Result<AssumeRoleResponse> {
@@ -308,5 +319,6 @@ fn row(row: StatusRow) -> StandbyStatus {
         last_update_micros: row.last_update.and_then(micros),
         current_error: row.current_error,
         pinned_bytes: row.pinned_bytes,
+        note: row.note,
     }
 }

@@ -57,7 +57,7 @@ fn options(store: &Store) -> Options {
 }
 
 async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result<()> {
-    let stop = stop_signal()?;
+    let mut stop = std::pin::pin!(stop_signal()?);
     let access = users::access(config.users_file.as_deref())?;
     let tls = config.tls.as_ref().map(listen::tls).transpose()?;
     let cluster_tls = config.cluster.as_ref().and_then(|cluster| cluster.tls.as_ref());
@@ -84,8 +84,22 @@ async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result
              `pleach config show --origin` shows it, `pleach config unset {key}` or `config set` changes it"
         );
     }
-    let replication = Replication::start(config, layers, databases, listener_url, cluster_tls).await?;
-    replication.share_users(&access, config.users_file.clone(), reread);
+    // A signal counts from the beginning on: what has begun by then is left.
+    let replication = tokio::select! {
+        stopped = &mut stop => return stopped,
+        started = Replication::start(config, layers, databases, listener_url, cluster_tls) => started?,
+    };
+    let ready = async {
+        replication.heard().await;
+        replication.share_users(&access, config, reread).await;
+    };
+    tokio::select! {
+        stopped = &mut stop => {
+            replication.stop().await;
+            return stopped;
+        }
+        () = ready => {}
+    }
     let service = DataService::new(databases.clone(), replication.gate())
         .with_remotes_allowed(&config.remotes_allowed)
         .with_access(access.clone())

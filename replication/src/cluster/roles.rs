@@ -225,7 +225,7 @@ impl Inner {
         tokio::select! {
             _ = leads.wait_for(|leads| *leads) => Ok(standing),
             () = self.node.left(standing) => Err(Error::Overtaken { standing: self.node.standing() }),
-            () = tokio::time::sleep(self.hand_over) => match self.node.admit() {
+            () = tokio::time::sleep(self.hand_over) => match self.admit() {
                 Ok(_) => Ok(standing),
                 Err(why) => Err(Error::NotGranted { standing, why }),
             },

@@ -19,7 +19,7 @@ use super::{Answer, Answers, Request, Session, cut, send};
 use crate::applied::{Applied, Position};
 use crate::change::{Arriving, Part};
 use crate::error::{Error, Result};
-use crate::limits::SEQUENCE_JUMP_MAX;
+use crate::limits::{SEQUENCE_JUMP_MAX, SILENCE_MAX};
 use crate::node::Node;
 use crate::proto;
 use crate::register::{self, Incarnation};
@@ -32,6 +32,7 @@ impl Session<'_> {
         let mut adopted = None;
         loop {
             let ahead = self.ahead().await?;
+            self.peer.is_ahead(&ahead);
             if *self.node.leads().borrow() {
                 return self.count_on(ahead).await;
             }
@@ -151,7 +152,9 @@ impl Session<'_> {
             take(&node, &applied, &wanted, &mut || received.blocking_recv())
         });
         loop {
-            let part = match answers.next().await? {
+            let silent = || Error::Lost { what: format!("the standby gave nothing for {SILENCE_MAX:?}") };
+            let answer = tokio::time::timeout(SILENCE_MAX, answers.next());
+            let part = match answer.await.map_err(|_| silent())?? {
                 Answer::Change(change) => Part::Change(change),
                 Answer::Updates(updates) => Part::Updates(updates),
                 Answer::Data(data) => Part::Data(data),

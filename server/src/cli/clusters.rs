@@ -72,8 +72,8 @@ pub(super) fn cluster(context: &mut Context, arguments: &Cluster) -> Result<()> 
                 let lag = standby
                     .replication_lag_millis
                     .map_or("unknown lag".into(), |lag| format!("{lag} ms behind"));
-                let error =
-                    standby.current_error.as_deref().map_or(String::new(), |error| format!("\t{error}"));
+                let error = standby.current_error.as_deref().or(standby.note.as_deref());
+                let error = error.map_or(String::new(), |error| format!("\t{error}"));
                 context
                     .output
                     .line(format!("{}\t{}\t{lag}{error}", standby.database, standby.standby_remote))?;
@@ -216,5 +216,6 @@ fn standby_to_json(status: &StandbyStatus) -> Value {
         "last_update": status.last_update_micros.map(print::time),
         "current_error": status.current_error,
         "pinned_bytes": status.pinned_bytes,
+        "note": status.note,
     })
 }

@@ -299,6 +299,9 @@ fn roles(writer: &mut Writer<'_>, observed: &Observed) -> fmt::Result {
     writer.gauge("pleach_role", "1 for the role that this server has, 0 for the others", role)?;
     let epoch = observed.epoch.map(|epoch| (Vec::new(), epoch as f64));
     writer.gauge("pleach_epoch", "Of a node of a cluster, the epoch of its role", epoch)?;
+    let takes_writes = observed.takes_writes.map(|takes| (Vec::new(), flag(takes)));
+    let help = "Of a node of a cluster, 1 if it takes writes now: a primary that waits for others does not";
+    writer.gauge("pleach_takes_writes", help, takes_writes)?;
     let changes = observed.role_changes;
     writer.counter(
         "pleach_role_changes",

@@ -145,9 +145,9 @@ impl Port {
         };
         let observed = gate.observe();
         let role = observed.role;
-        // Who was elected and lost that takes no writes, and is nobody to send them to.
-        let lacks_lease = observed.election.is_some_and(|election| !election.held);
-        let is_wanted = wanted.is_none_or(|wanted| wanted == role && !(wanted == "primary" && lacks_lease));
+        // Who was elected and lost that, or is not granted its epoch, takes no writes, and is nobody to send them to.
+        let refuses = observed.takes_writes == Some(false);
+        let is_wanted = wanted.is_none_or(|wanted| wanted == role && !(wanted == "primary" && refuses));
         text(if is_wanted { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, role)
     }
 

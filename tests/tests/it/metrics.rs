@@ -243,6 +243,7 @@ fn d3_no_primary_unknown_and_growing_lag_and_errors_of_a_standby_show_in_the_met
     let alone = samples(port);
     assert_eq!((alone[&of("lag_known")], alone.get(&of("lag_seconds"))), (0.0, None));
     assert_eq!((alone["pleach_epoch"], alone["pleach_role{role=\"primary\"}"]), (1.0, 1.0));
+    assert_eq!(alone["pleach_takes_writes"], 1.0);
     let (mut standby, standby_port) = pair.start(1, "standby");
     until(port, &of("lag_seconds"), |lag| lag == 0.0);
     until(port, &of("error"), |error| error == 0.0);
@@ -252,6 +253,7 @@ fn d3_no_primary_unknown_and_growing_lag_and_errors_of_a_standby_show_in_the_met
     // A standby looks for what it has each second, and knows no lag.
     until(standby_port, &of("lag_known"), |is| is == 0.0);
     assert_eq!(samples(standby_port)["pleach_role{role=\"standby\"}"], 1.0);
+    assert_eq!(samples(standby_port)["pleach_takes_writes"], 0.0);
     // It dies, and what is written lags more and more.
     standby.kill();
     pair.sandbox.run(&primary.args("shop", &["put", "t", "a", "1"])).ok();
