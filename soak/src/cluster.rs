@@ -14,6 +14,9 @@ pub(crate) fn run(run: &Run) -> Result<String, Stop> {
         round(seed, planted, &counts).map_err(|what| format!("seed {seed}: {what}"))?;
         seed += 1;
     }
+    if let Some(what) = counts.lack() {
+        return Err(Stop::Found(format!("{what}: {counts}")));
+    }
     let rounds = seed - run.seed;
     Ok(format!(
         "{rounds} rounds: {counts}; none was stale or lost, no epoch had two primaries, and all were the same at the end of each"

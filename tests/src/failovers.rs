@@ -66,6 +66,20 @@ pub struct Counts {
     unanswered: AtomicU64,
 }
 
+impl Counts {
+    /// What was never tried, or never succeeded: then nothing was checked.
+    pub fn lack(&self) -> Option<&'static str> {
+        let counts = [
+            ("no write was acknowledged", &self.writes),
+            ("no read was answered", &self.reads),
+            ("no role was assumed", &self.roles),
+            ("no node was killed", &self.kills),
+            ("no link was silent", &self.links),
+        ];
+        counts.iter().find(|(_, count)| count.load(Ordering::Relaxed) == 0).map(|(what, _)| *what)
+    }
+}
+
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);

@@ -6,6 +6,7 @@ use pleach_tests::failovers::{Counts, Planted, round};
 fn c16_c19_c20_no_acknowledged_write_is_lost_whatever_fails() {
     let counts = Counts::default();
     round(0, None, &counts).unwrap_or_else(|what| panic!("{what}; {counts}"));
+    assert_eq!(counts.lack(), None, "{counts}");
     println!("{counts}");
 }
 
