@@ -13,7 +13,7 @@ use pleach_engine::{Database, Token};
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
-use crate::role::Epoch;
+use crate::role::State;
 
 use crate::limits::EPOCHS_KEPT;
 
@@ -39,10 +39,24 @@ impl Position {
         position.map(Some).ok_or_else(|| Error::BadPosition { what: what() })
     }
 
-    /// The position of `database` on a node that last took writes in epoch `led`.
-    pub(crate) fn of(database: &Database, led: Option<Epoch>) -> Result<Option<Position>> {
-        let own = led.map(|epoch| Position { epoch: epoch.0, sequence: database.sequence() });
-        Ok(own.max(Position::applied(database)?))
+    /// The position of `database` on a node in `state`.
+    pub(crate) fn of(database: &Database, state: &State) -> Result<Option<Position>> {
+        let own = state.led.map(|epoch| Position { epoch: epoch.0, sequence: database.sequence() });
+        let applied = Position::applied(database)?;
+        let is_kept = applied.map(|applied| applied.epoch) >= own.map(|own| own.epoch);
+        Ok(if is_kept && !state.has_led() { applied } else { own.max(applied) })
+    }
+
+    /// Has `database` keep the position that it has on a node in `state`, which no longer leads from now on: what is noted there later, of a
+    /// push for one, is no change of a primary. Durable when it returns.
+    pub(crate) fn keep(database: &Database, state: &State) -> Result<()> {
+        let kept = Position::applied(database)?;
+        match Position::of(database, state)? {
+            Some(position) if kept != Some(position) => {
+                Ok(database.set_setting(Position::SETTING, Some(&position.text()))?)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// As the setting has it.
@@ -110,6 +124,14 @@ mod tests {
     use pleach_engine::Hash;
 
     use super::*;
+    use crate::role::{Epoch, NodeId, Quorum, Role, Standing};
+
+    /// A node at epoch 3 that took writes last in epoch `led`.
+    fn node(role: Role, led: Option<u64>) -> State {
+        let (me, led) = (NodeId([1; 16]), led.map(Epoch));
+        let standing = Standing { role, epoch: Epoch(3), leader: None };
+        State::start(me, standing, led, Quorum::new(1, 1), false)
+    }
 
     fn token(epoch: u64, sequence: u64) -> Token {
         Token { epoch, sequence, root: Hash::of(b"root"), head: None }
@@ -130,15 +152,37 @@ mod tests {
     #[test]
     fn a_position_is_kept_with_the_refs_and_a_later_epoch_is_further() {
         let database = Database::memory().unwrap();
-        assert_eq!(Position::of(&database, None).unwrap(), None);
+        assert_eq!(Position::of(&database, &node(Role::Standby, None)).unwrap(), None);
         let applied = Position { epoch: 2, sequence: 7 };
         database.update_refs_and_setting(&[], Position::SETTING, &applied.text()).unwrap();
-        assert_eq!(Position::of(&database, None).unwrap(), Some(applied));
-        assert_eq!(Position::of(&database, Some(Epoch(1))).unwrap(), Some(applied), "it led before that");
+        assert_eq!(Position::of(&database, &node(Role::Standby, None)).unwrap(), Some(applied));
+        assert_eq!(
+            Position::of(&database, &node(Role::Standby, Some(1))).unwrap(),
+            Some(applied),
+            "it led before that"
+        );
         let own = Position { epoch: 3, sequence: database.sequence() };
-        assert_eq!(Position::of(&database, Some(Epoch(3))).unwrap(), Some(own));
+        assert_eq!(Position::of(&database, &node(Role::Primary, Some(3))).unwrap(), Some(own));
         database.set_setting(Position::SETTING, Some("7")).unwrap();
-        assert!(Position::of(&database, None).is_err());
+        assert!(Position::of(&database, &node(Role::Standby, None)).is_err());
+    }
+
+    #[test]
+    fn what_a_former_primary_notes_locally_moves_its_position_no_more() {
+        let database = Database::memory().unwrap();
+        let (leads, led) = (node(Role::Primary, Some(3)), node(Role::Standby, Some(3)));
+        let note = |n: u32| database.set_setting("some.local", Some(&n.to_string())).unwrap();
+        note(1);
+        let last = Position::of(&database, &leads).unwrap();
+        assert_eq!(last, Some(Position { epoch: 3, sequence: database.sequence() }));
+        Position::keep(&database, &leads).unwrap();
+        (2..9).for_each(note);
+        assert_eq!(Position::of(&database, &led).unwrap(), last);
+        let sequence = database.sequence();
+        Position::keep(&database, &led).unwrap();
+        assert_eq!(database.sequence(), sequence, "what is kept is not written again");
+        // It leads that epoch again, after a restart that it kept its position for and did not come to step down.
+        assert!(Position::of(&database, &leads).unwrap() > last);
     }
 
     #[test]

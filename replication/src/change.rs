@@ -156,7 +156,7 @@ impl Prepared {
     /// Moves the refs of a standby, and notes how far it has come. Durable when it returns.
     pub(crate) fn apply(self, epoch: u64) -> Result<()> {
         let position = Position { epoch, sequence: self.sequence };
-        if self.moves.is_empty() && Position::of(&self.database, None)? == Some(position) {
+        if self.moves.is_empty() && Position::applied(&self.database)? == Some(position) {
             return Ok(());
         }
         let text = position.text();

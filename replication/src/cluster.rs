@@ -421,9 +421,20 @@ impl Cluster {
         crate::blocking(move || {
             let Some(database) = inner.node.databases().get(&name)? else { return Ok(()) };
             let everywhere = inner.node.replicates_drops();
-            register::note_drop(&inner.node.create(register::NAME)?, &name, &database, everywhere)?;
-            inner.tracked.leave(&name);
+            let register = inner.node.create(register::NAME)?;
+            let noted =
+                inner.tracked.leave(&name, || register::note_drop(&register, &name, &database, everywhere));
             drop(database);
+            noted.and(inner.tracked.look())
+        })
+        .await
+    }
+
+    /// A database whose drop was noted could not be removed: it goes on, and comes to standbys anew.
+    pub async fn not_dropped(&self, name: &str) -> Result<()> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
+        crate::blocking(move || {
+            register::undo_drop(&inner.node, &name)?;
             inner.tracked.look()
         })
         .await

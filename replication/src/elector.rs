@@ -248,7 +248,7 @@ async fn me(cluster: &Cluster, with_positions: bool) -> Me {
         has: (0, 0),
     };
     if with_positions && may_stand {
-        let (databases, led) = (cluster.databases(), state.led);
+        let databases = cluster.databases();
         let positions = crate::blocking(move || {
             let register =
                 databases.iter().find(|(name, _)| name == register::NAME).map(|(_, register)| register);
@@ -256,7 +256,7 @@ async fn me(cluster: &Cluster, with_positions: bool) -> Me {
                 // What is left of one that was dropped counts for nothing.
                 Ok(match register::is_gone_copy(register, name, database)? {
                     true => None,
-                    false => Position::of(database, led)?,
+                    false => Position::of(database, &state)?,
                 })
             };
             databases.iter().map(position).collect::<Result<Vec<_>>>()

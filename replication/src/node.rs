@@ -13,6 +13,7 @@ use pleach_engine::{Database, Hash};
 use pleach_protocol::Databases;
 use tokio::sync::watch;
 
+use crate::applied::Position;
 use crate::error::{Error, NotWritable, Result};
 use crate::history::{History, HistoryCause, HistoryEntry, HistoryEvent, RoleAt};
 use crate::register;
@@ -277,6 +278,9 @@ impl Node {
             match effect {
                 Effect::Persist => {
                     alone = Some(self.applying.write());
+                    if was.has_led() && !next.has_led() {
+                        self.keep_positions(&was)?;
+                    }
                     file.write(&next)?;
                 }
                 Effect::Show => {
@@ -299,6 +303,19 @@ impl Node {
         drop(alone);
         noted.into_iter().for_each(|entry| self.history.note(entry));
         Ok(reaction)
+    }
+
+    /// Has all databases keep how far they have come.
+    fn keep_positions(&self, state: &State) -> Result<()> {
+        for name in self.names()? {
+            match self.database(&name) {
+                Ok(Some(database)) => Position::keep(&database, state)?,
+                Ok(None) => {}
+                // It counts as having whatever its numbers say.
+                Err(error) => tracing::error!(database = name, %error, "the database cannot be opened"),
+            }
+        }
+        Ok(())
     }
 
     fn show(&self, was: &State, next: &State) {

@@ -67,10 +67,10 @@ impl From<Position> for applied::Position {
     }
 }
 
-/// What this node, which last took writes in epoch `led`, holds of a database, in messages that are not too large; at least one.
-pub(crate) fn held(name: &str, database: &Database, led: Option<role::Epoch>) -> Result<Vec<Held>> {
+/// What this node, which is in `state`, holds of a database, in messages that are not too large; at least one.
+pub(crate) fn held(name: &str, database: &Database, state: &role::State) -> Result<Vec<Held>> {
     // Read before the refs, which so are no older.
-    let position = applied::Position::of(database, led)?.map(Into::into);
+    let position = applied::Position::of(database, state)?.map(Into::into);
     let incarnation = register::Incarnation::of(database)?.into();
     let refs: Vec<_> = shared_refs::read(database).into_iter().collect();
     let one = |(name, hash): &(String, Hash)| Ref { name: name.clone(), hash: hash_bytes(Some(*hash)) };

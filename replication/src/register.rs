@@ -25,6 +25,7 @@ use pleach_engine::{Database, Hash, TransactionOutcome};
 use crate::applied::Position;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::role::Epoch;
 
 /// What the register is called, which no database can be called.
 pub(crate) const NAME: &str = "cluster.register";
@@ -143,12 +144,30 @@ pub(crate) fn note_drop(
 ) -> Result<()> {
     database.set_setting(DROPPING, Some("1"))?;
     let table = if everywhere { DROPPED } else { LEFT };
-    put(register, table, row(name, Incarnation::of(database)?).as_bytes(), b"")
+    let noted = Incarnation::of(database)
+        .and_then(|incarnation| put(register, table, row(name, incarnation).as_bytes(), b""));
+    if noted.is_err() {
+        // Nobody was told: it goes on as it was. If not even this can be noted, that is seen when databases are looked for.
+        let _ = database.set_setting(DROPPING, None);
+    }
+    noted
 }
 
 /// Whether its drop has begun here.
 pub(crate) fn is_being_dropped(database: &Database) -> Result<bool> {
     Ok(database.setting(DROPPING)?.is_some())
+}
+
+/// Whether its drop was noted, so that nobody is to have it any more. A drop that failed before that is forgotten.
+pub(crate) fn concerns_nobody(node: &Node, name: &str, database: &Database) -> Result<bool> {
+    if !is_being_dropped(database)? {
+        return Ok(false);
+    }
+    let is_noted = is_gone_copy(node.database(NAME)?.as_ref(), name, database)?;
+    if !is_noted {
+        database.set_setting(DROPPING, None)?;
+    }
+    Ok(is_noted)
 }
 
 /// What was last published under `name`.
@@ -213,15 +232,33 @@ pub(crate) fn drop_dropped(node: &Node, follows: bool) -> Result<Vec<String>> {
         }
         let keeps = !is_own && may_have_more(node, &database)?;
         drop(database);
-        if keeps {
-            set_aside(node, &name, "its primary dropped it")?;
-        } else {
-            node.databases().drop_database(&name)?;
-            tracing::warn!(database = name, "dropped, as its primary did");
+        let done = match keeps {
+            true => set_aside(node, &name, "its primary dropped it"),
+            false => node.databases().drop_database(&name).map(drop).map_err(Into::into),
+        };
+        match done {
+            Ok(()) if keeps => {}
+            Ok(()) => tracing::warn!(database = name, "dropped, as its primary did"),
+            Err(error) => {
+                tracing::error!(database = name, %error, "it was dropped, and cannot be removed here");
+                undo_drop(node, &name)?;
+                continue;
+            }
         }
         gone.push(name);
     }
     Ok(gone)
+}
+
+/// The drop of `name` that was noted failed here, where the database still is, or ended. As the register says that it was dropped, it goes to
+/// standbys as another one.
+pub(crate) fn undo_drop(node: &Node, name: &str) -> Result<()> {
+    if let Some(database) = node.database(name)?
+        && is_being_dropped(&database)?
+    {
+        database.set_setting(DROPPING, None)?;
+    }
+    Ok(())
 }
 
 /// Takes a database out of the list, and keeps its directory.
@@ -234,8 +271,11 @@ pub(crate) fn set_aside(node: &Node, name: &str, why: &str) -> Result<()> {
 
 /// Whether a copy may have something that the primary which it followed last never had.
 fn may_have_more(node: &Node, database: &Database) -> Result<bool> {
-    let own = Position::of(database, node.state().led)?;
-    Ok(!database.refs("recovery/").is_empty() || own > Position::applied(database)?)
+    let state = node.state();
+    let position = Position::of(database, &state)?;
+    // It was primary when this last changed.
+    let is_own = position.is_some_and(|position| Some(Epoch(position.epoch)) == state.led);
+    Ok(!database.refs("recovery/").is_empty() || is_own)
 }
 
 #[cfg(test)]

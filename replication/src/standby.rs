@@ -308,7 +308,7 @@ impl Stream {
     fn held(&self) -> Result<()> {
         for name in self.node.names()? {
             let Some(database) = self.node.database(&name)? else { continue };
-            for held in proto::held(&name, &database, self.node.state().led)? {
+            for held in proto::held(&name, &database, &self.node.state())? {
                 self.answer(Answer::Held(held));
             }
         }
@@ -324,12 +324,12 @@ impl Stream {
         let held = std::mem::take(&mut self.wanted);
         let unknown = || Error::UnknownDatabase { database: want.database.clone() };
         let database = self.node.database(&want.database)?.ok_or_else(unknown)?;
-        let led = self.node.state().led;
+        let state = self.node.state();
         let (position, reading) = loop {
-            let position = Position::of(&database, led)?;
+            let position = Position::of(&database, &state)?;
             let reading = Reading::of(&database)?;
             // A change of the caller from before it restarted may still have been on its way.
-            if Position::of(&database, led)? == position {
+            if Position::of(&database, &state)? == position {
                 break (position, reading);
             }
         };

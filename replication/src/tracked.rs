@@ -50,12 +50,12 @@ impl Tracked {
                 continue;
             }
             match self.node.database(&name) {
-                // What is being dropped concerns nobody any more; one that is damaged hinders no other.
-                Ok(Some(database)) => match register::is_being_dropped(&database) {
-                    Ok(false) => self.take_up(name, database),
+                // One that is damaged hinders no other.
+                Ok(Some(database)) => match register::concerns_nobody(&self.node, &name, &database) {
                     Ok(true) => {}
+                    Ok(false) => self.take_up(name, database),
                     Err(error) => {
-                        tracing::error!(database = name, %error, "not replicated: the database cannot be read")
+                        tracing::error!(database = name, %error, "not replicated: its settings cannot be read")
                     }
                 },
                 Ok(None) => {}
@@ -75,11 +75,12 @@ impl Tracked {
         self.peers.iter().for_each(|peer| peer.note_change(&name));
     }
 
-    /// Leaves a database that is being dropped.
-    pub(crate) fn leave(&self, name: &str) {
+    /// Leaves a database that is being dropped; `note` says so, durably, or fails: then it is taken up again when databases are looked for.
+    pub(crate) fn leave(&self, name: &str, note: impl FnOnce() -> Result<()>) -> Result<()> {
         let _looking = self.looking.lock();
         self.databases.lock().remove(name);
         self.peers.iter().for_each(|peer| peer.forget(name));
+        note()
     }
 
     /// The database called `name`.

@@ -84,6 +84,11 @@ pub trait Gate: Send + Sync + 'static {
         Ok(())
     }
 
+    /// The database that was about to be dropped could not be removed.
+    fn not_dropped(&self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Does what replication has to do about a drop before that is answered. Gives warnings.
     fn dropped(&self) -> Result<Vec<String>> {
         Ok(Vec::new())

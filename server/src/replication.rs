@@ -207,6 +207,10 @@ impl Gate for ClusterGate {
         Ok(self.runtime.block_on(self.cluster.dropping(name))?)
     }
 
+    fn not_dropped(&self, name: &str) -> Result<()> {
+        Ok(self.runtime.block_on(self.cluster.not_dropped(name))?)
+    }
+
     /// Waits until as many standbys know of the drop as the configuration says.
     fn dropped(&self) -> Result<Vec<String>> {
         Ok(self.runtime.block_on(self.cluster.noted())?.into_iter().collect())

@@ -540,7 +540,11 @@ calls! {
             Rights::of(caller, &name).require_all(Right::Admin)?;
             let permit = service.gate.writable()?;
             service.gate.dropping(&name)?;
-            match service.databases.drop_database(&name)? {
+            let removed = service.databases.drop_database(&name);
+            if removed.is_err() {
+                service.gate.not_dropped(&name)?;
+            }
+            match removed? {
                 true => {
                     drop(permit);
                     service.gate.databases_changed(None)?;

@@ -69,7 +69,8 @@ impl Session<'_> {
         let there: Vec<_> = there.collect();
         let (node, standby, epoch) = (self.node.clone(), self.peer.name().to_owned(), self.standing.epoch);
         crate::blocking(move || {
-            let led = node.state().led;
+            let state = node.state();
+            let led = state.led;
             let register = node.database(register::NAME)?;
             let mut ahead = Vec::new();
             for (name, position, incarnation) in there {
@@ -83,7 +84,7 @@ impl Session<'_> {
                 let own = match node.database(&name)? {
                     // What is left here of one that was dropped is nothing of the one that was made anew.
                     Some(database) if register::is_gone_copy(register.as_ref(), &name, &database)? => None,
-                    Some(database) => Position::of(&database, led)?,
+                    Some(database) => Position::of(&database, &state)?,
                     // In an epoch that it led, it made none that it lacks, but for those of this epoch that it lost.
                     None if led == Some(epoch) && position.epoch != epoch.0 => continue,
                     None => None,
@@ -135,7 +136,7 @@ impl Session<'_> {
             let register = node.database(register::NAME)?;
             match node.database(&database)? {
                 Some(here) if !register::is_gone_copy(register.as_ref(), &database, &here)? => {
-                    proto::held(&database, &here, node.state().led)
+                    proto::held(&database, &here, &node.state())
                 }
                 _ => Ok(Vec::new()),
             }

@@ -325,6 +325,10 @@ impl Gate for Through {
         self.base.dropping(name)
     }
 
+    fn not_dropped(&self, name: &str) -> Result<()> {
+        self.base.not_dropped(name)
+    }
+
     fn dropped(&self) -> Result<Vec<String>> {
         self.base.dropped()
     }

@@ -124,3 +124,26 @@ fn c17_a_claimant_whose_granter_dies_while_it_gives_goes_on_claiming() {
         nodes.have(&three, name, &keys);
     }
 }
+
+#[test]
+fn c16_what_a_former_primary_notes_for_itself_is_nothing_that_others_lack() {
+    let nodes = Nodes::with_ack(3, "count: 1, timeout: 20s, on_timeout: error");
+    let (mut one, two, mut three) = (nodes.start(0), nodes.start(1), nodes.start(2));
+    nodes.create(&one);
+    nodes.put(&one, "a").ok();
+    nodes.caught_up(&two, &["a"]);
+    nodes.caught_up(&three, &["a"]);
+    nodes.assume(&one, "standby", 2).ok();
+    three.kill();
+    one.stop();
+    let dir = nodes.sandbox.path("one/db");
+    for name in ["origin", "backup", "third"] {
+        let url = format!("file:///nowhere/{name}");
+        nodes.sandbox.run(&["-C", dir.to_str().unwrap(), "remote", "add", name, &url]).ok();
+    }
+    let one = nodes.start(0);
+    nodes.assume(&two, "primary", 2).ok();
+    nodes.put(&two, "b").ok();
+    nodes.caught_up(&one, &["a", "b"]);
+    assert!(!two.log().contains("has more than this node"), "{}", two.log());
+}

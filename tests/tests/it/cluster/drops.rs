@@ -152,6 +152,34 @@ fn c30_however_much_more_a_dropped_database_had_it_does_not_come_back_in_the_pla
 }
 
 #[test]
+fn c30_a_database_that_cannot_be_removed_goes_on_and_is_replicated() {
+    let nodes = Nodes::with_ack(2, "count: 1, timeout: 20s, on_timeout: error");
+    let (mut one, two) = (nodes.start(0), nodes.start(1));
+    nodes.make(&one, "other", "v");
+    nodes.make(&one, "shop", "old");
+    nodes.has(&two, "shop", "old");
+    // Where it is moved to, something is in the way.
+    let in_the_way = nodes.sandbox.path("one/.pleach-shop");
+    std::fs::create_dir_all(in_the_way.join("x")).unwrap();
+    assert_ne!(nodes.on(&one, &["database", "drop", "shop"]).status, 0);
+    assert_eq!(nodes.names(&one), ["other", "shop"]);
+    // What is written from now on is acknowledged, which is to say on the standby, and stays after a restart.
+    for (name, value) in [("other", "w"), ("shop", "after")] {
+        nodes.sandbox.run(&one.args(name, &["put", "t", "k", value])).ok();
+        nodes.has(&two, name, value);
+    }
+    one.kill();
+    let one = nodes.start(0);
+    nodes.has(&one, "shop", "after");
+    nodes.put_in(&one, "shop", "later");
+    nodes.has(&two, "shop", "later");
+    let _ = std::fs::remove_dir_all(&in_the_way);
+    nodes.on(&one, &["database", "drop", "shop"]).ok();
+    nodes.lists(&two, &["other"]);
+    nodes.lists(&one, &["other"]);
+}
+
+#[test]
 fn c30_a_node_killed_in_the_middle_of_a_drop_finishes_it() {
     let nodes = Nodes::pair();
     let (mut one, mut two) = (nodes.start(0), nodes.start(1));
