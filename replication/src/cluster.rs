@@ -876,7 +876,7 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
             }
             _ => forward(inner, peer, standing).await,
         };
-        if forwards_needlessly(&error) {
+        if standing.role == Role::Standby && forwards_needlessly(&error) {
             if peer.needs_nothing(&error) {
                 tracing::info!(standby = peer.name(), "nothing is sent to a standby: {error}");
             }

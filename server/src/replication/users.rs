@@ -2,9 +2,10 @@
 //! a standby writes what is published to its own, and has it in force at once. So who could log in before a change of role can after it,
 //! and nobody else.
 //!
-//! The one idea: a node keeps, in its data directory, the hash of what it published or took over last. What is published and is not that came from
-//! another primary, so it goes before the file, on a node that leads as well; a file that is not that was changed here, by an operator. So
-//! a node that leads publishes what was changed on it, and never what it missed.
+//! The one idea: a node keeps, in its data directory, the hash of what it published or took over last; while it publishes, before that the hash
+//! of what it replaces. What is published and is not that came from another primary, so it goes before the file, on a node that leads as
+//! well; a file that is not that was changed here, by an operator. So a node that leads publishes what was changed on it, and never what
+//! it missed.
 //!
 //! | published \ the file | as it was shared last | changed here |
 //! |---|---|---|
@@ -129,11 +130,20 @@ impl Users {
         if is_taken || !leads {
             return Ok(Done::All);
         }
-        let (here, content) = blocking(move || here.read().map(|content| (here, content))).await?;
-        if published.as_ref() != Some(&content) && !self.cluster.publish(DOCUMENT, content.clone()).await? {
+        let before = published.clone();
+        let (here, content) = blocking(move || {
+            let content = here.read()?;
+            // A crash may come on either side of what is published now.
+            let both: Vec<&[u8]> = before.iter().chain([&content]).map(Vec::as_slice).collect();
+            here.note(&both)?;
+            Ok((here, content))
+        })
+        .await?;
+        let is_new = published.as_ref() != Some(&content);
+        if is_new && !self.cluster.publish(DOCUMENT, content.clone()).await? {
             return Ok(Done::Later);
         }
-        blocking(move || here.note(&content)).await?;
+        blocking(move || here.note(&[&content])).await?;
         Ok(Done::All)
     }
 }
@@ -150,20 +160,28 @@ struct Here {
 }
 
 impl Here {
-    /// Whether this is what the node published or took over last.
-    fn is_shared(&self, content: &[u8]) -> Result<bool> {
+    /// The hashes that are noted, a line each.
+    fn noted(&self) -> Result<String> {
         match std::fs::read_to_string(&self.shared) {
-            Ok(hash) => Ok(hash.trim_end() == Hash::of(content).to_string()),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(Failure::file(self.shared.display(), &error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+            noted => noted.map_err(failed(&self.shared)),
         }
     }
 
-    /// Notes that the file and what is published are this.
-    fn note(&self, content: &[u8]) -> Result<()> {
-        match self.is_shared(content)? {
-            true => Ok(()),
-            false => replace(&self.shared, format!("{}\n", Hash::of(content)).as_bytes()),
+    /// Whether this is what the node published or took over last.
+    fn is_shared(&self, content: &[u8]) -> Result<bool> {
+        let hash = Hash::of(content).to_string();
+        Ok(self.noted()?.lines().any(|noted| noted == hash))
+    }
+
+    /// Notes that what is shared is one of these.
+    fn note(&self, contents: &[&[u8]]) -> Result<()> {
+        let hashes = contents.iter().map(|content| format!("{}\n", Hash::of(content)));
+        let mut hashes: Vec<String> = hashes.collect();
+        hashes.dedup();
+        match hashes.concat() {
+            hashes if hashes == self.noted()? => Ok(()),
+            hashes => replace(&self.shared, hashes.as_bytes()),
         }
     }
 
@@ -182,13 +200,14 @@ impl Here {
         self.access.replace(users);
         let old = std::fs::read(&self.file).map_err(failed(&self.file))?;
         if old != content {
-            if !self.is_shared(&old)? {
+            // What it was about to publish, and may not have, is kept as well.
+            if self.noted()?.lines().next() != Some(Hash::of(&old).to_string().as_str()) {
                 self.keep(&old)?;
             }
             replace(&self.file, content)?;
             tracing::info!(users = count, "the users are those of the primary");
         }
-        self.note(content)
+        self.note(&[content])
     }
 
     /// Keeps what stood in the file, unless it is kept already.

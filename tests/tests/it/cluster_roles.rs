@@ -1,5 +1,7 @@
 //! Roles of a cluster, as an operator changes and sees them: real servers.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use pleach_client::{Client, Options};
@@ -349,6 +351,155 @@ fn the_history_names_the_user_who_asked_and_metrics_count_the_changes() {
     let (_, scraped) = crate::metrics::get(metrics, "/metrics");
     assert!(scraped.contains("\npleach_role_changes_total 1"), "{scraped}");
     assert!(scraped.contains("\npleach_role_changed_timestamp_seconds "), "{scraped}");
+}
+
+/// Passes bytes on to `port`, and, of each connection, not more than `limit` back: whoever called then hears nothing, and nothing ends. Gives the port where.
+fn falls_silent(port: u16, limit: usize) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = listener.local_addr().unwrap().port();
+    let pass = |mut from: TcpStream, mut to: TcpStream, mut left: usize| {
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = from.read(&mut buffer) {
+                if length > left {
+                    std::thread::park();
+                }
+                left -= length;
+                if to.write_all(&buffer[..length]).is_err() {
+                    break;
+                }
+            }
+            let _ = to.shutdown(std::net::Shutdown::Both);
+        });
+    };
+    std::thread::spawn(move || {
+        for caller in listener.incoming().map_while(Result::ok) {
+            let Ok(called) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+            pass(caller.try_clone().unwrap(), called.try_clone().unwrap(), usize::MAX);
+            pass(called, caller, limit);
+        }
+    });
+    here
+}
+
+#[test]
+fn a_primary_listens_though_the_standby_that_gives_it_back_what_it_lost_falls_silent() {
+    let nodes = Nodes::new(2, "  ack: {count: 1, timeout: 10s, on_timeout: error}\n");
+    let (mut one, two) = (nodes.start(0), nodes.start(1));
+    nodes.create(&one);
+    nodes.put(&one, "a").ok();
+    one.stop();
+    let (disk, before) = (nodes.sandbox.path("one"), nodes.sandbox.path("before"));
+    pleach_tests::script::copy_dir(&disk, &before);
+    let mut one = nodes.start(0);
+    let mut seed = 1_u64;
+    let mut rows = String::from("k,v\n");
+    for row in 0..40_000 {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        rows.push_str(&format!("{row},{:016x}{seed:016x}\n", seed ^ (seed >> 31)));
+    }
+    nodes.sandbox.write("big.csv", &rows);
+    let imported =
+        || nodes.sandbox.run(&one.args("db", &["import", "big", "big.csv", "--key", "k"])).status == 0;
+    eventually("the rows are there", || imported().then_some(()));
+    one.kill();
+    std::fs::remove_dir_all(&disk).unwrap();
+    pleach_tests::script::copy_dir(&before, &disk);
+
+    let direct = std::fs::read_to_string(nodes.sandbox.path("one.yaml")).unwrap();
+    let metrics = free_port();
+    let by_relay = direct.replace(
+        &format!("127.0.0.1:{}/", nodes.ports[1]),
+        &format!("127.0.0.1:{}/", falls_silent(nodes.ports[1], 200_000)),
+    );
+    assert_ne!(by_relay, direct);
+    let by_relay = format!("metrics: {{host: 127.0.0.1, port: {metrics}}}\n{by_relay}");
+    nodes.sandbox.write("one.yaml", &by_relay);
+
+    // A signal counts before it listens, too.
+    let log = std::fs::File::create(nodes.sandbox.path("one.log")).unwrap();
+    let mut command = nodes.sandbox.command(&["serve", "--config", "one.yaml"]);
+    let mut starting = command.stdout(std::process::Stdio::null()).stderr(log).spawn().unwrap();
+    let said = || std::fs::read_to_string(nodes.sandbox.path("one.log")).unwrap();
+    eventually("its peers are served", || said().contains("peers are served").then_some(()));
+    let term = ["-TERM", &starting.id().to_string()];
+    assert!(std::process::Command::new("kill").args(term).status().unwrap().success());
+    let ended = eventually("it ends", || starting.try_wait().unwrap());
+    assert!(ended.success() && !said().contains("listening on"), "{ended}: {}", said());
+
+    let begun = Instant::now();
+    let mut one = nodes.start(0);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert_eq!(nodes.keys(&one), ["a"]);
+    let refused = nodes.put(&one, "b").fails(5);
+    assert!(refused.contains("gets them back") && refused.contains("`two` has more of `db`"), "{refused}");
+    let status = nodes.status(&one);
+    assert_eq!((&status["role"], &status["takes_writes"]), (&"primary".into(), &false.into()));
+    assert!(status["warnings"].to_string().contains("`two` has more of `db`"), "{status}");
+    let (_, scraped) = crate::metrics::get(metrics, "/metrics");
+    assert!(scraped.contains("\npleach_takes_writes 0"), "{scraped}");
+    assert_eq!(crate::metrics::get(metrics, "/role?is=primary").0, 503);
+    let begun = Instant::now();
+    assert_eq!(one.stop(), 0);
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+
+    nodes.sandbox.write("one.yaml", &direct);
+    let one = nodes.start(0);
+    eventually("the primary takes writes", || (nodes.put(&one, "b").status == 0).then_some(()));
+    assert_eq!(nodes.sandbox.run(&one.args("db", &["export", "big"])).ok().lines().count(), 40_001);
+    nodes.caught_up(&two, &["a", "b"]);
+}
+
+#[test]
+fn a_primary_that_waits_for_others_says_for_whom_and_why() {
+    let nodes = Nodes::new(3, "  ack: {count: 1, timeout: 10s, on_timeout: error}\n");
+    let (mut one, two, mut three) = (nodes.start(0), nodes.start(1), nodes.start(2));
+    nodes.create(&one);
+    nodes.put(&one, "a").ok();
+    nodes.caught_up(&two, &["a"]);
+    one.kill();
+    three.kill();
+    let refused = nodes.assume(&two, "primary", 2);
+    assert!(refused.status != 0 && refused.stderr.contains("0 of the 1 other nodes"), "{}", refused.stderr);
+    for name in ["one", "three"] {
+        let said = format!("`{name}` does not answer as it should (");
+        assert!(refused.stderr.contains(&said), "{}", refused.stderr);
+        assert!(nodes.put(&two, "b").fails(5).contains(&said));
+        assert!(nodes.status(&two)["warnings"].to_string().contains(&said));
+    }
+    let one = nodes.start(0);
+    eventually("it takes writes", || (nodes.put(&two, "b").status == 0).then_some(()));
+    assert!(!nodes.status(&two)["warnings"].to_string().contains("does not answer"));
+    nodes.caught_up(&one, &["a", "b"]);
+}
+
+#[test]
+fn what_was_set_aside_when_a_database_was_dropped_stands_in_the_status_with_its_bytes() {
+    let nodes = Nodes::new(2, "");
+    let (one, mut two) = (nodes.start(0), nodes.start(1));
+    nodes.create(&one);
+    nodes.put(&one, "a").ok();
+    nodes.caught_up(&two, &["a"]);
+    assert!(!nodes.status(&two)["warnings"].to_string().contains("db.dropped"));
+    // What it had when it was started again is not in the next change, and is kept under recovery/.
+    two.stop();
+    nodes.put(&one, "b").ok();
+    let two = nodes.start(1);
+    nodes.caught_up(&two, &["a", "b"]);
+    nodes.sandbox.run(&["--server", &one.url(), "database", "drop", "db"]).ok();
+    let aside = nodes.sandbox.path("two").join("db.dropped");
+    eventually("it is set aside", || aside.exists().then_some(()));
+    let bytes: u64 = std::fs::read_dir(&aside)
+        .unwrap()
+        .map(|entry| entry.unwrap().metadata().unwrap())
+        .filter(std::fs::Metadata::is_file)
+        .map(|file| file.len())
+        .sum();
+    let said = format!("db.dropped keeps {bytes} bytes");
+    let warnings = nodes.status(&two)["warnings"].to_string();
+    assert!(bytes > 0 && warnings.contains(&said), "{said}: {warnings}");
+    std::fs::remove_dir_all(&aside).unwrap();
+    assert!(!nodes.status(&two)["warnings"].to_string().contains("db.dropped"));
 }
 
 /// A drill on a pair, as `--json` tells of it.
