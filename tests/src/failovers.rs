@@ -208,7 +208,7 @@ impl Site {
                 let made = site.on(0, &["database", "create", name]);
                 made.status == 0 || made.stderr.contains("exists already")
             };
-            DATABASES.iter().all(|name| is_made(name)).then_some(())
+            DATABASES.iter().all(is_made).then_some(())
         })?;
         Ok(site)
     }
@@ -232,7 +232,7 @@ impl Site {
             read_your_writes: self.planted != Some(Planted::NoToken),
             ..Options::default()
         };
-        Client::connect(&[&self.nodes[node].url], options).map_err(|error| error.to_string())
+        Client::connect([&self.nodes[node].url], options).map_err(|error| error.to_string())
     }
 
     /// Writes, reads and changes while things fail; then all is to be the same.
@@ -303,8 +303,8 @@ impl Site {
                 let acknowledged = self.acknowledged.lock();
                 // Mostly the newest.
                 let back = self.dice.below([1, 10, 1000][self.dice.below(3) as usize]) as usize;
-                let newest_first = acknowledged.iter().rev();
-                newest_first.clone().nth(back).or(newest_first.last()).cloned()
+                let mut newest_first = acknowledged.iter().rev();
+                newest_first.nth(back).or(acknowledged.first()).cloned()
             };
             let Some((database, row, token)) = one else {
                 tokio::time::sleep(Duration::from_millis(10)).await;
