@@ -682,8 +682,9 @@ impl Inner {
         if own || self.applied.covers(name, token) {
             return true;
         }
-        let (state, position) = (self.node.state(), Position::of(database, self.node.state().led));
-        let is_later = position.is_ok_and(|position| position.is_some_and(|at| at.epoch > token.epoch));
+        let state = self.node.state();
+        let is_later = Position::of(database, &state)
+            .is_ok_and(|position| position.is_some_and(|at| at.epoch > token.epoch));
         let is_forgotten = || !self.applied.has(name, token.epoch);
         let is_there = || {
             database.branches().is_ok_and(|branches| {
