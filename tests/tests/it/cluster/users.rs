@@ -203,6 +203,8 @@ fn c30_users_come_into_force_on_a_standby_whose_file_has_them_already() {
     nodes.with_users();
     let (one, two) = (nodes.start(0), nodes.start(1));
     nodes.knows(&two, &ada, true);
+    let shared = nodes.sandbox.path("two/cluster.users");
+    eventually("the standby has what was published", || shared.exists().then_some(()));
     // Somebody puts one file on both machines, and tells the primary.
     let mut both = nodes.users("one-users.yaml", &["ada", "bob"]);
     let (ada, bob) = (both.remove(0), both.remove(0));
