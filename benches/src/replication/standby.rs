@@ -259,7 +259,7 @@ pub(super) fn switches(bench: &mut Bench<'_>) -> Result<()> {
         cluster.assume(from, "standby", epoch)?;
         cluster.assume(to, "primary", epoch)?;
         commands.push(begun.elapsed());
-        gaps.push(load.longest_gap(bench)?);
+        gaps.push(load.longest_gap()?);
     }
     bench.figure("planned switch under load", "commands_median_ms", millis(percentile(&mut commands, 50)));
     bench.figure("planned switch under load", "without_writes_median_ms", millis(percentile(&mut gaps, 50)));
@@ -279,7 +279,7 @@ pub(super) fn switches(bench: &mut Bench<'_>) -> Result<()> {
         let begun = Instant::now();
         cluster.assume(1, "primary", 2)?;
         commands.push(begun.elapsed());
-        gaps.push(load.longest_gap(bench)?);
+        gaps.push(load.longest_gap()?);
     }
     bench.figure("promotion, the primary dead", "command_median_ms", millis(percentile(&mut commands, 50)));
     bench.figure(
@@ -322,13 +322,13 @@ impl Load {
     }
 
     /// The longest time without an answer, until writes have been answered again for half a second.
-    fn longest_gap(self, bench: &Bench<'_>) -> Result<Duration> {
+    fn longest_gap(self) -> Result<Duration> {
         let done = Instant::now();
         let goes_on =
             || self.answered.lock().iter().any(|answered| *answered > done + Duration::from_millis(500));
         while !goes_on() {
             ensure!(done.elapsed() < RESUMED, "no write was answered in {RESUMED:?} after the switch");
-            bench.runtime.block_on(tokio::time::sleep(Duration::from_millis(10)));
+            std::thread::sleep(Duration::from_millis(10));
         }
         self.over.store(true, Ordering::Relaxed);
         let mut answered = self.answered.lock().clone();
