@@ -877,6 +877,10 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
             }
             _ => forward(inner, peer, standing).await,
         };
+        if matches!(error, Error::Superseded) {
+            // What comes here comes by another way now: it is forwarded from there on.
+            continue;
+        }
         if standing.role == Role::Standby && forwards_needlessly(&error) {
             if peer.needs_nothing(&error) {
                 tracing::info!(standby = peer.name(), "nothing is sent to a standby: {error}");
@@ -905,7 +909,7 @@ async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
     }
 }
 
-/// Whether a standby does not take what this one forwards as it has it already: it feeds this one, or is fed by a way that is no longer.
+/// Whether a standby does not take what this one forwards as it has it already: it feeds this one, or is fed by a way that is as short.
 fn forwards_needlessly(error: &Error) -> bool {
     matches!(error, Error::Loop { .. } | Error::PeerRefused { code: Code::FailedPrecondition, .. })
 }

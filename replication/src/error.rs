@@ -237,17 +237,17 @@ pub enum Error {
         node: NodeId,
     },
     /// A node gets its changes from another already.
-    #[error("this node gets its changes from {from} already, by a way that is no longer")]
+    #[error("this node gets its changes from {from} already, by a way that is as short")]
     Fed {
         /// The node.
         from: NodeId,
     },
     /// A node opened another stream.
-    #[error("another stream of this node took the place of this one, or one by a shorter way")]
+    #[error("another stream of this node took the place of this one")]
     Superseded,
     /// What is forwarded would come back.
     #[error(
-        "{url} is node {node}, by which changes come here: nothing is sent to it, which would be a loop; leave it out of standby_remotes, or          keep it for the time after a change of role"
+        "{url} is node {node}, by which changes come here: nothing is sent to it, which would be a loop; leave it out of standby_remotes, or keep it for the time after a change of role"
     )]
     Loop {
         /// Its address.

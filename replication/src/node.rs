@@ -67,8 +67,17 @@ pub(crate) struct Feeding {
 
 impl Feeding {
     /// Whether no other took its place.
-    pub(crate) fn is_current(&self) -> bool {
-        self.node.feed.borrow().as_ref() == Some(&self.feed)
+    ///
+    /// # Errors
+    /// [`Error::Fed`] if another node did, [`Error::Superseded`] if a later stream of the same one did.
+    pub(crate) fn is_current(&self) -> Result<()> {
+        match self.node.feed.borrow().as_ref() {
+            Some(feed) if *feed == self.feed => Ok(()),
+            Some(Feed { path, .. }) if path.last() != self.feed.path.last() => {
+                Err(Error::Fed { from: path.last().copied().unwrap_or(self.node.id) })
+            }
+            _ => Err(Error::Superseded),
+        }
     }
 }
 
@@ -490,10 +499,12 @@ mod tests {
         let long = node.feed(standing, vec![primary, forwarder]).unwrap();
         assert!(node.feed(standing, vec![primary, NodeId([7; 16])]).is_err(), "the first of equals");
         let again = node.feed(standing, vec![primary, forwarder]).unwrap();
-        assert!(again.is_current() && !long.is_current(), "a caller replaces its own stream");
+        assert!(again.is_current().is_ok(), "a caller replaces its own stream");
+        assert!(matches!(long.is_current(), Err(Error::Superseded)));
         drop(long);
         let direct = node.feed(standing, vec![primary]).unwrap();
-        assert!(direct.is_current() && !again.is_current());
+        assert!(direct.is_current().is_ok());
+        assert!(matches!(again.is_current(), Err(Error::Fed { from }) if from == primary));
         assert!(node.feed(standing, vec![primary, forwarder]).is_err());
         drop(direct);
         assert!(node.feed(standing, vec![primary, forwarder]).is_ok(), "the shorter one is gone");

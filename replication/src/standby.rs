@@ -205,10 +205,8 @@ impl Stream {
         if self.followed.is_some_and(|followed| followed != now) {
             return Ok(Some(now));
         }
-        match &self.feeding {
-            Some(feeding) if !feeding.is_current() => Err(Error::Superseded),
-            _ => Ok(None),
-        }
+        self.feeding.as_ref().map_or(Ok(()), Feeding::is_current)?;
+        Ok(None)
     }
 
     fn answer(&self, message: Answer) {
@@ -297,8 +295,9 @@ impl Stream {
         self.followed = Some(Standing { role: Role::Standby, ..theirs });
         self.greeted =
             Some(Greeted { tells_received: hello.tell_received, format_digest: hello.format_digest });
-        self.feeding = Some(self.node.feed(standing, path)?);
+        // Before the feed, which tells those that forward: they pass on where the primary is.
         self.node.follow(&standing, hello.listener_url);
+        self.feeding = Some(self.node.feed(standing, path)?);
         self.node.hear();
         self.held()?;
         self.outranked()

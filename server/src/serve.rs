@@ -188,8 +188,9 @@ fn reread_at_hangup(
         while hangup.recv().await.is_some() {
             match users_file.as_deref().map(users::read) {
                 Some(Ok(users)) => {
-                    tracing::info!(users = users.len(), "the users were read again");
+                    let count = users.len();
                     access.replace(users);
+                    tracing::info!(users = count, "the users were read again");
                 }
                 Some(Err(failure)) => tracing::error!("the users stay as they were: {failure}"),
                 None => {}

@@ -121,7 +121,7 @@ fn c34_a_node_keeps_to_the_shorter_way_and_takes_the_other_when_that_is_gone() {
     }
     let mut keys: Vec<String> = (0..20).map(|n| format!("{n:02}")).collect();
     nodes.caught_up(&three, &keys.iter().map(String::as_str).collect::<Vec<_>>());
-    nodes.says_of(&two, "three", "by a way that is no longer");
+    nodes.says_of(&two, "three", "by a way that is as short");
     assert!(!three.log().contains("ABORTED") && !three.log().contains("looks again"), "{}", three.log());
     // The primary names the third node no more: it gets what comes by the second.
     one.stop();
