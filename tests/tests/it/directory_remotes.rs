@@ -176,7 +176,8 @@ fn a_remote_is_compacted_and_collected() {
     let nothing = sandbox.run(&["-C", "a", "remote", "compact"]).fails(1);
     assert!(nothing.contains("push to it first"), "{nothing}");
     for i in 0..3 {
-        commit(&sandbox, "a", "k", &noise(i));
+        // Each is larger, so that none is too large to become one with those after it.
+        commit(&sandbox, "a", "k", &noise(i, 80_000 + 20_000 * i));
         sandbox.run(&["-C", "a", "push"]).ok();
     }
     assert_eq!(packs(), 3);
@@ -214,11 +215,11 @@ fn a_remote_is_compacted_and_collected() {
 }
 
 /// A value that does not compress and is no small push.
-fn noise(seed: u64) -> String {
+fn noise(seed: u64, chars: u64) -> String {
     let mut state = seed.wrapping_add(1);
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         char::from(b'0' + (state >> 58) as u8)
     };
-    (0..100_000).map(|_| next()).collect()
+    (0..chars).map(|_| next()).collect()
 }
