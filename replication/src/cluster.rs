@@ -1,5 +1,17 @@
 //! A node of a cluster, whole: what an embedder starts, mounts, asks and stops. Async; everything that blocks runs on threads that may.
 //!
+//! Follow a transaction to a standby: the engine makes it durable and calls the watch that [`tracked`](Cluster) set → `peer` notes the
+//! lag and wakes the `session` → it computes what the standby lacks and sends it in the records of `pleach_protocol` → `standby` verifies,
+//! stores, moves the refs durably, acknowledges → `peer` notes it → `cluster` acknowledges the transaction, by the policy of `ack`.
+//!
+//! Follow a change of role: the machine in [`role`] says what becomes of the node, `node` makes that durable in `role_file` before anything
+//! shows it, `cluster` hands over first where that is due, and every stream ends and is opened anew in the new standing.
+//!
+//! With an election, a lease from outside of the cluster says who is asked to be primary: `lease` has it, `election` says what a node does about it, and `elector` does
+//! that.
+//!
+//! Who calls is known before anything that the caller says is looked at: see [`auth`].
+//!
 //! ```no_run
 //! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
 //! use pleach_protocol::{Databases, transport};
@@ -25,28 +37,49 @@ use parking_lot::Mutex;
 use pleach_engine::{Database, Hash, Token};
 use pleach_protocol::{ClientTls, Databases};
 use tokio::sync::{mpsc, watch};
-use tonic::Code;
 use tonic::service::Routes;
 
-use crate::ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
-use crate::applied::{Applied, Position};
-use crate::auth::{Auth, Fingerprint, JWKS_PATH, NodeKey};
-use crate::elector::{ElectionConfig, ElectionStatus, Elector};
 use crate::error::{Behind, Error, NotWritable, Result};
-use crate::history::{HistoryCause, HistoryEntry, RoleChanges};
-use crate::limits::{BACK_OFF, HAND_OVER, HEAR, LOOK_FOR_DATABASES, MEASURE_PINS, STANDBY_PIN_MAX};
-use crate::node::{Node, WritePermit};
-use crate::peer::Peer;
-use crate::register;
-use crate::role::{Alarm, Epoch, Input, NodeId, Quorum, Role, Standing, State, Writes};
-use crate::role_file::{Record, RoleFile};
-use crate::session::{self, Forward, Greeting};
+use crate::limits::{HAND_OVER, HEAR, STANDBY_PIN_MAX};
 use crate::shared_refs;
-use crate::standby::ReplicationService;
-use crate::tracked::Tracked;
 
+mod ack;
+mod applied;
+pub mod auth;
+mod change;
+mod election;
+mod elector;
+mod history;
+mod lease;
+mod node;
+mod peer;
+pub mod proto;
+mod register;
+pub mod role;
+mod role_file;
 mod roles;
+mod session;
+mod standby;
+mod tasks;
+mod tracked;
 
+use applied::{Applied, Position};
+use auth::{Auth, JWKS_PATH};
+use elector::Elector;
+use node::Node;
+use peer::Peer;
+use role::{Input, Quorum, State, Writes};
+use role_file::{Record, RoleFile};
+use session::Greeting;
+use standby::ReplicationService;
+use tracked::Tracked;
+
+pub use ack::{AckCount, AckLevel, AckPolicy, OnTimeout};
+pub use auth::{Fingerprint, NodeKey};
+pub use elector::{ElectionConfig, ElectionProvider, ElectionStatus};
+pub use history::{HistoryCause, HistoryEntry, HistoryEvent, RoleAt, RoleChanges};
+pub use node::WritePermit;
+pub use role::{Alarm, Epoch, NodeId, Refusal, Role, Standing};
 pub use roles::{CaughtUp, RoleRequest, Taken, Tenure, TenureOver};
 
 /// What a node of a cluster is started with.
@@ -225,12 +258,12 @@ impl Cluster {
             *inner.electing.lock() = Some(task);
         }
         for peer in inner.peers.iter() {
-            inner.spawn(lead(inner.clone(), peer.clone()));
-            inner.spawn(keep_keys(peer.clone()));
+            inner.spawn(tasks::lead(inner.clone(), peer.clone()));
+            inner.spawn(tasks::keep_keys(peer.clone()));
         }
-        inner.spawn(look(inner.clone()));
-        inner.spawn(measure(inner.clone()));
-        inner.spawn(hear(inner.clone()));
+        inner.spawn(tasks::look(inner.clone()));
+        inner.spawn(tasks::measure(inner.clone()));
+        inner.spawn(tasks::hear(inner.clone()));
         Ok(cluster)
     }
 
@@ -840,152 +873,6 @@ impl Inner {
         match &self.elector {
             Some(elector) if !elector.allows(epoch.0) => Err(NotWritable::NoLease { epoch }),
             _ => Ok(()),
-        }
-    }
-}
-
-/// Leads one standby whenever this node is primary, or forwards to it.
-async fn lead(inner: Arc<Inner>, peer: Arc<Peer>) {
-    let (node, mut standings) = (&inner.node, inner.node.changes());
-    let forwards =
-        |standing: &Standing| inner.cascade && standing.role == Role::Standby && standing.leader.is_some();
-    loop {
-        // The sender lives as long as the node.
-        let leads = standings.wait_for(|standing| standing.role == Role::Primary || forwards(standing));
-        let standing = match leads.await {
-            Ok(standing) => *standing,
-            Err(_) => return,
-        };
-        peer.reset();
-        tokio::select! {
-            () = lead_in(&inner, &peer, standing) => {}
-            () = node.left(standing) => {}
-        }
-        peer.let_go();
-    }
-}
-
-/// Leads one standby, connecting again and again.
-async fn lead_in(inner: &Inner, peer: &Peer, standing: Standing) {
-    let mut pause = BACK_OFF.0;
-    loop {
-        let progress = peer.progress();
-        let mut feeds = inner.node.feeds();
-        let error = match standing.role {
-            Role::Primary => {
-                session::run(&inner.node, peer, &inner.tracked, standing, &inner.greeting, None).await
-            }
-            _ => forward(inner, peer, standing).await,
-        };
-        if matches!(error, Error::Superseded) {
-            // What comes here comes by another way now: it is forwarded from there on.
-            continue;
-        }
-        if standing.role == Role::Standby && forwards_needlessly(&error) {
-            if peer.needs_nothing(&error) {
-                tracing::info!(standby = peer.name(), "nothing is sent to a standby: {error}");
-            }
-            // Who is fed by another may lose that; who feeds this node does not change before that does.
-            let again = match error {
-                Error::Loop { .. } => Duration::MAX,
-                _ => BACK_OFF.1,
-            };
-            tokio::select! {
-                () = tokio::time::sleep(again) => {}
-                // The sender lives as long as the node.
-                Ok(()) = feeds.changed() => {}
-                () = peer.kicked() => {}
-            }
-            continue;
-        }
-        tracing::warn!(standby = peer.name(), %error, "replication to a standby was interrupted");
-        peer.failed(&error);
-        let came_on = progress.has_changed().unwrap_or(false);
-        pause = if came_on { BACK_OFF.0 } else { (pause * 2).min(BACK_OFF.1) };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = peer.kicked() => {}
-        }
-    }
-}
-
-/// Whether a standby does not take what this one forwards as it has it already: it feeds this one, or is fed by a way that is as short.
-fn forwards_needlessly(error: &Error) -> bool {
-    matches!(error, Error::Loop { .. } | Error::PeerRefused { code: Code::FailedPrecondition, .. })
-}
-
-/// Forwards to one standby, as long as changes come here by the same way.
-async fn forward(inner: &Inner, peer: &Peer, standing: Standing) -> Error {
-    let mut feeds = inner.node.feeds();
-    // The sender lives as long as the node.
-    let path = match feeds.wait_for(Option::is_some).await.as_deref() {
-        Ok(Some(feed)) => feed.path.clone(),
-        _ => return Error::Superseded,
-    };
-    let forward = Forward { path: path.clone(), applied: inner.applied.clone() };
-    let (greeting, tracked) = (&inner.greeting, &inner.tracked);
-    tokio::select! {
-        error = session::run(&inner.node, peer, tracked, standing, greeting, Some(forward)) => error,
-        // While nothing comes, what is here is still to be forwarded.
-        _ = feeds.wait_for(|feed| feed.as_ref().is_some_and(|feed| feed.path != path)) => Error::Superseded,
-    }
-}
-
-/// Looks at what is kept for standbys that are behind, and lets go of what is too much.
-async fn measure(inner: Arc<Inner>) {
-    let mut interval = tokio::time::interval(MEASURE_PINS);
-    loop {
-        interval.tick().await;
-        let measuring = inner.clone();
-        let measured = crate::blocking(move || {
-            measuring.measure();
-            Ok(())
-        });
-        if let Err(error) = measured.await {
-            tracing::warn!(%error, "what is kept for standbys cannot be measured");
-        }
-    }
-}
-
-/// A primary that restarted hears its standbys. What it lost may take longer to come back: nobody waits for that but writes.
-async fn hear(inner: Arc<Inner>) {
-    let waited = async {
-        tokio::time::sleep(HEAR).await;
-        inner.heard.send_replace(true);
-        std::future::pending().await
-    };
-    let heard = tokio::select! {
-        heard = inner.hear() => heard,
-        never = waited => never,
-    };
-    if let Err(error) = heard {
-        tracing::error!(%error, "this node takes no writes: what it is could not be made durable");
-    }
-    inner.heard.send_replace(true);
-}
-
-/// Keeps the keys that a peer publishes.
-async fn keep_keys(peer: Arc<Peer>) {
-    let connect = || async {
-        let connected = peer.connect().await.map_err(|error| error.to_string())?;
-        Ok(connected.0)
-    };
-    peer.keys().clone().keep(peer.name(), connect).await;
-}
-
-/// Looks for databases that were made or dropped.
-async fn look(inner: Arc<Inner>) {
-    let mut interval = tokio::time::interval(LOOK_FOR_DATABASES);
-    let mut dropped = inner.node.register_changes().subscribe();
-    loop {
-        tokio::select! {
-            _ = interval.tick() => {}
-            // The sender lives as long as the node.
-            Ok(()) = dropped.changed() => {}
-        }
-        let looking = inner.clone();
-        if let Err(error) = crate::blocking(move || looking.tracked.look()).await {
-            tracing::error!(%error, "cannot look for databases");
         }
     }
 }

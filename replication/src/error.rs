@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::role::{Epoch, NodeId, Refusal, Role, Standing};
+use crate::cluster::role::{Epoch, NodeId, Refusal, Role, Standing};
 
 /// The result of an operation of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -89,7 +89,7 @@ pub enum Error {
         /// Its address.
         url: String,
         /// What is wrong.
-        why: crate::auth::Refused,
+        why: crate::cluster::auth::Refused,
     },
     /// A peer does not publish its keys as it should.
     #[error("{url}{what}; pin the `fingerprint` of that node, or have it publish its keys")]

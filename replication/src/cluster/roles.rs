@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use super::{Cluster, Inner};
+use crate::cluster::history::{HistoryCause, HistoryEntry, HistoryEvent, RoleAt};
+use crate::cluster::peer::Peer;
+use crate::cluster::role::{Epoch, Input, Role, Standing, Writes};
 use crate::error::{Error, Result};
-use crate::history::{HistoryCause, HistoryEntry, HistoryEvent, RoleAt};
-use crate::peer::Peer;
-use crate::role::{Epoch, Input, Role, Standing, Writes};
 
 /// Characters of an unknown role in the history.
 const WORD_MAX: usize = 64;

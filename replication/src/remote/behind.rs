@@ -7,7 +7,7 @@ use pleach_protocol::Sender;
 
 use crate::error::Result;
 use crate::limits::{BYTES_COUNTED, COMMITS_COUNTED};
-use crate::primary::{PUSHED, pushed};
+use crate::remote::primary::{PUSHED, pushed};
 use crate::shared_refs::HEADS;
 
 /// What is here and was not pushed.

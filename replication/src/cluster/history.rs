@@ -26,8 +26,8 @@ use parking_lot::Mutex;
 use pleach_engine::Hash;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::role::Standing;
 use crate::limits::{HISTORY_BYTES_MAX, HISTORY_ROOTS_MAX};
-use crate::role::Standing;
 
 const NAME: &str = "cluster.history";
 const OLD: &str = "cluster.history.old";
@@ -335,7 +335,7 @@ fn log(entry: &HistoryEntry) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
-    use crate::role::{Epoch, Role};
+    use crate::cluster::role::{Epoch, Role};
 
     fn standing(role: Role, epoch: u64) -> Standing {
         Standing { role, epoch: Epoch(epoch), leader: None }

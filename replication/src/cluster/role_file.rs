@@ -30,8 +30,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pleach_engine::Hash;
 
+use crate::cluster::role::{Epoch, NodeId, Role, Standing, State};
 use crate::error::{Error, Result};
-use crate::role::{Epoch, NodeId, Role, Standing, State};
 
 const NAME: &str = "cluster.role";
 const UNFINISHED: &str = "cluster.role.new";
@@ -209,7 +209,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
-    use crate::role::Quorum;
+    use crate::cluster::role::Quorum;
 
     fn state(me: NodeId, role: Role, epoch: u64) -> State {
         State::start(me, Standing { role, epoch: Epoch(epoch), leader: None }, None, Quorum::new(1, 0), true)

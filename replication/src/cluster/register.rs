@@ -22,10 +22,10 @@ use std::fmt;
 
 use pleach_engine::{Database, Hash, TransactionOutcome};
 
-use crate::applied::Position;
+use crate::cluster::applied::Position;
+use crate::cluster::node::Node;
+use crate::cluster::role::Epoch;
 use crate::error::{Error, Result};
-use crate::node::Node;
-use crate::role::Epoch;
 
 /// What the register is called, which no database can be called.
 pub(crate) const NAME: &str = "cluster.register";

@@ -22,21 +22,21 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use crate::applied::{Applied, Position};
-use crate::auth::{Auth, Fingerprint, Nonce, Refused};
-use crate::change::{Part, Reading};
+use crate::cluster::applied::{Applied, Position};
+use crate::cluster::auth::{Auth, Fingerprint, Nonce, Refused};
+use crate::cluster::change::{Part, Reading};
+use crate::cluster::node::Node;
+use crate::cluster::peer::Peer;
+use crate::cluster::proto::replicate_request::Message as Request;
+use crate::cluster::proto::replicate_response::Message as Answer;
+use crate::cluster::proto::replication_client::ReplicationClient;
+use crate::cluster::proto::{self, ReplicateRequest, ReplicateResponse};
+use crate::cluster::register::{self, Incarnation};
+use crate::cluster::role::{Input, NodeId, Reaction, Role, Standing};
+use crate::cluster::tracked::Tracked;
 use crate::error::{Error, Result};
 use crate::limits::{CHANGES_AHEAD, HEARTBEAT};
-use crate::node::Node;
-use crate::peer::Peer;
-use crate::proto::replicate_request::Message as Request;
-use crate::proto::replicate_response::Message as Answer;
-use crate::proto::replication_client::ReplicationClient;
-use crate::proto::{self, ReplicateRequest, ReplicateResponse};
-use crate::register::{self, Incarnation};
-use crate::role::{Input, NodeId, Reaction, Role, Standing};
 use crate::shared_refs::SharedRefs;
-use crate::tracked::Tracked;
 
 /// What a primary says to each standby.
 pub(crate) struct Greeting {

@@ -7,11 +7,11 @@ tonic::include_proto!("pleach.replication.v1");
 use bytes::Bytes;
 use pleach_engine::{Database, Hash};
 
-use crate::applied;
+use crate::cluster::applied;
+use crate::cluster::register;
+use crate::cluster::role;
 use crate::error::{Error, Result};
 use crate::limits::UPDATES_A_MESSAGE;
-use crate::register;
-use crate::role;
 use crate::shared_refs;
 
 impl From<&role::Standing> for Standing {

@@ -18,7 +18,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::error::{Error, NotWritable, Result};
 use crate::limits::{BACK_OFF, HEARTBEAT, LOOK_AT_PLACE};
-use crate::runs::{Runs, Turn};
+use crate::remote::runs::{Runs, Turn};
 use crate::shared_refs::{self, HEADS, WORK};
 
 /// When a replica looks at its remote.
@@ -316,7 +316,7 @@ impl Inner {
         let Ok(patterns) = &self.patterns else { return Ok(()) };
         let most = self.config.max_staleness;
         let heartbeat = (!most.is_zero()).then(|| (most / 4).min(HEARTBEAT));
-        let url = crate::remote_url(database, &self.config.remote, &self.config.credentials)?;
+        let url = crate::remote::remote_url(database, &self.config.remote, &self.config.credentials)?;
         let remote = Remote::connect(&url).await?;
         let mut watching = pleach_protocol::watch(&remote, patterns, &[], heartbeat).await?;
         let mut is_due = true;
@@ -355,7 +355,7 @@ impl Inner {
         open: &mut Option<Remote>,
     ) -> Result<Refreshed> {
         let name = &self.config.remote;
-        let url = crate::remote_url(database, name, &self.config.credentials)?;
+        let url = crate::remote::remote_url(database, name, &self.config.credentials)?;
         // A connection that was kept may have died unseen; a new one says what is true.
         let kept = open.take().filter(|remote| *remote.url() == url);
         let again = match &kept {

@@ -1,4 +1,4 @@
-//! Does what [`election`](crate::election) says: asks the provider of the lease, renews it, has this node asked to be primary, and closes it for writes before the lease is
+//! Does what [`election`](crate::cluster::election) says: asks the provider of the lease, renews it, has this node asked to be primary, and closes it for writes before the lease is
 //! over. Called by `cluster`, which holds one if an election is configured.
 
 use std::time::Duration;
@@ -8,17 +8,17 @@ use pleach_engine::Database;
 use pleach_protocol::ClientTls;
 use tokio::sync::watch;
 
-use crate::applied::Position;
+use crate::cluster::applied::Position;
+use crate::cluster::election::{Act, Election, Me, Rules};
+use crate::cluster::history::HistoryCause;
+use crate::cluster::lease::etcd::Etcd;
+use crate::cluster::lease::objects::ObjectLease;
+use crate::cluster::lease::{Lease, LeaseProvider, Observed, clock};
+use crate::cluster::register;
+use crate::cluster::role::{Role, Writes};
 use crate::cluster::{Cluster, RoleRequest};
-use crate::election::{Act, Election, Me, Rules};
 use crate::error::{Error, Result};
-use crate::history::HistoryCause;
-use crate::lease::etcd::Etcd;
-use crate::lease::objects::ObjectLease;
-use crate::lease::{Lease, LeaseProvider, Observed, clock};
 use crate::limits::LEASE_POLL;
-use crate::register;
-use crate::role::{Role, Writes};
 
 /// How a cluster elects its primary. The same on every node.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use pleach_protocol::{Bound, ClientTls, TlsError, endpoint, root_cause};
 use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
 
-use crate::applied::Position;
-use crate::auth::PeerKeys;
 use crate::cluster::StandbyRemote;
+use crate::cluster::applied::Position;
+use crate::cluster::auth::PeerKeys;
 use crate::error::{Behind, Error, Result};
 use crate::limits::MEASURE_SHARE;
 

@@ -2,7 +2,7 @@
 //! takes writes. The contract is
 //! `proto/pleach/replication/v1/replication.proto`.
 //!
-//! Nothing that a caller says is looked at before it is known who it is ([`auth`](crate::auth)).
+//! Nothing that a caller says is looked at before it is known who it is ([`auth`](crate::cluster::auth)).
 //!
 //! Network and chunks are apart: async code passes messages on, one blocking thread for each stream verifies, stores and acknowledges.
 //! Role and epoch are compared when the stream opens, when a change begins, and while its refs move, so that nothing of a primary
@@ -18,18 +18,18 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::applied::{Applied, Position};
-use crate::auth::{Auth, Caller};
-use crate::change::{Arriving, Part, Reading};
+use crate::cluster::applied::{Applied, Position};
+use crate::cluster::auth::{Auth, Caller};
+use crate::cluster::change::{Arriving, Part, Reading};
+use crate::cluster::node::{Feeding, Node};
+use crate::cluster::proto::replicate_request::Message;
+use crate::cluster::proto::replicate_response::Message as Answer;
+use crate::cluster::proto::replication_server::{Replication, ReplicationServer};
+use crate::cluster::proto::{self, ReplicateRequest, ReplicateResponse};
+use crate::cluster::register::{self, Incarnation};
+use crate::cluster::role::{Input as Event, Reaction, Role, Standing};
 use crate::error::{Error, Result};
 use crate::limits::{ANSWERS_AHEAD, DRAIN, GREETING_TIMEOUT, PATH_MAX};
-use crate::node::{Feeding, Node};
-use crate::proto::replicate_request::Message;
-use crate::proto::replicate_response::Message as Answer;
-use crate::proto::replication_server::{Replication, ReplicationServer};
-use crate::proto::{self, ReplicateRequest, ReplicateResponse};
-use crate::register::{self, Incarnation};
-use crate::role::{Input as Event, Reaction, Role, Standing};
 use crate::shared_refs::SharedRefs;
 
 /// Answers Replicate.

@@ -28,8 +28,8 @@ pub(crate) use self::jwks::PATH as JWKS_PATH;
 use self::key::PublicKey;
 pub use self::key::{Fingerprint, NodeKey};
 use self::replays::Replays;
+use crate::cluster::proto;
 use crate::limits::{CLOCKS_APART, GREETING_HOLDS, JWKS_FETCHED_AT_MOST, JWKS_REFRESH, JWKS_WAIT};
-use crate::proto;
 
 /// Stands before what is signed, so that a signature of one thing is never one of another.
 const GREETING: &[u8] = b"pleach replicate greeting v1\0";

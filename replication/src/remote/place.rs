@@ -8,7 +8,7 @@ use std::pin::Pin;
 use pleach_protocol::RemoteUrl;
 
 use crate::error::{Error, Result};
-use crate::primary::{Pusher, is_noted, note_pushed};
+use crate::remote::primary::{Pusher, is_noted, note_pushed};
 
 /// What a [`Place`] does when it makes something: an error says why it is not there.
 pub type Making = Pin<Box<dyn Future<Output = std::result::Result<(), String>> + Send>>;

@@ -23,13 +23,13 @@ use pleach_protocol::{
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::behind::Backlog;
 use crate::error::{Error, Result};
 use crate::limits::{BACK_OFF, PUSH_MERGES};
-use crate::place::Place;
-use crate::runs::{Runs, Turn};
+use crate::remote::behind::Backlog;
+use crate::remote::place::Place;
+use crate::remote::runs::{Runs, Turn};
+use crate::remote::strict::Strict;
 use crate::shared_refs::HEADS;
-use crate::strict::Strict;
 
 /// Prefix of branches and tags.
 pub(crate) const PUSHED: [&str; 2] = [HEADS, "tags/"];
@@ -555,7 +555,7 @@ impl Pusher {
     /// Where it pushes to.
     pub(crate) fn url(&self) -> Result<RemoteUrl> {
         let PrimaryConfig { remote, credentials, .. } = self.config();
-        let url = crate::remote_url(&self.database, remote, credentials)?;
+        let url = crate::remote::remote_url(&self.database, remote, credentials)?;
         self.shared.claim(&url.to_string(), &self.name)?;
         Ok(url)
     }

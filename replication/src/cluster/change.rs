@@ -10,10 +10,10 @@ use pleach_engine::{Database, Hash, Hold, Pins, RefUpdate};
 use pleach_protocol::limits::REFS_MAX;
 use pleach_protocol::{Receiver, Sender};
 
-use crate::applied::Position;
+use crate::cluster::applied::Position;
+use crate::cluster::proto;
 use crate::error::{Error, Result};
 use crate::limits::UPDATES_A_MESSAGE;
-use crate::proto;
 use crate::shared_refs::{self, SharedRefs, Update};
 
 /// A part of a change, whichever way it goes.

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::primary::{PUSHED, Pusher, Stage, in_the_way, note_pushed, pushed};
+use crate::remote::primary::{PUSHED, Pusher, Stage, in_the_way, note_pushed, pushed};
 use crate::shared_refs::HEADS;
 
 /// How long the remote is waited for.
@@ -123,7 +123,7 @@ impl Pusher {
         }
         let (database, config) = (self.database.clone(), self.config().clone());
         let noted = crate::blocking(move || {
-            let url = crate::remote_url(&database, &config.remote, &config.credentials)?.to_string();
+            let url = crate::remote::remote_url(&database, &config.remote, &config.credentials)?.to_string();
             note_pushed(&database, &config.remote, &url, &[])
         });
         noted.await.map_err(away)

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use pleach_engine::{Database, Token};
 use tokio::sync::watch;
 
+use crate::cluster::role::State;
 use crate::error::{Error, Result};
-use crate::role::State;
 
 use crate::limits::EPOCHS_KEPT;
 
@@ -124,7 +124,7 @@ mod tests {
     use pleach_engine::Hash;
 
     use super::*;
-    use crate::role::{Epoch, NodeId, Quorum, Role, Standing};
+    use crate::cluster::role::{Epoch, NodeId, Quorum, Role, Standing};
 
     /// A node at epoch 3 that took writes last in epoch `led`.
     fn node(role: Role, led: Option<u64>) -> State {

@@ -13,12 +13,12 @@ use pleach_engine::{Database, Hash};
 use pleach_protocol::Databases;
 use tokio::sync::watch;
 
-use crate::applied::Position;
+use crate::cluster::applied::Position;
+use crate::cluster::history::{History, HistoryCause, HistoryEntry, HistoryEvent, RoleAt};
+use crate::cluster::register;
+use crate::cluster::role::{self, Alarm, Effect, Input, NodeId, Reaction, Role, Standing, State, Writes};
+use crate::cluster::role_file::RoleFile;
 use crate::error::{Error, NotWritable, Result};
-use crate::history::{History, HistoryCause, HistoryEntry, HistoryEvent, RoleAt};
-use crate::register;
-use crate::role::{self, Alarm, Effect, Input, NodeId, Reaction, Role, Standing, State, Writes};
-use crate::role_file::RoleFile;
 use crate::shared_refs;
 
 /// This node.
@@ -440,7 +440,7 @@ mod tests {
     use pleach_engine::Options;
 
     use super::*;
-    use crate::role::{Epoch, Quorum};
+    use crate::cluster::role::{Epoch, Quorum};
 
     fn node(role: Role) -> (tempfile::TempDir, Arc<Node>) {
         let dir = tempfile::tempdir().unwrap();

@@ -16,15 +16,15 @@ use pleach_protocol::limits::MESSAGES_AHEAD;
 use tokio::sync::mpsc;
 
 use super::{Answer, Answers, Request, Session, cut, send};
-use crate::applied::{Applied, Position};
-use crate::change::{Arriving, Part};
+use crate::cluster::applied::{Applied, Position};
+use crate::cluster::change::{Arriving, Part};
+use crate::cluster::node::Node;
+use crate::cluster::proto;
+use crate::cluster::register::{self, Incarnation};
+use crate::cluster::role::{Epoch, Input, Standing};
+use crate::cluster::standby::receives;
 use crate::error::{Error, Result};
 use crate::limits::{SEQUENCE_JUMP_MAX, SILENCE_MAX};
-use crate::node::Node;
-use crate::proto;
-use crate::register::{self, Incarnation};
-use crate::role::{Epoch, Input, Standing};
-use crate::standby::receives;
 
 impl Session<'_> {
     /// Has the node know how far the standby has come, which may make it take writes; takes from it what is lacking here.

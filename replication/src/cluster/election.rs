@@ -1,7 +1,7 @@
 //! Election: what a node does about the lease of its cluster, as a state machine: [`Election::step`] takes what the node is and what the provider of the lease
 //! shows, and gives the one thing to do next. Pure: no clock but the time that it is given, no network. `elector` does what it says.
 //!
-//! It never makes a node primary by itself: it has the role machine ([`role`](crate::role)) asked, as an operator would ask it, with the lease's fence for the epoch. What that needs, grants for one,
+//! It never makes a node primary by itself: it has the role machine ([`role`](crate::cluster::role)) asked, as an operator would ask it, with the lease's fence for the epoch. What that needs, grants for one,
 //! it needs as ever. A node that holds no lease takes no writes, whatever its role is.
 //!
 //! | the lease | this node | does |
@@ -20,8 +20,8 @@
 
 use std::time::Duration;
 
-use crate::lease::{Candidate, Observed};
-use crate::role::Role;
+use crate::cluster::lease::{Candidate, Observed};
+use crate::cluster::role::Role;
 
 /// What an election goes by.
 #[derive(Debug, Clone)]

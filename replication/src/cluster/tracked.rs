@@ -6,10 +6,10 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use pleach_engine::Database;
 
+use crate::cluster::node::Node;
+use crate::cluster::peer::Peer;
+use crate::cluster::register;
 use crate::error::Result;
-use crate::node::Node;
-use crate::peer::Peer;
-use crate::register;
 
 /// The databases under replication.
 pub(crate) struct Tracked {
