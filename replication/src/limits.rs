@@ -26,6 +26,9 @@ pub const LOOK_FOR_DATABASES: Duration = Duration::from_secs(1);
 /// How long a primary waits before it connects to a standby again: first, and at most; doubled in between.
 pub const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// Bytes of a change that travels as one message.
+pub const WHOLE_BYTES_MAX: usize = 16 << 10;
+
 /// Updates in one message of a change, and refs in one message of what a standby holds.
 pub const UPDATES_A_MESSAGE: usize = 4096;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pleach_client::{Client, Database, Options};
 use pleach_protocol::testing::Proxy;
 use pleach_tests::tokens::{Replicated, check};
@@ -16,6 +16,7 @@ use super::{Bench, client, millis, percentile, serve, timed};
 const COMMITS: usize = 200;
 /// Transactions that begin at the same time.
 const STARTS: usize = 1_000;
+const WAVES: usize = 5;
 const DATABASES: usize = 50;
 /// How long commits of neighbours are measured.
 const NEIGHBOURS: Duration = Duration::from_secs(5);
@@ -103,33 +104,29 @@ pub(super) fn starts(bench: &mut Bench<'_>) -> Result<()> {
     let options = Options { read_your_writes: false, ..Options::default() };
     let reader = Client::connect(&[replica.url()], options)?.database("db");
     let (over, writing) = writer(bench, source);
+    let pulls = || {
+        let stats = sandbox.run(&["--server", &replica.url(), "stats", "--json"]).json();
+        stats["replication"][0]["done"].as_f64().context("the replica pulls")
+    };
     let (mut alone, mut at_once, mut took) = (Vec::new(), Vec::new(), Vec::new());
-    bench.runtime.block_on(async {
+    let pulled = bench.runtime.block_on(async {
         for _ in 0..100 {
             let (time, begun) = timed(reader.begin_read_only()).await;
             begun?.rollback().await?;
             alone.push(time);
         }
-        for _ in 0..5 {
-            let mut all = JoinSet::new();
-            let begun = Instant::now();
-            for _ in 0..STARTS {
-                let reader = reader.clone();
-                all.spawn(async move { timed(reader.begin_read_only()).await });
-            }
-            let mut open = Vec::new();
-            while let Some(one) = all.join_next().await {
-                let (time, begun) = one?;
-                at_once.push(time);
-                open.push(begun?);
-            }
-            took.push(begun.elapsed());
-            for one in open {
-                one.rollback().await?;
-            }
+        // Connections, threads and memory that the first take.
+        at_once_begun(&reader).await?;
+        let before = pulls()?;
+        for _ in 0..WAVES {
+            let (mut times, all) = at_once_begun(&reader).await?;
+            at_once.append(&mut times);
+            took.push(all);
         }
+        let pulled = pulls()? - before;
         over.store(true, Ordering::Relaxed);
-        writing.await?
+        writing.await??;
+        anyhow::Ok(pulled)
     })?;
     let pull = percentile(&mut alone, 50);
     bench.figure("a transaction of a replica begins", "median_ms", millis(pull));
@@ -137,24 +134,35 @@ pub(super) fn starts(bench: &mut Bench<'_>) -> Result<()> {
         bench.figure("1,000 begin at once", metric, millis(percentile(&mut at_once, percent)));
     }
     bench.figure("1,000 begin at once", "all_begun_ms", millis(percentile(&mut took, 50)));
+    bench.figure("1,000 begin at once", "pulls", pulled / WAVES as f64);
     // What so many cost where nobody is asked.
     let plain = client(&[&primary])?.database("db");
     let mut unasked = bench.runtime.block_on(async {
-        let (mut all, mut times) = (JoinSet::new(), Vec::new());
-        for _ in 0..STARTS {
-            let plain = plain.clone();
-            all.spawn(async move { timed(plain.begin_read_only()).await });
-        }
-        let mut open = Vec::new();
-        while let Some(one) = all.join_next().await {
-            let (time, begun) = one?;
-            times.push(time);
-            open.push(begun?);
-        }
-        anyhow::Ok(times)
+        at_once_begun(&plain).await?;
+        anyhow::Ok(at_once_begun(&plain).await?.0)
     })?;
     bench.figure("1,000 begin at once on the primary", "p99_ms", millis(percentile(&mut unasked, 99)));
     Ok(())
+}
+
+/// Begins a thousand transactions at once, and ends them. How long each took to begin, and all together.
+async fn at_once_begun(database: &Database) -> Result<(Vec<Duration>, Duration)> {
+    let (mut all, begun) = (JoinSet::new(), Instant::now());
+    for _ in 0..STARTS {
+        let database = database.clone();
+        all.spawn(async move { timed(database.begin_read_only()).await });
+    }
+    let (mut times, mut open) = (Vec::new(), Vec::new());
+    while let Some(one) = all.join_next().await {
+        let (time, transaction) = one?;
+        times.push(time);
+        open.push(transaction?);
+    }
+    let took = begun.elapsed();
+    for one in open {
+        one.rollback().await?;
+    }
+    Ok((times, took))
 }
 
 /// Commits in forty-nine databases, with and without a fiftieth whose remote is slow.

@@ -203,19 +203,21 @@ pub(super) fn lag(bench: &mut Bench<'_>) -> Result<()> {
         });
     }
     let syncs = syncs(&cluster.sandbox, &over)?;
-    let mut lags = bench.runtime.block_on(async {
-        let (end, mut lags) = (Instant::now() + LAG, Vec::new());
+    let (mut lags, mut answers) = bench.runtime.block_on(async {
+        let (end, mut lags, mut answers) = (Instant::now() + LAG, Vec::new(), Vec::new());
         let (mut number, standby) = (0, client(&[&cluster.nodes[1]])?);
         while Instant::now() < end {
             number += 1;
             let row = format!("probe{number}");
-            let token = database.put("t", row.as_str(), "value").await?.token.context("a token")?;
+            let (time, written) = timed(database.put("t", row.as_str(), "value")).await;
+            let token = written?.token.context("a token")?;
+            answers.push(time);
             standby.saw("db", token);
             let (time, found) = timed(standby.database("db").get("t", row.as_str())).await;
             ensure!(found?.is_some(), "a read was stale");
             lags.push(time);
         }
-        anyhow::Ok(lags)
+        anyhow::Ok((lags, answers))
     })?;
     over.store(true, Ordering::Relaxed);
     let mut syncs = syncs.join().map_err(|_| anyhow::anyhow!("the thread that syncs panicked"))??;
@@ -223,6 +225,7 @@ pub(super) fn lag(bench: &mut Bench<'_>) -> Result<()> {
     bench.figure(case, "writes_per_s", written.load(Ordering::Relaxed) as f64 / LAG.as_secs_f64());
     bench.figure(case, "median_ms", millis(percentile(&mut lags, 50)));
     bench.figure(case, "p99_ms", millis(percentile(&mut lags, 99)));
+    bench.figure(case, "p99_of_a_write_ms", millis(percentile(&mut answers, 99)));
     bench.figure(case, "p99_of_a_sync_ms", millis(percentile(&mut syncs, 99)));
     Ok(())
 }

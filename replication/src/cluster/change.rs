@@ -9,11 +9,12 @@ use bytes::Bytes;
 use pleach_engine::{Database, Hash, Hold, Pins, RefUpdate};
 use pleach_protocol::limits::REFS_MAX;
 use pleach_protocol::{Receiver, Sender};
+use prost::Message;
 
 use crate::cluster::applied::Position;
-use crate::cluster::proto;
+use crate::cluster::proto::{self, replicate_request::Message as Request};
 use crate::error::{Error, Result};
-use crate::limits::UPDATES_A_MESSAGE;
+use crate::limits::{UPDATES_A_MESSAGE, WHOLE_BYTES_MAX};
 use crate::shared_refs::{self, SharedRefs, Update};
 
 /// A part of a change, whichever way it goes.
@@ -22,6 +23,51 @@ pub(crate) enum Part {
     Updates(proto::Updates),
     Data(Bytes),
     Finish(proto::Finish),
+}
+
+impl Part {
+    fn bytes(&self) -> usize {
+        match self {
+            Part::Change(change) => change.encoded_len(),
+            Part::Updates(updates) => updates.encoded_len(),
+            Part::Data(data) => data.len(),
+            Part::Finish(finish) => finish.encoded_len(),
+        }
+    }
+}
+
+/// The parts of a change on their way out, kept back while they are small: so a small change travels as one message.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    parts: Vec<Part>,
+    bytes: usize,
+}
+
+impl Gathered {
+    /// Takes a part, and sends what there is once it is too much for one message.
+    pub(crate) fn add(&mut self, part: Part, send: &mut dyn FnMut(Part) -> Result<()>) -> Result<()> {
+        self.bytes = self.bytes.saturating_add(part.bytes());
+        self.parts.push(part);
+        if self.bytes <= WHOLE_BYTES_MAX { Ok(()) } else { self.parts.drain(..).try_for_each(send) }
+    }
+
+    /// The last message of the change, which has `records` records.
+    pub(crate) fn last(self, records: u64) -> Request {
+        if self.bytes > WHOLE_BYTES_MAX {
+            return Request::Finish(proto::Finish { records });
+        }
+        let mut whole = proto::Whole { records, ..proto::Whole::default() };
+        for part in self.parts {
+            match part {
+                Part::Change(change) => whole.change = Some(change),
+                Part::Updates(part) => whole.updates.extend(part.updates),
+                Part::Data(data) if whole.data.is_empty() => whole.data = data,
+                Part::Data(data) => whole.data = [whole.data, data].concat().into(),
+                Part::Finish(finish) => whole.records = finish.records,
+            }
+        }
+        Request::Whole(whole)
+    }
 }
 
 /// A database at one moment, to be sent.
@@ -248,6 +294,39 @@ mod tests {
         let mut updates = [Update { name: name.into(), old: Some(old), new, diverged: false }];
         mark_lost(database, &mut updates).unwrap();
         updates[0].diverged
+    }
+
+    /// What is sent of a change of `bytes` bytes of data: the messages before the last, and the last.
+    fn sent(bytes: &[usize]) -> (usize, Request) {
+        let (mut gathered, mut before) = (Gathered::default(), 0);
+        let mut send = |_| {
+            before += 1;
+            Ok(())
+        };
+        let change = proto::Change { database: "shop".into(), ..proto::Change::default() };
+        let update = Update { name: "heads/main".into(), old: None, new: None, diverged: false };
+        let updates = proto::Updates { updates: vec![(&update).into()] };
+        let parts = [Part::Change(change), Part::Updates(updates)];
+        let data = bytes.iter().map(|bytes| Part::Data(vec![7; *bytes].into()));
+        for part in parts.into_iter().chain(data) {
+            gathered.add(part, &mut send).unwrap();
+        }
+        (before, gathered.last(3))
+    }
+
+    #[test]
+    fn a_small_change_is_one_message() {
+        for bytes in [&[][..], &[100], &[100, 200], &[WHOLE_BYTES_MAX - 100]] {
+            let (before, last) = sent(bytes);
+            let Request::Whole(whole) = last else { panic!("{bytes:?}: {last:?}") };
+            assert_eq!((before, whole.records, whole.data.len()), (0, 3, bytes.iter().sum()), "{bytes:?}");
+            assert_eq!((whole.change.unwrap().database, whole.updates.len()), ("shop".into(), 1));
+        }
+        for (bytes, parts) in [(&[WHOLE_BYTES_MAX][..], 3), (&[9_000, 9_000, 1], 5)] {
+            let (before, last) = sent(bytes);
+            assert_eq!(before, parts, "{bytes:?}");
+            assert!(matches!(last, Request::Finish(proto::Finish { records: 3 })), "{bytes:?}: {last:?}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use tonic::{Status, Streaming};
 
 use crate::cluster::applied::{Applied, Position};
 use crate::cluster::auth::{Auth, Fingerprint, Nonce, Refused};
-use crate::cluster::change::{Part, Reading};
+use crate::cluster::change::{Gathered, Part, Reading};
 use crate::cluster::node::Node;
 use crate::cluster::peer::Peer;
 use crate::cluster::proto::replicate_request::Message as Request;
@@ -265,10 +265,19 @@ struct Session<'a> {
 
 struct Sending {
     database: String,
-    thread: JoinHandle<Result<(Sent, Held, Pins)>>,
+    thread: JoinHandle<Result<Made>>,
 }
 
-/// A change that was sent but for its Finish.
+/// A change of which only the last message is still to be sent.
+struct Made {
+    sent: Sent,
+    last: Request,
+    /// What the standby has then, with pins on it.
+    held: Held,
+    pins: Pins,
+}
+
+/// A change that was sent, and is to be acknowledged.
 struct Sent {
     /// Of which store it is: another may come under the same name.
     store: [u8; 16],
@@ -276,7 +285,6 @@ struct Sent {
     sequence: u64,
     /// The primary's number of it.
     said: u64,
-    records: u64,
     read_at: Instant,
 }
 
@@ -315,12 +323,11 @@ impl Session<'_> {
                     _ => return Err(Error::protocol("expected Ack or Fenced")),
                 },
                 sent = sent(&mut self.sending) => {
-                    let (database, sent, held, pins) = sent?;
-                    let finish = proto::Finish { records: sent.records };
+                    let (database, Made { sent, last, held, pins }) = sent?;
                     self.peer.sent(&database, pins);
                     self.held.insert(database.clone(), held);
                     self.in_flight.entry(database).or_default().push_back(sent);
-                    send(&self.requests, Request::Finish(finish)).await?;
+                    send(&self.requests, last).await?;
                 }
                 () = self.peer.changed() => {}
                 // The sender lives as long as the node.
@@ -398,16 +405,15 @@ impl Session<'_> {
 }
 
 /// The change that was being sent, when its thread is done; never if there is none.
-async fn sent(sending: &mut Option<Sending>) -> Result<(String, Sent, Held, Pins)> {
+async fn sent(sending: &mut Option<Sending>) -> Result<(String, Made)> {
     let Some(under_way) = sending else { return std::future::pending().await };
     let sent = (&mut under_way.thread).await.map_err(|lost| Error::Lost { what: lost.to_string() })?;
     let database = std::mem::take(&mut under_way.database);
     *sending = None;
-    let (sent, held, pins) = sent?;
-    Ok((database, sent, held, pins))
+    Ok((database, sent?))
 }
 
-/// Sends the change of a database but for its Finish, to who has `held` of it. Gives what it then has, with pins on it. Blocking.
+/// Sends the change of a database but for its last message, to who has `held` of it. Blocking.
 #[allow(clippy::too_many_arguments)] // All that a change depends on, apart from the session, which goes on meanwhile.
 fn send_change(
     node: &Node,
@@ -418,7 +424,7 @@ fn send_change(
     forwards: bool,
     edits: bool,
     send: &mut dyn FnMut(Part) -> Result<()>,
-) -> Result<(Sent, Held, Pins)> {
+) -> Result<Made> {
     let register = node.database(register::NAME)?;
     let incarnation = match name == register::NAME || forwards {
         true => Incarnation::of(database)?,
@@ -446,11 +452,13 @@ fn send_change(
         incarnation: incarnation.into(),
     };
     let held = held.unwrap_or_default();
-    let records = reading.send(database, change, &held.refs, edits, send)?;
+    let mut gathered = Gathered::default();
+    let records = reading.send(database, change, &held.refs, edits, &mut |part| gathered.add(part, send))?;
+    let last = gathered.last(records);
     let Reading { sequence, read_at, refs, pins } = reading;
     let store = database.store().id();
     let held = Held { refs, incarnation: Some(incarnation), position: held.position };
-    Ok((Sent { store, sequence, said, records, read_at }, held, pins))
+    Ok(Made { sent: Sent { store, sequence, said, read_at }, last, held, pins })
 }
 
 impl From<Part> for Request {

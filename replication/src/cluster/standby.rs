@@ -231,6 +231,7 @@ impl Stream {
                 }
                 received?;
             }
+            (Message::Whole(whole), Some(_)) => return self.take_whole(whole),
             (Message::Held(part), Some(_)) => {
                 for one in part.refs {
                     self.wanted.insert(one.name, proto::hash(&one.hash)?);
@@ -251,6 +252,20 @@ impl Stream {
             }
         }
         Ok(None)
+    }
+
+    /// Takes the parts of a change that came as one message.
+    fn take_whole(&mut self, whole: proto::Whole) -> Result<Option<Standing>> {
+        let proto::Whole { change, updates, data, records } = whole;
+        let change = change.ok_or_else(|| Error::protocol("a Whole without a Change"))?;
+        let begins = [Message::Change(change), Message::Updates(proto::Updates { updates })];
+        let data = (!data.is_empty()).then_some(Message::Data(data));
+        for part in begins.into_iter().chain(data) {
+            if let Some(fenced) = self.take(part)? {
+                return Ok(Some(fenced));
+            }
+        }
+        self.take(Message::Finish(proto::Finish { records }))
     }
 
     /// Meets the caller, and says what is here if it is to be followed.
