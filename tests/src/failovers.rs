@@ -1,5 +1,5 @@
 //! A cluster of two or three nodes under writers and readers, with kill -9 and SIGSTOP of any node, links between them that are slow, cut and silent in one or both directions, new keys,
-//! the disk of a node full, and an operator who assumes roles all the time, with and without a hand-over.
+//! disks that are full or do not sync, clocks that jump, and an operator who assumes roles all the time, with and without a hand-over.
 //!
 //! One idea: whoever was told that a write is done knows what every later primary must have. So a row that was acknowledged is on all nodes in the end, a read with its token never misses
 //! it before that, in either of two databases, and no epoch has two nodes that acknowledge. When everything is up again, an operator finds a node that may lead, and all have the same root.
@@ -19,7 +19,10 @@ use pleach_engine::{Database, Token};
 use pleach_protocol::testing::{Held, Proxy};
 use tokio::runtime::Runtime;
 
-use crate::{Run as Command, Sandbox, Server, dice::Dice, free_port, small_disk::SmallDisk};
+use crate::{
+    Run as Command, Sandbox, Server, clock::Clock, dice::Dice, free_port, small_disk::SmallDisk,
+    syscalls::with_failing_syncs,
+};
 
 const WRITERS: usize = 4;
 const READERS: usize = 3;
@@ -27,6 +30,8 @@ const READERS: usize = 3;
 const ROUND: Duration = Duration::from_secs(15);
 /// How long a primary may take to be found, and all to be the same, then.
 const SAME_WITHIN: Duration = Duration::from_secs(60);
+/// How long `strace` takes to have hold of a process.
+const ATTACHED: Duration = Duration::from_millis(300);
 /// How long a client waits for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// The disk of a node that is full at times, with room for a round.
@@ -58,6 +63,8 @@ pub struct Counts {
     links: AtomicU64,
     keys: AtomicU64,
     full: AtomicU64,
+    unsynced: AtomicU64,
+    clocks: AtomicU64,
     roles: AtomicU64,
     not_assumed: AtomicU64,
     writes: AtomicU64,
@@ -85,7 +92,7 @@ impl fmt::Display for Counts {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         write!(
             f,
-            "{} roles assumed, {} refused or failed; {} kills, {} stops, {} changes of links, {} new keys, {} full disks; {} writes acknowledged, {} not; {} reads with tokens, {} \
+            "{} roles assumed, {} refused or failed; {} kills, {} stops, {} changes of links, {} new keys, {} full disks, {} that did not sync, {} jumps of clocks; {} writes acknowledged, {} not; {} reads with tokens, {} \
              not answered",
             of(&self.roles),
             of(&self.not_assumed),
@@ -94,6 +101,8 @@ impl fmt::Display for Counts {
             of(&self.links),
             of(&self.keys),
             of(&self.full),
+            of(&self.unsynced),
+            of(&self.clocks),
             of(&self.writes),
             of(&self.unacknowledged),
             of(&self.reads),
@@ -143,6 +152,8 @@ struct Node {
     server: Mutex<Option<Server>>,
     /// What it is on, if that is full at times and small file systems can be mounted here.
     disk: Option<SmallDisk>,
+    /// Its clock, if it jumps at times and that can be done here.
+    clock: Option<Clock>,
 }
 
 impl Site {
@@ -154,6 +165,7 @@ impl Site {
         let mut links = Vec::new();
         let mut small = SmallDisk::of(DISK_BYTES).ok();
         let on_small = dice.below(policy.nodes as u64) as usize;
+        let clocks_jump = dice.below(2) == 0;
         let mut nodes = Vec::new();
         for (from, (&name, (listener, own))) in names.iter().zip(&ports).enumerate() {
             let mut standbys = String::new();
@@ -183,7 +195,8 @@ impl Site {
             );
             sandbox.write(&format!("{name}.yaml"), &text);
             let url = format!("http://127.0.0.1:{listener}");
-            nodes.push(Node { name, url, dir, disk, server: Mutex::new(None) });
+            let clock = clocks_jump.then(|| Clock::new(sandbox.path(&format!("{name}.clock")))).flatten();
+            nodes.push(Node { name, url, dir, disk, clock, server: Mutex::new(None) });
         }
         let site = Site {
             nodes,
@@ -214,8 +227,11 @@ impl Site {
     }
 
     fn start(&self, node: usize) {
-        let Node { name, server, .. } = &self.nodes[node];
-        *server.lock() = Some(self.sandbox.serve(&["--config", &format!("{name}.yaml")]));
+        let Node { name, server, clock, .. } = &self.nodes[node];
+        let started = self.sandbox.serve_as(&["--config", &format!("{name}.yaml")], |command| {
+            clock.iter().for_each(|clock| clock.give(command));
+        });
+        *server.lock() = Some(started);
     }
 
     /// A command to a node.
@@ -335,40 +351,62 @@ impl Site {
         Ok(())
     }
 
-    /// Kills or stops a node, and has it go on after a while.
+    /// Does something to a node, for a while: mostly it is killed.
     fn disturb_node(&self, counts: &Counts) {
-        let node = self.dice.below(self.nodes.len() as u64) as usize;
+        let number = self.dice.below(self.nodes.len() as u64) as usize;
         let pause = Duration::from_millis(self.dice.below(1500));
-        let mut running = self.nodes[node].server.lock();
-        if let Some(disk) = self.nodes[node].disk.as_ref().filter(|_| self.dice.below(2) == 0) {
-            drop(running);
-            disk.fill(self.dice.below(64 << 10));
-            thread::sleep(pause);
-            disk.free();
-            counts.full.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        if self.dice.below(4) == 0 {
-            if let Some(server) = &*running {
-                server.signal("STOP");
+        let node = &self.nodes[number];
+        match (self.dice.below(8), &node.disk, &node.clock) {
+            (0..3, Some(disk), _) => {
+                disk.fill(self.dice.below(64 << 10));
                 thread::sleep(pause);
-                server.signal("CONT");
+                disk.free();
+                counts.full.fetch_add(1, Ordering::Relaxed);
             }
-            counts.stops.fetch_add(1, Ordering::Relaxed);
-            return;
+            (0..3, _, Some(clock)) => {
+                let seconds = [1, 20, 40, 3_600][self.dice.below(4) as usize];
+                clock.jump(if self.dice.below(2) == 0 { seconds } else { -seconds });
+                thread::sleep(pause);
+                if self.dice.below(2) == 0 {
+                    clock.jump(0);
+                }
+                counts.clocks.fetch_add(1, Ordering::Relaxed);
+            }
+            (3, ..) => {
+                let running = node.server.lock();
+                if let Some(server) = &*running {
+                    server.signal("STOP");
+                    thread::sleep(pause);
+                    server.signal("CONT");
+                }
+                counts.stops.fetch_add(1, Ordering::Relaxed);
+            }
+            (4, ..) => {
+                let Some(process) = node.server.lock().as_ref().map(Server::pid) else { return };
+                if with_failing_syncs(process, || thread::sleep(ATTACHED + pause)) {
+                    counts.unsynced.fetch_add(1, Ordering::Relaxed);
+                }
+                // A database of which a sync failed takes no more writes until it is opened again.
+                self.kill(number);
+                self.start(number);
+            }
+            _ => {
+                self.kill(number);
+                counts.kills.fetch_add(1, Ordering::Relaxed);
+                if self.dice.below(8) == 0 {
+                    // It makes itself another key, which its peers learn of.
+                    let _ = std::fs::remove_file(node.dir.join("node.pem"));
+                    counts.keys.fetch_add(1, Ordering::Relaxed);
+                }
+                thread::sleep(pause);
+                self.start(number);
+            }
         }
-        if let Some(mut server) = running.take() {
-            server.kill();
-        }
-        drop(running);
-        counts.kills.fetch_add(1, Ordering::Relaxed);
-        if self.dice.below(8) == 0 {
-            // It makes itself another key, which its peers learn of.
-            let _ = std::fs::remove_file(self.nodes[node].dir.join("node.pem"));
-            counts.keys.fetch_add(1, Ordering::Relaxed);
-        }
-        thread::sleep(pause);
-        self.start(node);
+    }
+
+    fn kill(&self, node: usize) {
+        let server = self.nodes[node].server.lock().take();
+        server.into_iter().for_each(|mut server| server.kill());
     }
 
     /// Makes a link silent, in one direction or both, or a node alone, and lets it talk again.
@@ -448,9 +486,9 @@ impl Site {
 
     /// A node whose disk was full is started again, an operator finds a node that may lead; then all have every row that was acknowledged, and one root.
     fn compare(&self) -> Result<(), String> {
-        for (number, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.disk.is_some()) {
-            let server = node.server.lock().take();
-            server.into_iter().for_each(|mut server| server.kill());
+        self.nodes.iter().filter_map(|node| node.clock.as_ref()).for_each(|clock| clock.jump(0));
+        for (number, _) in self.nodes.iter().enumerate().filter(|(_, node)| node.disk.is_some()) {
+            self.kill(number);
             self.start(number);
         }
         self.wait("a primary that takes writes", || {

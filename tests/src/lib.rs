@@ -5,10 +5,11 @@
 //!
 //! What goes wrong is in modules, which `pleach-soak` uses too: a script of commands ([`script`]) with a fault at each system call
 //! ([`syscalls`]), servers killed under load ([`kills`]), a disk that fills up ([`small_disk`]),
-//! replicas that are behind ([`tokens`]), roles that go from node to node while these and what is between them fail ([`failovers`]).
+//! clocks that jump ([`clock`]), replicas that are behind ([`tokens`]), roles that go from node to node while these and what is between them fail ([`failovers`]).
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod clock;
 pub mod dice;
 pub mod failovers;
 pub mod kills;
@@ -189,9 +190,16 @@ impl Sandbox {
 
     /// Starts `pleach serve ARGS` in it and waits until it listens.
     pub fn serve<S: AsRef<str>>(&self, args: &[S]) -> Server {
+        self.serve_as(args, |_| {})
+    }
+
+    /// The same, with the command as `prepare` makes it.
+    pub fn serve_as<S: AsRef<str>>(&self, args: &[S], prepare: impl FnOnce(&mut Command)) -> Server {
         let mut all = vec!["serve".to_owned()];
         all.extend(args.iter().map(|arg| arg.as_ref().to_owned()));
-        Server::start(self.command(&all))
+        let mut command = self.command(&all);
+        prepare(&mut command);
+        Server::start(command)
     }
 }
 

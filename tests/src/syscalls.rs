@@ -7,7 +7,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 use crate::{
@@ -177,13 +177,28 @@ fn strace(command: &Command, dir: &Path, options: &[&str]) -> (Output, String) {
             None => traced.env_remove(name),
         };
     }
-    let output = traced.stdin(std::process::Stdio::null()).output().expect("strace runs");
+    let output = traced.stdin(Stdio::null()).output().expect("strace runs");
     (output, String::from_utf8_lossy(&fs::read(log.path()).unwrap_or_default()).into_owned())
 }
 
 /// Runs a command to which each call of this name reports success without being made: a planted fault.
 pub fn run_with_phantom(command: &Command, dir: &Path, call: &str) -> Output {
     strace(command, dir, &["-e", &format!("trace={call}"), "-e", &format!("inject={call}:retval=0")]).0
+}
+
+/// Has every sync of a running process fail while `meanwhile` goes on. Whether `strace` could do that.
+pub fn with_failing_syncs(pid: u32, meanwhile: impl FnOnce()) -> bool {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"]);
+    command.args(["-e", "inject=fsync,fdatasync:error=EIO", "-p", &pid.to_string()]);
+    let Ok(mut strace) = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn() else { return false };
+    meanwhile();
+    // It ends at once where it may not trace.
+    let traced = matches!(strace.try_wait(), Ok(None));
+    // Asked to end, it lets go of the process.
+    let _ = Command::new("kill").args(["-TERM", &strace.id().to_string()]).status();
+    let _ = strace.wait();
+    traced
 }
 
 /// The calls that a command makes on its database.

@@ -173,7 +173,12 @@ impl Shared {
 
     /// Refuses all writes from now on.
     pub(super) fn poison(&self, what: &str, error: &dyn std::fmt::Display) -> Error {
-        let cause = self.poison.get_or_init(|| format!("{what}: {error}")).clone();
+        let said = || {
+            let cause = format!("{what}: {error}");
+            tracing::error!(store = %self.io.place(), "no write is taken until it is opened again: {cause}");
+            cause
+        };
+        let cause = self.poison.get_or_init(said).clone();
         self.turned.notify_all();
         Error::Poisoned { cause }
     }
