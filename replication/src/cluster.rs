@@ -67,7 +67,7 @@ use applied::{Applied, Position};
 use auth::{Auth, JWKS_PATH};
 use elector::Elector;
 use node::Node;
-use peer::Peer;
+use peer::{LinkStatus, Measured, Peer};
 use role::{Input, Quorum, State, Writes};
 use role_file::{Record, RoleFile};
 use session::Greeting;
@@ -176,6 +176,27 @@ pub struct StatusRow {
     pub note: Option<String>,
     /// Bytes that are kept for the standby and nothing else needs, when that was last measured; 0 while it has everything.
     pub pinned_bytes: u64,
+    /// The number of the last change of the database here.
+    pub sequence: u64,
+    /// Of the last one that was sent to the standby; `None`, as in those below, if that is not known, as on a standby.
+    pub sent: Option<u64>,
+    /// Of the last one that has arrived there whole.
+    pub received: Option<u64>,
+    /// Of the last one that is durable there, and visible to readers.
+    pub durable: Option<u64>,
+    /// Bytes of messages that the standby lacks: 0 if it lacks nothing, `None` if that was not measured yet.
+    pub backlog_bytes: Option<u64>,
+    /// How often a stream to the standby ended, or did not come about, since this node last began to lead.
+    pub retries: u64,
+}
+
+/// What a standby costs that has `roots` of `database`, and nothing later, of which no more than `max` is kept.
+fn measured(database: &Database, roots: &[Hash], sequence: u64, max: u64) -> Result<Measured> {
+    let began = Instant::now();
+    let kept = shared_refs::bytes_beyond(database, roots, max)?;
+    let targets: Vec<Hash> = shared_refs::read(database).into_values().collect();
+    let lacks = shared_refs::bytes_to_send(database, targets, roots, true)?;
+    Ok(Measured { sequence, kept, lacks, took: began.elapsed() })
 }
 
 /// A node of a cluster. Cheap to clone; all clones are one.
@@ -384,31 +405,38 @@ impl Cluster {
         let Standing { role, epoch, .. } = node.standing();
         let alarm = node.alarm().map(|alarm| alarm.to_string());
         let mut rows = Vec::new();
-        for (database, _) in tracked.all().into_iter().filter(|(name, _)| name != register::NAME) {
+        for (database, handle) in tracked.all().into_iter().filter(|(name, _)| name != register::NAME) {
+            let sequence = handle.sequence();
             for peer in peers.iter() {
-                let link = peer.status(&database);
-                let mut note = None;
-                let (lag, last_update, error) = match role {
-                    Role::Primary => (link.lag_millis, link.last_update, link.error),
+                let link = peer.status(&database, sequence);
+                let link = match role {
+                    Role::Primary => LinkStatus { note: None, ..link },
                     Role::Standby if *cascade => {
-                        note = link.note;
-                        (link.lag_millis, link.last_update.or_else(|| node.heard()), link.error)
+                        LinkStatus { last_update: link.last_update.or_else(|| node.heard()), ..link }
                     }
-                    Role::Standby => (None, node.heard(), None),
-                    Role::DetectedBrokenConfig => {
-                        (None, link.last_update, Some(NotWritable::BrokenConfig { epoch }.to_string()))
-                    }
+                    Role::Standby => LinkStatus { last_update: node.heard(), ..LinkStatus::default() },
+                    Role::DetectedBrokenConfig => LinkStatus {
+                        last_update: link.last_update,
+                        error: Some(NotWritable::BrokenConfig { epoch }.to_string()),
+                        ..LinkStatus::default()
+                    },
                 };
                 rows.push(StatusRow {
                     database: database.clone(),
                     standby_remote: peer.name().to_owned(),
                     role,
                     epoch,
-                    replication_lag_millis: lag,
-                    last_update,
-                    current_error: error.or_else(|| alarm.clone()),
-                    note,
+                    replication_lag_millis: link.lag_millis,
+                    last_update: link.last_update,
+                    current_error: link.error.or_else(|| alarm.clone()),
+                    note: link.note,
                     pinned_bytes: link.pinned_bytes,
+                    sequence,
+                    sent: link.sent,
+                    received: link.received,
+                    durable: link.durable,
+                    backlog_bytes: link.backlog_bytes,
+                    retries: link.retries,
                 });
             }
         }
@@ -435,8 +463,9 @@ impl Cluster {
             warnings.push(why.to_string());
         }
         warnings.extend(node.alarm().as_ref().map(Alarm::to_string));
-        for (database, _) in self.inner.tracked.all() {
-            let let_go = self.inner.peers.iter().filter(|peer| peer.status(&database).is_let_go);
+        for (database, handle) in self.inner.tracked.all() {
+            let sequence = handle.sequence();
+            let let_go = self.inner.peers.iter().filter(|peer| peer.status(&database, sequence).is_let_go);
             warnings.extend(let_go.map(|peer| let_go_of(peer, &database, self.inner.standby_pin_max)));
         }
         warnings.extend(set_aside(node.databases().data_dir()));
@@ -753,15 +782,14 @@ impl Inner {
             let sequence = database.sequence();
             for peer in self.peers.iter() {
                 let Some(roots) = peer.to_measure(&name, sequence) else { continue };
-                let began = Instant::now();
-                let bytes = match shared_refs::bytes_beyond(&database, &roots, self.standby_pin_max) {
-                    Ok(bytes) => bytes,
+                let measured = match measured(&database, &roots, sequence, self.standby_pin_max) {
+                    Ok(measured) => measured,
                     Err(error) => {
                         tracing::warn!(database = name, standby = peer.name(), %error, "what is kept cannot be measured");
                         continue;
                     }
                 };
-                if peer.measured(&name, sequence, bytes, began.elapsed(), self.standby_pin_max) {
+                if peer.measured(&name, measured, self.standby_pin_max) {
                     tracing::warn!("{}", let_go_of(peer, &name, self.standby_pin_max));
                 }
             }

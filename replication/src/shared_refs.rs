@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use pleach_engine::{Database, Hash, Pins, RefUpdate};
+use pleach_protocol::Sender;
 
 use crate::error::Result;
+use crate::limits::BYTES_COUNTED;
 
 pub(crate) const HEADS: &str = "heads/";
 pub(crate) const WORK: &str = "work/";
@@ -111,6 +113,28 @@ pub(crate) fn bytes_beyond(database: &Database, roots: &[Hash], max: u64) -> Res
         }
     }
     Ok(bytes)
+}
+
+/// How many bytes of messages `targets` take for who has `known` of `database`; [`BYTES_COUNTED`] stands for that many or more. `edits`: it
+/// takes rows that changed. The cost is what differs.
+pub(crate) fn bytes_to_send(
+    database: &Database,
+    mut targets: Vec<Hash>,
+    known: &[Hash],
+    edits: bool,
+) -> Result<u64> {
+    targets.sort_unstable();
+    targets.dedup();
+    let difference = pleach_engine::difference(database, &targets, known)?;
+    let mut sender = Sender::new(database, difference)?.with_edits(edits);
+    let mut bytes = 0;
+    while bytes < BYTES_COUNTED {
+        match sender.next_message()? {
+            Some(message) => bytes += message.len() as u64,
+            None => return Ok(bytes),
+        }
+    }
+    Ok(BYTES_COUNTED)
 }
 
 /// What `updates` lead to, each once.

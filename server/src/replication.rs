@@ -324,5 +324,11 @@ fn row(row: StatusRow) -> StandbyStatus {
         current_error: row.current_error,
         pinned_bytes: row.pinned_bytes,
         note: row.note,
+        sequence: row.sequence,
+        sent: row.sent,
+        received: row.received,
+        durable: row.durable,
+        backlog_bytes: row.backlog_bytes,
+        retries: row.retries,
     }
 }

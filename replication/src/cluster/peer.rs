@@ -49,6 +49,8 @@ struct State {
     note: Option<String>,
     /// Of which databases it has more than this node, and how far they have come there.
     ahead: Vec<(String, Position)>,
+    /// Streams that ended, or did not come about.
+    retries: u64,
 }
 
 /// How far a database has come on the standby.
@@ -56,6 +58,8 @@ struct State {
 struct Link {
     /// The sequence that is durable there; `None` until it is known.
     acked: Option<u64>,
+    /// The last sequence that was sent by this stream.
+    sent_to: Option<u64>,
     /// The highest sequence that has arrived there, durable or not.
     received: u64,
     /// When the first change came that is not durable there.
@@ -65,27 +69,34 @@ struct Link {
     held: Pins,
     /// Keeps here what is on its way there, in order: it may have any of that without having said so.
     sent: VecDeque<Pins>,
-    /// What that costs.
-    kept: Kept,
+    /// What that costs, and what the standby lacks, when it was last behind for so long that it was measured.
+    measured: Option<(Measured, Instant)>,
+    /// More was kept than may be.
+    is_let_go: bool,
 }
 
-/// What is kept for a standby and nothing else needs.
-#[derive(Default, Clone, Copy)]
-struct Kept {
-    /// As stored, when it was last measured.
-    bytes: u64,
-    /// At which change here that was.
-    sequence: u64,
-    /// When, and how long it took.
-    measured: Option<(Instant, Duration)>,
-    /// It was more than may be kept.
-    is_let_go: bool,
+/// What a standby that is behind costs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    /// The last change here then.
+    pub(crate) sequence: u64,
+    /// Bytes, as stored, that are kept for it and nothing else needs.
+    pub(crate) kept: u64,
+    /// Bytes that it lacks, as messages.
+    pub(crate) lacks: u64,
+    /// How long it took to find out.
+    pub(crate) took: Duration,
 }
 
 /// What the status shows of a database on a standby.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct LinkStatus {
     pub(crate) lag_millis: Option<u64>,
+    pub(crate) sent: Option<u64>,
+    pub(crate) received: Option<u64>,
+    pub(crate) durable: Option<u64>,
+    pub(crate) backlog_bytes: Option<u64>,
+    pub(crate) retries: u64,
     pub(crate) last_update: Option<SystemTime>,
     pub(crate) error: Option<String>,
     pub(crate) note: Option<String>,
@@ -262,7 +273,9 @@ impl Peer {
 
     /// Takes nothing for granted that the standby said before: each database counts as behind until it is acknowledged anew.
     pub(crate) fn doubt(&self) {
-        self.state.lock().links.values_mut().for_each(|link| (link.acked, link.received) = (None, 0));
+        let mut state = self.state.lock();
+        state.links.values_mut().for_each(|link| (link.acked, link.sent_to, link.received) = (None, None, 0));
+        drop(state);
         self.changed.notify_one();
     }
 
@@ -270,6 +283,7 @@ impl Peer {
     pub(crate) fn failed(&self, error: &Error) {
         let mut state = self.state.lock();
         (state.error, state.note) = (Some(error.to_string()), None);
+        state.retries += 1;
     }
 
     /// `database` is durable there up to `sequence`, which was read at `read_at`; here it is at `now`.
@@ -301,9 +315,12 @@ impl Peer {
         self.acks.send_modify(|count| *count += 1);
     }
 
-    /// What `pins` keep is on its way, after what was before.
-    pub(crate) fn sent(&self, name: &str, pins: Pins) {
-        self.state.lock().links.entry(name.to_owned()).or_default().sent.push_back(pins);
+    /// What `pins` keep, up to `sequence`, is on its way, after what was before.
+    pub(crate) fn sent(&self, name: &str, sequence: u64, pins: Pins) {
+        let mut state = self.state.lock();
+        let link = state.links.entry(name.to_owned()).or_default();
+        link.sent.push_back(pins);
+        link.sent_to = Some(sequence);
     }
 
     /// The standby has the first of what is on its way: that stays here until it has something else.
@@ -311,14 +328,15 @@ impl Peer {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
         link.held = link.sent.pop_front().unwrap_or_default();
-        link.kept = Kept::default();
+        (link.measured, link.is_let_go) = (None, false);
     }
 
     /// The standby has what `pins` keep, and nothing is on its way.
     pub(crate) fn holds(&self, name: &str, pins: Pins) {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
-        (link.held, link.sent, link.kept) = (pins, VecDeque::new(), Kept::default());
+        (link.held, link.sent) = (pins, VecDeque::new());
+        (link.measured, link.is_let_go) = (None, false);
     }
 
     /// The roots that are kept of `database`, which is at `sequence`, if it is time to see what that costs: the standby is behind, and there
@@ -326,32 +344,25 @@ impl Peer {
     pub(crate) fn to_measure(&self, database: &str, sequence: u64) -> Option<Vec<Hash>> {
         let state = self.state.lock();
         let link = state.links.get(database).filter(|link| link.acked < Some(sequence))?;
-        let is_due = link.kept.measured.is_none_or(|(at, took)| {
-            link.kept.sequence != sequence && at.elapsed() >= took.saturating_mul(MEASURE_SHARE)
+        let is_due = link.measured.is_none_or(|(last, at)| {
+            last.sequence != sequence && at.elapsed() >= last.took.saturating_mul(MEASURE_SHARE)
         });
         let roots = link.sent.iter().chain([&link.held]).flat_map(Pins::roots);
         let roots: Vec<Hash> = if is_due { roots.collect() } else { Vec::new() };
         (!roots.is_empty()).then_some(roots)
     }
 
-    /// What is kept of `database` costs so many bytes, which took so long to find out. More than `max` are let go; gives whether that is so.
-    pub(crate) fn measured(
-        &self,
-        database: &str,
-        sequence: u64,
-        bytes: u64,
-        took: Duration,
-        max: u64,
-    ) -> bool {
+    /// What was measured of `database`. More than `max` is not kept; gives whether that is so.
+    pub(crate) fn measured(&self, database: &str, mut measured: Measured, max: u64) -> bool {
         let mut state = self.state.lock();
         let Some(link) = state.links.get_mut(database) else { return false };
-        let is_let_go = bytes > max;
-        if is_let_go {
+        link.is_let_go = measured.kept > max;
+        if link.is_let_go {
             (link.held, link.sent) = Default::default();
+            measured.kept = 0;
         }
-        let bytes = if is_let_go { 0 } else { bytes };
-        link.kept = Kept { bytes, sequence, measured: Some((Instant::now(), took)), is_let_go };
-        is_let_go
+        link.measured = Some((measured, Instant::now()));
+        link.is_let_go
     }
 
     /// Whether the change of `database` with `sequence` has arrived there; `durable`: and is durable.
@@ -377,20 +388,31 @@ impl Peer {
         })
     }
 
-    pub(crate) fn status(&self, database: &str) -> LinkStatus {
+    /// What the status shows of `database`, which is at `sequence` here.
+    pub(crate) fn status(&self, database: &str, sequence: u64) -> LinkStatus {
         let state = self.state.lock();
-        let Some(link) = state.links.get(database) else {
-            let (error, note) = (state.error.clone(), state.note.clone());
-            return LinkStatus { error, note, ..LinkStatus::default() };
-        };
-        let lag = || link.behind_since.map_or(0, |since| since.elapsed().as_millis().max(1) as u64);
-        LinkStatus {
-            lag_millis: link.acked.map(|_| lag()),
-            last_update: link.last_update,
+        let status = LinkStatus {
             error: state.error.clone(),
             note: state.note.clone(),
-            pinned_bytes: link.kept.bytes,
-            is_let_go: link.kept.is_let_go,
+            retries: state.retries,
+            ..LinkStatus::default()
+        };
+        let Some(link) = state.links.get(database) else { return status };
+        let lag = || link.behind_since.map_or(0, |since| since.elapsed().as_millis().max(1) as u64);
+        let measured = link.measured.map(|(measured, _)| measured);
+        LinkStatus {
+            lag_millis: link.acked.map(|_| lag()),
+            sent: link.sent_to,
+            received: link.acked.max((link.received > 0).then_some(link.received)),
+            durable: link.acked,
+            backlog_bytes: match link.acked {
+                Some(acked) if acked >= sequence => Some(0),
+                _ => measured.map(|measured| measured.lacks),
+            },
+            last_update: link.last_update,
+            pinned_bytes: measured.map_or(0, |measured| measured.kept),
+            is_let_go: link.is_let_go,
+            ..status
         }
     }
 }
@@ -428,13 +450,33 @@ mod tests {
     fn lag_is_unknown_then_zero_then_grows() {
         let peer = peer();
         peer.note_change("shop");
-        assert_eq!(peer.status("shop").lag_millis, None);
+        assert_eq!(peer.status("shop", 5).lag_millis, None);
         peer.acked("shop", 5, Instant::now(), 5);
-        assert_eq!(peer.status("shop").lag_millis, Some(0));
+        assert_eq!(peer.status("shop", 5).lag_millis, Some(0));
         peer.note_change("shop");
-        assert!(peer.status("shop").lag_millis.unwrap() >= 1);
+        assert!(peer.status("shop", 6).lag_millis.unwrap() >= 1);
         peer.acked("shop", 6, Instant::now(), 6);
-        assert_eq!(peer.status("shop").lag_millis, Some(0));
+        assert_eq!(peer.status("shop", 6).lag_millis, Some(0));
+    }
+
+    #[test]
+    fn the_status_says_how_far_a_standby_is_as_far_as_it_is_known() {
+        let peer = peer();
+        let of = |status: LinkStatus| (status.sent, status.received, status.durable, status.backlog_bytes);
+        peer.note_change("shop");
+        assert_eq!(of(peer.status("shop", 7)), (None, None, None, None));
+        peer.sent("shop", 7, Pins::default());
+        peer.received("shop", 6);
+        peer.acked("shop", 5, Instant::now(), 7);
+        assert_eq!(of(peer.status("shop", 7)), (Some(7), Some(6), Some(5), None), "nothing was measured");
+        peer.measured("shop", Measured { sequence: 7, kept: 1, lacks: 90, took: Duration::ZERO }, 100);
+        assert_eq!(of(peer.status("shop", 8)), (Some(7), Some(6), Some(5), Some(90)));
+        peer.acked("shop", 7, Instant::now(), 7);
+        assert_eq!(of(peer.status("shop", 7)), (Some(7), Some(7), Some(7), Some(0)));
+        peer.failed(&Error::Busy);
+        peer.connected();
+        assert_eq!(of(peer.status("shop", 7)), (None, None, None, Some(90)), "it is to say that anew");
+        assert_eq!(peer.status("shop", 7).retries, 1);
     }
 
     #[test]
@@ -473,7 +515,7 @@ mod tests {
         transaction.create_table("t", None).unwrap();
         transaction.commit().unwrap();
         let sent = Pins::of(database.store(), [database.branch("main").unwrap().unwrap().work]).unwrap();
-        peer.sent("shop", sent);
+        peer.sent("shop", 4, sent);
         assert_eq!(pinned(), 2, "it may have either");
         peer.has("shop");
         assert_eq!(pinned(), 1);
@@ -481,12 +523,13 @@ mod tests {
         peer.acked("shop", 4, Instant::now(), 4);
         // It is measured once, until there is more, and let go if it is too much.
         assert_eq!(peer.to_measure("shop", 5).unwrap().len(), 1);
-        assert!(!peer.measured("shop", 5, 100, Duration::ZERO, 100));
-        assert_eq!((pinned(), peer.status("shop").pinned_bytes), (1, 100));
+        let measured = |sequence, kept| Measured { sequence, kept, lacks: 1, took: Duration::ZERO };
+        assert!(!peer.measured("shop", measured(5, 100), 100));
+        assert_eq!((pinned(), peer.status("shop", 5).pinned_bytes), (1, 100));
         assert_eq!(peer.to_measure("shop", 5), None);
         assert!(peer.to_measure("shop", 6).is_some());
-        assert!(peer.measured("shop", 6, 101, Duration::ZERO, 100));
-        assert!(pinned() == 0 && peer.status("shop").is_let_go);
+        assert!(peer.measured("shop", measured(6, 101), 100));
+        assert!(pinned() == 0 && peer.status("shop", 6).is_let_go);
         assert_eq!(peer.to_measure("shop", 7), None, "there is nothing left");
         peer.let_go();
         assert_eq!(pinned(), 0);

@@ -324,7 +324,7 @@ impl Session<'_> {
                 },
                 sent = sent(&mut self.sending) => {
                     let (database, Made { sent, last, held, pins }) = sent?;
-                    self.peer.sent(&database, pins);
+                    self.peer.sent(&database, sent.sequence, pins);
                     self.held.insert(database.clone(), held);
                     self.in_flight.entry(database).or_default().push_back(sent);
                     send(&self.requests, last).await?;

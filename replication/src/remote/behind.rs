@@ -3,19 +3,18 @@
 use std::collections::BTreeMap;
 
 use pleach_engine::{Database, Hash};
-use pleach_protocol::Sender;
 
 use crate::error::Result;
-use crate::limits::{BYTES_COUNTED, COMMITS_COUNTED};
+use crate::limits::COMMITS_COUNTED;
 use crate::remote::primary::{PUSHED, pushed};
-use crate::shared_refs::HEADS;
+use crate::shared_refs::{self, HEADS};
 
 /// What is here and was not pushed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Backlog {
     /// Commits of branches; of each, at most [`COMMITS_COUNTED`].
     pub(crate) commits: u64,
-    /// Bytes that a push would send now, as messages; [`BYTES_COUNTED`] stands for that many or more.
+    /// Bytes that a push would send now, as messages; [`BYTES_COUNTED`](crate::limits::BYTES_COUNTED) stands for that many or more.
     pub(crate) bytes: u64,
 }
 
@@ -59,22 +58,11 @@ fn bytes_ahead(
     is_server: bool,
 ) -> Result<u64> {
     let moved = here.iter().filter(|(name, new)| there.get(*name) != Some(new));
-    let mut targets: Vec<Hash> = moved.map(|(_, new)| *new).collect();
-    targets.sort_unstable();
-    targets.dedup();
+    let targets: Vec<Hash> = moved.map(|(_, new)| *new).collect();
     if targets.is_empty() {
         return Ok(0);
     }
     let known = there.values().filter(|hash| database.store().contains(hash));
     let known: Vec<Hash> = known.copied().collect();
-    let difference = pleach_engine::difference(database, &targets, &known)?;
-    let mut sender = Sender::new(database, difference)?.with_edits(is_server);
-    let mut bytes = 0;
-    while bytes < BYTES_COUNTED {
-        match sender.next_message()? {
-            Some(message) => bytes += message.len() as u64,
-            None => return Ok(bytes),
-        }
-    }
-    Ok(BYTES_COUNTED)
+    shared_refs::bytes_to_send(database, targets, &known, is_server)
 }

@@ -217,5 +217,13 @@ fn standby_to_json(status: &StandbyStatus) -> Value {
         "current_error": status.current_error,
         "pinned_bytes": status.pinned_bytes,
         "note": status.note,
+        "sequence": status.sequence,
+        "sent": status.sent,
+        "received": status.received,
+        "durable": status.durable,
+        // A standby says that a change is durable once readers see it.
+        "applied": status.durable,
+        "backlog_bytes": status.backlog_bytes,
+        "retries": status.retries,
     })
 }

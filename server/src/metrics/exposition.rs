@@ -424,6 +424,16 @@ fn standbys(writer: &mut Writer<'_>, observed: &Observed) -> fmt::Result {
         each().map(|(labels, row)| (labels, row.pinned_bytes as f64)),
     )?;
     writer.gauge(
+        "pleach_standby_backlog_bytes",
+        "What the standby lacks, as messages, when that was last measured; 0 if it lacks nothing, absent if that is not known",
+        each().filter_map(|(labels, row)| Some((labels, row.backlog_bytes? as f64))),
+    )?;
+    writer.counter(
+        "pleach_standby_retries",
+        "Streams to the standby that ended, or did not come about, since this node began to lead",
+        each().map(|(labels, row)| (labels, row.retries)),
+    )?;
+    writer.gauge(
         "pleach_standby_last_update_timestamp_seconds",
         "When the standby last acknowledged a change, since 1970; on a standby, when it last heard its primary",
         each().filter_map(|(labels, row)| Some((labels, seconds(row.last_update?)))),

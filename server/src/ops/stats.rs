@@ -57,6 +57,8 @@ pub fn replication(observed: &Observed, name: &str) -> Vec<ReplicationStats> {
         remote: row.standby_remote.clone(),
         direction: "standby".to_owned(),
         lag_millis: row.replication_lag_millis,
+        lag_bytes: row.backlog_bytes,
+        failures: Some(row.retries),
         last_update_micros: row.last_update.and_then(micros),
         current_error: row.current_error.clone(),
         ..ReplicationStats::default()

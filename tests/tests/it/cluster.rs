@@ -12,6 +12,7 @@ mod users;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use pleach_protocol::testing::Proxy;
 use pleach_tests::{Sandbox, Server, eventually, free_port};
 use serde_json::Value;
 
@@ -185,6 +186,70 @@ fn c1_c2_every_change_arrives_and_the_lag_is_0() {
 }
 
 #[test]
+fn d2_each_row_says_how_far_the_standby_is() {
+    let pair = Nodes::pair();
+    let (primary, mut standby) = (pair.start(0), pair.start(1));
+    pair.create(&primary);
+    pair.put(&primary, "a").ok();
+    let row = |server: &Server| pair.status(server)["databases"][0].clone();
+    let numbers =
+        |row: &Value| ["sequence", "sent", "received", "durable", "applied"].map(|field| row[field].as_u64());
+    let is_level = || {
+        let row = row(&primary);
+        let all = numbers(&row);
+        let is_level = all.iter().all(|number| number.is_some() && *number == all[0]);
+        (is_level && row["backlog_bytes"] == 0 && row["replication_lag_millis"] == 0).then_some(row)
+    };
+    let level = eventually("the standby has everything", is_level);
+    assert!(level["current_error"].is_null() && level["last_update"].is_string(), "{level}");
+    let [here, there @ ..] = numbers(&row(&standby));
+    assert!(here.is_some() && there == [None; 4], "a standby knows of itself");
+    standby.kill();
+    for key in ["b", "c"] {
+        pair.put(&primary, key).ok();
+    }
+    let behind = eventually("it is known what a standby that is away lacks", || {
+        let row = row(&primary);
+        (row["backlog_bytes"].as_u64() > Some(0) && row["retries"].as_u64() > Some(0)).then_some(row)
+    });
+    let [here, .., applied] = numbers(&behind);
+    assert_eq!((here, applied), (numbers(&level)[0].map(|here| here + 2), numbers(&level)[4]));
+    assert!(behind["replication_lag_millis"].as_u64() > Some(0), "{behind}");
+    assert!(behind["current_error"].is_string(), "{behind}");
+    let _standby = pair.start(1);
+    eventually("the standby has everything again", is_level);
+}
+
+#[test]
+fn d4_an_idle_cluster_says_as_little_however_many_databases_it_has() {
+    let pair = Nodes::pair();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let target = std::net::SocketAddr::from(([127, 0, 0, 1], pair.ports[1]));
+    let link = runtime.block_on(Proxy::start(target, Duration::ZERO, || None)).unwrap();
+    let config = std::fs::read_to_string(pair.sandbox.path("one.yaml")).unwrap();
+    let by_link = config.replace(&format!(":{}/", pair.ports[1]), &format!(":{}/", link.address().port()));
+    pair.sandbox.write("one.yaml", &by_link);
+    let (primary, standby) = (pair.start(0), pair.start(1));
+    pair.create(&primary);
+    for number in 0..50 {
+        let name = format!("more{number}");
+        pair.sandbox.run(&["--server", &primary.url(), "database", "create", &name]).ok();
+    }
+    eventually("all are there", || {
+        let listed = pair.sandbox.run(&["--server", &standby.url(), "database", "list"]).ok();
+        let status = pair.status(&primary);
+        let rows = status["databases"].as_array()?;
+        let is_level = rows.iter().all(|row| row["backlog_bytes"] == 0);
+        (listed.lines().count() == 51 && rows.len() == 51 && is_level).then_some(())
+    });
+    let before = link.counts().pieces;
+    let seconds = 11;
+    std::thread::sleep(Duration::from_secs(seconds));
+    let pieces = link.counts().pieces - before;
+    assert!((2..=seconds).contains(&pieces), "{pieces} pieces in {seconds} s");
+}
+
+#[test]
 fn c7_a_standby_refuses_writes_before_it_looks_the_database_up() {
     let pair = Nodes::pair();
     let standby = pair.start(1);
@@ -330,7 +395,7 @@ fn c17_c19_a_dead_primary_is_replaced_and_its_tail_is_kept() {
 }
 
 #[test]
-fn c21_two_primaries_of_one_epoch_both_stop_writing() {
+fn c21_c23_two_primaries_of_one_epoch_both_stop_writing_until_one_has_a_higher_one() {
     let pair = Nodes::pair();
     pair.configure(1, "primary", 1);
     let (one, two) = (pair.start(0), pair.start(1));
@@ -340,8 +405,13 @@ fn c21_two_primaries_of_one_epoch_both_stop_writing() {
         });
         pair.put(server, "a").fails(5);
     }
+    // As it was asked to be, and what a primary of a higher epoch replicates to.
     pair.assume(&one, "primary", 2).ok();
+    assert_eq!(role(&pair.status(&one)), ("primary".into(), 2));
     eventually("the other one follows", || (role(&pair.status(&two)) == ("standby".into(), 2)).then_some(()));
+    pair.create(&one);
+    pair.put(&one, "a").ok();
+    pair.caught_up(&two, &["a"]);
 }
 
 #[test]
