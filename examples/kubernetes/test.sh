@@ -2,8 +2,8 @@
 # Checks of the recipe what can be checked without a cluster: that it is YAML whose parts fit each other, that the configuration that a pod writes is valid, and that the
 # label follows the role, against an API server that only listens. PLEACH names the binary. Needs Python with PyYAML, and curl; without them nothing is checked. With kubectl, it is read by that, too.
 set -euo pipefail
+pleach=$(realpath "$(command -v "${PLEACH:-pleach}")")
 cd "$(dirname "$0")"
-pleach=${PLEACH:-pleach}
 if ! python3 -c 'import yaml' 2>/dev/null || ! command -v curl >/dev/null; then
     echo "skipped: Python with PyYAML and curl are needed" >&2
     exit 0
