@@ -23,7 +23,7 @@ use pleach_tests::dice::{Dice, mixed};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, runtime::Runtime};
 
-use crate::{Plant, Run, Stop};
+use crate::{Plant, Run, Stop, forms::checked};
 
 /// Tells a process that it is a clone, and of what: URL, directory and part, a line each.
 const CLONE: &str = "PLEACH_SOAK_CLONE";
@@ -58,6 +58,7 @@ pub(crate) fn run(run: &Run) -> Result<String, Stop> {
     }
     let Counts { clones, parts, fetches, pushes, cuts, kills, restarts, collections, .. } = soak.counts;
     let (ratio, again) = soak.counts.cost();
+    checked(&[("cuts", cuts), ("transfers", clones + fetches + pushes)])?;
     Ok(format!(
         "{cuts} cuts of {clones} clones ({parts} of a part), {fetches} fetches, {pushes} pushes; {kills} kills, {restarts} restarts, {collections} collections; \
          {ratio:.3} times the bytes of uncut ones, {again} KiB more a cut"

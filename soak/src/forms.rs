@@ -36,6 +36,12 @@ pub(crate) const FORMS: [Form; 10] = [
     Form { name: "log-writes", plants: &[Plant::NoDataSync], run: log_writes::run },
 ];
 
+/// A form that tried nothing, or in which nothing got through, has checked nothing: that is no success.
+pub(crate) fn checked(counts: &[(&str, u64)]) -> Result<(), Stop> {
+    let none = counts.iter().find(|(_, count)| *count == 0);
+    none.map_or(Ok(()), |(what, _)| Err(Stop::Found(format!("nothing was checked: no {what}"))))
+}
+
 /// Random workloads on the simulated disk, a seed after another.
 fn simulated_power_cuts(run: &Run) -> Result<String, Stop> {
     let plant = run.plant.map(|plant| match plant {
@@ -48,6 +54,7 @@ fn simulated_power_cuts(run: &Run) -> Result<String, Stop> {
         states += power_cuts(seed, plant)?;
         seed += 1;
     }
+    checked(&[("states", states)])?;
     Ok(format!("{states} states of {} random workloads", seed - run.seed))
 }
 
@@ -61,6 +68,7 @@ fn kills(run: &Run) -> Result<String, Stop> {
         counts = victim.round(round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59)?;
         round += 1;
     }
+    checked(&[("kills", counts.kills), ("writes acknowledged", counts.acknowledged)])?;
     Ok(format!(
         "{} kills, {} collections, {} writes acknowledged, {} there without",
         counts.kills, counts.collections, counts.acknowledged, counts.unacknowledged
@@ -79,6 +87,7 @@ fn syscalls(run: &Run) -> Result<String, Stop> {
     for point in &points {
         happened += usize::from(traced.play(point)?);
     }
+    checked(&[("faults that happened", happened as u64)])?;
     Ok(format!("{} faults at system calls, {happened} happened", points.len()))
 }
 
@@ -94,5 +103,6 @@ fn full_disk(run: &Run) -> Result<String, Stop> {
         acknowledged += seen.acknowledged;
         refused += seen.refused;
     }
+    checked(&[("writes acknowledged", acknowledged), ("writes refused", refused)])?;
     Ok(format!("{levels} levels, {acknowledged} writes acknowledged, {refused} refused"))
 }

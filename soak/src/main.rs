@@ -121,6 +121,8 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     let chosen = |name: &str| arguments.names.is_empty() || arguments.names.iter().any(|wish| wish == name);
+    // Built before the time of any form begins.
+    pleach_tests::binary();
     let (mut found, mut missing) = (false, false);
     for form in FORMS.iter().filter(|form| chosen(form.name)) {
         if arguments.plant.is_some_and(|plant| !form.plants.contains(&plant)) {

@@ -18,7 +18,7 @@ use pleach_protocol::testing::Proxy;
 use pleach_tests::{Run as Command, Sandbox, Server, dice::Dice, free_port};
 use tokio::runtime::Runtime;
 
-use crate::{Plant, Run, Stop};
+use crate::{Plant, Run, Stop, forms::checked};
 
 const WRITERS: usize = 3;
 const READERS: usize = 2;
@@ -58,6 +58,7 @@ pub(crate) fn run(run: &Run) -> Result<String, Stop> {
         &counts.unanswered,
     ]
     .map(|count| count.load(Ordering::Relaxed));
+    checked(&[("commits acknowledged", commits), ("reads", reads), ("kills", kills)])?;
     Ok(format!(
         "{round} rounds: {commits} commits acknowledged, {unacknowledged} not; {reads} reads of replicas, {unanswered} not answered; {kills} kills, {cuts} cuts; no read was stale, \
          and all were the same at the end of each"

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pleach_client::Options;
 use pleach_tests::tokens::{Replicated, Tally, check};
 
-use crate::{Plant, Run, Stop};
+use crate::{Plant, Run, Stop, forms::checked};
 
 /// Reads of a round.
 const ROUND: u64 = 20_000;
@@ -33,6 +33,7 @@ pub(crate) fn run(run: &Run) -> Result<String, Stop> {
         all.writes += round.writes;
         all.took += round.took;
     }
+    checked(&[("reads", all.checks), ("versions", all.writes)])?;
     Ok(format!(
         "{} reads over a primary and {} replicas, {} versions written meanwhile, {:.0} reads/s",
         all.checks,
