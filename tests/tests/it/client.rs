@@ -163,10 +163,10 @@ async fn a_transaction_goes_on_after_calls_that_were_given_up() {
         let mut rows = transaction.scan("t", ..).await.unwrap();
         assert_eq!(rows.next().await.unwrap().unwrap().key(), b"00000");
         drop(rows);
-        // The answer to this one is not waited for.
+        // The answer to this one is not waited for. It may be there already, if this thread had to wait.
         tokio::select! {
             biased;
-            _ = transaction.get("t", "00001") => panic!("an answer without a way there"),
+            answer = transaction.get("t", "00001") => assert!(answer.unwrap().is_some()),
             () = std::future::ready(()) => {}
         }
         assert_eq!(transaction.get("t", "00002").await.unwrap().unwrap().key(), b"00002");
