@@ -7,8 +7,8 @@ use pleach_tests::eventually;
 
 use super::Nodes;
 
-const TABLES: usize = 2_000;
-const BRANCHES: usize = 300;
+const TABLES: usize = 10_000;
+const BRANCHES: usize = 1_000;
 
 /// A database with many tables, branches and large values, of a time before the cluster.
 fn fill(database: &Database) {
