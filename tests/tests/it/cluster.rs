@@ -24,6 +24,12 @@ struct Nodes {
     more: String,
 }
 
+/// A proxy between two nodes, with what it runs on.
+struct Link {
+    proxy: Proxy,
+    _runtime: tokio::runtime::Runtime,
+}
+
 const NAMES: [&str; 4] = ["one", "two", "three", "four"];
 
 impl Nodes {
@@ -65,6 +71,18 @@ impl Nodes {
             more = self.more,
         );
         self.sandbox.write(&format!("{}.yaml", NAMES[node]), &config);
+    }
+
+    /// What passes from a node to another one goes by a proxy, which counts it. Before that node is started.
+    fn link(&self, from: usize, to: usize) -> Link {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let target = std::net::SocketAddr::from(([127, 0, 0, 1], self.ports[to]));
+        let proxy = runtime.block_on(Proxy::start(target, Duration::ZERO, || None)).unwrap();
+        let file = format!("{}.yaml", NAMES[from]);
+        let config = std::fs::read_to_string(self.sandbox.path(&file)).unwrap();
+        let by_proxy = format!(":{}/", proxy.address().port());
+        self.sandbox.write(&file, &config.replace(&format!(":{}/", self.ports[to]), &by_proxy));
+        Link { proxy, _runtime: runtime }
     }
 
     /// Adds lines to the configuration of a node, at the end of its `cluster:` stanza.
@@ -223,12 +241,7 @@ fn d2_each_row_says_how_far_the_standby_is() {
 #[test]
 fn d4_an_idle_cluster_says_as_little_however_many_databases_it_has() {
     let pair = Nodes::pair();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let target = std::net::SocketAddr::from(([127, 0, 0, 1], pair.ports[1]));
-    let link = runtime.block_on(Proxy::start(target, Duration::ZERO, || None)).unwrap();
-    let config = std::fs::read_to_string(pair.sandbox.path("one.yaml")).unwrap();
-    let by_link = config.replace(&format!(":{}/", pair.ports[1]), &format!(":{}/", link.address().port()));
-    pair.sandbox.write("one.yaml", &by_link);
+    let link = pair.link(0, 1);
     let (primary, standby) = (pair.start(0), pair.start(1));
     pair.create(&primary);
     for number in 0..50 {
@@ -242,10 +255,10 @@ fn d4_an_idle_cluster_says_as_little_however_many_databases_it_has() {
         let is_level = rows.iter().all(|row| row["backlog_bytes"] == 0);
         (listed.lines().count() == 51 && rows.len() == 51 && is_level).then_some(())
     });
-    let before = link.counts().pieces;
+    let before = link.proxy.counts().pieces;
     let seconds = 11;
     std::thread::sleep(Duration::from_secs(seconds));
-    let pieces = link.counts().pieces - before;
+    let pieces = link.proxy.counts().pieces - before;
     assert!((2..=seconds).contains(&pieces), "{pieces} pieces in {seconds} s");
 }
 

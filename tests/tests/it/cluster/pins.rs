@@ -1,46 +1,14 @@
 //! What a primary keeps for a standby that is away, and what it sends when that is back, in bytes.
 
-use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::fmt::Write;
 
 use pleach_tests::{Server, eventually};
 
-use super::{Nodes, warnings};
+use super::{Link, Nodes, warnings};
 
 const ROWS: usize = 40_000;
 const CHANGED: usize = 2_000;
 const ROUNDS: usize = 12;
-
-/// Passes bytes on to `port`, and counts those that go there. Gives the port where.
-fn count(port: u16) -> (u16, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (here, counted) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU64::new(0)));
-    let counts = counted.clone();
-    std::thread::spawn(move || {
-        for caller in listener.incoming().map_while(Result::ok) {
-            let Ok(called) = TcpStream::connect(("127.0.0.1", port)) else { continue };
-            let there = (caller.try_clone().unwrap(), called.try_clone().unwrap(), Some(counts.clone()));
-            for (mut from, mut to, counts) in [there, (called, caller, None)] {
-                std::thread::spawn(move || {
-                    let mut buffer = [0; 65536];
-                    while let Ok(length @ 1..) = from.read(&mut buffer) {
-                        counts.iter().for_each(|counts| {
-                            counts.fetch_add(length as u64, Ordering::SeqCst);
-                        });
-                        if to.write_all(&buffer[..length]).is_err() {
-                            break;
-                        }
-                    }
-                    let _ = to.shutdown(std::net::Shutdown::Both);
-                });
-            }
-        }
-    });
-    (here, counted)
-}
 
 /// Rows `0, step, 2 step…`, with values of that round that do not compress.
 fn rows(count: usize, step: usize, round: u64) -> String {
@@ -56,7 +24,7 @@ fn rows(count: usize, step: usize, round: u64) -> String {
 struct Away {
     nodes: Nodes,
     one: Server,
-    counted: Arc<AtomicU64>,
+    link: Link,
     /// Bytes of a fetch of the rows that changed.
     fetched: u64,
 }
@@ -66,10 +34,7 @@ impl Away {
     fn new(more: &str) -> Away {
         let nodes = Nodes::pair();
         nodes.add(0, more);
-        let (port, counted) = count(nodes.ports[1]);
-        let config = std::fs::read_to_string(nodes.sandbox.path("one.yaml")).unwrap();
-        let config = config.replace(&format!(":{}/", nodes.ports[1]), &format!(":{port}/"));
-        nodes.sandbox.write("one.yaml", &config);
+        let link = nodes.link(0, 1);
         let (one, mut two) = (nodes.start(0), nodes.start(1));
         nodes.create(&one);
         nodes.sandbox.write("rows.csv", &rows(ROWS, 1, 0));
@@ -93,17 +58,17 @@ impl Away {
         nodes.sandbox.run(&one.args("db", &["commit", "-m", "after"])).ok();
         let fetched = nodes.sandbox.run(&["-C", "copy", "fetch", "--json"]).json();
         let fetched = fetched["bytes_received"].as_u64().unwrap();
-        Away { nodes, one, counted, fetched }
+        Away { nodes, one, link, fetched }
     }
 
     /// The standby returns. Gives the bytes that it then gets.
     fn back(&self) -> u64 {
-        let before = self.counted.load(Ordering::SeqCst);
+        let before = self.link.proxy.counts().up;
         let two = self.nodes.start(1);
         eventually("the standby has it", || {
             (self.nodes.status(&self.one)["databases"][0]["replication_lag_millis"] == 0).then_some(())
         });
-        let bytes = self.counted.load(Ordering::SeqCst) - before;
+        let bytes = self.link.proxy.counts().up - before;
         let export = |server: &Server| self.nodes.sandbox.run(&server.args("db", &["export", "t"])).ok();
         assert!(export(&two) == export(&self.one));
         bytes
