@@ -194,13 +194,13 @@ pub(crate) struct Auth {
     replays: Mutex<Replays>,
     /// Counts what was fetched, from any peer.
     news: watch::Sender<u64>,
-    /// What was signed before may have been heard by the process before this one.
-    since: u64,
+    /// What was signed before may have been heard by the process before this one. Not as the clock said then: that may have been set since.
+    started: Instant,
 }
 
 impl Auth {
     pub(crate) fn new(key: NodeKey, peers: Vec<Arc<PeerKeys>>, news: watch::Sender<u64>) -> Auth {
-        Auth { key, peers, replays: Mutex::default(), news, since: now() }
+        Auth { key, peers, replays: Mutex::default(), news, started: Instant::now() }
     }
 
     /// What other nodes know this one by.
@@ -302,7 +302,7 @@ impl Auth {
             return Err(expired(false));
         }
         // On a TLS connection the channel says that it is not from before.
-        if channel.is_none() && issued < self.since {
+        if channel.is_none() && issued < now.saturating_sub(millis(self.started.elapsed())) {
             return Err(Refused::BeforeStart);
         }
         let nonce: Nonce = (&*greeting.nonce).try_into().map_err(|_| malformed("a nonce has 16 bytes"))?;
@@ -486,11 +486,11 @@ mod tests {
     fn what_was_signed_too_long_ago_or_ahead_or_for_too_long_is_refused() {
         let (one, two) = pair();
         let at = now() + 1_000_000;
-        let signed = |time: u64| one.greet_at(time, two.fingerprint(), hello(), None).unwrap().0;
+        let signed = |time: u64| one.greet_at(time, two.fingerprint(), hello(), HERE).unwrap().0;
         let (holds, apart) = (millis(GREETING_HOLDS), millis(CLOCKS_APART));
-        assert!(two.check_at(at, &signed(at - holds), None).is_ok());
-        assert!(two.check_at(at, &signed(at + apart), None).is_ok());
-        let refused = |time| two.check_at(at, &signed(time), None).unwrap_err();
+        assert!(two.check_at(at, &signed(at - holds), HERE).is_ok());
+        assert!(two.check_at(at, &signed(at + apart), HERE).is_ok());
+        let refused = |time| two.check_at(at, &signed(time), HERE).unwrap_err();
         assert!(matches!(refused(at - holds - 1), Refused::Expired { ahead: false, .. }));
         assert!(matches!(refused(at + apart + 1), Refused::Expired { ahead: true, .. }));
         let greeting = proto::Greeting {
@@ -508,10 +508,20 @@ mod tests {
     #[test]
     fn what_the_process_before_this_one_may_have_heard_is_refused_in_the_clear() {
         let (one, two) = pair();
-        let before = two.since - 1;
+        let before = now() - millis(two.started.elapsed()) - 10;
         let signed = |channel| one.greet_at(before, two.fingerprint(), hello(), channel).unwrap().0;
         assert_eq!(two.check(&signed(None), None), Err(Refused::BeforeStart));
         assert!(two.check(&signed(HERE), HERE).is_ok());
+    }
+
+    #[test]
+    fn a_clock_that_is_set_right_after_the_start_leaves_nobody_out() {
+        let (one, two) = pair();
+        // The clock here was an hour ahead, or behind, when this node started, or is now.
+        for now in [now() - 3_600_000, now(), now() + 3_600_000] {
+            let signed = one.greet_at(now + 1, two.fingerprint(), hello(), None).unwrap().0;
+            assert!(two.check_at(now + 1, &signed, None).is_ok());
+        }
     }
 
     #[test]
