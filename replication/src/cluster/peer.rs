@@ -355,7 +355,9 @@ impl Peer {
     /// What was measured of `database`. More than `max` is not kept; gives whether that is so.
     pub(crate) fn measured(&self, database: &str, mut measured: Measured, max: u64) -> bool {
         let mut state = self.state.lock();
-        let Some(link) = state.links.get_mut(database) else { return false };
+        // It may have come back while this was measured.
+        let link = state.links.get_mut(database).filter(|link| link.acked < Some(measured.sequence));
+        let Some(link) = link else { return false };
         link.is_let_go = measured.kept > max;
         if link.is_let_go {
             (link.held, link.sent) = Default::default();
@@ -531,6 +533,10 @@ mod tests {
         assert!(peer.measured("shop", measured(6, 101), 100));
         assert!(pinned() == 0 && peer.status("shop", 6).is_let_go);
         assert_eq!(peer.to_measure("shop", 7), None, "there is nothing left");
+        peer.has("shop");
+        peer.acked("shop", 7, Instant::now(), 7);
+        assert!(!peer.measured("shop", measured(7, 101), 100), "it came back meanwhile");
+        assert_eq!(peer.status("shop", 7).pinned_bytes, 0);
         peer.let_go();
         assert_eq!(pinned(), 0);
     }
