@@ -8,7 +8,11 @@ use std::{
     collections::BTreeMap,
     fmt,
     path::PathBuf,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    process::{self, Stdio},
+    sync::{
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +24,7 @@ use pleach_protocol::testing::{Held, Proxy};
 use tokio::runtime::Runtime;
 
 use crate::{
-    Run as Command, Sandbox, Server, clock::Clock, dice::Dice, free_port, small_disk::SmallDisk,
+    Run as Command, Sandbox, Server, clock::Clock, dice::Dice, finish, free_port, small_disk::SmallDisk,
     syscalls::with_failing_syncs,
 };
 
@@ -30,6 +34,8 @@ const READERS: usize = 3;
 const ROUND: Duration = Duration::from_secs(15);
 /// How long a primary may take to be found, and all to be the same, then.
 const SAME_WITHIN: Duration = Duration::from_secs(60);
+/// How long a command may take.
+const COMMAND_MAX: Duration = Duration::from_secs(30);
 /// How long `strace` takes to have hold of a process.
 const ATTACHED: Duration = Duration::from_millis(300);
 /// How long a client waits for an answer.
@@ -234,9 +240,22 @@ impl Site {
         *server.lock() = Some(started);
     }
 
-    /// A command to a node.
+    /// A command to a node, which is killed if it takes too long: a policy that blocks may let a write wait for ever.
     fn on(&self, node: usize, command: &[&str]) -> Command {
-        self.sandbox.run(&[&["--server", &self.nodes[node].url], command].concat())
+        let mut command = self.sandbox.command(&[&["--server", &self.nodes[node].url], command].concat());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("pleach runs");
+        let process = child.id();
+        let (ended, end) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                if end.recv_timeout(COMMAND_MAX) == Err(RecvTimeoutError::Timeout) {
+                    let _ = process::Command::new("kill").args(["-KILL", &process.to_string()]).status();
+                }
+            });
+            let output = child.wait_with_output().expect("pleach ends");
+            drop(ended);
+            finish(output)
+        })
     }
 
     fn client(&self, node: usize) -> Result<Client, String> {
