@@ -1,26 +1,42 @@
-//! Which signed greetings were heard already, so that none is heard twice. Each is forgotten when it has expired, and so would be refused
-//! anyway. Only what a trusted key signed gets here; of that, no more than [`NONCES_MAX`] at a time.
+//! Which signed greetings were heard already, so that none is heard twice. Each is remembered for as long as one may hold at most, by
+//! the monotonic clock, so that whoever sets the clock does not make it forget. Only what a trusted key signed gets here; of that, no
+//! more than [`NONCES_MAX`] at a time.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashSet, VecDeque},
+    time::{Duration, Instant},
+};
 
 use super::{Nonce, Refused};
-use crate::limits::NONCES_MAX;
+use crate::limits::{CLOCKS_APART, GREETING_HOLDS, NONCES_MAX};
 
-/// The nonces that were heard and have not expired, with the time when they do, in milliseconds.
+/// How long a greeting may hold once it was heard: it may have been signed by a clock that is ahead.
+const HOLDS_AT_MOST: Duration = CLOCKS_APART.saturating_add(GREETING_HOLDS);
+
+/// The nonces that were heard and may still hold.
 #[derive(Default)]
-pub(super) struct Replays(HashMap<Nonce, u64>);
+pub(super) struct Replays {
+    nonces: HashSet<Nonce>,
+    /// The same, in the order in which they were heard, with the time.
+    heard: VecDeque<(Instant, Nonce)>,
+}
 
 impl Replays {
-    /// Notes a nonce that expires at `until`.
-    pub(super) fn note(&mut self, nonce: Nonce, until: u64, now: u64) -> Result<(), Refused> {
-        self.0.retain(|_, until| *until >= now);
-        if self.0.contains_key(&nonce) {
+    /// Notes a nonce that was heard `now`.
+    pub(super) fn note(&mut self, nonce: Nonce, now: Instant) -> Result<(), Refused> {
+        while let Some((_, old)) =
+            self.heard.pop_front_if(|(heard, _)| now.saturating_duration_since(*heard) > HOLDS_AT_MOST)
+        {
+            self.nonces.remove(&old);
+        }
+        if self.nonces.contains(&nonce) {
             return Err(Refused::Replayed);
         }
-        if self.0.len() >= NONCES_MAX {
+        if self.nonces.len() >= NONCES_MAX {
             return Err(Refused::TooMany);
         }
-        self.0.insert(nonce, until);
+        self.nonces.insert(nonce);
+        self.heard.push_back((now, nonce));
         Ok(())
     }
 }
@@ -30,24 +46,27 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
+    const TICK: Duration = Duration::from_millis(1);
+
     #[test]
-    fn a_nonce_is_taken_once_until_it_has_expired() {
+    fn a_nonce_is_taken_once_for_as_long_as_it_may_hold() {
         let mut replays = Replays::default();
-        let nonce = [1; 16];
-        assert_eq!(replays.note(nonce, 100, 50), Ok(()));
-        assert_eq!(replays.note(nonce, 100, 100), Err(Refused::Replayed));
-        assert_eq!(replays.note([2; 16], 200, 101), Ok(()));
-        assert_eq!(replays.0.len(), 1, "what has expired is forgotten");
+        let (nonce, now) = ([1; 16], Instant::now());
+        assert_eq!(replays.note(nonce, now), Ok(()));
+        assert_eq!(replays.note(nonce, now + HOLDS_AT_MOST), Err(Refused::Replayed));
+        assert_eq!(replays.note([2; 16], now + HOLDS_AT_MOST + TICK), Ok(()));
+        assert_eq!((replays.nonces.len(), replays.heard.len()), (1, 1), "what holds no longer is forgotten");
     }
 
     #[test]
     fn when_there_are_too_many_nothing_is_forgotten_before_its_time() {
         let mut replays = Replays::default();
+        let now = Instant::now();
         for number in 0..NONCES_MAX as u128 {
-            replays.note(number.to_le_bytes(), 100, 50).unwrap();
+            replays.note(number.to_le_bytes(), now).unwrap();
         }
-        assert_eq!(replays.note([0xff; 16], 100, 50), Err(Refused::TooMany));
-        assert_eq!(replays.note([0; 16], 100, 50), Err(Refused::Replayed));
-        assert_eq!(replays.note([0xff; 16], 200, 101), Ok(()));
+        assert_eq!(replays.note([0xff; 16], now), Err(Refused::TooMany));
+        assert_eq!(replays.note([0; 16], now), Err(Refused::Replayed));
+        assert_eq!(replays.note([0xff; 16], now + HOLDS_AT_MOST + TICK), Ok(()));
     }
 }
