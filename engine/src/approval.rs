@@ -310,12 +310,7 @@ impl Database {
 
     fn keep_given_up(&self, changes: &[RefUpdate], updates: &mut Vec<RefUpdate>) {
         for change in changes.iter().filter(|change| names::is_shared(&change.name)) {
-            let Some(new) = change.new else { continue };
-            let mut names =
-                (self.sequence()..).map(|number| format!("{}{}/{number}", names::RECOVERY, change.name));
-            if let Some(name) = names.find(|name| self.store().appended_ref(name).is_none()) {
-                updates.push(RefUpdate { name, old: None, new: Some(new) });
-            }
+            updates.extend(change.new.map(|new| self.keep(&change.name, new)));
         }
     }
 }

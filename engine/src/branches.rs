@@ -1,7 +1,7 @@
 //! Branches and tags: names of commits, and each branch's uncommitted work.
 //!
-//! A branch is there if `work/NAME` is; `heads/NAME` appears with its first commit. What a change by force makes unreachable is
-//! kept under `recovery/`.
+//! A branch is there if `work/NAME` is; `heads/NAME` appears with its first commit. What a change by force takes away
+//! is kept, see [`crate::recovery`].
 
 use pleach_chunkstore::{Hash, RefUpdate};
 
@@ -92,7 +92,7 @@ impl Database {
             if self.appended_current_branch()? == name {
                 return Err(Error::BranchInUse { name: name.to_owned() });
             }
-            self.keep_for_recovery(&branch, updates)?;
+            self.keep_branch(&branch, updates)?;
             updates.push(RefUpdate { name: names::work(name), old: Some(branch.work), new: None });
             if branch.head.is_some() {
                 updates.push(RefUpdate { name: names::head(name), old: branch.head, new: None });
@@ -134,26 +134,6 @@ impl Database {
     fn appended_current_branch(&self) -> Result<String> {
         let current = self.appended_setting(settings::CURRENT_BRANCH)?;
         Ok(current.unwrap_or_else(|| crate::DEFAULT_BRANCH.to_owned()))
-    }
-
-    /// Keeps what a change by force is about to make unreachable.
-    pub(crate) fn keep_for_recovery(&self, branch: &Branch, updates: &mut Vec<RefUpdate>) -> Result<()> {
-        let number = self.sequence();
-        let work = (branch.work != self.committed_root(branch.head)?).then_some(branch.work);
-        for (kind, lost) in [("heads", branch.head), ("work", work)] {
-            let Some(lost) = lost else { continue };
-            // Changes that are not durable yet may have taken the number.
-            for number in number.. {
-                let name = format!("recovery/{kind}/{}/{number}", branch.name);
-                match self.store().appended_ref(&name) {
-                    Some(kept) if kept != lost => continue,
-                    Some(_) => {}
-                    None => updates.push(RefUpdate { name, old: None, new: Some(lost) }),
-                }
-                break;
-            }
-        }
-        Ok(())
     }
 
     /// All tags, by name, with their commits.

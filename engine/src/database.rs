@@ -539,10 +539,7 @@ impl Database {
                 }
                 (true, None) => return Err(Error::NothingToAmend { branch: branch.name }),
                 (true, Some(head)) => {
-                    self.keep_for_recovery(
-                        &Branch { work: self.committed_root(branch.head)?, ..branch.clone() },
-                        updates,
-                    )?;
+                    updates.push(self.keep(&names::head(&branch.name), head));
                     self.commit_object(&head)?.parents
                 }
                 (false, head) => {
@@ -591,8 +588,11 @@ impl Database {
         let commit = self.commit_object(to)?;
         self.write(|_, updates| {
             let branch = self.appended_branch(branch)?;
-            let lost_work = if hard { branch.work } else { self.committed_root(branch.head)? };
-            self.keep_for_recovery(&Branch { work: lost_work, ..branch.clone() }, updates)?;
+            let lost = branch.head.filter(|head| head != to);
+            updates.extend(lost.map(|head| self.keep(&names::head(&branch.name), head)));
+            if hard {
+                self.keep_work(&branch, updates)?;
+            }
             updates.push(RefUpdate { name: names::head(&branch.name), old: branch.head, new: Some(*to) });
             if hard {
                 let name = names::work(&branch.name);

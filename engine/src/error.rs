@@ -106,6 +106,12 @@ pub enum Error {
         /// What a revision may be.
         expected: String,
     },
+    /// No ref of that name keeps anything.
+    #[error("no ref `{name}` under recovery/; `recovery list` shows what is kept")]
+    NotKept {
+        /// The name asked for.
+        name: String,
+    },
     /// A branch, tag or table of that name is there already.
     #[error("{what} `{name}` already exists; choose another name or delete it first")]
     Exists {
@@ -386,7 +392,8 @@ impl Error {
             | Error::UnknownTag { .. }
             | Error::UnknownFeed { .. }
             | Error::UnknownIndex { .. }
-            | Error::UnknownRevision { .. } => ErrorKind::NotFound,
+            | Error::UnknownRevision { .. }
+            | Error::NotKept { .. } => ErrorKind::NotFound,
             Error::Row(_)
             | Error::BadName { .. }
             | Error::KeyTooLong { .. }

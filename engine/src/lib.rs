@@ -52,6 +52,7 @@ pub mod patch;
 mod pins;
 #[cfg(test)]
 mod progress_tests;
+mod recovery;
 mod resolve;
 mod revision;
 pub mod row;
@@ -91,6 +92,7 @@ pub use pleach_chunkstore::{
     Options, Outcome, Progress, RefUpdate, Source, SourceError, Stats, Store, Ticket,
 };
 pub use pleach_chunkstore::{Compression, backup, fsck};
+pub use recovery::{KeepFor, Kept, Restored};
 pub use resolve::{Resolution, Resolver};
 pub use revision::Revision;
 pub use row::Schema;

@@ -143,7 +143,7 @@ impl Database {
             if catalogue::merging(self.store(), &branch.work)?.is_none() {
                 return Err(Error::NoMerge { branch: branch.name });
             }
-            self.keep_for_recovery(&Branch { head: None, ..branch.clone() }, updates)?;
+            updates.push(self.keep(&names::work(&branch.name), branch.work));
             let root = self.committed_root(branch.head)?;
             let name = names::work(&branch.name);
             updates.push(RefUpdate { name, old: Some(branch.work), new: Some(root) });

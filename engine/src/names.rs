@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! shared (replication compares them):  heads/BRANCH · tags/TAG → commit    work/BRANCH → root of the uncommitted catalogue
-//! local:                               remotes/REMOTE/BRANCH · recovery/… → commit    local/settings → root of a map of text
+//! local:                               remotes/REMOTE/BRANCH → commit    local/settings → root of a map of text
+//!                                      recovery/REF/MILLIS → what REF was, see `recovery`
 //!                                      seen/REMOTE/heads/BRANCH, seen/REMOTE/tags/TAG → commit, see `packs` of the protocol
 //!                                      pushed/REMOTE/heads/…, pushed/REMOTE/tags/… → commit, see `primary` of replication
 //!                                      pending/from/REF, pending/to/REF → a change that waits, see `approval`

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pleach_engine::{Database, Hash, Pins, RefUpdate};
+use pleach_engine::{Database, Hash, Pins};
 use pleach_protocol::Sender;
 
 use crate::error::Result;
@@ -84,19 +84,6 @@ pub(crate) fn updates(held: &SharedRefs, now: &SharedRefs, knows: impl Fn(&Hash)
         }
     }
     updates
-}
-
-/// Keeps what the shared ref `name` was, as `recovery/NAME/NUMBER`; the number is `number` or, if that is taken, one above.
-pub(crate) fn keep(database: &Database, name: &str, lost: Hash, number: u64) -> RefUpdate {
-    let mut number = number;
-    loop {
-        let kept = format!("recovery/{name}/{number}");
-        let old = database.store().appended_ref(&kept);
-        if old.is_none_or(|old| old == lost) {
-            return RefUpdate { name: kept, old, new: Some(lost) };
-        }
-        number += 1;
-    }
 }
 
 /// How many bytes, as stored, `roots` take that the refs of `database` do not need; no further than just above `max`. The cost is what

@@ -36,6 +36,7 @@ mod packs;
 mod patch;
 mod print;
 mod progress;
+mod recovery;
 mod refs;
 mod remotes;
 mod rows;
@@ -91,6 +92,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<()> {
         Command::Branch(arguments) => refs::branch(context, arguments)?,
         Command::Switch { name, create } => refs::switch(context, &name, create)?,
         Command::Tag(arguments) => refs::tag(context, arguments)?,
+        Command::Recovery(arguments) => recovery::recovery(context, arguments)?,
         Command::Merge(arguments) => merge::merge(context, arguments)?,
         Command::Conflicts { resolve, after } => merge::conflicts(context, resolve, &after)?,
         Command::Remote(arguments) => remotes::remote(context, arguments)?,

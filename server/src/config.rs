@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pleach_engine::Compression;
+use pleach_engine::{Compression, KeepFor};
 use pleach_protocol::{ClientTls, Identity, PeerNames, RemoteUrl};
 use pleach_replication::{
     AckCount, AckLevel, AckPolicy, ElectionConfig, ElectionProvider, Fingerprint, OnTimeout, Refresh,
@@ -40,6 +40,8 @@ pub struct Config {
     pub store: Store,
     /// Prefixes of the URLs that clients may have the server use.
     pub remotes_allowed: Vec<String>,
+    /// For how long what was lost is kept.
+    pub recovery_keep: KeepFor,
     /// Replication through a remote; none without the stanza.
     pub replication: Option<Replication>,
     /// Replication direct to standbys; none without the stanza.
@@ -278,6 +280,12 @@ impl Config {
             ))
             .hint("for example file:///share/"));
         }
+        let age = units::duration(&file.recovery_keep.age);
+        let age = age.map_err(|error| wrong(format!("recovery_keep.age: {error}")))?;
+        let count = file.recovery_keep.count;
+        let count = u64::try_from(count)
+            .map_err(|_| wrong(format!("recovery_keep.count: expected a number of refs, found {count}")))?;
+        let recovery_keep = KeepFor { age, count };
         let (data_dir, users_file) = (file.data_dir.clone(), file.users_file.clone());
         Ok(Config {
             data_dir,
@@ -287,6 +295,7 @@ impl Config {
             users_file,
             store,
             remotes_allowed,
+            recovery_keep,
             replication,
             cluster,
         })

@@ -41,6 +41,9 @@ impl From<EngineError> for Failure {
             EngineError::UnknownRevision { .. } => {
                 failure.hint("`pleach log`, `pleach branch` and `pleach tag` show what there is")
             }
+            EngineError::NotKept { .. } => {
+                failure.hint("`pleach recovery list` shows what is kept, with its names")
+            }
             EngineError::NoMerge { .. } => {
                 failure.hint("`pleach merge REV` begins one; `pleach status` shows the branch as it is")
             }

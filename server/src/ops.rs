@@ -17,6 +17,7 @@ pub mod history;
 pub mod import;
 pub mod merge;
 pub mod patch;
+pub mod recovery;
 pub mod refs;
 pub mod rows;
 pub mod server_backup;

@@ -102,6 +102,7 @@ async fn serve(config: &Config, layers: Layers, databases: &Databases) -> Result
     }
     let service = DataService::new(databases.clone(), replication.gate())
         .with_remotes_allowed(&config.remotes_allowed)
+        .with_recovery_keep(config.recovery_keep)
         .with_access(access.clone())
         .with_metrics(metrics.clone());
     let incoming = || {

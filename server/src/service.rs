@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pleach_client::metadata;
-use pleach_engine::{Database, Token};
+use pleach_engine::{Database, KeepFor, Token};
 use pleach_protocol::{Access, Caller, Databases, Right};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -43,6 +43,7 @@ pub struct DataService {
     access: Access,
     /// Prefixes of the URLs that clients may have this server use.
     remotes_allowed: Arc<[String]>,
+    recovery_keep: KeepFor,
     sessions: Sessions,
     metrics: Metrics,
     waited: Arc<Mutex<Waited>>,
@@ -71,7 +72,7 @@ targeted! {
     DropTableRequest CommitRequest StatusRequest LogRequest ShowRequest DiffRequest DiffStatRequest ResetRequest
     ListBranchesRequest CreateBranchRequest DeleteBranchRequest RenameBranchRequest ListTagsRequest CreateTagRequest
     DeleteTagRequest MergeRequest AbortMergeRequest ListConflictsRequest ResolveConflictsRequest StatsRequest
-    RevertRequest MakePatchRequest ApplyPatchStart FsckRequest GcRequest BackupSyncRequest BackupRestoreRequest
+    ListRecoveryRequest RestoreRecoveryRequest DropRecoveryRequest RevertRequest MakePatchRequest ApplyPatchStart FsckRequest GcRequest BackupSyncRequest BackupRestoreRequest
 }
 
 pub(crate) type Answer<T> = std::result::Result<Response<T>, Status>;
@@ -81,8 +82,8 @@ impl DataService {
     /// The service over `databases`, as far as `gate` lets requests through.
     pub fn new(databases: Databases, gate: Arc<dyn Gate>) -> DataService {
         let (access, sessions, metrics) = (Access::open(), Sessions::default(), Metrics::default());
-        let (remotes_allowed, waited) = (Arc::default(), Arc::default());
-        DataService { databases, gate, access, remotes_allowed, sessions, metrics, waited }
+        let (remotes_allowed, recovery_keep, waited) = (Arc::default(), KeepFor::default(), Arc::default());
+        DataService { databases, gate, access, remotes_allowed, recovery_keep, sessions, metrics, waited }
     }
 
     /// Lets in those alone who have access.
@@ -94,6 +95,12 @@ impl DataService {
     /// The sessions that are open.
     pub(crate) fn sessions(&self) -> Sessions {
         self.sessions.clone()
+    }
+
+    /// Keeps what was lost for so long.
+    #[must_use]
+    pub fn with_recovery_keep(self, recovery_keep: KeepFor) -> DataService {
+        DataService { recovery_keep, ..self }
     }
 
     /// Counts in `metrics` what nobody else can.
@@ -450,6 +457,8 @@ calls! {
     write create_branch(CreateBranchRequest) -> CreateBranchResponse = ops::refs::create_branch;
     write delete_branch(DeleteBranchRequest) -> DeleteBranchResponse = ops::refs::delete_branch;
     write rename_branch(RenameBranchRequest) -> RenameBranchResponse = ops::refs::rename_branch;
+    read list_recovery(ListRecoveryRequest) -> ListRecoveryResponse = ops::recovery::list;
+    write restore_recovery(RestoreRecoveryRequest) -> RestoreRecoveryResponse = ops::recovery::restore;
     read list_tags(ListTagsRequest) -> ListTagsResponse = ops::refs::list_tags;
     write create_tag(CreateTagRequest) -> CreateTagResponse = ops::refs::create_tag;
     write delete_tag(DeleteTagRequest) -> DeleteTagResponse = ops::refs::delete_tag;
@@ -576,7 +585,16 @@ calls! {
         let (service, caller) = (self.clone(), self.caller(&request)?);
         blocking(move || {
             let request = request.into_inner();
-            ops::upkeep::gc(&service.admin(&request.target(), caller)?, &request)
+            ops::upkeep::gc(&service.admin(&request.target(), caller)?, &request, &service.recovery_keep)
+        })
+        .await
+    }
+
+    async fn drop_recovery(&self, request: Request<DropRecoveryRequest>) -> Answer<DropRecoveryResponse> {
+        let (service, caller) = (self.clone(), self.caller(&request)?);
+        blocking(move || {
+            let request = request.into_inner();
+            ops::recovery::drop(&service.admin(&request.target(), caller)?, &request)
         })
         .await
     }

@@ -359,8 +359,7 @@ fn plan_one(
         }));
     }
     if matches!(status, RefStatus::Forced | RefStatus::Deleted) {
-        let kept = format!("recovery/{name}/{}", database.sequence());
-        moves.push(RefUpdate { old: database.get_ref(&kept), name: kept, new: found });
+        moves.extend(found.map(|old| database.keep(name, old)));
     }
     moves.push(RefUpdate { name: name.clone(), old: found, new: update.new });
     moves.extend(work);

@@ -261,11 +261,10 @@ fn ref_updates(database: &Database, created: bool, updates: Vec<Update>) -> Vec<
     let mut moves: Vec<RefUpdate> = Vec::with_capacity(updates.len());
     // A database that was just made has a first branch of its own, which nobody has seen.
     let mut made: SharedRefs = if created { shared_refs::read(database) } else { SharedRefs::new() };
-    let number = database.sequence();
     for Update { name, old, new, diverged } in updates {
         if let Some(lost) = old.filter(|_| diverged) {
             tracing::warn!(was = name, %lost, "the primary does not have this any more; it is kept under recovery/");
-            moves.push(shared_refs::keep(database, &name, lost, number));
+            moves.push(database.keep(&name, lost));
         }
         let old = old.or(made.remove(&name));
         moves.push(RefUpdate { name, old, new });

@@ -19,7 +19,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use crate::error::{Error, NotWritable, Result};
 use crate::limits::{BACK_OFF, HEARTBEAT, LOOK_AT_PLACE};
 use crate::remote::runs::{Runs, Turn};
-use crate::shared_refs::{self, HEADS, WORK};
+use crate::shared_refs::{HEADS, WORK};
 
 /// When a replica looks at its remote.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -412,7 +412,7 @@ impl Inner {
             .map(|(name, hash)| (name[prefix.len()..].to_owned(), hash))
             .filter(|(branch, _)| followed(branch))
             .collect();
-        let mut plan = Plan { number: database.sequence(), ..Plan::default() };
+        let mut plan = Plan::default();
         self.check_heads(&theirs, &mut plan);
         for branch in database.branches()?.into_iter().filter(|branch| followed(&branch.name)) {
             match (theirs.remove(&branch.name), branch.head) {
@@ -428,7 +428,7 @@ impl Inner {
         for tag in fetched.iter().filter(|one| one.name.starts_with("tags/")) {
             match (&tag.status, tag.old, tag.new) {
                 (RefStatus::Rejected { .. }, Some(old), Some(_)) if self.config.force_pull => {
-                    plan.moves.push(shared_refs::keep(database, &tag.name, old, plan.number));
+                    plan.moves.push(database.keep(&tag.name, old));
                     plan.set(&tag.name, Some(old), tag.new);
                 }
                 _ => plan.refreshed.changed.push(tag.name.clone()),
@@ -488,8 +488,6 @@ impl Inner {
 /// The moves that make the branches here those of the remote.
 #[derive(Default)]
 struct Plan {
-    /// Under which what is lost is kept.
-    number: u64,
     moves: Vec<RefUpdate>,
     refreshed: Refreshed,
     /// What could not be followed, after all that could.
@@ -523,12 +521,7 @@ impl Plan {
 
     fn keep_head(&mut self, database: &Database, branch: &Branch) {
         if let Some(head) = branch.head {
-            self.moves.push(shared_refs::keep(
-                database,
-                &format!("{HEADS}{}", branch.name),
-                head,
-                self.number,
-            ));
+            self.moves.push(database.keep(&format!("{HEADS}{}", branch.name), head));
         }
     }
 
@@ -542,7 +535,7 @@ impl Plan {
         };
         if dirty {
             let name = format!("{WORK}{}", branch.name);
-            self.moves.push(shared_refs::keep(database, &name, branch.work, self.number));
+            self.moves.push(database.keep(&name, branch.work));
         }
         Ok(())
     }

@@ -145,6 +145,9 @@ pub(crate) enum Command {
     },
     /// List, make or delete tags
     Tag(Tag),
+    /// Look at what changes by force and failovers took away, put it back, or drop it
+    #[command(subcommand)]
+    Recovery(Recovery),
     /// Merge a commit into the branch
     Merge(Merge),
     /// List the conflicts of a merge, or resolve them all to one side
@@ -511,6 +514,38 @@ pub(crate) struct Tag {
     pub(crate) after: After,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Recovery {
+    /// List what is kept under recovery/, what was lost first at the beginning
+    List {
+        #[command(flatten)]
+        after: After,
+    },
+    /// Show what is kept, and how it differs from its branch as it is now
+    Show {
+        /// The ref under recovery/
+        #[arg(value_name = "REF", value_parser = NonEmpty::new())]
+        name: String,
+        #[command(flatten)]
+        after: After,
+    },
+    /// Put it back as the branch or tag that it was; what is there now is kept in turn
+    Restore {
+        /// The ref under recovery/
+        #[arg(value_name = "REF", value_parser = NonEmpty::new())]
+        name: String,
+        /// Make a new branch or tag of it, and leave what it was alone
+        #[arg(long = "as", value_name = "NAME", value_parser = NonEmpty::new())]
+        into: Option<String>,
+    },
+    /// Drop it; `gc` removes what nothing else leads to
+    Drop {
+        /// The ref under recovery/
+        #[arg(value_name = "REF", value_parser = NonEmpty::new())]
+        name: String,
+    },
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Side {
     Ours,
@@ -630,6 +665,9 @@ mod tests {
             "pleach status -C d --server http://x",
             "pleach cluster assume-role king 2",
             "pleach gc --dry-run --purge recovery/heads/main/1",
+            "pleach recovery",
+            "pleach recovery show",
+            "pleach recovery restore x y",
             "pleach backup sync",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -259,6 +259,9 @@ calls! {
     create_branch: CreateBranchRequest -> CreateBranchResponse = ops::refs::create_branch;
     delete_branch: DeleteBranchRequest -> DeleteBranchResponse = ops::refs::delete_branch;
     rename_branch: RenameBranchRequest -> RenameBranchResponse = ops::refs::rename_branch;
+    list_recovery: ListRecoveryRequest -> ListRecoveryResponse = ops::recovery::list;
+    restore_recovery: RestoreRecoveryRequest -> RestoreRecoveryResponse = ops::recovery::restore;
+    drop_recovery: DropRecoveryRequest -> DropRecoveryResponse = ops::recovery::drop;
     list_tags: ListTagsRequest -> ListTagsResponse = ops::refs::list_tags;
     create_tag: CreateTagRequest -> CreateTagResponse = ops::refs::create_tag;
     delete_tag: DeleteTagRequest -> DeleteTagResponse = ops::refs::delete_tag;

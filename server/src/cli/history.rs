@@ -127,7 +127,7 @@ pub(super) fn show(context: &mut Context, revision: String, after: &After) -> Re
     Ok(())
 }
 
-fn plain_commit(output: &mut Output, commit: &CommitInfo) -> Result<()> {
+pub(super) fn plain_commit(output: &mut Output, commit: &CommitInfo) -> Result<()> {
     output.line(format!("commit {}", commit.hash))?;
     if commit.parents.len() > 1 {
         output.line(format!("Merge:  {}", commit.parents.join(" ")))?;

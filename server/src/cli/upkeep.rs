@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use pleach_engine::KeepFor;
 use serde_json::{Value, json};
 
 use super::args::Backup;
@@ -112,7 +113,7 @@ pub(super) fn gc(context: &mut Context, dry_run: bool, purge: Option<String>) ->
     let progress = context.output.progress("gc");
     progress.watch(&mut backend);
     let done = match &mut backend {
-        Backend::Local(session) => ops::gc(session, &request),
+        Backend::Local(session) => ops::gc(session, &request, &KeepFor::default()),
         Backend::Remote(remote) => call!(*remote, gc, request.clone()),
     }?;
     drop(progress);
@@ -125,10 +126,19 @@ pub(super) fn gc(context: &mut Context, dry_run: bool, purge: Option<String>) ->
             "bytes_after": done.bytes_after,
             "files_rewritten": done.files_rewritten,
             "purged": print::hash(&done.purged),
+            "expired": done.expired,
         }));
     }
     if !done.purged.is_empty() {
         context.output.line(format!("dropped {}, which was {}", request.purge, done.purged))?;
+    }
+    if done.expired > 0 {
+        let refs = print::count(done.expired, "ref");
+        let (what, until) =
+            if dry_run { ("to drop", "is kept until then") } else { ("dropped", "may go now") };
+        context.output.line(format!(
+            "{refs} under recovery/ {what}, which were kept for long enough: what they reached {until}"
+        ))?;
     }
     let (live, dead) = (print::count(done.live_chunks, "chunk"), done.dead_chunks);
     if dry_run {

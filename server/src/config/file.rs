@@ -16,6 +16,7 @@ pub(super) struct File {
     pub(super) users_file: Option<PathBuf>,
     pub(super) store: Store,
     pub(super) remotes_allowed: Vec<String>,
+    pub(super) recovery_keep: RecoveryKeep,
     pub(super) replication: Option<Replication>,
     pub(super) cluster: Option<Cluster>,
 }
@@ -29,6 +30,7 @@ impl Default for File {
             users_file: None,
             store: Store::default(),
             remotes_allowed: Vec::new(),
+            recovery_keep: RecoveryKeep::default(),
             replication: None,
             cluster: None,
         }
@@ -81,6 +83,19 @@ impl Default for Store {
             compression: "fast".into(),
             cache: "256MiB".into(),
         }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RecoveryKeep {
+    pub(super) age: String,
+    pub(super) count: i64,
+}
+
+impl Default for RecoveryKeep {
+    fn default() -> RecoveryKeep {
+        RecoveryKeep { age: "30d".into(), count: 1000 }
     }
 }
 

@@ -201,7 +201,7 @@ fn stat(stat: pleach_engine::TableStat) -> TableStat {
     TableStat { table: stat.table, inserted: stat.inserted, updated: stat.updated, deleted: stat.deleted }
 }
 
-fn info(hash: &Hash, commit: Commit) -> CommitInfo {
+pub(super) fn info(hash: &Hash, commit: Commit) -> CommitInfo {
     CommitInfo {
         hash: hash.to_string(),
         parents: commit.parents.iter().map(Hash::to_string).collect(),

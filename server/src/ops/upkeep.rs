@@ -1,10 +1,11 @@
 //! Upkeep: fsck and repair, collection of garbage, backups. Of one database, which stays in use meanwhile.
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use pleach_engine::backup::{Backup, Of, Point, Synced};
 use pleach_engine::fsck::{Damage, Report};
-use pleach_engine::{Batch, Database, KINDS, Observer, Options, Outcome, RefUpdate, Store, StoreError};
+use pleach_engine::{Database, KINDS, KeepFor, Observer, Options, Store, StoreError};
 use pleach_protocol::{Credentials, Part, Remote, RemoteUrl, clone_database};
 
 use super::{Session, server_backup};
@@ -115,13 +116,18 @@ fn to_message(report: Report, repaired: u64) -> FsckResponse {
 /// Bytes of a store that is compacted whole: about the longest table.
 const COMPACTED_WHOLE_MAX: u64 = 256 << 20;
 
-/// Removes what nothing leads to, and compacts what stays.
-pub fn gc(session: &Session, request: &GcRequest) -> Result<GcResponse> {
-    let store = session.database.store();
+/// Drops what was kept under `recovery/` for longer than `keep_for`, removes what nothing leads to, and compacts what stays.
+pub fn gc(session: &Session, request: &GcRequest, keep_for: &KeepFor) -> Result<GcResponse> {
+    let (database, store) = (&session.database, session.database.store());
     let purged = match request.purge.as_str() {
         "" => String::new(),
-        name => purge(&session.database, name)?,
+        name => database.drop_kept(name)?.hash.to_string(),
     };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let expired = database.expired(keep_for, u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
+    if !request.dry_run && !expired.is_empty() {
+        database.drop_all_kept(&expired)?;
+    }
     let bytes = || {
         let stats = store.stats();
         stats.journal_bytes + stats.table_bytes
@@ -136,6 +142,7 @@ pub fn gc(session: &Session, request: &GcRequest) -> Result<GcResponse> {
         bytes_after: collected.bytes_after,
         files_rewritten: collected.files_rewritten,
         purged,
+        expired: expired.len() as u64,
     };
     let stats = store.stats();
     // One table, and a journal that was just begun, are as compact as can be; held files go with the journal that needs them. Of a store
@@ -152,25 +159,6 @@ pub fn gc(session: &Session, request: &GcRequest) -> Result<GcResponse> {
         response.bytes_after = bytes();
     }
     Ok(response)
-}
-
-/// Drops a ref under `recovery/`.
-fn purge(database: &Database, name: &str) -> Result<String> {
-    let old = database.get_ref(name).filter(|_| name.starts_with("recovery/"));
-    let old = old.ok_or_else(|| {
-        let mut kept =
-            database.refs("recovery/").into_iter().map(|(name, _)| name).take(8).collect::<Vec<_>>();
-        if kept.is_empty() {
-            kept.push("nothing".to_owned());
-        }
-        Failure::not_found(format!("no ref `{name}` under recovery/"))
-            .hint(format!("kept for recovery: {}", kept.join(", ")))
-    })?;
-    let update = RefUpdate { name: name.to_owned(), old: Some(old), new: None };
-    match database.update_refs(Batch::default(), &[update])? {
-        Outcome::Appended(_) => Ok(old.to_string()),
-        Outcome::Moved { name, .. } => Err(pleach_engine::Error::Moved { name }.into()),
-    }
 }
 
 /// Adds a point in time to the backup at the URL, which is made if absent.

@@ -398,13 +398,18 @@ fn c17_c19_a_dead_primary_is_replaced_and_its_tail_is_kept() {
     });
     pair.caught_up(&one, &["new", "shared"]);
     assert_eq!(pair.keys(&two), ["new", "shared"], "the new primary's data is untouched");
-    drop(one);
-    drop(two);
-    // The tail that never reached the new primary is kept on the old one.
-    let refs = pleach_engine::Database::open(&pair.sandbox.path("one/db"), Default::default())
-        .unwrap()
-        .refs("recovery/");
-    assert!(!refs.is_empty(), "the tail is kept under recovery/");
+    // The tail that never reached the new primary is kept on the old one, and listed.
+    let run = |server: &Server, args: &[&str]| pair.sandbox.run(&server.args("db", args));
+    let kept = run(&one, &["recovery", "list", "--json"]).json()["kept"].clone();
+    let tail = kept[0]["ref"].as_str().unwrap();
+    assert_eq!(kept[0]["of"], "work/main", "{kept}");
+    let shown = run(&one, &["recovery", "show", tail, "--json"]).json();
+    assert_eq!(shown["tables"][0]["inserted"], 1, "{shown}");
+    assert_eq!(run(&one, &["get", "t", "tail", "--at", tail]).ok(), "v\n");
+    run(&one, &["recovery", "restore", tail]).fails(5);
+    run(&one, &["recovery", "drop", tail]).ok();
+    assert_eq!(run(&one, &["recovery", "list"]).ok(), "");
+    assert_eq!(run(&two, &["recovery", "list"]).ok(), "");
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod metrics;
 mod partial;
 mod patches;
 mod primary;
+mod recovery;
 mod remotes;
 mod replica;
 mod scale;

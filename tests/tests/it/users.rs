@@ -76,6 +76,7 @@ fn e5_a_user_may_do_what_is_granted_and_nothing_else() {
         assert_eq!(status(&["put", "t", user, "x"]), write, "{user} writes");
         assert_eq!(status(&["branch", &format!("of-{user}")]), write, "{user} makes a branch");
         assert_eq!(status(&["gc", "--dry-run"]), create, "{user} collects");
+        assert_eq!(status(&["recovery", "list"]), read, "{user} sees what was lost");
         assert_eq!(status(&["fsck"]), create, "{user} checks");
         assert_eq!(status(&["database", "create", &format!("of-{user}")]), create, "{user} makes a database");
     }
