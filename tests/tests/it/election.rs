@@ -1,6 +1,5 @@
 //! A cluster that elects its primary: real servers over the real etcd, and over a directory as an object store would be.
 
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,39 +7,57 @@ use pleach_client::{Client, Options};
 use pleach_tests::{Run, Sandbox, Server, eventually, free_port};
 use serde_json::Value;
 
+use crate::authority::{self, Authority};
+
 /// How long a lease lasts here: the shortest that etcd gives.
 const LEASE: Duration = Duration::from_secs(2);
 
-/// etcd, of which there is one here; killed when dropped.
+/// etcd; killed when dropped.
 struct Etcd {
-    child: Child,
+    members: Vec<Child>,
     dir: tempfile::TempDir,
-    ports: [u16; 2],
+    /// Of each member, for clients and for the others.
+    ports: Vec<[u16; 2]>,
+    /// What its clients speak with it by.
+    scheme: &'static str,
+    tls: Vec<String>,
 }
 
 impl Etcd {
-    /// One that runs, if this machine has it.
-    fn start() -> Option<Etcd> {
+    /// Some members that run, if this machine has etcd; by TLS with these arguments, if there are any.
+    fn start(members: usize, tls: Vec<String>) -> Option<Etcd> {
         let there = Command::new("etcd").arg("--version").stdout(Stdio::null()).status();
         if !there.is_ok_and(|status| status.success()) {
             eprintln!("SKIPPED: there is no etcd on this machine; Debian has it as etcd-server");
             return None;
         }
-        let (dir, ports) = (tempfile::tempdir().unwrap(), [free_port(), free_port()]);
-        let child = Etcd::spawn(dir.path(), ports);
-        let etcd = Etcd { child, dir, ports };
-        eventually("etcd listens", || std::net::TcpStream::connect(("127.0.0.1", ports[0])).ok());
+        let (dir, ports) = (tempfile::tempdir().unwrap(), vec![[0; 2]; members]);
+        let ports: Vec<[u16; 2]> = ports.into_iter().map(|_| [free_port(), free_port()]).collect();
+        let scheme = if tls.is_empty() { "http" } else { "https" };
+        let mut etcd = Etcd { members: Vec::new(), dir, ports, scheme, tls };
+        etcd.restart();
+        for [client, _] in &etcd.ports {
+            eventually("etcd listens", || std::net::TcpStream::connect(("127.0.0.1", *client)).ok());
+        }
         Some(etcd)
     }
 
-    fn spawn(dir: &Path, [client, peer]: [u16; 2]) -> Child {
-        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+    fn endpoint(&self, member: usize) -> String {
+        format!("{}://127.0.0.1:{}", self.scheme, self.ports[member][0])
+    }
+
+    fn spawn(&self, member: usize) -> Child {
+        let peer = |member: usize| format!("http://127.0.0.1:{}", self.ports[member][1]);
+        let all: Vec<String> =
+            (0..self.ports.len()).map(|other| format!("{other}={}", peer(other))).collect();
+        let (client, peer, name) = (self.endpoint(member), peer(member), member.to_string());
         Command::new("etcd")
             .arg("--data-dir")
-            .arg(dir)
+            .arg(self.dir.path().join(&name))
+            .args(["--name", &name, "--initial-cluster", &all.join(",")])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
+            .args(&self.tls)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
@@ -48,19 +65,26 @@ impl Etcd {
     }
 
     fn stop(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        for mut member in self.members.drain(..) {
+            let _ = member.kill();
+            let _ = member.wait();
+        }
     }
 
     fn restart(&mut self) {
-        self.child = Etcd::spawn(self.dir.path(), self.ports);
+        self.members = (0..self.ports.len()).map(|member| self.spawn(member)).collect();
+    }
+
+    /// Sends a signal to a member.
+    fn signal(&self, member: usize, name: &str) {
+        let pid = self.members[member].id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.stop();
     }
 }
 
@@ -70,6 +94,7 @@ const NAMES: [&str; 3] = ["one", "two", "three"];
 struct Nodes {
     sandbox: Sandbox,
     etcd: Option<Etcd>,
+    certificates: Option<Sandbox>,
     _place: Option<tempfile::TempDir>,
     count: usize,
 }
@@ -77,13 +102,34 @@ struct Nodes {
 impl Nodes {
     /// By etcd, if this machine has it.
     fn by_etcd(count: usize, ack: &str, lease: Duration) -> Option<Nodes> {
-        let etcd = Etcd::start()?;
-        let endpoint = format!("http://127.0.0.1:{}", etcd.ports[0]);
-        let election = format!(
-            "{{provider: etcd, endpoints: [\"{endpoint}\"], prefix: test, lease: {}s}}",
-            lease.as_secs()
-        );
+        let etcd = Etcd::start(1, Vec::new())?;
+        let (endpoint, lease) = (etcd.endpoint(0), lease.as_secs());
+        let election =
+            format!("{{provider: etcd, endpoints: [\"{endpoint}\"], prefix: test, lease: {lease}s}}");
         Some(Nodes { etcd: Some(etcd), ..Nodes::new(count, ack, &election) })
+    }
+
+    /// By etcd of three members, which know each other and their clients by certificates.
+    fn by_three_etcd(count: usize, ack: &str, lease: Duration) -> Option<Nodes> {
+        let certificates = Sandbox::new();
+        let authority = Authority::new(&certificates, "etcd");
+        authority.issue(&certificates, "etcd", &["127.0.0.1"], authority::key(), false);
+        authority.issue(&certificates, "node", &["node"], authority::key(), false);
+        let path = |name: &str| certificates.path(name).display().to_string();
+        let options = ["--cert-file", "--key-file", "--trusted-ca-file"];
+        let files = ["etcd.pem", "etcd.key", "etcd-ca.pem"].map(path);
+        let tls = options.into_iter().zip(files).flat_map(|(option, file)| [option.to_owned(), file]);
+        let etcd = Etcd::start(3, tls.chain(["--client-cert-auth".to_owned()]).collect())?;
+        let election = format!(
+            "{{provider: etcd, endpoints: {:?}, prefix: test, lease: {}s, tls_ca: {}, tls_cert: {}, tls_key: {}}}",
+            [0, 1, 2].map(|member| etcd.endpoint(member)),
+            lease.as_secs(),
+            path("etcd-ca.pem"),
+            path("node.pem"),
+            path("node.key"),
+        );
+        let nodes = Nodes::new(count, ack, &election);
+        Some(Nodes { etcd: Some(etcd), certificates: Some(certificates), ..nodes })
     }
 
     fn by_directory(count: usize, ack: &str) -> Nodes {
@@ -114,7 +160,7 @@ impl Nodes {
             );
             sandbox.write(&format!("{}.yaml", NAMES[node]), &config);
         }
-        Nodes { sandbox, etcd: None, _place: None, count }
+        Nodes { sandbox, etcd: None, certificates: None, _place: None, count }
     }
 
     fn start(&self, node: usize) -> Server {
@@ -286,6 +332,46 @@ fn without_etcd_a_primary_is_read_only_before_its_lease_is_over_and_leads_again_
         let keys = nodes.keys(&one);
         (keys.last().map(String::as_str) == Some("z") && keys == nodes.keys(&two)).then_some(())
     });
+}
+
+/// Neither a member of etcd that is silent, whoever is connected to it, nor one that is gone hinders anybody; and certificates are shown.
+#[test]
+fn of_three_members_of_etcd_one_may_be_silent_or_gone() {
+    let lease = Duration::from_secs(6);
+    let Some(mut nodes) = Nodes::by_three_etcd(2, "count: 1, on_timeout: error", lease) else { return };
+    let (mut one, two) = (nodes.start(0), nodes.start(1));
+    nodes.create(&one);
+    nodes.follows(&two, &one);
+    let epoch = nodes.epoch(&one);
+    // The first one is who both nodes ask.
+    nodes.etcd.as_ref().unwrap().signal(0, "STOP");
+    let silent = Instant::now();
+    let mut refused = 0;
+    while silent.elapsed() < 2 * lease {
+        refused += u32::from(nodes.put(&one, "a").status != 0);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    println!("{refused} writes refused while a member of etcd was silent, with a lease of {lease:?}");
+    nodes.put(&one, "b").ok();
+    assert_eq!((nodes.leads(&one), nodes.epoch(&one)), (true, epoch), "its lease goes on");
+    one.kill();
+    nodes.elected(&two);
+    nodes.etcd.as_ref().unwrap().signal(0, "CONT");
+    nodes.etcd.as_mut().unwrap().members[1].kill().unwrap();
+    let one = nodes.start(0);
+    nodes.follows(&one, &two);
+    nodes.put(&two, "c").ok();
+    nodes.caught_up(&one, &["a", "b", "c"]);
+    // Who shows the certificate of another authority is not let in, and says so.
+    let stranger = nodes.certificates.as_ref().unwrap();
+    Authority::new(stranger, "other").issue(stranger, "node", &["node"], authority::key(), false);
+    drop(one);
+    let one = nodes.start(0);
+    let error = eventually("the status says why", || {
+        nodes.status(&one)["election"]["error"].as_str().map(str::to_owned)
+    });
+    assert!(error.contains("https://127.0.0.1"), "{error}");
+    println!("a certificate of another authority: {error}");
 }
 
 /// Of two candidates one wins, and no acknowledged write is lost.

@@ -40,6 +40,21 @@ pub(crate) struct Etcd {
     channel: Mutex<Option<Channel>>,
 }
 
+/// Has the next call go to another endpoint when it is dropped, unless the one in use has answered.
+struct Turn<'a> {
+    etcd: &'a Etcd,
+    is_over: bool,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            *self.etcd.channel.lock() = None;
+            self.etcd.turn.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// The value of `leader`.
 #[derive(Serialize, Deserialize)]
 struct Leader {
@@ -97,11 +112,17 @@ impl Etcd {
         Err(why)
     }
 
-    /// What a status means: the next call tries another endpoint.
     fn failed(&self, status: &tonic::Status) -> String {
-        *self.channel.lock() = None;
-        let url = &self.endpoints[self.turn.fetch_add(1, Ordering::Relaxed) % self.endpoints.len()];
+        let url = &self.endpoints[self.turn.load(Ordering::Relaxed) % self.endpoints.len()];
         format!("etcd at {url}: {}", status.message())
+    }
+
+    /// Makes a call. If that fails, or who waits for it gives up, the next one goes to another endpoint.
+    async fn call<T>(&self, call: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+        let mut turn = Turn { etcd: self, is_over: true };
+        let answer = call.await;
+        turn.is_over = answer.is_err();
+        answer
     }
 
     /// What stands under the prefix.
@@ -143,9 +164,9 @@ impl Etcd {
     }
 }
 
-#[tonic::async_trait]
-impl LeaseProvider for Etcd {
-    async fn observe(&self) -> Result<Observed, String> {
+/// What each call does, at the endpoint whose turn it is.
+impl Etcd {
+    async fn try_observe(&self) -> Result<Observed, String> {
         let kvs = self.read().await?;
         let prefix = self.key("candidates/");
         let candidates = kvs.iter().filter(|kv| kv.key.starts_with(&prefix));
@@ -157,7 +178,7 @@ impl LeaseProvider for Etcd {
         })
     }
 
-    async fn acquire(&self, node: &str, above: u64) -> Result<Option<Lease>, String> {
+    async fn try_acquire(&self, node: &str, above: u64) -> Result<Option<Lease>, String> {
         let kvs = self.read().await?;
         let (fence, fence_revision) = self.fence(&kvs)?;
         let leader_revision = match self.leader(&kvs)? {
@@ -184,7 +205,7 @@ impl LeaseProvider for Etcd {
         Ok(None)
     }
 
-    async fn renew(&self, lease: &Lease) -> Result<bool, String> {
+    async fn try_renew(&self, lease: &Lease) -> Result<bool, String> {
         let mut leases = LeaseClient::new(self.channel().await?);
         let request = LeaseKeepAliveRequest { id: lease.id };
         let answers = leases.lease_keep_alive(tokio_stream::once(request)).await;
@@ -199,7 +220,7 @@ impl LeaseProvider for Etcd {
         Ok(leader.is_some_and(|(leader, _, id)| (leader.fence, id) == (lease.fence, lease.id)))
     }
 
-    async fn release(&self, lease: &Lease, floor: u64) -> Result<(), String> {
+    async fn try_release(&self, lease: &Lease, floor: u64) -> Result<(), String> {
         let kvs = self.read().await?;
         let (fence, fence_revision) = self.fence(&kvs)?;
         if let Some((leader, revision, _)) = self.leader(&kvs)?
@@ -216,10 +237,33 @@ impl LeaseProvider for Etcd {
         Ok(())
     }
 
-    async fn stand(&self, candidate: &Candidate) -> Result<(), String> {
+    async fn try_stand(&self, candidate: &Candidate) -> Result<(), String> {
         let value = serde_json::to_string(candidate).map_err(|error| error.to_string())?;
         let name = format!("candidates/{}", candidate.node);
         self.transact(Vec::new(), vec![self.put(&name, value, 0)]).await?;
         Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl LeaseProvider for Etcd {
+    async fn observe(&self) -> Result<Observed, String> {
+        self.call(self.try_observe()).await
+    }
+
+    async fn acquire(&self, node: &str, above: u64) -> Result<Option<Lease>, String> {
+        self.call(self.try_acquire(node, above)).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<bool, String> {
+        self.call(self.try_renew(lease)).await
+    }
+
+    async fn release(&self, lease: &Lease, floor: u64) -> Result<(), String> {
+        self.call(self.try_release(lease, floor)).await
+    }
+
+    async fn stand(&self, candidate: &Candidate) -> Result<(), String> {
+        self.call(self.try_stand(candidate)).await
     }
 }
