@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the suite of remotes (protocol/tests/remotes.rs), and that of primaries that push on write (replication/tests/primary.rs), against an S3 server: moto, from PyPI, which answers one request at a time, so that
+# Runs the suite of remotes (protocol/tests/remotes.rs), that of primaries that push on write (replication/tests/primary.rs), and elections against an S3 server: moto, from PyPI, which answers one request at a time, so that
 # a put if absent is one step. Its bucket `careless` ignores the condition, as some servers do. It is no part of `cargo test`: it needs Python, and the
 # network once.
 #
@@ -61,3 +61,5 @@ PYTHON
 PLEACH_TEST_CARELESS_BUCKET=s3://careless/tests PLEACH_TEST_BUCKET=s3://pleach/tests \
     cargo test --locked -p pleach-protocol --features object-stores --test remotes "$@"
 PLEACH_TEST_BUCKET=s3://pleach/primaries cargo test --locked --workspace --test primary "$@"
+PLEACH_TEST_BUCKET=s3://pleach/leases cargo test --locked --workspace --lib lease::objects "$@"
+PLEACH_TEST_BUCKET=s3://pleach/elections cargo test --locked --workspace --test it by_a_directory "$@"

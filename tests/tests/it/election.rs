@@ -132,10 +132,15 @@ impl Nodes {
         Some(Nodes { etcd: Some(etcd), certificates: Some(certificates), ..nodes })
     }
 
+    /// By a directory, or by the bucket that `PLEACH_TEST_BUCKET` names.
     fn by_directory(count: usize, ack: &str) -> Nodes {
         let place = tempfile::tempdir().unwrap();
-        let election =
-            format!("{{provider: object_store, url: \"file://{}\", lease: 2s}}", place.path().display());
+        let path = place.path().display();
+        let url = match std::env::var("PLEACH_TEST_BUCKET") {
+            Ok(bucket) => format!("{bucket}{path}"),
+            Err(_) => format!("file://{path}"),
+        };
+        let election = format!("{{provider: object_store, url: \"{url}\", lease: 2s}}");
         Nodes { _place: Some(place), ..Nodes::new(count, ack, &election) }
     }
 
