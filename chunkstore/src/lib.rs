@@ -71,6 +71,6 @@ pub use progress::{Meter, Observer, Progress};
 pub use refs::{NAME_BYTES_MAX, RefUpdate};
 pub use stats::Stats;
 pub use store::{
-    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, Scratch, Source, Store, Stored,
-    Ticket, Verify,
+    Collected, Compacted, Compression, Durability, Hold, Options, Outcome, RefsSince, Scratch, Source, Store,
+    Stored, Ticket, Verify,
 };

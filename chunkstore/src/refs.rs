@@ -3,7 +3,7 @@
 //! One idea: a change says what it replaces. Two maps exist: the *appended* one, which new changes are compared with, and the *durable* one,
 //! which readers see.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::error::{Error, Result};
 use crate::hash::Hash;
@@ -34,6 +34,40 @@ pub(crate) struct Moved {
     pub(crate) name: String,
     pub(crate) expected: Option<Hash>,
     pub(crate) found: Option<Hash>,
+}
+
+/// Names of changed refs that are remembered: enough for who looks after each change, or each few.
+const RECENT_MAX: usize = 1024;
+
+/// Which refs changed of late, so that who saw an earlier state need not look at all of them.
+pub(crate) struct Recent {
+    /// What changed after this sequence is remembered.
+    since: u64,
+    /// With the sequence of each change, in order.
+    changed: VecDeque<(u64, String)>,
+}
+
+impl Recent {
+    /// Nothing is known of what was up to `sequence`.
+    pub(crate) fn since(sequence: u64) -> Recent {
+        Recent { since: sequence, changed: VecDeque::new() }
+    }
+
+    /// The ref `name` changed with `sequence`, the highest so far.
+    pub(crate) fn note(&mut self, sequence: u64, name: &str) {
+        if self.changed.len() >= RECENT_MAX
+            && let Some((forgotten, _)) = self.changed.pop_front()
+        {
+            self.since = forgotten;
+        }
+        self.changed.push_back((sequence, name.to_owned()));
+    }
+
+    /// The names of the refs that changed after `sequence`, each once; `None` if that is not remembered.
+    pub(crate) fn after(&self, sequence: u64) -> Option<BTreeSet<&str>> {
+        let later = self.changed.iter().rev().take_while(|(at, _)| *at > sequence);
+        (sequence >= self.since).then(|| later.map(|(_, name)| name.as_str()).collect())
+    }
 }
 
 /// Refuses names that no ref can have.
@@ -103,6 +137,28 @@ pub(crate) fn with_prefix(refs: &BTreeMap<String, Hash>, prefix: &str) -> Vec<(S
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
+
+    #[test]
+    fn what_changed_of_late_is_remembered_up_to_a_limit() {
+        let mut recent = Recent::since(5);
+        let after = |recent: &Recent, sequence| {
+            recent.after(sequence).map(|names| names.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        };
+        assert_eq!((after(&recent, 4), after(&recent, 5)), (None, Some(vec![])));
+        for (sequence, name) in [(6, "b"), (6, "a"), (8, "b")] {
+            recent.note(sequence, name);
+        }
+        assert_eq!(after(&recent, 5).unwrap(), ["a", "b"]);
+        assert_eq!(
+            (after(&recent, 6).unwrap(), after(&recent, 7).unwrap()),
+            (vec!["b".into()], vec!["b".into()])
+        );
+        assert_eq!(after(&recent, 8).unwrap(), [] as [String; 0]);
+        (0..RECENT_MAX as u64 - 2).for_each(|n| recent.note(9 + n, "c"));
+        // Of the first change one name is gone, and so is the change.
+        assert_eq!(after(&recent, 5), None);
+        assert_eq!(after(&recent, 6).unwrap(), ["b", "c"]);
+    }
 
     #[test]
     fn refs_grow_up_to_their_limit_and_shrink_beyond_it() {

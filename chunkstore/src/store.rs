@@ -49,7 +49,7 @@ use crate::io::memory::Memory;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::progress::{Meter, Observer};
-use crate::refs;
+use crate::refs::{self, Recent};
 use crate::stats::{Counters, Stats, count};
 use crate::testing::Plant;
 use crate::watermark::Watermark;
@@ -238,11 +238,20 @@ struct Shared {
     counters: Arc<Counters>,
 }
 
+/// A sequence, and what refs name then, by name; `None`: there is no such ref any more.
+pub type RefsSince = (u64, Vec<(String, Option<Hash>)>);
+
 /// What readers may see.
-#[derive(Default)]
 struct Durable {
     refs: BTreeMap<String, Hash>,
     sequence: u64,
+    recent: Recent,
+}
+
+impl Durable {
+    fn new(refs: BTreeMap<String, Hash>, sequence: u64) -> Durable {
+        Durable { refs, sequence, recent: Recent::since(sequence) }
+    }
 }
 
 #[derive(Clone)]
@@ -403,6 +412,15 @@ impl Store {
     /// The durable refs whose names begin with `prefix`, by name.
     pub fn refs(&self, prefix: &str) -> Vec<(String, Hash)> {
         refs::with_prefix(&self.shared.durable.read().refs, prefix)
+    }
+
+    /// What each durable ref that changed after the state with `sequence` names now, by name, and the sequence of this state; `None` if
+    /// which these are is not remembered: `sequence` is long ago, or from before this store was opened. The cost is what changed.
+    pub fn refs_since(&self, sequence: u64) -> Option<RefsSince> {
+        let durable = self.shared.durable.read();
+        let changed = durable.recent.after(sequence).filter(|_| sequence <= durable.sequence)?;
+        let named = |name: &str| (name.to_owned(), durable.refs.get(name).copied());
+        Some((durable.sequence, changed.into_iter().map(named).collect()))
     }
 
     /// The durable refs of several stores, all as they are at one moment: while they are looked at, none of them shows a change.

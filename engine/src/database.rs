@@ -14,7 +14,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use pleach_chunkstore::{Batch, Cancel, Hash, Observer, Options, Outcome, RefUpdate, Store};
+use pleach_chunkstore::{Batch, Cancel, Hash, Observer, Options, Outcome, RefUpdate, RefsSince, Store};
 
 use crate::{
     approval::Order,
@@ -307,6 +307,11 @@ impl Database {
     /// The durable refs whose names begin with `prefix`, sorted.
     pub fn refs(&self, prefix: &str) -> Vec<(String, Hash)> {
         self.store().refs(prefix)
+    }
+
+    /// What changed of the durable refs since the change `sequence`, see [`Store::refs_since`].
+    pub fn refs_since(&self, sequence: u64) -> Option<RefsSince> {
+        self.store().refs_since(sequence)
     }
 
     /// A durable ref.

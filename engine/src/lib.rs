@@ -89,7 +89,7 @@ pub use names::check_ref as check_ref_name;
 pub use pins::Pins;
 pub use pleach_chunkstore::{
     Batch, CHUNK_BYTES_MAX, Cancel, Chunk, ChunkError, Durability, Error as StoreError, Hash, Hold, Observer,
-    Options, Outcome, Progress, RefUpdate, Source, SourceError, Stats, Store, Ticket,
+    Options, Outcome, Progress, RefUpdate, RefsSince, Source, SourceError, Stats, Store, Ticket,
 };
 pub use pleach_chunkstore::{Compression, backup, fsck};
 pub use recovery::{KeepFor, Kept, Restored};

@@ -1,9 +1,9 @@
 //! The shared refs of a database (`heads/`, `tags/`, `work/`), which a primary and its standbys have in common, and what it takes to
 //! make a standby's equal to the primary's. Pure but for the reading. Called by `session`, `standby` and `replica`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use pleach_engine::{Database, Hash, Pins};
+use pleach_engine::{Database, Hash, Pins, Store};
 use pleach_protocol::Sender;
 
 use crate::error::Result;
@@ -32,10 +32,14 @@ pub(crate) struct Update {
     pub(crate) diverged: bool,
 }
 
+/// Whether the ref is one of those that are shared.
+pub(crate) fn is_shared(name: &str) -> bool {
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// The durable shared refs of `database`, all of one moment.
 pub(crate) fn read(database: &Database) -> SharedRefs {
-    let shared = |name: &str| PREFIXES.iter().any(|prefix| name.starts_with(prefix));
-    database.refs("").into_iter().filter(|(name, _)| shared(name)).collect()
+    database.refs("").into_iter().filter(|(name, _)| is_shared(name)).collect()
 }
 
 /// One hash for all of them: that of each name, its length in four bytes before it, and what it names, by name. Equal on two nodes if they have the same.
@@ -68,22 +72,112 @@ pub(crate) fn is_name(name: &str) -> bool {
         && rest.is_some_and(|rest| rest.split('/').all(good_part))
 }
 
-/// What makes `held` equal to `now`, by name; `knows` says whether a hash is in the primary's store.
-pub(crate) fn updates(held: &SharedRefs, now: &SharedRefs, knows: impl Fn(&Hash) -> bool) -> Vec<Update> {
+/// All that may have to change where `held` is to become `now`.
+pub(crate) fn all_changed(held: &SharedRefs, now: SharedRefs) -> Vec<(String, Option<Hash>)> {
+    let gone = held.keys().filter(|name| !now.contains_key(*name)).map(|name| (name.clone(), None));
+    let mut changed: Vec<_> = gone.collect();
+    changed.extend(now.into_iter().map(|(name, hash)| (name, Some(hash))));
+    changed
+}
+
+/// Makes of `held` what the primary has, where `changed` says what that is of each ref that may be another; gives what that takes.
+pub(crate) fn update(
+    held: &mut SharedRefs,
+    changed: &[(String, Option<Hash>)],
+    knows: impl Fn(&Hash) -> bool,
+) -> Vec<Update> {
     let mut updates = Vec::new();
-    for (name, &new) in now {
-        let old = held.get(name).copied();
-        if old != Some(new) {
+    for (name, new) in changed {
+        let old = match new {
+            Some(new) => held.insert(name.clone(), *new),
+            None => held.remove(name),
+        };
+        if old != *new {
             let diverged = old.is_some_and(|old| !knows(&old));
-            updates.push(Update { name: name.clone(), old, new: Some(new), diverged });
-        }
-    }
-    for (name, &old) in held {
-        if !now.contains_key(name) {
-            updates.push(Update { name: name.clone(), old: Some(old), new: None, diverged: !knows(&old) });
+            updates.push(Update { name: name.clone(), old, new: *new, diverged });
         }
     }
     updates
+}
+
+/// A hash, and a handle that keeps it, and all under it, from collection.
+type Kept = (Hash, Store);
+
+/// What shared refs name is kept from collection, ref by ref: to go on from one state to the next costs what moved.
+#[derive(Default)]
+pub(crate) struct KeptRefs(BTreeMap<String, Kept>);
+
+impl KeptRefs {
+    /// What is kept.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = Hash> + '_ {
+        self.0.values().map(|(hash, _)| *hash)
+    }
+
+    /// Keeps what is named after `moves`, and lets go of what is not any more.
+    pub(crate) fn go_on(&mut self, moves: KeptMoves) {
+        if moves.are_all {
+            self.0.clear();
+        }
+        for (name, kept) in moves.moves {
+            match kept {
+                Some(kept) => self.0.insert(name, kept),
+                None => self.0.remove(&name),
+            };
+        }
+    }
+}
+
+/// How [`KeptRefs`] go on. What is to be named is kept from now on.
+#[derive(Default)]
+pub(crate) struct KeptMoves {
+    /// They are all refs that there are then.
+    are_all: bool,
+    moves: Vec<(String, Option<Kept>)>,
+}
+
+impl KeptMoves {
+    /// To all of these that `store` has, and no others.
+    pub(crate) fn to_all(store: &Store, refs: &SharedRefs) -> Result<KeptMoves> {
+        let mut moves = Vec::with_capacity(refs.len());
+        for (name, hash) in refs {
+            let handle = store.pinned(hash).map_err(pleach_engine::Error::from)?;
+            moves.extend(handle.map(|handle| (name.clone(), Some((*hash, handle)))));
+        }
+        Ok(KeptMoves { are_all: true, moves })
+    }
+
+    /// To what `refs` of `database` name, as just read; `None` if one has moved, and what it named is gone: then they are to be read again.
+    pub(crate) fn to(
+        database: &Database,
+        refs: &[(String, Option<Hash>)],
+        are_all: bool,
+    ) -> Result<Option<KeptMoves>> {
+        let mut moves = Vec::with_capacity(refs.len());
+        for (name, hash) in refs {
+            let Some(hash) = hash else {
+                moves.push((name.clone(), None));
+                continue;
+            };
+            match database.store().pinned(hash).map_err(pleach_engine::Error::from)? {
+                Some(handle) => moves.push((name.clone(), Some((*hash, handle)))),
+                None if database.get_ref(name) == Some(*hash) => {
+                    return Err(pleach_engine::Error::Missing { hash: *hash }.into());
+                }
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(KeptMoves { are_all, moves }))
+    }
+
+    /// Whether they are all refs that there are then.
+    pub(crate) fn are_all(&self) -> bool {
+        self.are_all
+    }
+
+    /// What is to be named.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = Hash> + '_ {
+        self.moves.iter().filter_map(|(_, kept)| kept.as_ref().map(|(hash, _)| *hash))
+    }
 }
 
 /// How many bytes, as stored, `roots` take that the refs of `database` do not need; no further than just above `max`. The cost is what
@@ -132,10 +226,10 @@ pub(crate) fn targets(updates: &[Update]) -> Vec<Hash> {
     targets
 }
 
-/// What the standby holds and the primary knows, to which the data of `updates` is a difference. What the refs move from comes first. A
-/// transaction moves one working root, and needs no more than that and the branch's head; what moves a head or a tag, or makes a ref,
-/// may lead to a commit of any branch.
-pub(crate) fn bases(held: &SharedRefs, updates: &[Update], knows: impl Fn(&Hash) -> bool) -> Vec<Hash> {
+/// What the standby, which will have `now` by `updates`, holds and the primary knows, to which the data of `updates` is a difference. What
+/// the refs move from comes first. A transaction moves one working root, and needs no more than that and the branch's head; what moves a
+/// head or a tag, or makes a ref, may lead to a commit of any branch.
+pub(crate) fn bases(now: &SharedRefs, updates: &[Update], knows: impl Fn(&Hash) -> bool) -> Vec<Hash> {
     let known = |hash: &Hash| knows(hash);
     let mut bases: Vec<Hash> =
         updates.iter().filter(|update| !update.diverged).filter_map(|update| update.old).collect();
@@ -143,13 +237,15 @@ pub(crate) fn bases(held: &SharedRefs, updates: &[Update], knows: impl Fn(&Hash)
     if updates.iter().all(|update| work_moves(&update)) {
         let branches = updates.iter().filter_map(|update| update.name.strip_prefix(WORK));
         bases.extend(
-            branches.filter_map(|branch| held.get(&format!("{HEADS}{branch}"))).filter(|head| known(head)),
+            branches.filter_map(|branch| now.get(&format!("{HEADS}{branch}"))).filter(|head| known(head)),
         );
     } else {
-        let commits = held.iter().filter(|(name, _)| !name.starts_with(WORK)).map(|(_, hash)| hash);
+        let moved: HashSet<&str> = updates.iter().map(|update| update.name.as_str()).collect();
+        let stay = |name: &str| !name.starts_with(WORK) && !moved.contains(name);
+        let commits = now.iter().filter(|(name, _)| stay(name)).map(|(_, hash)| hash);
         bases.extend(commits.filter(|hash| known(hash)).take(BASES_MAX));
     }
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     bases.retain(|hash| seen.insert(*hash));
     bases
 }
@@ -167,6 +263,13 @@ mod tests {
         refs.iter().map(|(name, n)| ((*name).to_owned(), hash(*n))).collect()
     }
 
+    fn updates(held: &SharedRefs, now: &SharedRefs, knows: impl Fn(&Hash) -> bool) -> Vec<Update> {
+        let (mut held, changed) = (held.clone(), all_changed(held, now.clone()));
+        let updates = update(&mut held, &changed, knows);
+        assert_eq!(held, *now);
+        updates
+    }
+
     #[test]
     fn equal_refs_need_no_update() {
         let both = refs(&[("heads/main", 1), ("work/main", 2)]);
@@ -179,9 +282,9 @@ mod tests {
         let now = refs(&[("heads/main", 4), ("heads/new", 5), ("work/main", 3)]);
         let update = |name: &str, old, new| Update { name: name.into(), old, new, diverged: false };
         let expected = [
+            update("heads/gone", Some(hash(1)), None),
             update("heads/main", Some(hash(2)), Some(hash(4))),
             update("heads/new", None, Some(hash(5))),
-            update("heads/gone", Some(hash(1)), None),
         ];
         assert_eq!(updates(&held, &now, |_| true), expected);
     }

@@ -4,7 +4,7 @@
 //! The world: each node has a disk, which keeps what the machine persisted and the history of writes; what a primary has to say to its
 //! peers is sent as soon as it can be. The network is the set of all messages ever sent: any of them may arrive at any time, again, or
 //! never, so that loss, delay, duplication and reordering need no events of their own; but what was sent to a process dies with it, and
-//! answers die with the stream, which ends when the caller's standing changes. A node may crash between any two events, and
+//! answers die with the stream, which ends with the caller's process, and when its standing changes. A node may crash between any two events, and
 //! between the effects of one; it comes back with its disk. Operators ask for any role at any epoch, gracefully or not. A history that a
 //! standby lacks travels whole, as the product sends differences of roots and keeps no log. There may be two databases, each with a history
 //! of its own, whose changes overtake each other. The disk of a primary may be put back to before its last write: then it gets that back from a standby.
@@ -77,6 +77,8 @@ type Positions = Vec<Option<Position>>;
 struct World {
     nodes: Vec<Node>,
     network: BTreeSet<Message>,
+    /// Streams, from whom to whom, whose caller died while a part of them was on its way: that may still arrive, and cannot be answered.
+    dead: BTreeSet<(usize, usize)>,
     /// What was acknowledged: in which epoch, by whom, in which database, and all writes up to the one.
     acked: BTreeSet<(u64, usize, usize, Vec<Write>)>,
     /// Who was made primary at which epoch.
@@ -154,6 +156,17 @@ enum Said {
     Give(u64, usize, Vec<Write>, Positions),
 }
 
+impl Said {
+    /// What a caller says after its Hello.
+    fn is_on_a_stream(&self) -> bool {
+        matches!(self, Said::Change(..) | Said::Want(..))
+    }
+
+    fn is_an_answer(&self) -> bool {
+        matches!(self, Said::Answer(..) | Said::Ack(..) | Said::Give(..))
+    }
+}
+
 /// A standing in an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Words {
@@ -204,6 +217,9 @@ impl World {
     /// Puts a message into the network, in place of what it outdates: a change of a shorter history, fewer writes acknowledged, and the
     /// answer to an earlier call, whose stream is gone.
     fn send(&mut self, message: Message) {
+        if message.said.is_an_answer() && self.dead.contains(&(message.to, message.from)) {
+            return;
+        }
         let outdates = |old: &Message| match (&old.said, &message.said) {
             (Said::Change(old, in_old, _), Said::Change(new, in_new, _))
             | (Said::Ack(old, in_old, _), Said::Ack(new, in_new, _)) => (old, in_old) == (new, in_new),
@@ -256,9 +272,7 @@ impl Cluster {
                     if one.state.standing != state.standing {
                         one.acks.clear();
                         // The streams that it opened end, with what peers answered on them.
-                        let is_answer =
-                            |said: &Said| matches!(said, Said::Answer(..) | Said::Ack(..) | Said::Give(..));
-                        world.network.retain(|message| message.to != node || !is_answer(&message.said));
+                        world.network.retain(|message| message.to != node || !message.said.is_an_answer());
                     }
                     one.state = state.clone();
                 }
@@ -273,8 +287,11 @@ impl Cluster {
         let one = &mut world.nodes[node];
         one.state = State::start(id(node), one.standing, one.led, self.quorum(), false);
         one.acks.clear();
-        // Nobody is there any more to get what was on its way to it; what it sent may still arrive.
+        // Nobody is there any more to get what was on its way to it; what it sent may still arrive, where it is not answered.
         world.network.retain(|message| message.to != node);
+        let sent =
+            world.network.iter().filter(|message| message.from == node && message.said.is_on_a_stream());
+        world.dead.extend(sent.map(|message| (node, message.to)));
     }
 
     fn assume(&self, world: &mut World, node: usize, role: Role, epoch: u64, crash: bool) {
@@ -295,10 +312,10 @@ impl Cluster {
         match said {
             Said::Hello(words) => {
                 // A stream that the caller had before ends.
-                let is_change = |said: &Said| matches!(said, Said::Change(..) | Said::Want(..));
-                world
-                    .network
-                    .retain(|message| (message.from, message.to) != (from, to) || !is_change(&message.said));
+                world.network.retain(|message| {
+                    (message.from, message.to) != (from, to) || !message.said.is_on_a_stream()
+                });
+                world.dead.remove(&(from, to));
                 let standing = Standing::from(*words);
                 let meet = Input::Meet { node: id(from), standing };
                 let Some(reaction) = self.run(world, to, &meet, crash) else { return };
@@ -473,6 +490,7 @@ impl Model for Cluster {
         let mut world = World {
             nodes: (0..self.nodes).map(node).collect(),
             network: BTreeSet::new(),
+            dead: BTreeSet::new(),
             acked: BTreeSet::new(),
             promoted: BTreeSet::from([(1, 0)]),
             applied_lower: false,
@@ -791,19 +809,20 @@ fn two_nodes_keep_what_they_promise() {
 }
 
 /// How far three nodes are followed.
-fn three_nodes() -> Bounds {
-    let writes = if is_large() { 2 } else { 1 };
+fn three_nodes(acks: usize) -> Bounds {
+    // With grants there are too many states of both.
+    let writes = if is_large() && acks == 2 { 2 } else { 1 };
     Bounds { epoch: 2, writes, crashes: 1, losses: 0, assumed: 1, whole: is_large() }
 }
 
 #[test]
 fn three_nodes_of_which_all_acknowledge_keep_what_they_promise() {
-    check(3, 2, three_nodes());
+    check(3, 2, three_nodes(2));
 }
 
 #[test]
 fn three_nodes_of_which_one_acknowledges_keep_what_they_promise() {
-    check(3, 1, three_nodes());
+    check(3, 1, three_nodes(1));
 }
 
 /// Three nodes, two databases with a write each.

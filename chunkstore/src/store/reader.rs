@@ -139,7 +139,7 @@ impl Shared {
     }
 
     fn show(&self, replay: &Replay) {
-        *self.durable.write() = Durable { refs: replay.refs.clone(), sequence: replay.sequence };
+        *self.durable.write() = Durable::new(replay.refs.clone(), replay.sequence);
         self.appender.lock().refs = replay.refs.clone();
     }
 }

@@ -370,7 +370,7 @@ impl Opening {
             appender: Mutex::new(appender),
             turn: Mutex::new(Turn::default()),
             turned: Condvar::new(),
-            durable: RwLock::new(Durable { refs: replay.refs, sequence: replay.sequence }),
+            durable: RwLock::new(Durable::new(replay.refs, replay.sequence)),
             watchers: Mutex::new(Vec::new()),
             pins: Mutex::default(),
             promised: Promised::default(),

@@ -146,6 +146,7 @@ impl Shared {
             for change in &pending.changes {
                 let applied = refs::apply(&mut durable.refs, change);
                 debug_assert!(applied.is_ok());
+                durable.recent.note(pending.sequence, &change.name);
             }
             durable.sequence = pending.sequence;
             changed = true;

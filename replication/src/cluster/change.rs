@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use bytes::Bytes;
-use pleach_engine::{Database, Hash, Hold, Pins, RefUpdate};
+use pleach_engine::{Database, Hash, Hold, RefUpdate};
 use pleach_protocol::limits::REFS_MAX;
 use pleach_protocol::{Receiver, Sender};
 use prost::Message;
@@ -15,7 +15,7 @@ use crate::cluster::applied::Position;
 use crate::cluster::proto::{self, replicate_request::Message as Request};
 use crate::error::{Error, Result};
 use crate::limits::{UPDATES_A_MESSAGE, WHOLE_BYTES_MAX};
-use crate::shared_refs::{self, SharedRefs, Update};
+use crate::shared_refs::{self, KeptMoves, SharedRefs, Update};
 
 /// A part of a change, whichever way it goes.
 pub(crate) enum Part {
@@ -76,40 +76,54 @@ pub(crate) struct Reading {
     pub(crate) sequence: u64,
     pub(crate) read_at: Instant,
     pub(crate) refs: SharedRefs,
-    /// Keep what the refs name.
-    pub(crate) pins: Pins,
+    /// What makes these of what the receiver has.
+    updates: Vec<Update>,
+    /// Keeps what they name.
+    pub(crate) kept: KeptMoves,
 }
 
 impl Reading {
-    pub(crate) fn of(database: &Database) -> Result<Reading> {
+    /// For who has `held` of it. If that is what was here after the change `seen`, and not long ago, only what changed since is looked at.
+    pub(crate) fn of(database: &Database, mut held: SharedRefs, seen: Option<u64>) -> Result<Reading> {
         let read_at = Instant::now();
-        // Read before the refs, which so include it.
-        let sequence = database.sequence();
-        let (refs, pins) = shared_refs::read_pinned(database)?;
-        Ok(Reading { sequence, read_at, refs, pins })
+        let (sequence, changed, kept) = loop {
+            let since = seen.and_then(|seen| database.refs_since(seen));
+            let are_all = since.is_none();
+            let (sequence, changed) = match since {
+                Some((sequence, mut changed)) => {
+                    changed.retain(|(name, _)| shared_refs::is_shared(name));
+                    (sequence, changed)
+                }
+                // Read before the refs, which so include it.
+                None => (database.sequence(), shared_refs::all_changed(&held, shared_refs::read(database))),
+            };
+            if let Some(kept) = KeptMoves::to(database, &changed, are_all)? {
+                break (sequence, changed, kept);
+            }
+        };
+        let updates = shared_refs::update(&mut held, &changed, |hash| database.store().contains(hash));
+        Ok(Reading { sequence, read_at, refs: held, updates, kept })
     }
 
-    /// Sends the change but for its Finish: what makes `held` equal to this. `edits`: tables travel as rows that changed. Gives the number
-    /// of its records.
+    /// Sends the change but for its Finish: what makes this of what the receiver has. `edits`: tables travel as rows that changed. Gives the
+    /// number of its records.
     pub(crate) fn send(
         &self,
         database: &Database,
         change: proto::Change,
-        held: &SharedRefs,
         edits: bool,
         send: &mut dyn FnMut(Part) -> Result<()>,
     ) -> Result<u64> {
-        let knows = |hash: &Hash| database.store().contains(hash);
-        let updates = shared_refs::updates(held, &self.refs, knows);
         send(Part::Change(change))?;
-        for part in updates.chunks(UPDATES_A_MESSAGE) {
+        for part in self.updates.chunks(UPDATES_A_MESSAGE) {
             send(Part::Updates(proto::Updates { updates: part.iter().map(Into::into).collect() }))?;
         }
-        let targets = shared_refs::targets(&updates);
+        let targets = shared_refs::targets(&self.updates);
         if targets.is_empty() {
             return Ok(0);
         }
-        let bases = shared_refs::bases(held, &updates, knows);
+        let knows = |hash: &Hash| database.store().contains(hash);
+        let bases = shared_refs::bases(&self.refs, &self.updates, knows);
         let difference = pleach_engine::difference(database, &targets, &bases)?;
         let mut sender = Sender::new(database, difference)?.with_edits(edits);
         while let Some(data) = sender.next_message()? {

@@ -1,13 +1,13 @@
 //! A standby as its primary sees it: where it is, and how far each database has come there. Called by `session`, which moves it on, by
 //! the watch of each database, and by `cluster` for the status.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use pleach_engine::{Hash, Pins};
+use pleach_engine::Hash;
 use pleach_protocol::{Bound, ClientTls, TlsError, endpoint, root_cause};
 use tokio::sync::{Notify, watch};
 use tonic::transport::Channel;
@@ -17,6 +17,7 @@ use crate::cluster::applied::Position;
 use crate::cluster::auth::PeerKeys;
 use crate::error::{Behind, Error, Result};
 use crate::limits::MEASURE_SHARE;
+use crate::shared_refs::{KeptMoves, KeptRefs};
 
 /// The part of a URL template that stands for the database.
 const DATABASE: &str = "{database}";
@@ -66,13 +67,22 @@ struct Link {
     behind_since: Option<Instant>,
     last_update: Option<SystemTime>,
     /// Keeps here what the standby last said that it has: what it lacks is computed, and sent, as a difference to that.
-    held: Pins,
+    held: KeptRefs,
     /// Keeps here what is on its way there, in order: it may have any of that without having said so.
-    sent: VecDeque<Pins>,
+    sent: VecDeque<KeptMoves>,
+    /// The above are all of that, and not only what moved since it was let go.
+    is_whole: bool,
     /// What that costs, and what the standby lacks, when it was last behind for so long that it was measured.
     measured: Option<(Measured, Instant)>,
     /// More was kept than may be.
     is_let_go: bool,
+}
+
+impl Link {
+    /// Keeps nothing.
+    fn let_go(&mut self) {
+        (self.held, self.sent, self.is_whole) = Default::default();
+    }
 }
 
 /// What a standby that is behind costs.
@@ -212,7 +222,7 @@ impl Peer {
 
     /// This node leads no longer, or closes: nothing is kept for the standby.
     pub(crate) fn let_go(&self) {
-        self.state.lock().links.values_mut().for_each(|link| (link.held, link.sent) = Default::default());
+        self.state.lock().links.values_mut().for_each(Link::let_go);
     }
 
     /// Returns when a database has changed since the last call.
@@ -315,27 +325,34 @@ impl Peer {
         self.acks.send_modify(|count| *count += 1);
     }
 
-    /// What `pins` keep, up to `sequence`, is on its way, after what was before.
-    pub(crate) fn sent(&self, name: &str, sequence: u64, pins: Pins) {
+    /// What `kept` moves to, up to `sequence`, is on its way, after what was before. Gives whether everything that the standby may have is
+    /// kept: if not, all of what is sent next is to be.
+    pub(crate) fn sent(&self, name: &str, sequence: u64, kept: KeptMoves) -> bool {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
-        link.sent.push_back(pins);
+        link.is_whole |= kept.are_all();
+        link.sent.push_back(kept);
         link.sent_to = Some(sequence);
+        link.is_whole
     }
 
     /// The standby has the first of what is on its way: that stays here until it has something else.
     pub(crate) fn has(&self, name: &str) {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
-        link.held = link.sent.pop_front().unwrap_or_default();
+        if let Some(moves) = link.sent.pop_front() {
+            link.held.go_on(moves);
+        }
         (link.measured, link.is_let_go) = (None, false);
     }
 
-    /// The standby has what `pins` keep, and nothing is on its way.
-    pub(crate) fn holds(&self, name: &str, pins: Pins) {
+    /// The standby has what `kept` moves to, all refs, and nothing is on its way.
+    pub(crate) fn holds(&self, name: &str, kept: KeptMoves) {
         let mut state = self.state.lock();
         let link = state.links.entry(name.to_owned()).or_default();
-        (link.held, link.sent) = (pins, VecDeque::new());
+        link.let_go();
+        link.is_whole = kept.are_all();
+        link.held.go_on(kept);
         (link.measured, link.is_let_go) = (None, false);
     }
 
@@ -347,9 +364,12 @@ impl Peer {
         let is_due = link.measured.is_none_or(|(last, at)| {
             last.sequence != sequence && at.elapsed() >= last.took.saturating_mul(MEASURE_SHARE)
         });
-        let roots = link.sent.iter().chain([&link.held]).flat_map(Pins::roots);
-        let roots: Vec<Hash> = if is_due { roots.collect() } else { Vec::new() };
-        (!roots.is_empty()).then_some(roots)
+        if !is_due {
+            return None;
+        }
+        let sent = link.sent.iter().flat_map(KeptMoves::roots);
+        let roots: BTreeSet<Hash> = link.held.roots().chain(sent).collect();
+        (!roots.is_empty()).then(|| roots.into_iter().collect())
     }
 
     /// What was measured of `database`. More than `max` is not kept; gives whether that is so.
@@ -360,7 +380,7 @@ impl Peer {
         let Some(link) = link else { return false };
         link.is_let_go = measured.kept > max;
         if link.is_let_go {
-            (link.held, link.sent) = Default::default();
+            link.let_go();
             measured.kept = 0;
         }
         link.measured = Some((measured, Instant::now()));
@@ -467,7 +487,7 @@ mod tests {
         let of = |status: LinkStatus| (status.sent, status.received, status.durable, status.backlog_bytes);
         peer.note_change("shop");
         assert_eq!(of(peer.status("shop", 7)), (None, None, None, None));
-        peer.sent("shop", 7, Pins::default());
+        peer.sent("shop", 7, KeptMoves::default());
         peer.received("shop", 6);
         peer.acked("shop", 5, Instant::now(), 7);
         assert_eq!(of(peer.status("shop", 7)), (Some(7), Some(6), Some(5), None), "nothing was measured");
@@ -510,14 +530,19 @@ mod tests {
         let (peer, database) = (peer(), Database::memory().unwrap());
         let empty = database.branch("main").unwrap().unwrap().work;
         let pinned = || database.store().stats().pinned_roots;
-        let held = [empty, Hash::of(b"what this node lacks")];
-        peer.holds("shop", Pins::of(database.store(), held).unwrap());
+        let kept = |work: Hash, other: Hash| {
+            let refs = [("heads/other".to_owned(), other), ("work/main".to_owned(), work)].into();
+            KeptMoves::to_all(database.store(), &refs).unwrap()
+        };
+        let lacking = Hash::of(b"what this node lacks");
+        peer.holds("shop", kept(empty, lacking));
         assert_eq!(pinned(), 1);
         let mut transaction = database.begin("main").unwrap();
         transaction.create_table("t", None).unwrap();
         transaction.commit().unwrap();
-        let sent = Pins::of(database.store(), [database.branch("main").unwrap().unwrap().work]).unwrap();
-        peer.sent("shop", 4, sent);
+        let work = database.get_ref("work/main");
+        let moved = KeptMoves::to(&database, &[("work/main".to_owned(), work)], false).unwrap().unwrap();
+        assert!(peer.sent("shop", 4, moved), "with what it has, that is all");
         assert_eq!(pinned(), 2, "it may have either");
         peer.has("shop");
         assert_eq!(pinned(), 1);
@@ -537,6 +562,12 @@ mod tests {
         peer.acked("shop", 7, Instant::now(), 7);
         assert!(!peer.measured("shop", measured(7, 101), 100), "it came back meanwhile");
         assert_eq!(peer.status("shop", 7).pinned_bytes, 0);
+        // What moves from what was let go is not all that there is.
+        let moved = || KeptMoves::to(&database, &[("work/main".to_owned(), work)], false).unwrap().unwrap();
+        assert!(!peer.sent("shop", 8, moved()));
+        assert!(peer.sent("shop", 9, kept(work.unwrap(), lacking)));
+        assert!(peer.sent("shop", 10, moved()));
+        assert_eq!(pinned(), 1);
         peer.let_go();
         assert_eq!(pinned(), 0);
     }

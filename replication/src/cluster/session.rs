@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pleach_engine::{Database, Hash, Pins};
+use pleach_engine::Database;
 use pleach_protocol::limits::{MESSAGE_BYTES_MAX, MESSAGES_AHEAD, REFS_MAX};
 use pleach_protocol::{ChannelBinding, may_send_edits};
 use tokio::sync::mpsc;
@@ -36,7 +36,7 @@ use crate::cluster::role::{Input, NodeId, Reaction, Role, Standing};
 use crate::cluster::tracked::Tracked;
 use crate::error::{Error, Result};
 use crate::limits::{CHANGES_AHEAD, HEARTBEAT};
-use crate::shared_refs::SharedRefs;
+use crate::shared_refs::{KeptMoves, SharedRefs};
 
 /// What a primary says to each standby.
 pub(crate) struct Greeting {
@@ -121,7 +121,7 @@ pub(crate) async fn run(
         if session.forward.is_none() {
             session.hear(&mut answers, &greeting.applied).await?;
         }
-        session.pin().await?;
+        session.keep().await?;
         session.lead(&mut answers).await
     };
     match ended.await {
@@ -172,6 +172,8 @@ struct Greeted {
 #[derive(Default)]
 struct Held {
     refs: SharedRefs,
+    /// After which change of which store here the refs were these.
+    seen: Option<([u8; 16], u64)>,
     incarnation: Option<Incarnation>,
     /// How far it had come when it greeted.
     position: Option<Position>,
@@ -272,9 +274,9 @@ struct Sending {
 struct Made {
     sent: Sent,
     last: Request,
-    /// What the standby has then, with pins on it.
+    /// What the standby has then, and what keeps that.
     held: Held,
-    pins: Pins,
+    kept: KeptMoves,
 }
 
 /// A change that was sent, and is to be acknowledged.
@@ -289,13 +291,13 @@ struct Sent {
 }
 
 impl Session<'_> {
-    /// Pins what the standby holds, as far as it is here: what it lacks is a difference to that.
-    async fn pin(&self) -> Result<()> {
+    /// Keeps what the standby holds, as far as it is here: what it lacks is a difference to that.
+    async fn keep(&self) -> Result<()> {
         for (name, held) in &self.held {
             if let Some(database) = self.databases.get(name) {
-                let roots: Vec<Hash> = held.refs.values().copied().collect();
-                let pins = crate::blocking(move || Ok(Pins::of(database.store(), roots)?)).await?;
-                self.peer.holds(name, pins);
+                let refs = held.refs.clone();
+                let kept = crate::blocking(move || KeptMoves::to_all(database.store(), &refs)).await?;
+                self.peer.holds(name, kept);
             }
         }
         Ok(())
@@ -323,8 +325,11 @@ impl Session<'_> {
                     _ => return Err(Error::protocol("expected Ack or Fenced")),
                 },
                 sent = sent(&mut self.sending) => {
-                    let (database, Made { sent, last, held, pins }) = sent?;
-                    self.peer.sent(&database, sent.sequence, pins);
+                    let (database, Made { sent, last, mut held, kept }) = sent?;
+                    // What is no longer kept is to be kept anew, all of it.
+                    if !self.peer.sent(&database, sent.sequence, kept) {
+                        held.seen = None;
+                    }
                     self.held.insert(database.clone(), held);
                     self.in_flight.entry(database).or_default().push_back(sent);
                     send(&self.requests, last).await?;
@@ -438,7 +443,10 @@ fn send_change(
     let held = held.filter(|_| !is_dropped);
     // Of what is forwarded, the primary's number is read first: there is no less than that.
     let position = if forwards { Position::applied(database)? } else { None };
-    let reading = Reading::of(database)?;
+    let (create, store) = (held.is_none(), database.store().id());
+    let Held { refs, seen, position: there, .. } = held.unwrap_or_default();
+    let seen = seen.filter(|(of, _)| *of == store).map(|(_, sequence)| sequence);
+    let reading = Reading::of(database, refs, seen)?;
     let said = match position {
         Some(position) if position.epoch == epoch => position.sequence,
         Some(_) => return Err(cut()),
@@ -448,17 +456,16 @@ fn send_change(
         epoch,
         sequence: said,
         database: name.to_owned(),
-        create: held.is_none(),
+        create,
         incarnation: incarnation.into(),
     };
-    let held = held.unwrap_or_default();
     let mut gathered = Gathered::default();
-    let records = reading.send(database, change, &held.refs, edits, &mut |part| gathered.add(part, send))?;
+    let records = reading.send(database, change, edits, &mut |part| gathered.add(part, send))?;
     let last = gathered.last(records);
-    let Reading { sequence, read_at, refs, pins } = reading;
-    let store = database.store().id();
-    let held = Held { refs, incarnation: Some(incarnation), position: held.position };
-    Ok(Made { sent: Sent { store, sequence, said, read_at }, last, held, pins })
+    let Reading { sequence, read_at, refs, kept, .. } = reading;
+    let seen = Some((store, sequence));
+    let held = Held { refs, seen, incarnation: Some(incarnation), position: there };
+    Ok(Made { sent: Sent { store, sequence, said, read_at }, last, held, kept })
 }
 
 impl From<Part> for Request {

@@ -341,7 +341,7 @@ impl Stream {
         let state = self.node.state();
         let (position, reading) = loop {
             let position = Position::of(&database, &state)?;
-            let reading = Reading::of(&database)?;
+            let reading = Reading::of(&database, held.clone(), None)?;
             // A change of the caller from before it restarted may still have been on its way.
             if Position::of(&database, &state)? == position {
                 break (position, reading);
@@ -367,7 +367,7 @@ impl Stream {
         };
         let format_digest = self.greeted.as_ref().map_or(0, |greeted| greeted.format_digest);
         let edits = may_send_edits(format_digest, want.features);
-        let records = reading.send(&database, change, &held, edits, &mut |part| {
+        let records = reading.send(&database, change, edits, &mut |part| {
             self.answer(part.into());
             Ok(())
         })?;
