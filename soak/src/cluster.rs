@@ -13,6 +13,9 @@ pub(crate) fn run(run: &Run) -> Result<String, Stop> {
     while run.goes_on() {
         round(seed, planted, &counts).map_err(|what| format!("seed {seed}: {what}"))?;
         seed += 1;
+        if (seed - run.seed).is_multiple_of(20) {
+            eprintln!("{} rounds so far: {counts}", seed - run.seed);
+        }
     }
     if let Some(what) = counts.lack() {
         return Err(Stop::Found(format!("{what}: {counts}")));

@@ -290,12 +290,19 @@ fn ref_updates(database: &Database, created: bool, updates: Vec<Update>) -> Vec<
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use std::collections::BTreeSet;
+
     use pleach_engine::{Hash, NewCommit};
 
     use super::*;
+    use crate::shared_refs::KeptRefs;
 
     fn put(database: &Database, value: &[u8]) {
-        let mut transaction = database.begin("main").unwrap();
+        put_on(database, "main", value);
+    }
+
+    fn put_on(database: &Database, branch: &str, value: &[u8]) {
+        let mut transaction = database.begin(branch).unwrap();
         if !transaction.has_table("t").unwrap() {
             transaction.create_table("t", None).unwrap();
         }
@@ -325,6 +332,51 @@ mod tests {
             gathered.add(part, &mut send).unwrap();
         }
         (before, gathered.last(3))
+    }
+
+    #[test]
+    fn only_what_changed_is_looked_at_and_it_is_the_same_as_all() {
+        let database = Database::memory().unwrap();
+        put(&database, b"0");
+        let head = database.commit("main", NewCommit::default()).unwrap().hash;
+        (0..50).for_each(|n| database.create_branch(&format!("b{n}"), Some(head)).unwrap());
+        let all = Reading::of(&database, SharedRefs::new(), Some(u64::MAX)).unwrap();
+        assert!(all.kept.are_all(), "nothing is known of that state");
+        let (mut held, mut seen, mut kept) = (all.refs, all.sequence, KeptRefs::default());
+        assert_eq!(held, shared_refs::read(&database));
+        kept.go_on(all.kept);
+        for n in 0..40 {
+            let branch = format!("b{n}");
+            put_on(&database, &branch, &[n]);
+            match n % 5 {
+                0 => drop(database.commit(&branch, NewCommit::default()).unwrap()),
+                1 => database.delete_branch(&branch).unwrap(),
+                2 => database.create_tag(&branch, head).unwrap(),
+                3 => database.rename_branch(&branch, &format!("c{n}")).unwrap(),
+                // Back to what it was: nothing is to be sent.
+                _ => database.reset(&branch, &head, true).unwrap(),
+            }
+            let whole = Reading::of(&database, held.clone(), None).unwrap();
+            let reading = Reading::of(&database, held, Some(seen)).unwrap();
+            assert_eq!(reading.refs, shared_refs::read(&database), "{n}");
+            let by_name = |mut updates: Vec<Update>| {
+                updates.sort_by(|one, other| one.name.cmp(&other.name));
+                updates
+            };
+            assert_eq!(by_name(reading.updates), by_name(whole.updates), "{n}");
+            assert!(!reading.kept.are_all() && reading.kept.roots().count() <= 2, "{n}");
+            kept.go_on(reading.kept);
+            drop(whole.kept);
+            let roots: BTreeSet<Hash> = reading.refs.values().copied().collect();
+            assert_eq!(kept.roots().collect::<BTreeSet<_>>(), roots, "{n}");
+            assert_eq!(database.store().stats().pinned_roots, roots.len() as u64, "{n}");
+            (held, seen) = (reading.refs, reading.sequence);
+        }
+        // More than is remembered.
+        (0..600).for_each(|n| database.create_branch(&format!("d{n}"), Some(head)).unwrap());
+        let reading = Reading::of(&database, held, Some(seen)).unwrap();
+        assert!(reading.kept.are_all() && reading.updates.len() == 1200);
+        assert_eq!(reading.refs, shared_refs::read(&database));
     }
 
     #[test]
