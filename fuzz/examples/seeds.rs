@@ -12,9 +12,12 @@ use pleach_engine::{Batch, Chunk, Database, Hash, NewCommit, Options, Outcome, R
 
 #[path = "../fuzz_targets/exchange.rs"]
 mod exchange;
+#[path = "../fuzz_targets/stream.rs"]
+mod stream;
 
 use exchange::Specimen;
 use pleach_protocol::record::Record;
+use prost::Message as _;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -29,6 +32,7 @@ fn main() -> Result<()> {
     patch_files()?;
     maps()?;
     exchanges()?;
+    streams()?;
     rows()
 }
 
@@ -306,6 +310,30 @@ fn exchanges() -> Result<()> {
         write("packs", name, changes)?;
     }
     Ok(())
+}
+
+/// What a primary says to its standby.
+fn streams() -> Result<()> {
+    let messages = |how: u8, messages: Vec<Vec<u8>>| {
+        let one = |message: Vec<u8>| [&(message.len() as u16).to_le_bytes(), &message[..]].concat();
+        [vec![how], messages.into_iter().flat_map(one).collect()].concat()
+    };
+    let specimen = Specimen::new();
+    let held = Specimen::first().refs("").into_iter().collect();
+    let encoded = |held, edits| stream::encoded(stream::of(&specimen.database, held, edits));
+    write("replicate", "whole", &messages(0, encoded(None, false)))?;
+    write("replicate", "rows", &messages(1, encoded(Some(&held), true)))?;
+    write("replicate", "nodes", &messages(1, encoded(Some(&held), false)))?;
+    let hello = pleach_replication::testing::hello(stream::PRIMARY, stream::EPOCH).encode_to_vec();
+    write("replicate", "hello", &messages(3, [vec![hello], encoded(Some(&held), true)].concat()))?;
+    // Databases and branches come and go, and what is tracked elsewhere is not theirs.
+    let database = Specimen::first();
+    database.create_branch("side", Some(specimen.commits[0]))?;
+    database.create_tag("v1", specimen.commits[0])?;
+    let more = stream::encoded(stream::of(&database, Some(&held), true));
+    let all = database.refs("").into_iter().collect();
+    let back = stream::encoded(stream::of(&Specimen::first(), Some(&all), true));
+    write("replicate", "refs", &messages(1, [more, back].concat()))
 }
 
 fn schema() -> Result<Schema> {

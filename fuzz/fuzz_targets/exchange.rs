@@ -22,27 +22,36 @@ pub struct Specimen {
 impl Specimen {
     pub fn new() -> Specimen {
         let database = Database::memory().expect("a database");
-        let config = MapConfig { leaf_mean: 8, inner_mean: 8, inline_bytes: 64, salt: 1 };
-        let commits = [0, 1].map(|version: u64| {
-            let mut transaction = database.begin("main").expect("a branch");
-            if version == 0 {
-                let definition = Definition { config, schema: None };
-                transaction.create_table_with("t", definition).expect("a new table");
-            }
-            for row in (0..200 / (version * 20 + 1)).map(|row| row * (version * 20 + 1)) {
-                let value = format!("row {row} of {version}");
-                transaction.put("t", &key(row), value.as_bytes()).expect("a row");
-            }
-            assert!(!matches!(transaction.commit(), Ok(TransactionOutcome::Refused { .. }) | Err(_)));
-            let new = NewCommit {
-                message: "m".into(),
-                author: "a".into(),
-                date_micros: Some(version as i64),
-                ..NewCommit::default()
-            };
-            database.commit("main", new).expect("commits").hash
-        });
+        let commits = [0, 1].map(|version| Specimen::commit(&database, version));
         Specimen { database, commits }
+    }
+
+    /// A database that has the first commit alone.
+    pub fn first() -> Database {
+        let database = Database::memory().expect("a database");
+        Specimen::commit(&database, 0);
+        database
+    }
+
+    fn commit(database: &Database, version: u64) -> Hash {
+        let config = MapConfig { leaf_mean: 8, inner_mean: 8, inline_bytes: 64, salt: 1 };
+        let mut transaction = database.begin("main").expect("a branch");
+        if version == 0 {
+            let definition = Definition { config, schema: None };
+            transaction.create_table_with("t", definition).expect("a new table");
+        }
+        for row in (0..200 / (version * 20 + 1)).map(|row| row * (version * 20 + 1)) {
+            let value = format!("row {row} of {version}");
+            transaction.put("t", &key(row), value.as_bytes()).expect("a row");
+        }
+        assert!(!matches!(transaction.commit(), Ok(TransactionOutcome::Refused { .. }) | Err(_)));
+        let new = NewCommit {
+            message: "m".into(),
+            author: "a".into(),
+            date_micros: Some(version as i64),
+            ..NewCommit::default()
+        };
+        database.commit("main", new).expect("commits").hash
     }
 
     /// The chunks of the first commit, parents before children.

@@ -59,7 +59,7 @@ pub mod role;
 mod role_file;
 mod roles;
 mod session;
-mod standby;
+pub(crate) mod standby;
 mod tasks;
 mod tracked;
 

@@ -15,6 +15,8 @@ pub mod limits;
 mod remote;
 mod shared_refs;
 
+#[doc(hidden)]
+pub use cluster::standby::testing;
 pub use cluster::{
     AckCount, AckLevel, AckPolicy, Alarm, CaughtUp, Cluster, ClusterConfig, ElectionConfig, ElectionProvider,
     ElectionStatus, Epoch, Fingerprint, HistoryCause, HistoryEntry, HistoryEvent, NodeId, NodeKey, OnTimeout,

@@ -8,6 +8,9 @@
 //! Role and epoch are compared when the stream opens, when a change begins, and while its refs move, so that nothing of a primary
 //! that was fenced meanwhile ever lands.
 
+#[doc(hidden)]
+pub mod testing;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
