@@ -19,6 +19,9 @@ use crate::{Batch, Hash, Outcome, RefUpdate};
 /// A clock that says an earlier time (the start of 2020) was not set.
 const CLOCK_IS_SET_MILLIS: u64 = 1_577_836_800_000;
 
+/// Refs that are dropped in one change.
+const DROPPED_AT_ONCE: usize = 1000;
+
 /// What is kept of one ref.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
@@ -149,6 +152,7 @@ impl Database {
                 let branch = self.appended_branch(to)?;
                 match kind {
                     "work" => self.keep_work(&branch, updates)?,
+                    _ if branch.head == Some(hash) => self.keep_work(&branch, updates)?,
                     _ => self.keep_branch(&branch, updates)?,
                 }
             } else if let Some(old) = self.store().appended_ref(&names::tag(to)).filter(|_| what == "tag") {
@@ -187,13 +191,31 @@ impl Database {
         kept
     }
 
-    /// Drops these refs under `recovery/`, all or none.
+    /// Drops what has been kept for longer than `keep_for` says at the time `now_millis`. Gives how many refs that were.
     ///
     /// # Errors
-    /// [`Error::Moved`], if somebody else did.
-    pub fn drop_all_kept(&self, kept: &[Kept]) -> Result<()> {
+    /// The store's.
+    pub fn drop_expired(&self, keep_for: &KeepFor, now_millis: u64) -> Result<u64> {
+        let mut dropped = 0;
+        loop {
+            let mut expired = self.expired(keep_for, now_millis);
+            expired.truncate(DROPPED_AT_ONCE);
+            match self.drop_all_kept(&expired) {
+                Ok(()) if expired.is_empty() => return Ok(dropped),
+                Ok(()) => dropped += expired.len() as u64,
+                // Somebody else drops, too.
+                Err(Error::Moved { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn drop_all_kept(&self, kept: &[Kept]) -> Result<()> {
         let drop = |kept: &Kept| RefUpdate { name: kept.name.clone(), old: Some(kept.hash), new: None };
         let drops: Vec<RefUpdate> = kept.iter().map(drop).collect();
+        if drops.is_empty() {
+            return Ok(());
+        }
         match self.update_refs(Batch::default(), &drops)? {
             Outcome::Appended(_) => Ok(()),
             Outcome::Moved { name, .. } => Err(Error::Moved { name }),
@@ -347,8 +369,13 @@ mod tests {
         assert_eq!(expired(1, 1000), times[1..4]);
         assert_eq!(expired(1000, 4), times[..1]);
         assert_eq!(expired(30, 0), times);
-        let all = database.expired(&KeepFor { age: Duration::ZERO, count: 1 }, now);
-        database.drop_all_kept(&all).unwrap();
+        let one = KeepFor { age: Duration::ZERO, count: 1 };
+        let all = database.expired(&one, now);
+        std::thread::scope(|scope| {
+            let dropping: Vec<_> = (0..2).map(|_| scope.spawn(|| database.drop_expired(&one, now))).collect();
+            let dropped = dropping.into_iter().map(|one| one.join().unwrap().unwrap()).sum::<u64>();
+            assert_eq!(dropped, all.len() as u64, "each once");
+        });
         assert_eq!(database.kept().len(), 1);
         assert!(matches!(database.drop_all_kept(&all), Err(Error::Moved { .. })));
     }

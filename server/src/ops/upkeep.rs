@@ -124,10 +124,11 @@ pub fn gc(session: &Session, request: &GcRequest, keep_for: &KeepFor) -> Result<
         name => database.drop_kept(name)?.hash.to_string(),
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let expired = database.expired(keep_for, u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-    if !request.dry_run && !expired.is_empty() {
-        database.drop_all_kept(&expired)?;
-    }
+    let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    let expired = match request.dry_run {
+        true => database.expired(keep_for, now).len() as u64,
+        false => database.drop_expired(keep_for, now)?,
+    };
     let bytes = || {
         let stats = store.stats();
         stats.journal_bytes + stats.table_bytes
@@ -142,7 +143,7 @@ pub fn gc(session: &Session, request: &GcRequest, keep_for: &KeepFor) -> Result<
         bytes_after: collected.bytes_after,
         files_rewritten: collected.files_rewritten,
         purged,
-        expired: expired.len() as u64,
+        expired,
     };
     let stats = store.stats();
     // One table, and a journal that was just begun, are as compact as can be; held files go with the journal that needs them. Of a store
