@@ -61,5 +61,4 @@ PYTHON
 PLEACH_TEST_CARELESS_BUCKET=s3://careless/tests PLEACH_TEST_BUCKET=s3://pleach/tests \
     cargo test --locked -p pleach-protocol --features object-stores --test remotes "$@"
 PLEACH_TEST_BUCKET=s3://pleach/primaries cargo test --locked --workspace --test primary "$@"
-PLEACH_TEST_BUCKET=s3://pleach/leases cargo test --locked --workspace --lib lease::objects "$@"
 PLEACH_TEST_BUCKET=s3://pleach/elections cargo test --locked --workspace --test it by_a_directory "$@"

@@ -222,43 +222,27 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
 
-    /// Where a lease is: a directory, or a place of its own in the bucket that `PLEACH_TEST_BUCKET` names.
-    struct Place {
-        url: String,
-        lease: Duration,
-        _dir: tempfile::TempDir,
-    }
+    const LEASE: Duration = Duration::from_millis(200);
 
-    impl Place {
-        fn new() -> Place {
-            let dir = tempfile::tempdir().unwrap();
-            let (url, millis) = match std::env::var("PLEACH_TEST_BUCKET") {
-                Ok(bucket) => (format!("{bucket}{}", dir.path().display()), 3000),
-                Err(_) => (format!("file://{}", dir.path().display()), 200),
-            };
-            Place { url, lease: Duration::from_millis(millis), _dir: dir }
-        }
-
-        async fn open(&self) -> ObjectLease {
-            ObjectLease::open(&self.url, self.lease).await.unwrap()
-        }
+    async fn open(dir: &tempfile::TempDir) -> ObjectLease {
+        ObjectLease::open(&format!("file://{}", dir.path().display()), LEASE).await.unwrap()
     }
 
     #[tokio::test]
     async fn of_many_who_try_at_once_one_has_it_and_fences_rise() {
-        let place = Place::new();
+        let dir = tempfile::tempdir().unwrap();
         let mut tries = tokio::task::JoinSet::new();
         for node in 0..8 {
-            let lease = place.open().await;
+            let lease = open(&dir).await;
             tries.spawn(async move { lease.acquire(&format!("n{node}"), 10).await.unwrap() });
         }
         let taken: Vec<Lease> = tries.join_all().await.into_iter().flatten().collect();
         assert_eq!(taken.len(), 1, "{taken:?}");
         assert_eq!(taken[0].fence, 11);
-        let other = place.open().await;
+        let other = open(&dir).await;
         assert_eq!(other.observe().await.unwrap().holder, Some(taken[0].node.clone()));
         assert_eq!(other.acquire("x", 0).await.unwrap(), None);
-        let holder = place.open().await;
+        let holder = open(&dir).await;
         holder.release(&taken[0], 20).await.unwrap();
         assert!(!holder.renew(&taken[0]).await.unwrap(), "it is given up");
         let next = other.acquire("x", 0).await.unwrap().unwrap();
@@ -267,39 +251,39 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_over_for_others_after_its_time_and_a_margin_unless_it_is_renewed() {
-        let place = Place::new();
-        let (holder, other) = (place.open().await, place.open().await);
+        let dir = tempfile::tempdir().unwrap();
+        let (holder, other) = (open(&dir).await, open(&dir).await);
         let lease = holder.acquire("a", 0).await.unwrap().unwrap();
         let begun = clock();
         while other.observe().await.unwrap().holder.is_some() {
-            if clock() < begun + place.lease * 2 {
+            if clock() < begun + LEASE * 2 {
                 assert!(holder.renew(&lease).await.unwrap());
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        assert!(clock() >= begun + place.lease * 3, "{:?}", clock() - begun);
+        assert!(clock() >= begun + LEASE * 3, "{:?}", clock() - begun);
         assert_eq!(other.acquire("b", 0).await.unwrap().unwrap().fence, 2);
         assert!(!holder.renew(&lease).await.unwrap(), "somebody else has it");
     }
 
     #[tokio::test]
     async fn its_own_former_life_does_not_hinder_a_node() {
-        let place = Place::new();
-        place.open().await.acquire("a", 0).await.unwrap().unwrap();
-        let again = place.open().await;
+        let dir = tempfile::tempdir().unwrap();
+        open(&dir).await.acquire("a", 0).await.unwrap().unwrap();
+        let again = open(&dir).await;
         assert_eq!(again.acquire("a", 0).await.unwrap().unwrap().fence, 2);
     }
 
     #[tokio::test]
     async fn old_objects_go_and_who_writes_into_the_gap_has_nothing() {
-        let place = Place::new();
-        let (holder, sleeper) = (place.open().await, place.open().await);
+        let dir = tempfile::tempdir().unwrap();
+        let (holder, sleeper) = (open(&dir).await, open(&dir).await);
         let lease = holder.acquire("a", 0).await.unwrap().unwrap();
         sleeper.look().await.unwrap();
         for _ in 0..2 * KEPT {
             assert!(holder.renew(&lease).await.unwrap());
         }
-        let kept = holder.objects.list("lease/", 1000).await.unwrap().len() as u64;
+        let kept = std::fs::read_dir(dir.path().join("lease")).unwrap().count() as u64;
         assert!(kept <= KEPT + 1, "{kept}");
         let late = Entry { node: "b".into(), fence: 2, held: true };
         assert!(!sleeper.put(1, &late).await.unwrap(), "it is not the newest");
