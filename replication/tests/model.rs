@@ -11,7 +11,8 @@
 //!
 //! Each mutant breaks one rule outside of the machine, where the server could break it too, and must be caught.
 //!
-//! `PLEACH_MODEL=large cargo test -p pleach-replication --test model --release` goes further, for some minutes.
+//! `PLEACH_MODEL=large cargo test -p pleach-replication --test model --release NAME` goes further, for minutes and with gigabytes: one check at
+//! a time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::collections::{BTreeMap, BTreeSet};
